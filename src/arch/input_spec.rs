@@ -1,0 +1,106 @@
+//! How a network wants its images.
+
+use serde::{Deserialize, Serialize};
+
+/// How an image becomes the network's input: size, resampling, cropping and normalisation.
+///
+/// It belongs to a set of weights, travels with it from the architecture's row through the training transform into
+/// the saved predictor, and decides what `predict` does to an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct InputSpec {
+    /// Channels of the input: 3 for RGB, 1 for gray.
+    pub channels: usize,
+    /// Height and width of the input in pixels.
+    pub size: (usize, usize),
+    /// The filter that resizes, always with antialiasing.
+    pub interpolation: Interpolation,
+    /// For [`Fit::Crop`]: the part of the resized image's shorter side that the centre crop keeps, in (0, 1].
+    pub crop_pct: f64,
+    /// How an image whose sides have another ratio is fitted.
+    pub fit: Fit,
+    /// Mean of each channel, on the scale 0 to 1, subtracted first.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel, on the scale 0 to 1, divided by next.
+    pub std: Vec<f32>,
+}
+
+/// A resampling filter, as Pillow defines it (antialiased when shrinking).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Interpolation {
+    /// Nearest neighbour.
+    Nearest,
+    /// Triangle filter.
+    Bilinear,
+    /// Cubic convolution, a = -0.5.
+    Bicubic,
+    /// Lanczos, three lobes.
+    Lanczos,
+}
+
+/// How an image is fitted into the network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Fit {
+    /// Resize the shorter side to size / crop_pct, keep the ratio, crop the centre.
+    Crop,
+    /// Resize the longer side to size, keep the ratio, pad the rest with the mean colour.
+    Pad,
+    /// Resize both sides to size, whatever the ratio.
+    Squash,
+}
+
+impl InputSpec {
+    /// ImageNet's mean per channel.
+    pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+    /// ImageNet's standard deviation per channel.
+    pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+    /// RGB of `size` by `size` pixels, bicubic, crop 0.875, ImageNet's mean and standard deviation.
+    pub fn new(size: usize) -> Self {
+        Self {
+            channels: 3,
+            size: (size, size),
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 0.875,
+            fit: Fit::Crop,
+            mean: Self::IMAGENET_MEAN.to_vec(),
+            std: Self::IMAGENET_STD.to_vec(),
+        }
+    }
+
+    /// Sets the height and width in pixels.
+    pub fn size(mut self, height: usize, width: usize) -> Self {
+        self.size = (height, width);
+        self
+    }
+
+    /// Sets how images of another ratio are fitted.
+    pub fn fit(mut self, fit: Fit) -> Self {
+        self.fit = fit;
+        self
+    }
+
+    /// Sets the resampling filter.
+    pub fn interpolation(mut self, interpolation: Interpolation) -> Self {
+        self.interpolation = interpolation;
+        self
+    }
+
+    /// Sets the part of the shorter side that the centre crop keeps.
+    pub fn crop_pct(mut self, crop_pct: f64) -> Self {
+        self.crop_pct = crop_pct;
+        self
+    }
+
+    /// Sets mean and standard deviation per channel, and with them the number of channels.
+    pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
+        self.channels = mean.len();
+        self.mean = mean.to_vec();
+        self.std = std.to_vec();
+        self
+    }
+}
