@@ -3,6 +3,7 @@
 
 mod arch;
 mod error;
+mod ops;
 mod rng;
 
 pub use arch::{Fit, InputSpec, Interpolation};

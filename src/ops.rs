@@ -1,0 +1,21 @@
+//! Differentiable operations on images: fast on the CPU, composed of Candle's own operations elsewhere.
+//!
+//! This is the only room that knows a memory layout and the only one where `unsafe` may stand. Everything above
+//! hands [`FeatureMap`]s around and never names an axis.
+#![allow(unsafe_code)]
+
+mod activation;
+mod buffer;
+mod device;
+mod geometry;
+mod graph;
+mod map;
+mod portable;
+mod real;
+mod value;
+
+pub(crate) use activation::Activation;
+pub(crate) use geometry::Padding;
+pub(crate) use graph::{Gradient, Gradients, backward, no_grad};
+pub(crate) use map::{BatchMoments, ConvStep, FeatureMap, Filter, Norm};
+pub(crate) use real::{Real, with_slice};

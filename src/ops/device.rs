@@ -1,0 +1,162 @@
+//! The same operations composed of Candle's own, for CUDA and Metal.
+//!
+//! Only operations whose gradients are right are used: Candle's max-pool, average pool and layer norm are not
+//! among them. The composition runs on the CPU as well, where the tests differentiate it numerically.
+
+use super::activation::Activation;
+use super::geometry::{Geometry, Padding};
+use super::map::{BatchMoments, ConvStep, Norm};
+use super::portable::pool::adaptive_windows;
+use candle_core::{Result, Tensor, bail};
+
+fn geometry(
+    x: &Tensor,
+    kernel: (usize, usize, usize, usize),
+    step: (usize, usize, usize),
+    p: Padding,
+) -> Result<Geometry> {
+    let (n, c, h, w) = x.dims4()?;
+    Geometry::new([n, h, w, c], kernel, step.0, step.1, step.2, p)
+}
+
+/// Zeros around the pixels, and the even padding that the convolution itself can still do.
+fn padded(x: &Tensor, g: &Geometry) -> Result<(Tensor, usize)> {
+    let [top, left, bottom, right] = g.pad;
+    if top == left && left == bottom && bottom == right {
+        return Ok((x.clone(), top));
+    }
+    Ok((x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?, 0))
+}
+
+/// One number per channel, shaped to meet (N, C, H, W).
+fn per_channel(t: &Tensor) -> Result<Tensor> {
+    t.reshape((1, t.elem_count(), 1, 1))
+}
+
+pub(super) fn conv_step(
+    x: &Tensor,
+    step: &ConvStep,
+    residual: Option<&Tensor>,
+) -> Result<(Tensor, Option<BatchMoments>)> {
+    let w = step.filter.tensor();
+    let g = geometry(x, w.dims4()?, (step.stride, step.dilation, step.groups), step.padding)?;
+    let (x, padding) = padded(x, &g)?;
+    let z = x.conv2d(w, padding, step.stride, step.dilation, step.groups)?;
+    let (y, moments) = match &step.norm {
+        Norm::None { bias: None } => (z, None),
+        Norm::None { bias: Some(bias) } => (z.broadcast_add(&per_channel(bias)?)?, None),
+        Norm::Fixed { gamma, beta, mean, var, eps } => {
+            let centred = z.broadcast_sub(&per_channel(mean)?)?;
+            (affine(&centred, &per_channel(var)?, gamma, beta, *eps)?, None)
+        }
+        Norm::Batch { gamma, beta, eps } => {
+            let count = g.n * g.oh * g.ow;
+            if count < 2 {
+                bail!(
+                    "a batch norm over {count} value per channel has no variance: \
+                     use a larger batch or larger images, or freeze the statistics (BatchNormMode::FrozenStats)"
+                );
+            }
+            let mean = z.mean_keepdim((0, 2, 3))?;
+            let centred = z.broadcast_sub(&mean)?;
+            let var = centred.sqr()?.mean_keepdim((0, 2, 3))?;
+            let y = affine(&centred, &var, gamma, beta, *eps)?;
+            let unbiased = count as f64 / (count as f64 - 1.0);
+            let moments =
+                BatchMoments { mean: mean.flatten_all()?.detach(), var: (var.flatten_all()?.detach() * unbiased)? };
+            (y, Some(moments))
+        }
+    };
+    let y = match residual {
+        Some(residual) => (y + residual)?,
+        None => y,
+    };
+    Ok((activate(&y, step.act)?, moments))
+}
+
+fn affine(centred: &Tensor, var: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {
+    centred
+        .broadcast_div(&(var + eps)?.sqrt()?)?
+        .broadcast_mul(&per_channel(gamma)?)?
+        .broadcast_add(&per_channel(beta)?)
+}
+
+pub(super) fn activate(x: &Tensor, act: Activation) -> Result<Tensor> {
+    match act {
+        Activation::Identity => Ok(x.clone()),
+        Activation::Relu => x.relu(),
+        Activation::Relu6 => x.clamp(0f32, 6f32),
+        Activation::Silu => x.silu(),
+        Activation::Sigmoid => candle_nn::ops::sigmoid(x),
+    }
+}
+
+/// The maximum over the window's positions, each a strided slice: differentiable, at k * k passes.
+pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: Padding) -> Result<Tensor> {
+    let c = x.dim(1)?;
+    let g = geometry(x, (c, 1, kernel, kernel), (stride, 1, c.max(1)), padding)?;
+    let [top, left, bottom, right] = g.pad;
+    // Padding must not win: everything is lifted above zero for the while.
+    let floor = x.detach().flatten_all()?.min(0)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? - 1.0;
+    let x = (x - floor)?.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+    let mut best: Option<Tensor> = None;
+    for a in 0..kernel {
+        for b in 0..kernel {
+            let tap = strided(&strided(&x, 2, a, g.oh, stride)?, 3, b, g.ow, stride)?;
+            best = Some(match best {
+                None => tap,
+                // The first of equals wins, as in the CPU kernel; `maximum` would share the gradient.
+                Some(best) => tap.gt(&best)?.where_cond(&tap, &best)?,
+            });
+        }
+    }
+    match best {
+        Some(best) => best + floor,
+        None => bail!("a pool over no pixels"),
+    }
+}
+
+/// `count` elements of a dimension, from `start` on, every `stride`-th.
+fn strided(x: &Tensor, dim: usize, start: usize, count: usize, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return x.narrow(dim, start, count);
+    }
+    let index: Vec<u32> = (0..count).map(|i| (start + i * stride) as u32).collect();
+    x.index_select(&Tensor::from_vec(index, count, x.device())?, dim)
+}
+
+pub(super) fn average_pool(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
+    let c = x.dim(1)?;
+    let g = geometry(x, (c, 1, kernel, kernel), (stride, 1, c.max(1)), Padding::Even(0))?;
+    let windows = |count: usize| (0..count).map(|i| (i * stride, i * stride + kernel)).collect::<Vec<_>>();
+    average(x, &windows(g.oh), &windows(g.ow))
+}
+
+pub(super) fn adaptive_average(x: &Tensor, rows: usize, columns: usize) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    average(x, &adaptive_windows(h, rows), &adaptive_windows(w, columns))
+}
+
+/// An average over windows is a matrix product from either side.
+fn average(x: &Tensor, rows: &[(usize, usize)], columns: &[(usize, usize)]) -> Result<Tensor> {
+    let (n, c, h, w) = x.dims4()?;
+    let weights = |size: usize, windows: &[(usize, usize)]| -> Result<Tensor> {
+        let mut m = vec![0f64; size * windows.len()];
+        for (j, &(from, to)) in windows.iter().enumerate() {
+            for i in from..to {
+                m[i * windows.len() + j] = 1.0 / (to - from) as f64;
+            }
+        }
+        Tensor::from_vec(m, (size, windows.len()), x.device())?.to_dtype(x.dtype())
+    };
+    let across = x.reshape((n * c * h, w))?.matmul(&weights(w, columns)?)?;
+    let turned = across.reshape((n * c, h, columns.len()))?.transpose(1, 2)?.contiguous()?;
+    let down = turned.reshape((n * c * columns.len(), h))?.matmul(&weights(h, rows)?)?;
+    down.reshape((n, c, columns.len(), rows.len()))?.transpose(2, 3)?.contiguous()
+}
+
+pub(super) fn subsample(x: &Tensor, stride: usize, before: usize, after: usize) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    let x = strided(&strided(x, 2, 0, h.div_ceil(stride), stride)?, 3, 0, w.div_ceil(stride), stride)?;
+    x.pad_with_zeros(1, before, after)
+}

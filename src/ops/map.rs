@@ -1,0 +1,235 @@
+//! What layers hand to each other: an image-shaped value that knows its own layout.
+
+use super::activation::Activation;
+use super::device;
+use super::geometry::{Geometry, Padding};
+use super::real::{Packed, Real, with_slice};
+use super::value::Value;
+use candle_core::{DType, Result, Tensor, bail};
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// N images of C channels: NHWC over our own graph on the CPU, an NCHW tensor over Candle's operations elsewhere.
+#[derive(Clone)]
+pub(crate) enum FeatureMap {
+    F32(Value<f32>),
+    F64(Value<f64>),
+    Device(Tensor),
+}
+
+/// A convolution's kernel (K, C / groups, KH, KW), and its packed copies where it is frozen.
+#[derive(Clone)]
+pub(crate) struct Filter {
+    tensor: Tensor,
+    packed: Arc<Mutex<Vec<Arc<dyn Any + Send + Sync>>>>,
+}
+
+impl Filter {
+    pub fn new(tensor: Tensor) -> Self {
+        Self { tensor, packed: Arc::default() }
+    }
+
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The kernel as the geometry's algorithm wants it: made anew if it learns, once if it is frozen.
+    pub fn packed<T: Real>(&self, g: &Geometry) -> Result<Arc<Packed<T>>> {
+        let make = || with_slice(&self.tensor, |w| Ok(Arc::new(T::pack(w, g))));
+        if self.tensor.track_op() {
+            return make();
+        }
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let algorithm = T::algorithm(g);
+        let known = packed.iter().filter_map(|p| p.clone().downcast::<Packed<T>>().ok());
+        if let Some(known) = known.into_iter().find(|p| p.algorithm == algorithm) {
+            return Ok(known);
+        }
+        let new = make()?;
+        packed.push(new.clone());
+        Ok(new)
+    }
+
+    /// A number that changes when a packed copy does: what the audit compares.
+    pub fn packed_sum(&self) -> u64 {
+        let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let bits = |p: &Arc<dyn Any + Send + Sync>| -> Option<u64> {
+            if let Some(p) = p.downcast_ref::<Packed<f32>>() {
+                return Some(p.data.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ u64::from(v.to_bits())));
+            }
+            let p = p.downcast_ref::<Packed<f64>>()?;
+            Some(p.data.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_bits()))
+        };
+        packed.iter().filter_map(bits).fold(0, |h: u64, b| h.rotate_left(7) ^ b)
+    }
+}
+
+/// What follows the convolution's sum.
+#[derive(Clone, Copy)]
+pub(crate) enum Norm<'a> {
+    /// A bias or nothing; also a frozen batch norm, folded into kernel and bias.
+    None { bias: Option<&'a Tensor> },
+    /// Batch norm with the batch's own statistics.
+    Batch { gamma: &'a Tensor, beta: &'a Tensor, eps: f64 },
+    /// Batch norm with the running statistics.
+    Fixed { gamma: &'a Tensor, beta: &'a Tensor, mean: &'a Tensor, var: &'a Tensor, eps: f64 },
+}
+
+/// Convolution, norm, residual and activation as one step: y = act(norm(conv(x)) + residual).
+#[derive(Clone, Copy)]
+pub(crate) struct ConvStep<'a> {
+    pub filter: &'a Filter,
+    pub stride: usize,
+    pub dilation: usize,
+    pub groups: usize,
+    pub padding: Padding,
+    pub norm: Norm<'a>,
+    pub act: Activation,
+}
+
+/// The statistics of one batch, as the running ones take them in: mean and unbiased variance per channel.
+pub(crate) struct BatchMoments {
+    pub mean: Tensor,
+    pub var: Tensor,
+}
+
+/// Runs the same expression over either number type.
+macro_rules! map {
+    ($map:expr, $value:ident => $own:expr, $tensor:ident => $device:expr) => {
+        match $map {
+            FeatureMap::F32($value) => Ok(Real::wrap($own?)),
+            FeatureMap::F64($value) => Ok(Real::wrap($own?)),
+            FeatureMap::Device($tensor) => Ok(FeatureMap::Device($device?)),
+        }
+    };
+}
+
+impl FeatureMap {
+    /// From images (N, C, H, W) of f32 or f64 on any device.
+    pub fn new(images: &Tensor) -> Result<Self> {
+        if !images.device().is_cpu() {
+            return Ok(Self::Device(images.clone()));
+        }
+        match images.dtype() {
+            DType::F32 => Ok(Self::F32(Value::from_images(images)?)),
+            DType::F64 => Ok(Self::F64(Value::from_images(images)?)),
+            other => bail!("images are f32 or f64, and these are {other:?}"),
+        }
+    }
+
+    /// Over Candle's own operations, whatever the device: the path of other devices, tested on the CPU.
+    pub fn on_device(images: &Tensor) -> Self {
+        Self::Device(images.clone())
+    }
+
+    /// To images (N, C, H, W).
+    pub fn to_images(&self) -> Result<Tensor> {
+        match self {
+            Self::F32(v) => v.to_images(),
+            Self::F64(v) => v.to_images(),
+            Self::Device(t) => Ok(t.clone()),
+        }
+    }
+
+    /// (N, C, H, W)
+    pub fn dims(&self) -> Result<(usize, usize, usize, usize)> {
+        let nchw = |[n, h, w, c]: [usize; 4]| (n, c, h, w);
+        match self {
+            Self::F32(v) => Ok(nchw(v.dims)),
+            Self::F64(v) => Ok(nchw(v.dims)),
+            Self::Device(t) => t.dims4(),
+        }
+    }
+
+    /// Convolution, norm, residual and activation; the batch's statistics where the norm used them.
+    pub fn conv_step(&self, step: &ConvStep, residual: Option<&Self>) -> Result<(Self, Option<BatchMoments>)> {
+        fn own<T: Real>(
+            x: &Value<T>,
+            step: &ConvStep,
+            residual: Option<&FeatureMap>,
+        ) -> Result<(FeatureMap, Option<BatchMoments>)> {
+            let residual = residual.map(same::<T>).transpose()?;
+            let (y, moments) = x.conv_step(step, residual)?;
+            Ok((T::wrap(y), moments))
+        }
+        match self {
+            Self::F32(x) => own(x, step, residual),
+            Self::F64(x) => own(x, step, residual),
+            Self::Device(x) => {
+                let residual = residual.map(|r| r.tensor()).transpose()?;
+                let (y, moments) = device::conv_step(x, step, residual)?;
+                Ok((Self::Device(y), moments))
+            }
+        }
+    }
+
+    fn tensor(&self) -> Result<&Tensor> {
+        match self {
+            Self::Device(t) => Ok(t),
+            _ => bail!("maps of one step must live on one device"),
+        }
+    }
+
+    pub fn activate(&self, act: Activation) -> Result<Self> {
+        map!(self, v => v.activate(act), t => device::activate(t, act))
+    }
+
+    /// Max-pool over `kernel` x `kernel` pixels.
+    pub fn max_pool(&self, kernel: usize, stride: usize, padding: Padding) -> Result<Self> {
+        map!(self, v => v.max_pool(kernel, stride, padding), t => device::max_pool(t, kernel, stride, padding))
+    }
+
+    /// Average pool over `kernel` x `kernel` pixels, no padding.
+    pub fn average_pool(&self, kernel: usize, stride: usize) -> Result<Self> {
+        map!(self, v => v.average_pool(kernel, stride), t => device::average_pool(t, kernel, stride))
+    }
+
+    /// Averages down (or repeats up) to `rows` x `columns` pixels.
+    pub fn adaptive_average(&self, rows: usize, columns: usize) -> Result<Self> {
+        map!(self, v => v.adaptive_average(rows, columns), t => device::adaptive_average(t, rows, columns))
+    }
+
+    /// The mean over all pixels, as an image of one pixel.
+    pub fn mean_pixels(&self) -> Result<Self> {
+        map!(self, v => v.mean_pixels(), t => t.mean_keepdim((2, 3)))
+    }
+
+    /// Every `stride`-th pixel, with zero channels around.
+    pub fn subsample(&self, stride: usize, before: usize, after: usize) -> Result<Self> {
+        map!(self, v => v.subsample(stride, before, after), t => device::subsample(t, stride, before, after))
+    }
+
+    /// Every channel times a factor of its own per image; `factors` has one pixel.
+    pub fn scale(&self, factors: &Self) -> Result<Self> {
+        match self {
+            Self::F32(v) => Ok(Self::F32(v.scale(same(factors)?)?)),
+            Self::F64(v) => Ok(Self::F64(v.scale(same(factors)?)?)),
+            Self::Device(t) => Ok(Self::Device(t.broadcast_mul(factors.tensor()?)?)),
+        }
+    }
+
+    /// The sum of two maps of one shape.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        match self {
+            Self::F32(v) => Ok(Self::F32(v.add(same(other)?)?)),
+            Self::F64(v) => Ok(Self::F64(v.add(same(other)?)?)),
+            Self::Device(t) => Ok(Self::Device((t + other.tensor()?)?)),
+        }
+    }
+
+    /// All numbers of an image in one row: (N, H * W * C), an ordinary tensor. For maps of one pixel.
+    pub fn into_rows(self) -> Result<Tensor> {
+        match self {
+            Self::F32(v) => v.into_rows(),
+            Self::F64(v) => v.into_rows(),
+            Self::Device(t) => t.flatten_from(1),
+        }
+    }
+}
+
+fn same<T: Real>(map: &FeatureMap) -> Result<&Value<T>> {
+    match T::of(map) {
+        Some(value) => Ok(value),
+        None => bail!("maps of one step must have one number type and live on one device"),
+    }
+}

@@ -1,0 +1,177 @@
+//! What the kernels offer per number type: portable loops for any, fast ones for f32.
+
+use super::activation::Activation;
+use super::buffer::{Buffer, Number};
+use super::geometry::Geometry;
+use super::map::FeatureMap;
+use super::portable;
+use super::value::Value;
+use candle_core::{Result, Storage, Tensor, WithDType, bail};
+
+/// What happens to a convolution's sum before it is stored: y = act(sum + bias + residual).
+#[derive(Clone, Copy)]
+pub(crate) struct Epilogue<'a, T> {
+    /// One number per output channel.
+    pub bias: Option<&'a [T]>,
+    /// As many numbers as the output.
+    pub residual: Option<&'a [T]>,
+    /// Identity, Relu or Relu6; others are applied in a pass of their own.
+    pub act: Activation,
+}
+
+impl<T> Epilogue<'_, T> {
+    /// Stores the bare sum.
+    pub const NONE: Self = Epilogue { bias: None, residual: None, act: Activation::Identity };
+}
+
+/// How the gradient passes the activation of u = a z + b (+ residual): from the result y where it was kept,
+/// else from u, computed again.
+#[derive(Clone, Copy)]
+pub(crate) struct Gate<'a, T> {
+    pub act: Activation,
+    pub a: &'a [T],
+    pub b: &'a [T],
+    pub y: Option<&'a [T]>,
+}
+
+/// A kernel in the order in which the loops want it, made once per step (once for ever when frozen).
+///
+/// It is a copy, so the weights may change between forward and backward: the gradient is that of the forward pass.
+pub(crate) struct Packed<T: Number> {
+    /// Which algorithm it is packed for.
+    pub algorithm: Algorithm,
+    /// The numbers, in that algorithm's order.
+    pub data: Buffer<T>,
+}
+
+/// A way to compute a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Algorithm {
+    /// Plain loops, any shape, any type.
+    Portable,
+}
+
+/// Per channel: mean and biased variance.
+pub(crate) struct Moments {
+    pub mean: Vec<f64>,
+    pub var: Vec<f64>,
+}
+
+/// A number type with kernels. All data is NHWC, kernels are OIHW where they come from and go to tensors.
+///
+/// The provided methods are plain loops: the reference for all others.
+pub(crate) trait Real: WithDType + Number {
+    /// e^self
+    fn exponential(self) -> Self;
+    /// The larger of two; NaN if `self` is.
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if self < other { other } else { self }
+    }
+    /// The smaller of two; NaN if `self` is.
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        if self > other { other } else { self }
+    }
+
+    /// The feature map's value of this type, if it is of this type.
+    fn of(map: &FeatureMap) -> Option<&Value<Self>>;
+    /// A value of this type as a feature map.
+    fn wrap(value: Value<Self>) -> FeatureMap;
+
+    /// The algorithm for this geometry.
+    fn algorithm(_: &Geometry) -> Algorithm {
+        Algorithm::Portable
+    }
+    /// Packs an OIHW kernel for the geometry's algorithm.
+    fn pack(w: &[Self], g: &Geometry) -> Packed<Self> {
+        Packed { algorithm: Algorithm::Portable, data: portable::conv::pack(w, g) }
+    }
+    /// y = act(conv(x, w) + bias + residual)
+    fn conv(x: &[Self], w: &Packed<Self>, g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
+        portable::conv::forward(x, &w.data, g, e, y);
+    }
+    /// The gradient of the input, written or added.
+    fn conv_input(dy: &[Self], w: &Packed<Self>, g: &Geometry, dx: &mut [Self], add: bool) {
+        portable::conv::input_gradient(dy, &w.data, g, dx, add);
+    }
+    /// The gradient of the OIHW kernel.
+    fn conv_weight(x: &[Self], dy: &[Self], g: &Geometry, dw: &mut [Self]) {
+        portable::conv::weight_gradient(x, dy, g, dw);
+    }
+
+    /// Mean and biased variance of each of `c` channels.
+    fn moments(x: &[Self], c: usize) -> Moments {
+        portable::norm::moments(x, c)
+    }
+    /// y = act(a x + b + residual), a and b per channel.
+    fn affine(x: &[Self], a: &[Self], b: &[Self], residual: Option<&[Self]>, act: Activation, y: &mut [Self]) {
+        portable::norm::affine(x, a, b, residual, act, y);
+    }
+    /// Per channel, with g = gated dy: the sum of g, and of g (z - mean).
+    fn gate_sums(z: &[Self], gate: &Gate<Self>, dy: &[Self], mean: &[Self]) -> (Vec<f64>, Vec<f64>) {
+        portable::norm::gate_sums(z, gate, dy, mean)
+    }
+    /// With g = gated d: d becomes k0 g + k1 z + k2 (per channel), and `residual` g.
+    fn gate_apply(z: &[Self], gate: &Gate<Self>, k: [&[Self]; 3], d: &mut [Self], residual: Option<&mut [Self]>) {
+        portable::norm::gate_apply(z, gate, k, d, residual);
+    }
+    /// d becomes d times the activation's slope, told by its result; returns nothing else.
+    fn gate_by_result(y: &[Self], act: Activation, d: &mut [Self]) {
+        portable::norm::gate_by_result(y, act, d);
+    }
+    /// The sum of each of `c` channels.
+    fn channel_sums(x: &[Self], c: usize) -> Vec<f64> {
+        portable::norm::channel_sums(x, c)
+    }
+
+    /// Max-pool; `tap` receives which position of the window won (kernels of at most 255 taps).
+    fn max_pool(x: &[Self], g: &Geometry, y: &mut [Self], tap: &mut [u8]) {
+        portable::pool::max(x, g, y, tap);
+    }
+    /// The gradient of max-pool's input, written or added.
+    fn max_pool_input(dy: &[Self], tap: &[u8], g: &Geometry, dx: &mut [Self], add: bool) {
+        portable::pool::max_gradient(dy, tap, g, dx, add);
+    }
+
+    /// sum += g
+    fn add_into(sum: &mut [Self], g: &[Self]) {
+        portable::norm::add_into(sum, g);
+    }
+}
+
+impl Real for f32 {
+    #[inline(always)]
+    fn exponential(self) -> Self {
+        self.exp()
+    }
+    fn of(map: &FeatureMap) -> Option<&Value<Self>> {
+        if let FeatureMap::F32(value) = map { Some(value) } else { None }
+    }
+    fn wrap(value: Value<Self>) -> FeatureMap {
+        FeatureMap::F32(value)
+    }
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn exponential(self) -> Self {
+        self.exp()
+    }
+    fn of(map: &FeatureMap) -> Option<&Value<Self>> {
+        if let FeatureMap::F64(value) = map { Some(value) } else { None }
+    }
+    fn wrap(value: Value<Self>) -> FeatureMap {
+        FeatureMap::F64(value)
+    }
+}
+
+/// Lets `f` read a tensor's numbers without copying them (a tensor that is not contiguous is made so first).
+pub(crate) fn with_slice<T: WithDType, R>(t: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let t = if t.is_contiguous() { t.clone() } else { t.contiguous()? };
+    let (storage, layout) = t.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(cpu), Some((from, to))) => f(&cpu.as_slice::<T>()?[from..to]),
+        _ => bail!("a contiguous tensor on the CPU is expected"),
+    }
+}
