@@ -6,12 +6,14 @@
 
 mod activation;
 mod buffer;
+mod conv;
 mod device;
 mod geometry;
 mod graph;
 mod map;
 mod portable;
 mod real;
+mod simd;
 mod value;
 
 pub(crate) use activation::Activation;
