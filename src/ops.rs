@@ -11,6 +11,8 @@ mod device;
 mod geometry;
 mod graph;
 mod map;
+mod norm;
+mod pool;
 mod portable;
 mod real;
 mod simd;
