@@ -14,6 +14,9 @@ mod portable;
 mod real;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use activation::Activation;
 pub(crate) use geometry::Padding;
 pub(crate) use graph::{Gradient, Gradients, backward, no_grad};
