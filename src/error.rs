@@ -28,6 +28,15 @@ pub enum Error {
         cause: std::io::Error,
     },
 
+    /// No architecture has this name.
+    #[error("there is no architecture called {name}; the nearest names are {}", nearest.join(", "))]
+    UnknownArch {
+        /// The name asked for.
+        name: String,
+        /// Known names like it.
+        nearest: Vec<String>,
+    },
+
     /// A setting has a value that cannot work.
     #[error("{what}: {problem}")]
     Invalid {

@@ -3,9 +3,12 @@
 
 mod arch;
 mod error;
+mod nn;
 mod ops;
+mod params;
 mod rng;
 
-pub use arch::{Fit, InputSpec, Interpolation};
+pub use arch::{Arch, Fit, InputSpec, Interpolation, Layout};
 pub use candle_core;
 pub use error::{BoxError, Error, Result};
+pub use params::Block;
