@@ -2,9 +2,16 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod arch;
+mod data;
 mod error;
 mod rng;
 
 pub use arch::{Fit, InputSpec, Interpolation};
 pub use candle_core;
+pub use data::{
+    Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
+    VecDataset, k_fold, split,
+};
+#[cfg(feature = "image")]
+pub use data::{ImageFolder, Splits};
 pub use error::{BoxError, Error, Result};
