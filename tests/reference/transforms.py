@@ -1,6 +1,9 @@
 """Writes tests/fixtures/transforms.json: what timm's evaluation transform makes of images given by a formula.
 
 Needs timm, torchvision, torch, numpy and Pillow. Run it from the repository's root.
+
+Pillow 13 resizes columns before rows where the height loses more than twice as many pixels as the width, which rounds
+differently. The cases avoid that, so that older versions, with which pretrained weights were made, write the same file.
 """
 
 import json
@@ -37,9 +40,9 @@ CASES = [
     ((70, 90), 3, (24, 40), "bicubic", 0.875, "center"),
     ((90, 70), 3, (40, 24), "bilinear", 0.9, "center"),
     ((60, 80), 3, (24, 24), "bicubic", 1.0, "squash"),
-    ((45, 19), 3, (24, 37), "bilinear", 1.0, "squash"),
+    ((19, 45), 3, (37, 24), "bilinear", 1.0, "squash"),
     ((60, 80), 3, (24, 24), "bicubic", 1.0, "border"),
-    ((81, 33), 3, (25, 25), "bilinear", 1.0, "border"),
+    ((33, 81), 3, (25, 25), "bilinear", 1.0, "border"),
     ((17, 9), 3, (24, 36), "lanczos", 1.0, "border"),
     ((60, 80), 1, (24, 24), "bicubic", 0.875, "center"),
     ((13, 17), 1, (28, 28), "bilinear", 1.0, "center"),
