@@ -142,28 +142,28 @@ pub enum Error {
     },
 }
 
+/// How many of a list a message shows.
+const SHOWN: usize = 20;
+
 /// The first twenty of a list, and how many more there are.
 fn some<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
-    const SHOWN: usize = 20;
-    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    let mut text = items[..items.len().min(SHOWN)].join(", ");
-    if items.len() > SHOWN {
-        text += &format!(" and {} more", items.len() - SHOWN);
-    }
-    text
+    first_of(items.into_iter().map(|item| item.to_string()).collect(), ", ")
 }
 
 fn broken_images(files: &[(PathBuf, String)]) -> String {
-    const SHOWN: usize = 20;
-    let mut text =
-        format!("{} broken images; replace or remove them, or open the folder with `skip_broken`:", files.len());
-    for (file, problem) in files.iter().take(SHOWN) {
-        text += &format!("\n  {}: {problem}", file.display());
+    let count = files.len();
+    let lines = files.iter().map(|(file, problem)| format!("{}: {problem}", file.display())).collect();
+    let lines = first_of(lines, "\n  ");
+    format!("{count} broken images; replace or remove them, or open the folder with `skip_broken`:\n  {lines}")
+}
+
+fn first_of(mut items: Vec<String>, separator: &str) -> String {
+    if items.len() > SHOWN {
+        let more = format!("and {} more", items.len() - SHOWN);
+        items.truncate(SHOWN);
+        items.push(more);
     }
-    if files.len() > SHOWN {
-        text += &format!("\n  and {} more", files.len() - SHOWN);
-    }
-    text
+    items.join(separator)
 }
 
 impl Error {

@@ -1,5 +1,6 @@
 //! Fine-tune pretrained vision networks on your own images.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arch;
 mod data;

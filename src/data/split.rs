@@ -208,7 +208,9 @@ impl Units {
             .into_iter()
             .map(|samples| {
                 let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
-                samples.iter().for_each(|&i| *counts.entry(stratum(i)).or_default() += 1);
+                for &i in &samples {
+                    *counts.entry(stratum(i)).or_default() += 1;
+                }
                 Unit { samples, counts: counts.into_iter().collect() }
             })
             .collect();

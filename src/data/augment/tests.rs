@@ -173,7 +173,7 @@ fn trivial_augment_works_on_any_image() {
             assert_eq!((image.height(), image.width(), image.channels()), (size.0, size.1, channels));
             distinct.insert(image.into_bytes());
         }
-        assert!(distinct.len() > if size == (16, 16) { 150 } else { 0 }, "{} different ones", distinct.len());
+        assert!(distinct.len() > if size == (16, 16) { 60 } else { 0 }, "{} different ones", distinct.len());
     }
 }
 

@@ -4,27 +4,27 @@ use super::*;
 #[derive(Clone)]
 struct Labels {
     classes: Vec<String>,
-    labels: Vec<u32>,
+    of_sample: Vec<u32>,
     groups: Vec<Option<u32>>,
 }
 
 impl Labels {
     fn new(sizes: &[usize], group: impl Fn(usize) -> Option<u32>) -> Self {
-        let labels: Vec<u32> = sizes.iter().zip(0..).flat_map(|(&n, class)| vec![class; n]).collect();
-        let groups = (0..labels.len()).map(group).collect();
-        Self { classes: (0..sizes.len()).map(|c| c.to_string()).collect(), labels, groups }
+        let of_sample: Vec<u32> = sizes.iter().zip(0..).flat_map(|(&n, class)| vec![class; n]).collect();
+        let groups = (0..of_sample.len()).map(group).collect();
+        Self { classes: (0..sizes.len()).map(|c| c.to_string()).collect(), of_sample, groups }
     }
 }
 
 impl Dataset for Labels {
     fn len(&self) -> usize {
-        self.labels.len()
+        self.of_sample.len()
     }
     fn classes(&self) -> &[String] {
         &self.classes
     }
     fn target(&self, i: usize) -> Target {
-        Target::Class(self.labels[i])
+        Target::Class(self.of_sample[i])
     }
     fn sample(&self, i: usize) -> Result<Sample> {
         Err(Error::bad_sample(self.name(i), "has no image"))
