@@ -45,6 +45,134 @@ pub enum Error {
         /// What is wrong with it and what would be right.
         problem: String,
     },
+
+    /// An image could not be decoded.
+    #[error("broken image {image}: {cause}; replace or remove it, or open the folder with `skip_broken`")]
+    BrokenImage {
+        /// The file, or where else the image came from.
+        image: String,
+        /// What the decoder said.
+        #[source]
+        cause: BoxError,
+    },
+
+    /// Several image files could not be decoded: everything a check found, at once.
+    #[error("{}", broken_images(files))]
+    BrokenImages {
+        /// Each broken file with what is wrong with it.
+        files: Vec<(PathBuf, String)>,
+    },
+
+    /// An image has more pixels than the limit allows.
+    #[error(
+        "image {image} is {width} x {height} pixels, more than the limit of {limit} pixels; \
+         shrink it or raise the limit with `max_pixels`"
+    )]
+    ImageTooLarge {
+        /// The file, or where else the image came from.
+        image: String,
+        /// Width in pixels.
+        width: u64,
+        /// Height in pixels.
+        height: u64,
+        /// The limit on width x height.
+        limit: u64,
+    },
+
+    /// A folder holds no images where images were expected.
+    #[error("no images under {}: expected one folder per class, each with {expected} files", path.display())]
+    NoImages {
+        /// The folder.
+        path: PathBuf,
+        /// The kinds of files that count.
+        expected: &'static str,
+    },
+
+    /// A class has no samples.
+    #[error("class {class:?} has no images in {}; add some or remove the folder", path.display())]
+    EmptyClass {
+        /// The class.
+        class: String,
+        /// Its folder.
+        path: PathBuf,
+    },
+
+    /// Class folders whose names are not among the known classes.
+    #[error(
+        "{} has classes that are not known: {}; known are {}; rename or remove the folders",
+        path.display(), some(unknown), some(known)
+    )]
+    UnknownClasses {
+        /// The folder that holds the class folders.
+        path: PathBuf,
+        /// The classes that are not known.
+        unknown: Vec<String>,
+        /// The known classes.
+        known: Vec<String>,
+    },
+
+    /// Files among the images that are no images, judged by their extension.
+    #[error(
+        "{} files have an extension that is neither an image nor known to be harmless: {}; remove or rename them",
+        files.len(), some(files.iter().map(|file| file.display()))
+    )]
+    UnknownFiles {
+        /// The files.
+        files: Vec<PathBuf>,
+    },
+
+    /// A label is not below the number of classes.
+    #[error("{sample} has label {label}, but there are {classes} classes (labels count from 0)")]
+    LabelOutOfRange {
+        /// The sample or folder.
+        sample: String,
+        /// Its label.
+        label: u64,
+        /// The number of classes.
+        classes: usize,
+    },
+
+    /// A sample or its target cannot be used.
+    #[error("{sample}: {problem}")]
+    BadSample {
+        /// The sample: its file, or its index.
+        sample: String,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+
+    /// The code of a dataset panicked while it made a sample.
+    #[error("the dataset panicked at {sample}: {message}")]
+    DatasetPanicked {
+        /// The sample: its file, or its index.
+        sample: String,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+/// How many of a list a message shows.
+const SHOWN: usize = 20;
+
+/// The first twenty of a list, and how many more there are.
+fn some<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    first_of(items.into_iter().map(|item| item.to_string()).collect(), ", ")
+}
+
+fn broken_images(files: &[(PathBuf, String)]) -> String {
+    let count = files.len();
+    let lines = files.iter().map(|(file, problem)| format!("{}: {problem}", file.display())).collect();
+    let lines = first_of(lines, "\n  ");
+    format!("{count} broken images; replace or remove them, or open the folder with `skip_broken`:\n  {lines}")
+}
+
+fn first_of(mut items: Vec<String>, separator: &str) -> String {
+    if items.len() > SHOWN {
+        let more = format!("and {} more", items.len() - SHOWN);
+        items.truncate(SHOWN);
+        items.push(more);
+    }
+    items.join(separator)
 }
 
 impl Error {
@@ -57,6 +185,11 @@ impl Error {
     /// An [`Error::Invalid`].
     pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), problem: problem.into() }
+    }
+
+    /// An [`Error::BadSample`].
+    pub(crate) fn bad_sample(sample: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::BadSample { sample: sample.into(), problem: problem.into() }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Fine-tune pretrained vision networks on your own images.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arch;
+mod data;
 mod error;
 mod nn;
 mod ops;
@@ -10,5 +12,11 @@ mod rng;
 
 pub use arch::{Arch, Fit, InputSpec, Interpolation, Layout};
 pub use candle_core;
+pub use data::{
+    Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
+    VecDataset, k_fold, split,
+};
+#[cfg(feature = "image")]
+pub use data::{ImageFolder, Splits};
 pub use error::{BoxError, Error, Result};
 pub use params::Block;
