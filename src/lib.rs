@@ -4,6 +4,7 @@
 mod arch;
 mod error;
 mod rng;
+mod weights;
 
 pub use arch::{Fit, InputSpec, Interpolation};
 pub use candle_core;
