@@ -1,5 +1,6 @@
 //! The element types that files hold, and what they become in memory.
 
+use std::collections::TryReserveError;
 use std::io::{self, Read};
 
 use candle_core::{Device, Tensor};
@@ -108,6 +109,42 @@ impl Data {
             Self::U32(data) => Tensor::from_vec(data, shape, &Device::Cpu),
             Self::U8(data) => Tensor::from_vec(data, shape, &Device::Cpu),
         }
+    }
+}
+
+impl Data {
+    /// Copies a strided view out, row by row. All of its elements lie in the data.
+    pub fn gather(&self, offset: usize, shape: &[usize], stride: &[usize]) -> Result<Self, TryReserveError> {
+        Ok(match self {
+            Self::F64(data) => Self::F64(strided(data, offset, shape, stride)?),
+            Self::F32(data) => Self::F32(strided(data, offset, shape, stride)?),
+            Self::I64(data) => Self::I64(strided(data, offset, shape, stride)?),
+            Self::U32(data) => Self::U32(strided(data, offset, shape, stride)?),
+            Self::U8(data) => Self::U8(strided(data, offset, shape, stride)?),
+        })
+    }
+}
+
+fn strided<T: Copy>(data: &[T], offset: usize, shape: &[usize], stride: &[usize]) -> Result<Vec<T>, TryReserveError> {
+    let mut out = Vec::new();
+    if shape.contains(&0) {
+        return Ok(out);
+    }
+    out.try_reserve_exact(shape.iter().product())?;
+    let mut index = vec![0; shape.len()];
+    let mut at = offset;
+    loop {
+        out.push(data[at]);
+        // Counts up like the wheels of a meter, the last one fastest.
+        let Some(axis) = (0..shape.len()).rev().find(|&axis| index[axis] + 1 < shape[axis]) else {
+            return Ok(out);
+        };
+        for lower in axis + 1..shape.len() {
+            at -= index[lower] * stride[lower];
+            index[lower] = 0;
+        }
+        index[axis] += 1;
+        at += stride[axis];
     }
 }
 
