@@ -35,6 +35,16 @@ pub enum Error {
         name: String,
         /// Known names like it.
         nearest: Vec<String>,
+    /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
+    #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the tensor or entry it was found at, and the remedy where there is one.
+        problem: String,
+        /// What a dependency or the system said, where one was asked.
+        #[source]
+        cause: Option<BoxError>,
     },
 
     /// A setting has a value that cannot work.
@@ -182,6 +192,16 @@ impl Error {
         move |cause| Self::Io { action, path, cause }
     }
 
+    /// An [`Error::Weights`] without a further cause.
+    pub(crate) fn weights(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: None }
+    }
+
+    /// An [`Error::Weights`] that keeps what a dependency said.
+    pub(crate) fn weights_from(path: impl AsRef<Path>, problem: impl Into<String>, cause: impl Into<BoxError>) -> Self {
+        Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: Some(cause.into()) }
+    }
+
     /// An [`Error::Invalid`].
     pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), problem: problem.into() }
@@ -191,6 +211,11 @@ impl Error {
     pub(crate) fn bad_sample(sample: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::BadSample { sample: sample.into(), problem: problem.into() }
     }
+}
+
+/// The tail of a message that has a cause.
+fn because(cause: Option<&BoxError>) -> String {
+    cause.map_or_else(String::new, |cause| format!(": {cause}"))
 }
 
 impl From<candle_core::Error> for Error {

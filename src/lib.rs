@@ -9,6 +9,7 @@ mod nn;
 mod ops;
 mod params;
 mod rng;
+mod weights;
 
 pub use arch::{Arch, Fit, InputSpec, Interpolation, Layout};
 pub use candle_core;
