@@ -35,6 +35,8 @@ pub enum Error {
         name: String,
         /// Known names like it.
         nearest: Vec<String>,
+    },
+
     /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
     #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
     Weights {

@@ -5,10 +5,12 @@
 mod arch;
 mod data;
 mod error;
+mod metrics;
 mod nn;
 mod ops;
 mod params;
 mod rng;
+mod schedule;
 mod weights;
 
 pub use arch::{Arch, Fit, InputSpec, Interpolation, Layout};
@@ -20,4 +22,6 @@ pub use data::{
 #[cfg(feature = "image")]
 pub use data::{ImageFolder, Splits};
 pub use error::{BoxError, Error, Result};
+pub use metrics::Evaluation;
 pub use params::Block;
+pub use schedule::{Schedule, Shape};

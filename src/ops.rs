@@ -12,6 +12,8 @@ mod graph;
 mod map;
 mod portable;
 mod real;
+mod rows;
+mod update;
 mod value;
 
 #[cfg(test)]
@@ -22,3 +24,5 @@ pub(crate) use geometry::Padding;
 pub(crate) use graph::{Gradient, Gradients, backward, no_grad};
 pub(crate) use map::{BatchMoments, ConvStep, FeatureMap, Filter, Norm};
 pub(crate) use real::{Real, with_slice};
+pub(crate) use rows::{cross_entropy, layer_norm, softmax};
+pub(crate) use update::{Moments, Rule, update};

@@ -234,6 +234,52 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn row_operations_differentiate(rows in 1usize..6, width in 1usize..9, turned in any::<bool>()) {
+        let x = if turned { variable(&[width, rows], 1) } else { variable(&[rows, width], 1) };
+        let x_of = || if turned { x.t() } else { Ok(x.as_tensor().clone()) };
+        let (gamma, beta) = (variable(&[width], 2), variable(&[width], 3));
+        check(std::slice::from_ref(&x), || softmax(&x_of()?));
+        check(&[x.clone(), gamma.clone(), beta.clone()], || layer_norm(&x_of()?, &gamma, &beta, 1e-3));
+        let targets = softmax(&random(&[rows, width], 4)).unwrap();
+        check(std::slice::from_ref(&x), || cross_entropy(&x_of()?, &targets));
+        // Targets need not sum to one.
+        check(std::slice::from_ref(&x), || cross_entropy(&x_of()?, &(&targets * 3.0)?));
+    }
+}
+
+#[test]
+fn row_operations_match_their_formulas() {
+    let x = random(&[4, 7], 1);
+    let (gamma, beta, t) = (random(&[7], 2), random(&[7], 3), softmax(&random(&[4, 7], 4)).unwrap());
+    let near = |a: &Tensor, b: &Tensor| {
+        let worst = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        assert!(worst.to_scalar::<f64>().unwrap() < 1e-12);
+    };
+    near(&softmax(&x).unwrap(), &candle_nn::ops::softmax(&x, 1).unwrap());
+    let slow = candle_nn::ops::layer_norm_slow(&x, &gamma, &beta, 1e-5).unwrap();
+    assert!(
+        (layer_norm(&x, &gamma, &beta, 1e-5).unwrap() - slow)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap()
+            < 1e-6,
+        "candle's epsilon is an f32"
+    );
+    let log = candle_nn::ops::log_softmax(&x, 1).unwrap();
+    let plain = (log * &t).unwrap().sum_all().unwrap().affine(-0.25, 0.0).unwrap();
+    near(&cross_entropy(&x, &t).unwrap(), &plain);
+    let huge = Tensor::new(&[[1e4f64, 0.0], [-1e4, 0.0]], &Device::Cpu).unwrap();
+    assert!(softmax(&huge).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap().iter().all(|v| v.is_finite()));
+}
+
 /// A residual block uses its input twice, and the pool's gradient has to be added to the convolution's.
 #[test]
 fn gradients_gather_where_a_value_is_used_twice() {
