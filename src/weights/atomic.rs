@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// The seam through which every call to the system passes, so that a test can let the n-th one fail.
 pub(crate) trait Disk {
-    /// Makes one call.
-    fn call<T>(&mut self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
+    /// Makes one call, which does `what`.
+    fn call<T>(&mut self, what: &'static str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
 }
 
 /// The system itself.
@@ -18,7 +18,7 @@ pub(crate) trait Disk {
 pub(crate) struct Os;
 
 impl Disk for Os {
-    fn call<T>(&mut self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn call<T>(&mut self, _what: &'static str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         call()
     }
 }
@@ -43,11 +43,12 @@ pub(crate) fn replace<D: Disk>(
     let filled = finish(disk, &file, &temporary, &path, permissions, fill);
     drop(file);
     let renamed = filled.and_then(|()| {
-        disk.call(|| fs::rename(&temporary, &path)).map_err(Error::io("put the new file in the place of", &path))
+        disk.call("rename", || fs::rename(&temporary, &path))
+            .map_err(Error::io("put the new file in the place of", &path))
     });
     if let Err(error) = renamed {
         // What went wrong first is what the caller should hear of.
-        let _ = disk.call(|| fs::remove_file(&temporary));
+        let _ = disk.call("remove", || fs::remove_file(&temporary));
         return Err(error);
     }
     sync_folder(disk, &folder)
@@ -64,18 +65,18 @@ impl<D: Disk> Output<'_, D> {
     /// Writes all the bytes, at once: callers bring large pieces.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let mut file = self.file;
-        self.disk.call(|| file.write_all(bytes)).map_err(Error::io("write", self.path))
+        self.disk.call("write", || file.write_all(bytes)).map_err(Error::io("write", self.path))
     }
 }
 
 /// The file behind symbolic links, and its permissions if there is one.
 fn target(disk: &mut impl Disk, path: &Path) -> Result<(PathBuf, Option<Permissions>)> {
-    let path = match disk.call(|| fs::canonicalize(path)) {
+    let path = match disk.call("resolve", || fs::canonicalize(path)) {
         Ok(path) => path,
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok((path.to_path_buf(), None)),
         Err(cause) => return Err(Error::io("write", path)(cause)),
     };
-    let about = disk.call(|| fs::metadata(&path)).map_err(Error::io("write", &path))?;
+    let about = disk.call("look", || fs::metadata(&path)).map_err(Error::io("write", &path))?;
     if about.is_file() {
         Ok((path, Some(about.permissions())))
     } else {
@@ -100,12 +101,12 @@ fn create(disk: &mut impl Disk, folder: &Path, permissions: Option<&Permissions>
     loop {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!(".candle-finetune-{}-{n}.tmp", std::process::id()));
-        match disk.call(|| options.open(&path)) {
+        match disk.call("create", || options.open(&path)) {
             Ok(file) => return Ok((path, file)),
             Err(cause) if cause.kind() == ErrorKind::AlreadyExists && tries < 100 => tries += 1,
             Err(cause) => {
                 // Over a network a call can fail after its work is done, and this name is nobody else's.
-                let _ = disk.call(|| fs::remove_file(&path));
+                let _ = disk.call("remove", || fs::remove_file(&path));
                 return Err(Error::io("create", path)(cause));
             }
         }
@@ -123,15 +124,16 @@ fn finish<D: Disk>(
 ) -> Result<()> {
     fill(&mut Output { disk, file, path })?;
     if let Some(permissions) = permissions {
-        disk.call(|| file.set_permissions(permissions)).map_err(Error::io("set the permissions of", temporary))?;
+        disk.call("set permissions", || file.set_permissions(permissions))
+            .map_err(Error::io("set the permissions of", temporary))?;
     }
-    disk.call(|| file.sync_all()).map_err(Error::io("write", path))
+    disk.call("sync", || file.sync_all()).map_err(Error::io("write", path))
 }
 
 /// Brings the new name to the disk. Only Unix can open a folder to do so.
 fn sync_folder(disk: &mut impl Disk, folder: &Path) -> Result<()> {
     if cfg!(unix) {
-        disk.call(|| File::open(folder)?.sync_all()).map_err(Error::io("write", folder))?;
+        disk.call("sync folder", || File::open(folder)?.sync_all()).map_err(Error::io("write", folder))?;
     }
     Ok(())
 }

@@ -152,7 +152,7 @@ fn strided<T: Copy>(data: &[T], offset: usize, shape: &[usize], stride: &[usize]
 fn fill<T, const N: usize>(reader: &mut impl Read, count: usize, from: impl Fn([u8; N]) -> T) -> io::Result<Vec<T>> {
     let mut data = Vec::new();
     data.try_reserve_exact(count).map_err(|cause| io::Error::new(io::ErrorKind::OutOfMemory, cause))?;
-    let mut buffer = [0; 1 << 15];
+    let mut buffer = [0; 1 << 14];
     while data.len() < count {
         let n = (count - data.len()).min(buffer.len() / N);
         let bytes = &mut buffer[..n * N];

@@ -149,7 +149,7 @@ impl Machine<'_> {
             0x90 => {
                 self.pop_to_mark()?;
                 let set = self.peek()?;
-                self.expect(matches!(self.nodes[set as usize], Node::Other("a set")), "items for what is not a set")?;
+                expect(matches!(self.nodes[set as usize], Node::Other("a set")), "items for what is not a set")?;
             }
             0x91 => {
                 self.pop_to_mark()?;
@@ -179,7 +179,7 @@ impl Machine<'_> {
                 // The attributes of an OrderedDict: torch keeps the versions of modules there.
                 self.pop()?;
                 let object = self.peek()?;
-                self.expect(matches!(self.nodes[object as usize], Node::Dict(_)), "refused: attributes for an object")?;
+                expect(matches!(self.nodes[object as usize], Node::Dict(_)), "refused: attributes for an object")?;
             }
             b'Q' => {
                 let id = self.pop()?;
@@ -211,10 +211,6 @@ impl Machine<'_> {
         // At most one value for each of MAX_STEPS instructions, so that a position fits.
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
-    }
-
-    fn expect(&self, holds: bool, otherwise: &str) -> Result<(), Problem> {
-        if holds { Ok(()) } else { Err(otherwise.into()) }
     }
 
     /// The height of the stack without its last `n` values, which must all lie above the last mark.
@@ -288,7 +284,7 @@ impl Machine<'_> {
                 }))
             }
             (Callee::RebuildParameter, &[data, ..]) => {
-                self.expect(matches!(self.nodes[data as usize], Node::Tensor(_)), "a parameter is not a tensor")?;
+                expect(matches!(self.nodes[data as usize], Node::Tensor(_)), "a parameter is not a tensor")?;
                 return Ok(data);
             }
             (Callee::Size, &[sizes]) => {
@@ -330,6 +326,10 @@ impl Machine<'_> {
             items.ok_or_else(|| format!("a shape or stride is not a tuple of at most {} lengths", super::MAX_RANK))?;
         items.iter().map(|&id| self.size(id)).collect()
     }
+}
+
+fn expect(holds: bool, otherwise: &str) -> Result<(), Problem> {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
 }
 
 /// A whole number of up to eight bytes, lowest first, the highest bit its sign. Wider ones are no part of a tensor.

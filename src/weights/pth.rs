@@ -51,13 +51,17 @@ impl Archive {
             let entry = zip.by_index_raw(i).map_err(damaged)?;
             let name = std::str::from_utf8(entry.name_raw())
                 .map_err(|cause| Error::weights_from(&path, "the name of a zip entry is not UTF-8", cause))?;
-            if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+            let packing = match entry.compression() {
+                CompressionMethod::Stored if entry.encrypted() => Some("encrypted".to_owned()),
+                CompressionMethod::Stored => None,
+                method => Some(format!("compressed ({method})")),
+            };
+            if let Some(packing) = packing {
                 return Err(Error::weights(
                     &path,
                     format!(
-                        "zip entry {name:?} is compressed or encrypted ({}), but torch.save stores entries as they \
-                         are; extract the zip and pack it again without compression, or save the weights anew",
-                        entry.compression()
+                        "zip entry {name:?} is {packing}, but torch.save stores entries as they are; extract the zip \
+                         and pack it again without compression, or save the weights anew"
                     ),
                 ));
             }

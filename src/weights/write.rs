@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use half::{bf16, f16};
 use serde::Serialize;
 
 use super::MAX_HEADER;
@@ -111,14 +112,14 @@ fn write_tensor<D: Disk>(out: &mut Output<'_, D>, tensor: &Tensor) -> Result<()>
         return Err(Error::invalid("a tensor to write", "it did not become contiguous on the CPU"));
     };
     match storage {
-        CpuStorage::F64(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::F32(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::F16(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::BF16(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::I64(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::I32(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::I16(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
-        CpuStorage::U32(data) => write_elements(out, &data[start..end], |x| x.to_le_bytes()),
+        CpuStorage::F64(data) => write_elements(out, &data[start..end], f64::to_le_bytes),
+        CpuStorage::F32(data) => write_elements(out, &data[start..end], f32::to_le_bytes),
+        CpuStorage::F16(data) => write_elements(out, &data[start..end], f16::to_le_bytes),
+        CpuStorage::BF16(data) => write_elements(out, &data[start..end], bf16::to_le_bytes),
+        CpuStorage::I64(data) => write_elements(out, &data[start..end], i64::to_le_bytes),
+        CpuStorage::I32(data) => write_elements(out, &data[start..end], i32::to_le_bytes),
+        CpuStorage::I16(data) => write_elements(out, &data[start..end], i16::to_le_bytes),
+        CpuStorage::U32(data) => write_elements(out, &data[start..end], u32::to_le_bytes),
         CpuStorage::U8(data) => out.write(&data[start..end]),
         _ => Err(Error::invalid("a tensor to write", format!("{:?} has no writer", tensor.dtype()))),
     }

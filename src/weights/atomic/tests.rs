@@ -7,15 +7,15 @@ use crate::weights::{METADATA_KEY, Weights, write, write_through};
 
 /// Lets the n-th call fail, counted from zero: before it has done anything, or after it has done its work.
 struct Failing {
-    calls: usize,
+    calls: Vec<&'static str>,
     fail_at: usize,
     after: bool,
 }
 
 impl Disk for Failing {
-    fn call<T>(&mut self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let fails = self.calls == self.fail_at;
-        self.calls += 1;
+    fn call<T>(&mut self, what: &'static str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let fails = self.calls.len() == self.fail_at;
+        self.calls.push(what);
         if fails && !self.after {
             return Err(io::Error::other("the disk is full"));
         }
@@ -56,10 +56,10 @@ fn any_call_that_fails_leaves_the_old_file_or_the_new_one() {
                     write(&path, &tensors(1.), Some("old")).unwrap();
                 }
                 let old = fs::read(&path).ok();
-                let mut disk = Failing { calls: 0, fail_at, after };
+                let mut disk = Failing { calls: Vec::new(), fail_at, after };
                 let outcome = write_through(&mut disk, &path, &tensors(2.), Some("new"));
                 if outcome.is_ok() {
-                    assert!(disk.calls <= fail_at, "call {fail_at} failed unseen");
+                    assert!(disk.calls.len() <= fail_at, "call {fail_at} failed unseen");
                     assert_eq!(fs::read(&path).unwrap(), new);
                     break;
                 }
@@ -76,6 +76,23 @@ fn any_call_that_fails_leaves_the_old_file_or_the_new_one() {
             let renamed = outcomes.iter().filter(|&&still_old| !still_old).count();
             assert_eq!(renamed, usize::from(cfg!(unix)) + usize::from(after), "{outcomes:?}");
         }
+    }
+}
+
+#[test]
+fn everything_is_on_the_disk_before_the_name_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w");
+    let end = if cfg!(unix) { &["sync", "rename", "sync folder"][..] } else { &["sync", "rename"] };
+    // The header, two pieces of the large tensor, and the small one.
+    let write = ["write"; 4];
+    for start in [
+        [&["resolve", "create"][..], &write].concat(),
+        [&["resolve", "look", "create"][..], &write, &["set permissions"]].concat(),
+    ] {
+        let mut disk = Failing { calls: Vec::new(), fail_at: usize::MAX, after: false };
+        write_through(&mut disk, &path, &tensors(1.), None).unwrap();
+        assert_eq!(disk.calls, [&start, end].concat());
     }
 }
 
