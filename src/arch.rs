@@ -197,6 +197,14 @@ impl Arch {
         }
     }
 
+    /// Whether a file may hold this tensor although the backbone has no use for it.
+    pub(crate) fn may_ignore(self, name: &str) -> bool {
+        match &self.0.family {
+            Family::Vgg(net) => net.may_ignore(name),
+            _ => false,
+        }
+    }
+
     /// Builds the network's blocks out of the builder's tensors.
     pub(crate) fn build(self, b: &mut Builder, layout: Layout) -> Result<()> {
         match &self.0.family {

@@ -37,6 +37,31 @@ pub enum Error {
         nearest: Vec<String>,
     },
 
+    /// No block or stage of the backbone has this name.
+    #[error("the backbone has no block, stage or tensor called {name}; it has {}", known.join(", "))]
+    UnknownBlock {
+        /// The name asked for.
+        name: String,
+        /// The names of its stages and blocks.
+        known: Vec<String>,
+    },
+
+    /// The tensors in a file are not those of the architecture.
+    #[error("{} does not hold the weights of {arch}:{}{}{}", path.display(), listed(" missing", missing),
+        listed(" not part of it", unknown), listed(" of another shape", shapes))]
+    WeightsMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The architecture.
+        arch: String,
+        /// Tensors that the architecture has and the file has not.
+        missing: Vec<String>,
+        /// Tensors that the file has and the architecture has not.
+        unknown: Vec<String>,
+        /// Tensors whose shapes differ, with both.
+        shapes: Vec<String>,
+    },
+
     /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
     #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
     Weights {
@@ -161,6 +186,15 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+/// `what (count): names`, or nothing for an empty list.
+fn listed(what: &str, names: &[String]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{what} ({}): {}{more};", names.len(), names[..names.len().min(SHOWN)].join(", "))
 }
 
 /// How many of a list a message shows.

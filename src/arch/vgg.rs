@@ -113,6 +113,11 @@ impl Vgg {
         b.block("pre_logits.fc2", "pre_logits", |b| Conv::new(b, "pre_logits.fc2", "", fc(4096, 1)))
     }
 
+    /// Convolutions alone can be taken out of a file of the whole network.
+    pub(super) fn may_ignore(&self, name: &str) -> bool {
+        self.features_only && ["pre_logits.", "head.fc.", "classifier."].iter().any(|part| name.starts_with(part))
+    }
+
     /// torchvision keeps the fully connected layers as linear ones, under other names.
     pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
         let rename = |from: &str, to: &str| canonical.strip_prefix(from).map(|rest| format!("{to}{rest}"));
