@@ -62,6 +62,41 @@ pub enum Error {
         shapes: Vec<String>,
     },
 
+    /// A fine-tuner was started without a recipe.
+    #[error(
+        "nothing says how to train: set a strategy (small-similar, small-different, large-similar or \
+         large-different) or a plan"
+    )]
+    NoStrategy,
+
+    /// The training does not do what the plan says.
+    #[error(
+        "the audit of phase {phase} failed:{}{}{}{}",
+        listed(" no gradient reached", unreached),
+        listed(" gradients are not finite", not_finite),
+        listed(" frozen but changed", changed),
+        audit_remedy()
+    )]
+    Audit {
+        /// The phase, from 1.
+        phase: usize,
+        /// Parameters that should learn and that the backward pass did not reach.
+        unreached: Vec<String>,
+        /// Parameters whose gradients hold infinities or are not numbers.
+        not_finite: Vec<String>,
+        /// Tensors that should be frozen and have changed.
+        changed: Vec<String>,
+    },
+
+    /// The loss became infinite or no number.
+    #[error("the loss is {loss} at step {step}: lower the learning rate, clip the gradients, or check the images")]
+    Diverged {
+        /// The optimizer step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
+
     /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
     #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
     Weights {
@@ -186,6 +221,10 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+fn audit_remedy() -> &'static str {
+    " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
 }
 
 /// `what (count): names`, or nothing for an empty list.

@@ -20,6 +20,7 @@ mod value;
 mod tests;
 
 pub(crate) use activation::Activation;
+pub(crate) use buffer::release_pool;
 pub(crate) use geometry::Padding;
 pub(crate) use graph::{Gradient, Gradients, backward, no_grad};
 pub(crate) use map::{BatchMoments, ConvStep, FeatureMap, Filter, Norm};

@@ -18,8 +18,9 @@ pub(super) struct Matched {
 
 const LAYOUTS: [Layout; 2] = [Layout::Timm, Layout::Torchvision];
 
-/// Finds every tensor of `arch` in the file, under timm's or torchvision's names, whichever fits better.
-pub(super) fn matched(arch: Arch, weights: &Weights) -> Result<Matched> {
+/// Finds every tensor of `arch` in the file, under timm's or torchvision's names, whichever fits better. `head`: the
+/// names of a head that the file is known to hold besides.
+pub(super) fn matched(arch: Arch, weights: &Weights, head: &[String]) -> Result<Matched> {
     let declared = arch.declared(3)?;
     let count = |layout: Layout| {
         declared.iter().filter(|d| weights.tensors.contains_key(&arch.name_in(layout, &d.name))).count()
@@ -55,7 +56,11 @@ pub(super) fn matched(arch: Arch, weights: &Weights) -> Result<Matched> {
         }
     }
     let classifier = classifier(arch, layout, weights, &mut left, &mut shapes)?;
-    let unknown: Vec<String> = left.into_iter().filter(|name| !arch.may_ignore(name)).map(String::from).collect();
+    let unknown: Vec<String> = left
+        .into_iter()
+        .filter(|name| !arch.may_ignore(name) && !head.iter().any(|h| h == name))
+        .map(String::from)
+        .collect();
     if missing.is_empty() && shapes.is_empty() && unknown.is_empty() {
         return Ok(Matched { layout, channels, tensors, counters, classifier });
     }

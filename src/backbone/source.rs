@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::weights::{METADATA_KEY, Weights};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where weights come from.
 ///
@@ -32,6 +33,8 @@ pub struct Source {
 enum Place {
     File(PathBuf),
     Embedded,
+    /// Weights already read.
+    Read(Arc<Weights>),
 }
 
 impl Source {
@@ -43,6 +46,11 @@ impl Source {
     /// The weights that the crate carries.
     pub fn embedded() -> Self {
         Self::new(Place::Embedded)
+    }
+
+    /// Weights already read.
+    pub(crate) fn weights(weights: Weights) -> Self {
+        Self::new(Place::Read(Arc::new(weights)))
     }
 
     fn new(place: Place) -> Self {
@@ -79,8 +87,9 @@ impl Source {
             return Err(Error::invalid("dtype", format!("{:?}; networks run in F32 or F64", self.dtype)));
         }
         let weights = match &self.place {
-            Place::File(path) => Weights::read(path)?,
-            Place::Embedded => crate::embedded::weights()?,
+            Place::File(path) => Arc::new(Weights::read(path)?),
+            Place::Embedded => Arc::new(crate::embedded::weights()?),
+            Place::Read(weights) => weights.clone(),
         };
         let saved = weights.metadata.get(METADATA_KEY).map(|text| Saved::parse(text, &weights.path)).transpose()?;
         let arch = match (self.arch, &saved) {
@@ -91,8 +100,9 @@ impl Source {
                 return Err(Error::weights(&weights.path, problem));
             }
         };
-        let found = matched(arch, &weights)?;
         let saved = saved.filter(|s| s.arch == arch.name());
+        let head = saved.as_ref().map(|s| s.head.names(arch, s.labels.len())).unwrap_or_default();
+        let found = matched(arch, &weights, &head)?;
         let mut spec =
             self.spec.clone().or_else(|| saved.as_ref().map(|s| s.input.clone())).unwrap_or(arch.input_spec());
         let channels = self.channels.unwrap_or(if self.spec.is_some() { spec.channels } else { found.channels });
@@ -125,6 +135,7 @@ pub(crate) struct Saved {
     pub layout: crate::arch::Layout,
     pub input: InputSpec,
     pub labels: Vec<String>,
+    pub head: crate::Head,
 }
 
 impl Saved {

@@ -14,9 +14,23 @@ pub struct Batch {
     pub targets: Targets,
     /// Their indices in the dataset.
     pub indices: Vec<usize>,
+    /// What the frozen part of a network makes of the images, where a session keeps that; `images` is empty then.
+    pub(crate) features: Option<Tensor>,
 }
 
 impl Batch {
+    /// A batch of images (N, C, H, W), normalised, and a target for each.
+    ///
+    /// # Errors
+    /// If there are not as many targets as images.
+    pub fn new(images: Tensor, targets: Targets) -> Result<Self> {
+        let (n, _, _, _) = images.dims4()?;
+        if n != targets.len() {
+            return Err(Error::invalid("batch", format!("{n} images and {} targets", targets.len())));
+        }
+        Ok(Self { images, targets, indices: (0..n).collect(), features: None })
+    }
+
     /// The number of samples.
     pub fn len(&self) -> usize {
         self.indices.len()

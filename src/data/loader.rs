@@ -229,7 +229,7 @@ impl Batches {
         let name = |k: usize| dataset.name(indices[k]);
         let targets = Targets::join(&targets, dataset.classes().len(), name, &self.device)?;
         let images = join_images(inputs, (spec.channels, spec.size.0, spec.size.1), name, &self.device)?;
-        Ok(Batch { images, targets, indices })
+        Ok(Batch { images, targets, indices, features: None })
     }
 }
 

@@ -37,6 +37,15 @@ impl Moments {
         })
     }
 
+    /// How many moments there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::F32(m) => m.len(),
+            Self::F64(m) => m.len(),
+            Self::Device(m) => m.len(),
+        }
+    }
+
     /// The moments as tensors of the parameter's shape.
     pub fn tensors(&self, var: &Var) -> Result<Vec<Tensor>> {
         match self {
