@@ -1,5 +1,302 @@
-//! What the crate knows about each architecture.
+//! What the crate knows about each architecture: one row of facts, one file per family.
 
+mod efficientnet;
 mod input_spec;
+mod resnet;
+mod vgg;
 
 pub use input_spec::{Fit, InputSpec, Interpolation};
+
+use crate::error::{Error, Result};
+use crate::params::{Builder, Declared, Shapes};
+use std::fmt;
+use std::str::FromStr;
+
+/// The facts of one architecture.
+pub(crate) struct Row {
+    name: &'static str,
+    /// The hub's repository with weights whose preprocessing the row's specification describes; "" if there is none.
+    hub: &'static str,
+    feature_dim: usize,
+    /// The classifier's name in timm.
+    classifier: &'static str,
+    spec: fn() -> InputSpec,
+    /// Overrides the specification's crop where it is not 0 (rows that differ in nothing else).
+    crop_pct: f64,
+    family: Family,
+}
+
+/// The families and what tells their members apart.
+enum Family {
+    ResNet(resnet::ResNet),
+    Cifar(resnet::CifarResNet),
+    Vgg(vgg::Vgg),
+    EfficientNet(efficientnet::EfficientNet),
+}
+
+/// Whose names a file of weights uses.
+///
+/// Inside, everything has timm's names. The layout also decides where the two libraries compute differently: VGG's
+/// first fully connected layer over inputs larger than 224 pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Layout {
+    /// timm's names; also the crate's own.
+    Timm,
+    /// torchvision's names.
+    Torchvision,
+}
+
+/// ImageNet's mean and standard deviation at this size.
+fn imagenet(size: usize, interpolation: Interpolation, crop_pct: f64) -> InputSpec {
+    InputSpec::new(size).interpolation(interpolation).crop_pct(crop_pct)
+}
+
+/// An architecture that the crate can build, load and train.
+///
+/// ```
+/// use candle_finetune::Arch;
+/// let arch: Arch = "resnet18".parse()?;
+/// assert_eq!(arch, Arch::RESNET18);
+/// assert_eq!(arch.feature_dim(), 512);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Arch(&'static Row);
+
+macro_rules! rows {
+    ($($(#[$doc:meta])* $name:ident = $row:path;)*) => {
+        impl Arch {
+            $($(#[$doc])* pub const $name: Self = Self(&$row);)*
+
+            /// Every architecture there is.
+            pub fn all() -> &'static [Self] {
+                &[$(Self::$name),*]
+            }
+        }
+    };
+}
+
+rows! {
+    /// ResNet-18.
+    RESNET18 = resnet::RESNET18;
+    /// ResNet-34.
+    RESNET34 = resnet::RESNET34;
+    /// ResNet-50.
+    RESNET50 = resnet::RESNET50;
+    /// ResNet-101.
+    RESNET101 = resnet::RESNET101;
+    /// ResNet-152.
+    RESNET152 = resnet::RESNET152;
+    /// Wide ResNet-50-2.
+    WIDE_RESNET50_2 = resnet::WIDE_RESNET50_2;
+    /// ResNeXt-50 32x4d.
+    RESNEXT50_32X4D = resnet::RESNEXT50_32X4D;
+    /// ResNet-20 for 32 x 32 pixels.
+    CIFAR_RESNET20 = resnet::CIFAR_RESNET20;
+    /// ResNet-32 for 32 x 32 pixels.
+    CIFAR_RESNET32 = resnet::CIFAR_RESNET32;
+    /// ResNet-44 for 32 x 32 pixels.
+    CIFAR_RESNET44 = resnet::CIFAR_RESNET44;
+    /// ResNet-56 for 32 x 32 pixels.
+    CIFAR_RESNET56 = resnet::CIFAR_RESNET56;
+    /// VGG-11.
+    VGG11 = vgg::VGG11;
+    /// VGG-11 with batch norm.
+    VGG11_BN = vgg::VGG11_BN;
+    /// VGG-13.
+    VGG13 = vgg::VGG13;
+    /// VGG-13 with batch norm.
+    VGG13_BN = vgg::VGG13_BN;
+    /// VGG-16.
+    VGG16 = vgg::VGG16;
+    /// VGG-16 with batch norm.
+    VGG16_BN = vgg::VGG16_BN;
+    /// VGG-19.
+    VGG19 = vgg::VGG19;
+    /// VGG-19 with batch norm.
+    VGG19_BN = vgg::VGG19_BN;
+    /// VGG-11's convolutions, globally pooled.
+    VGG11_FEATURES = vgg::VGG11_FEATURES;
+    /// The convolutions of VGG-11 with batch norm, globally pooled.
+    VGG11_BN_FEATURES = vgg::VGG11_BN_FEATURES;
+    /// VGG-13's convolutions, globally pooled.
+    VGG13_FEATURES = vgg::VGG13_FEATURES;
+    /// The convolutions of VGG-13 with batch norm, globally pooled.
+    VGG13_BN_FEATURES = vgg::VGG13_BN_FEATURES;
+    /// VGG-16's convolutions, globally pooled.
+    VGG16_FEATURES = vgg::VGG16_FEATURES;
+    /// The convolutions of VGG-16 with batch norm, globally pooled.
+    VGG16_BN_FEATURES = vgg::VGG16_BN_FEATURES;
+    /// VGG-19's convolutions, globally pooled.
+    VGG19_FEATURES = vgg::VGG19_FEATURES;
+    /// The convolutions of VGG-19 with batch norm, globally pooled.
+    VGG19_BN_FEATURES = vgg::VGG19_BN_FEATURES;
+    /// EfficientNet-B0.
+    EFFICIENTNET_B0 = efficientnet::B0;
+    /// EfficientNet-B1.
+    EFFICIENTNET_B1 = efficientnet::B1;
+    /// EfficientNet-B2.
+    EFFICIENTNET_B2 = efficientnet::B2;
+    /// EfficientNet-B3.
+    EFFICIENTNET_B3 = efficientnet::B3;
+    /// EfficientNet-B4.
+    EFFICIENTNET_B4 = efficientnet::B4;
+    /// EfficientNet-Lite0.
+    TF_EFFICIENTNET_LITE0 = efficientnet::LITE0;
+    /// EfficientNet-Lite1.
+    TF_EFFICIENTNET_LITE1 = efficientnet::LITE1;
+    /// EfficientNet-Lite2.
+    TF_EFFICIENTNET_LITE2 = efficientnet::LITE2;
+    /// EfficientNet-Lite3.
+    TF_EFFICIENTNET_LITE3 = efficientnet::LITE3;
+    /// EfficientNet-Lite4.
+    TF_EFFICIENTNET_LITE4 = efficientnet::LITE4;
+}
+
+impl Arch {
+    /// The name, as timm spells it where timm has it: "resnet18".
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// The hub's repository of the default weights, or `None` where there are none.
+    pub fn hub_id(&self) -> Option<&'static str> {
+        Some(self.0.hub).filter(|hub| !hub.is_empty())
+    }
+
+    /// How many numbers the backbone makes of an image.
+    pub fn feature_dim(&self) -> usize {
+        self.0.feature_dim
+    }
+
+    /// The classifier's name: its tensors are `{classifier}.weight` and `{classifier}.bias`.
+    pub fn classifier(&self) -> &'static str {
+        self.0.classifier
+    }
+
+    /// How the default weights want their images.
+    pub fn input_spec(&self) -> InputSpec {
+        let spec = (self.0.spec)();
+        if self.0.crop_pct > 0.0 { spec.crop_pct(self.0.crop_pct) } else { spec }
+    }
+
+    /// What a file in this layout calls the tensor with this canonical (timm) name.
+    ///
+    /// ```
+    /// use candle_finetune::{Arch, Layout};
+    /// let name = Arch::VGG11.name_in(Layout::Torchvision, "head.fc.weight");
+    /// assert_eq!(name, "classifier.6.weight");
+    /// ```
+    pub fn name_in(&self, layout: Layout, canonical: &str) -> String {
+        match self.0.family {
+            Family::ResNet(_) | Family::Cifar(_) => resnet::ResNet::name_in(layout, canonical),
+            Family::Vgg(_) => vgg::Vgg::name_in(layout, canonical),
+            Family::EfficientNet(_) => efficientnet::EfficientNet::name_in(layout, canonical),
+        }
+    }
+
+    /// Whether a file may hold this tensor although the backbone has no use for it.
+    pub(crate) fn may_ignore(self, name: &str) -> bool {
+        match &self.0.family {
+            Family::Vgg(net) => net.may_ignore(name),
+            _ => false,
+        }
+    }
+
+    /// Builds the network's blocks out of the builder's tensors.
+    pub(crate) fn build(self, b: &mut Builder, layout: Layout) -> Result<()> {
+        match &self.0.family {
+            Family::ResNet(net) => net.build(b),
+            Family::Cifar(net) => net.build(b),
+            Family::Vgg(net) => net.build(b, layout),
+            Family::EfficientNet(net) => net.build(b),
+        }
+    }
+
+    /// Every tensor of the backbone, in the order in which they are built.
+    pub(crate) fn declared(self, channels: usize) -> Result<Vec<Declared>> {
+        let mut b = Builder::new(&Shapes, channels);
+        self.build(&mut b, Layout::Timm)?;
+        Ok(b.declared)
+    }
+}
+
+impl PartialEq for Arch {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Arch {}
+
+impl fmt::Debug for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arch({})", self.name())
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Arch {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::UnknownArch`] with the nearest known names.
+    fn from_str(name: &str) -> Result<Self> {
+        if let Some(arch) = Self::all().iter().find(|arch| arch.name() == name) {
+            return Ok(*arch);
+        }
+        let mut known: Vec<&str> = Self::all().iter().map(Self::name).collect();
+        known.sort_by_key(|known| distance(known, name));
+        let nearest = known.into_iter().take(3).map(String::from).collect();
+        Err(Error::UnknownArch { name: name.to_string(), nearest })
+    }
+}
+
+/// How many letters must be put in, left out or changed to make one word of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = corner + usize::from(x != *y);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_and_unknown_ones_get_neighbours() {
+        for arch in Arch::all() {
+            assert_eq!(arch.name().parse::<Arch>().unwrap(), *arch);
+        }
+        let error = "resnet81".parse::<Arch>().unwrap_err().to_string();
+        assert!(error.contains("resnet81") && error.contains("resnet18"), "{error}");
+    }
+
+    #[test]
+    fn every_tensor_has_one_block_and_one_name() {
+        for arch in Arch::all() {
+            let declared = arch.declared(3).unwrap();
+            let mut names: Vec<_> = declared.iter().map(|d| d.name.clone()).collect();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), declared.len(), "{arch}");
+            assert!(declared.iter().any(|d| d.block == 0));
+        }
+    }
+}

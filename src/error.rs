@@ -28,6 +28,87 @@ pub enum Error {
         cause: std::io::Error,
     },
 
+    /// No architecture has this name.
+    #[error("there is no architecture called {name}; the nearest names are {}", nearest.join(", "))]
+    UnknownArch {
+        /// The name asked for.
+        name: String,
+        /// Known names like it.
+        nearest: Vec<String>,
+    },
+
+    /// No block or stage of the backbone has this name.
+    #[error("the backbone has no block, stage or tensor called {name}; it has {}", known.join(", "))]
+    UnknownBlock {
+        /// The name asked for.
+        name: String,
+        /// The names of its stages and blocks.
+        known: Vec<String>,
+    },
+
+    /// The tensors in a file are not those of the architecture.
+    #[error("{} does not hold the weights of {arch}:{}{}{}", path.display(), listed(" missing", missing),
+        listed(" not part of it", unknown), listed(" of another shape", shapes))]
+    WeightsMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The architecture.
+        arch: String,
+        /// Tensors that the architecture has and the file has not.
+        missing: Vec<String>,
+        /// Tensors that the file has and the architecture has not.
+        unknown: Vec<String>,
+        /// Tensors whose shapes differ, with both.
+        shapes: Vec<String>,
+    },
+
+    /// A fine-tuner was started without a recipe.
+    #[error(
+        "nothing says how to train: set a strategy (small-similar, small-different, large-similar or \
+         large-different) or a plan"
+    )]
+    NoStrategy,
+
+    /// The training does not do what the plan says.
+    #[error(
+        "the audit of phase {phase} failed:{}{}{}{}",
+        listed(" no gradient reached", unreached),
+        listed(" gradients are not finite", not_finite),
+        listed(" frozen but changed", changed),
+        audit_remedy()
+    )]
+    Audit {
+        /// The phase, from 1.
+        phase: usize,
+        /// Parameters that should learn and that the backward pass did not reach.
+        unreached: Vec<String>,
+        /// Parameters whose gradients hold infinities or are not numbers.
+        not_finite: Vec<String>,
+        /// Tensors that should be frozen and have changed.
+        changed: Vec<String>,
+    },
+
+    /// The loss became infinite or no number.
+    #[error("the loss is {loss} at step {step}: lower the learning rate, clip the gradients, or check the images")]
+    Diverged {
+        /// The optimizer step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
+
+    /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
+    #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the tensor or entry it was found at, and the remedy where there is one.
+        problem: String,
+        /// What a dependency or the system said, where one was asked.
+        #[source]
+        cause: Option<BoxError>,
+    },
+
     /// A setting has a value that cannot work.
     #[error("{what}: {problem}")]
     Invalid {
@@ -36,6 +117,147 @@ pub enum Error {
         /// What is wrong with it and what would be right.
         problem: String,
     },
+
+    /// An image could not be decoded.
+    #[error("broken image {image}: {cause}; replace or remove it, or open the folder with `skip_broken`")]
+    BrokenImage {
+        /// The file, or where else the image came from.
+        image: String,
+        /// What the decoder said.
+        #[source]
+        cause: BoxError,
+    },
+
+    /// Several image files could not be decoded: everything a check found, at once.
+    #[error("{}", broken_images(files))]
+    BrokenImages {
+        /// Each broken file with what is wrong with it.
+        files: Vec<(PathBuf, String)>,
+    },
+
+    /// An image has more pixels than the limit allows.
+    #[error(
+        "image {image} is {width} x {height} pixels, more than the limit of {limit} pixels; \
+         shrink it or raise the limit with `max_pixels`"
+    )]
+    ImageTooLarge {
+        /// The file, or where else the image came from.
+        image: String,
+        /// Width in pixels.
+        width: u64,
+        /// Height in pixels.
+        height: u64,
+        /// The limit on width x height.
+        limit: u64,
+    },
+
+    /// A folder holds no images where images were expected.
+    #[error("no images under {}: expected one folder per class, each with {expected} files", path.display())]
+    NoImages {
+        /// The folder.
+        path: PathBuf,
+        /// The kinds of files that count.
+        expected: &'static str,
+    },
+
+    /// A class has no samples.
+    #[error("class {class:?} has no images in {}; add some or remove the folder", path.display())]
+    EmptyClass {
+        /// The class.
+        class: String,
+        /// Its folder.
+        path: PathBuf,
+    },
+
+    /// Class folders whose names are not among the known classes.
+    #[error(
+        "{} has classes that are not known: {}; known are {}; rename or remove the folders",
+        path.display(), some(unknown), some(known)
+    )]
+    UnknownClasses {
+        /// The folder that holds the class folders.
+        path: PathBuf,
+        /// The classes that are not known.
+        unknown: Vec<String>,
+        /// The known classes.
+        known: Vec<String>,
+    },
+
+    /// Files among the images that are no images, judged by their extension.
+    #[error(
+        "{} files have an extension that is neither an image nor known to be harmless: {}; remove or rename them",
+        files.len(), some(files.iter().map(|file| file.display()))
+    )]
+    UnknownFiles {
+        /// The files.
+        files: Vec<PathBuf>,
+    },
+
+    /// A label is not below the number of classes.
+    #[error("{sample} has label {label}, but there are {classes} classes (labels count from 0)")]
+    LabelOutOfRange {
+        /// The sample or folder.
+        sample: String,
+        /// Its label.
+        label: u64,
+        /// The number of classes.
+        classes: usize,
+    },
+
+    /// A sample or its target cannot be used.
+    #[error("{sample}: {problem}")]
+    BadSample {
+        /// The sample: its file, or its index.
+        sample: String,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+
+    /// The code of a dataset panicked while it made a sample.
+    #[error("the dataset panicked at {sample}: {message}")]
+    DatasetPanicked {
+        /// The sample: its file, or its index.
+        sample: String,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+fn audit_remedy() -> &'static str {
+    " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
+}
+
+/// `what (count): names`, or nothing for an empty list.
+fn listed(what: &str, names: &[String]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{what} ({}): {}{more};", names.len(), names[..names.len().min(SHOWN)].join(", "))
+}
+
+/// How many of a list a message shows.
+const SHOWN: usize = 20;
+
+/// The first twenty of a list, and how many more there are.
+fn some<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    first_of(items.into_iter().map(|item| item.to_string()).collect(), ", ")
+}
+
+fn broken_images(files: &[(PathBuf, String)]) -> String {
+    let count = files.len();
+    let lines = files.iter().map(|(file, problem)| format!("{}: {problem}", file.display())).collect();
+    let lines = first_of(lines, "\n  ");
+    format!("{count} broken images; replace or remove them, or open the folder with `skip_broken`:\n  {lines}")
+}
+
+fn first_of(mut items: Vec<String>, separator: &str) -> String {
+    if items.len() > SHOWN {
+        let more = format!("and {} more", items.len() - SHOWN);
+        items.truncate(SHOWN);
+        items.push(more);
+    }
+    items.join(separator)
 }
 
 impl Error {
@@ -45,10 +267,30 @@ impl Error {
         move |cause| Self::Io { action, path, cause }
     }
 
+    /// An [`Error::Weights`] without a further cause.
+    pub(crate) fn weights(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: None }
+    }
+
+    /// An [`Error::Weights`] that keeps what a dependency said.
+    pub(crate) fn weights_from(path: impl AsRef<Path>, problem: impl Into<String>, cause: impl Into<BoxError>) -> Self {
+        Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: Some(cause.into()) }
+    }
+
     /// An [`Error::Invalid`].
     pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), problem: problem.into() }
     }
+
+    /// An [`Error::BadSample`].
+    pub(crate) fn bad_sample(sample: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::BadSample { sample: sample.into(), problem: problem.into() }
+    }
+}
+
+/// The tail of a message that has a cause.
+fn because(cause: Option<&BoxError>) -> String {
+    cause.map_or_else(String::new, |cause| format!(": {cause}"))
 }
 
 impl From<candle_core::Error> for Error {

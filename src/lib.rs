@@ -1,11 +1,46 @@
 //! Fine-tune pretrained vision networks on your own images.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arch;
+mod backbone;
+mod data;
+mod embedded;
 mod error;
+mod freeze;
+mod head;
+mod loss;
+mod metrics;
+mod nn;
 mod ops;
+mod optim;
+mod params;
+mod plan;
+mod predict;
 mod rng;
+mod schedule;
+mod strategy;
+mod train;
+mod weights;
 
-pub use arch::{Fit, InputSpec, Interpolation};
+pub use arch::{Arch, Fit, InputSpec, Interpolation, Layout};
+pub use backbone::{Backbone, Source};
 pub use candle_core;
+pub use data::{
+    Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
+    VecDataset, k_fold, split,
+};
+#[cfg(feature = "image")]
+pub use data::{ImageFolder, Splits};
 pub use error::{BoxError, Error, Result};
+pub use freeze::{BatchNormMode, FreezePolicy};
+pub use head::{Head, HeadKind};
+pub use loss::Loss;
+pub use metrics::Evaluation;
+pub use optim::{Optimizer, OptimizerRule};
+pub use params::Block;
+pub use plan::{Phase, Plan, Start};
+pub use predict::{Prediction, Predictor};
+pub use schedule::{Schedule, Shape};
+pub use strategy::{DataSize, Similarity, Strategy};
+pub use train::{EpochReport, Event, FineTuner, Fitted, Parameters, Report, Seconds, Session, StageReport};

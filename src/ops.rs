@@ -15,11 +15,19 @@ mod norm;
 mod pool;
 mod portable;
 mod real;
+mod rows;
 mod simd;
+mod update;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use activation::Activation;
+pub(crate) use buffer::release_pool;
 pub(crate) use geometry::Padding;
 pub(crate) use graph::{Gradient, Gradients, backward, no_grad};
 pub(crate) use map::{BatchMoments, ConvStep, FeatureMap, Filter, Norm};
 pub(crate) use real::{Real, with_slice};
+pub(crate) use rows::{cross_entropy, layer_norm, softmax};
+pub(crate) use update::{Moments, Rule, update};

@@ -19,13 +19,13 @@ fn geometry(
     Geometry::new([n, h, w, c], kernel, step.0, step.1, step.2, p)
 }
 
-/// Zeros around the pixels, and the even padding that the convolution itself can still do.
-fn padded(x: &Tensor, g: &Geometry) -> Result<(Tensor, usize)> {
+/// Zeros around the pixels, less the rows and columns at the end that no window reaches: with such a rest, the
+/// gradient of Candle's convolution fails or is misshapen.
+fn padded(x: &Tensor, g: &Geometry) -> Result<Tensor> {
     let [top, left, bottom, right] = g.pad;
-    if top == left && left == bottom && bottom == right {
-        return Ok((x.clone(), top));
-    }
-    Ok((x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?, 0))
+    let x = x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+    let reach = |count: usize, kernel: usize| (count - 1) * g.stride + (kernel - 1) * g.dilation + 1;
+    x.narrow(2, 0, reach(g.oh, g.kh))?.narrow(3, 0, reach(g.ow, g.kw))
 }
 
 /// One number per channel, shaped to meet (N, C, H, W).
@@ -40,8 +40,7 @@ pub(super) fn conv_step(
 ) -> Result<(Tensor, Option<BatchMoments>)> {
     let w = step.filter.tensor();
     let g = geometry(x, w.dims4()?, (step.stride, step.dilation, step.groups), step.padding)?;
-    let (x, padding) = padded(x, &g)?;
-    let z = x.conv2d(w, padding, step.stride, step.dilation, step.groups)?;
+    let z = padded(x, &g)?.conv2d(w, 0, step.stride, step.dilation, step.groups)?;
     let (y, moments) = match &step.norm {
         Norm::None { bias: None } => (z, None),
         Norm::None { bias: Some(bias) } => (z.broadcast_add(&per_channel(bias)?)?, None),

@@ -10,7 +10,6 @@ use super::buffer::{Buffer, Number};
 use super::real::{Real, with_slice};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail};
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,17 +28,6 @@ pub(crate) enum Gradient {
 }
 
 impl Gradient {
-    fn from_buffer<T: Real>(buffer: Buffer<T>) -> Result<Self> {
-        let any: Box<dyn Any> = Box::new(buffer);
-        match any.downcast::<Buffer<f32>>() {
-            Ok(b) => Ok(Self::F32(*b)),
-            Err(any) => match any.downcast::<Buffer<f64>>() {
-                Ok(b) => Ok(Self::F64(*b)),
-                Err(_) => bail!("gradients are f32 or f64"),
-            },
-        }
-    }
-
     /// As a tensor of this shape.
     pub fn into_tensor(self, shape: &Shape) -> Result<Tensor> {
         match self {
@@ -126,7 +114,7 @@ impl<T: Real> CustomOp1 for Enter<T> {
             // Candle expects a gradient of everything that is not a variable.
             return if tensor.is_variable() { Ok(None) } else { tensor.zeros_like().map(Some) };
         };
-        let gradient = Gradient::from_buffer(gradient)?;
+        let gradient = T::gradient(gradient);
         let sunk = SINK.with_borrow_mut(|sink| match sink {
             Some(sink) if tensor.is_variable() => {
                 sink.push((tensor.id(), gradient));

@@ -4,13 +4,14 @@ use super::activation::Activation;
 use super::buffer::{Buffer, Number};
 use super::conv;
 use super::geometry::Geometry;
+use super::graph::Gradient;
 use super::map::FeatureMap;
 use super::norm;
 use super::pool;
 use super::portable;
 use super::simd::Level;
 use super::value::Value;
-use candle_core::{Result, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Result, Storage, Tensor, WithDType, bail};
 use std::sync::OnceLock;
 
 /// What happens to a convolution's sum before it is stored: y = act(sum + bias + residual).
@@ -88,6 +89,8 @@ pub(crate) struct Moments {
 pub(crate) trait Real: WithDType + Number {
     /// e^self
     fn exponential(self) -> Self;
+    /// The square root.
+    fn root(self) -> Self;
     /// The larger of two; NaN if `self` is.
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
@@ -103,6 +106,12 @@ pub(crate) trait Real: WithDType + Number {
     fn of(map: &FeatureMap) -> Option<&Value<Self>>;
     /// A value of this type as a feature map.
     fn wrap(value: Value<Self>) -> FeatureMap;
+    /// A gradient made of these numbers.
+    fn gradient(buffer: Buffer<Self>) -> Gradient;
+    /// The gradient's numbers, if they are of this type.
+    fn of_gradient(gradient: &Gradient) -> Option<&[Self]>;
+    /// A tensor's own numbers, if they are of this type.
+    fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 
     /// The algorithm for this geometry.
     fn algorithm(_: &Geometry) -> Algorithm {
@@ -218,11 +227,24 @@ impl Real for f32 {
     fn exponential(self) -> Self {
         self.exp()
     }
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
     fn of(map: &FeatureMap) -> Option<&Value<Self>> {
         if let FeatureMap::F32(value) = map { Some(value) } else { None }
     }
     fn wrap(value: Value<Self>) -> FeatureMap {
         FeatureMap::F32(value)
+    }
+    fn gradient(buffer: Buffer<Self>) -> Gradient {
+        Gradient::F32(buffer)
+    }
+    fn of_gradient(gradient: &Gradient) -> Option<&[Self]> {
+        if let Gradient::F32(buffer) = gradient { Some(buffer) } else { None }
+    }
+    fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
     }
     fast_kernels!();
 }
@@ -232,11 +254,24 @@ impl Real for f64 {
     fn exponential(self) -> Self {
         self.exp()
     }
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
     fn of(map: &FeatureMap) -> Option<&Value<Self>> {
         if let FeatureMap::F64(value) = map { Some(value) } else { None }
     }
     fn wrap(value: Value<Self>) -> FeatureMap {
         FeatureMap::F64(value)
+    }
+    fn gradient(buffer: Buffer<Self>) -> Gradient {
+        Gradient::F64(buffer)
+    }
+    fn of_gradient(gradient: &Gradient) -> Option<&[Self]> {
+        if let Gradient::F64(buffer) = gradient { Some(buffer) } else { None }
+    }
+    fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F64(values) = storage { Some(values) } else { None }
     }
     fast_kernels!();
 }

@@ -1,0 +1,213 @@
+//! Pretrained weights as a value: an ordered list of named blocks that nobody changes.
+
+mod init;
+mod matching;
+mod network;
+mod source;
+
+pub(crate) use init::{random_tensors, uniform as init_uniform};
+pub(crate) use network::Network;
+pub use source::Source;
+
+use crate::arch::{Arch, InputSpec, Layout};
+use crate::error::{Error, Result};
+use crate::ops::no_grad;
+use crate::params::Block;
+use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A network without its classifier: images in, features out.
+///
+/// It is a value. Cloning is cheap (tensors are shared), and nothing that was handed out ever changes: training works
+/// on copies.
+///
+/// ```
+/// use candle_finetune::{Arch, Backbone};
+/// use candle_finetune::candle_core::{DType, Device, Tensor};
+///
+/// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+/// let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// let features = backbone.forward(&images)?;
+/// assert_eq!(features.dims(), [2, 64]);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Backbone {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub arch: Arch,
+    pub layout: Layout,
+    pub spec: InputSpec,
+    pub device: Device,
+    pub dtype: DType,
+    /// The backbone's tensors by canonical name, running statistics included.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Tensors that nothing computes with and that are written back: `num_batches_tracked`.
+    pub counters: BTreeMap<String, Tensor>,
+    /// The original classifier's weight (classes, feature_dim) and bias (classes).
+    pub classifier: Option<(Tensor, Tensor)>,
+    /// What the original classifier's classes are called.
+    pub labels: Option<Vec<String>>,
+    /// Whether the weights come from a file rather than from chance.
+    pub pretrained: bool,
+    pub network: Network,
+}
+
+impl Backbone {
+    /// Loads from a file: safetensors (one file, or the index of its shards) or a zip-format `.pth`, with timm's or
+    /// torchvision's names.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] for a file that is damaged or not understood; [`Error::WeightsMismatch`] lists names that
+    /// are missing, names that the architecture does not own, and wrong shapes.
+    pub fn from_file(arch: Arch, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::load(Source::file(path).arch(arch), device)
+    }
+
+    /// Loads from a [`Source`], which carries the options.
+    pub fn load(source: Source, device: &Device) -> Result<Self> {
+        source.load(device)
+    }
+
+    /// The small default that the crate carries, for 32 x 32 pixels: no file, no network.
+    ///
+    /// A ResNet-20 for 32 x 32 pixels that this crate trained on CIFAR-10; see `assets/` for how.
+    pub fn embedded(device: &Device) -> Result<Self> {
+        Source::embedded().load(device)
+    }
+
+    /// Random weights, as one starts from scratch with: He's normal distribution for convolutions.
+    pub fn random(arch: Arch, seed: u64, device: &Device) -> Result<Self> {
+        let spec = arch.input_spec();
+        let tensors = random_tensors(arch, spec.channels, seed, DType::F32, device)?;
+        Self::assemble(arch, Layout::Timm, spec, device, tensors, BTreeMap::new(), None, None, false)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields of one private struct
+    pub(crate) fn assemble(
+        arch: Arch,
+        layout: Layout,
+        spec: InputSpec,
+        device: &Device,
+        tensors: BTreeMap<String, Tensor>,
+        counters: BTreeMap<String, Tensor>,
+        classifier: Option<(Tensor, Tensor)>,
+        labels: Option<Vec<String>>,
+        pretrained: bool,
+    ) -> Result<Self> {
+        let network = Network::build(arch, layout, spec.channels, &tensors)?;
+        let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
+        let device = device.clone();
+        let inner =
+            Inner { arch, layout, spec, device, dtype, tensors, counters, classifier, labels, pretrained, network };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Features (N, feature_dim) of images (N, C, H, W), normalised as [`Backbone::input_spec`] says. Always in
+    /// evaluation mode, never with a graph.
+    ///
+    /// # Errors
+    /// If the images have another number of channels, or are too small for the architecture.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.check(images)?;
+        no_grad(|| self.inner.network.features(images))
+    }
+
+    /// Refuses images that the network cannot take.
+    pub(crate) fn check(&self, images: &Tensor) -> Result<()> {
+        let wanted = self.inner.spec.channels;
+        match images.dims() {
+            [n, c, _, _] if *c == wanted && *n > 0 => Ok(()),
+            dims => Err(Error::invalid(
+                "images",
+                format!("have shape {dims:?}; {} takes (N, {wanted}, height, width)", self.arch()),
+            )),
+        }
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.inner.arch
+    }
+
+    /// How images must be prepared.
+    pub fn input_spec(&self) -> &InputSpec {
+        &self.inner.spec
+    }
+
+    /// How many numbers it makes of an image.
+    pub fn feature_dim(&self) -> usize {
+        self.inner.arch.feature_dim()
+    }
+
+    /// The blocks in order, the stem first: the units of freezing.
+    pub fn blocks(&self) -> &[Block] {
+        &self.inner.network.blocks
+    }
+
+    /// The stages in order: name, and how many learnable numbers they hold.
+    pub fn stages(&self) -> Vec<(String, usize)> {
+        let mut stages: Vec<(String, usize)> = Vec::new();
+        for block in self.blocks() {
+            match stages.last_mut() {
+                Some((name, size)) if *name == block.stage => *size += block.parameters,
+                _ => stages.push((block.stage.clone(), block.parameters)),
+            }
+        }
+        stages
+    }
+
+    /// What the original classifier's classes are called, where the file says so.
+    pub fn labels(&self) -> Option<&[String]> {
+        self.inner.labels.as_deref()
+    }
+
+    /// The number of classes of the original classifier, if the file holds one.
+    pub fn num_classes(&self) -> Option<usize> {
+        self.inner.classifier.as_ref().and_then(|(weight, _)| weight.dims().first().copied())
+    }
+
+    /// Every tensor by its canonical (timm) name, running statistics included.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.inner.tensors
+    }
+
+    /// The device that holds the tensors.
+    pub fn device(&self) -> &Device {
+        &self.inner.device
+    }
+
+    /// The same weights for images of another size.
+    ///
+    /// Every architecture here is convolutional and takes any size that leaves pixels at its end.
+    pub fn input_size(&self, height: usize, width: usize) -> Result<Self> {
+        self.respecify(self.inner.spec.clone().size(height, width))
+    }
+
+    /// The same weights with images prepared in another way.
+    ///
+    /// # Errors
+    /// If the number of channels differs, which [`Source::channels`] changes at loading.
+    pub fn respecify(&self, spec: InputSpec) -> Result<Self> {
+        if spec.channels != self.inner.spec.channels || spec.mean.len() != spec.channels {
+            let problem = "the number of channels is fixed when weights are loaded; see Source::channels";
+            return Err(Error::invalid("input specification", problem));
+        }
+        let i = &self.inner;
+        let (tensors, counters) = (i.tensors.clone(), i.counters.clone());
+        let (classifier, labels) = (i.classifier.clone(), i.labels.clone());
+        Self::assemble(i.arch, i.layout, spec, &i.device, tensors, counters, classifier, labels, i.pretrained)
+    }
+}
+
+impl std::fmt::Debug for Backbone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let blocks = self.blocks().len();
+        let parameters: usize = self.blocks().iter().map(|b| b.parameters).sum();
+        write!(f, "Backbone({}, {blocks} blocks, {parameters} parameters, {:?})", self.arch(), self.inner.device)
+    }
+}

@@ -1,0 +1,64 @@
+//! A network as it is built for one assignment of roles.
+
+use crate::arch::{Arch, Layout};
+use crate::error::Result;
+use crate::nn::Folded;
+use crate::ops::FeatureMap;
+use crate::params::{Block, Builder, Layer, Provider};
+use candle_core::Tensor;
+use std::sync::Arc;
+
+/// The blocks of a backbone over tensors in their roles.
+pub(crate) struct Network {
+    pub blocks: Vec<Block>,
+    layers: Vec<Box<dyn Layer>>,
+    /// The folded convolutions of frozen blocks, by name.
+    pub folded: Vec<(String, Arc<Folded>)>,
+}
+
+impl Network {
+    pub fn build(arch: Arch, layout: Layout, channels: usize, provider: &dyn Provider) -> Result<Self> {
+        let mut b = Builder::new(provider, channels);
+        arch.build(&mut b, layout)?;
+        Ok(Self { blocks: b.blocks, layers: b.layers, folded: b.folded })
+    }
+
+    /// Images (N, C, H, W) to features (N, D).
+    pub fn features(&self, images: &Tensor) -> Result<Tensor> {
+        self.from_block(FeatureMap::new(images)?, 0)
+    }
+
+    /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
+    pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
+        let mut x = FeatureMap::new(images)?;
+        for layer in &self.layers[..count] {
+            x = layer.forward(&x)?;
+        }
+        if count == self.layers.len() { pooled(x) } else { Ok(x.to_images()?) }
+    }
+
+    /// The rest of the way from what `prefix` made: features (N, D).
+    pub fn suffix(&self, x: &Tensor, from: usize) -> Result<Tensor> {
+        if from == self.layers.len() {
+            return Ok(x.clone());
+        }
+        self.from_block(FeatureMap::new(x)?, from)
+    }
+
+    fn from_block(&self, mut x: FeatureMap, from: usize) -> Result<Tensor> {
+        for layer in &self.layers[from..] {
+            x = layer.forward(&x)?;
+        }
+        pooled(x)
+    }
+
+    /// The checksum of every folded convolution, by name.
+    pub fn checksums(&self) -> Result<Vec<(String, u64)>> {
+        self.folded.iter().map(|(name, folded)| Ok((name.clone(), folded.checksum()?))).collect()
+    }
+}
+
+/// The mean over all pixels: (N, C, H, W) to (N, C).
+fn pooled(x: FeatureMap) -> Result<Tensor> {
+    Ok(x.mean_pixels()?.into_rows()?)
+}

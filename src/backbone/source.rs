@@ -1,0 +1,166 @@
+//! Where weights come from, with the options of loading.
+
+use super::Backbone;
+use super::matching::matched;
+use crate::arch::{Arch, InputSpec};
+use crate::error::{Error, Result};
+use crate::weights::{METADATA_KEY, Weights};
+use candle_core::{DType, Device, Tensor};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where weights come from.
+///
+/// ```no_run
+/// use candle_finetune::{Arch, Backbone, Source};
+/// use candle_finetune::candle_core::Device;
+///
+/// // Weights for RGB images, made to take gray ones.
+/// let source = Source::file("resnet18.safetensors").arch(Arch::RESNET18).channels(1);
+/// let backbone = Backbone::load(source, &Device::Cpu)?;
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Source {
+    place: Place,
+    arch: Option<Arch>,
+    spec: Option<InputSpec>,
+    channels: Option<usize>,
+    dtype: DType,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    File(PathBuf),
+    Embedded,
+    /// Weights already read.
+    Read(Arc<Weights>),
+}
+
+impl Source {
+    /// A file of weights: safetensors, the index of its shards, or a zip-format `.pth`.
+    pub fn file(path: impl AsRef<Path>) -> Self {
+        Self::new(Place::File(path.as_ref().to_path_buf()))
+    }
+
+    /// The weights that the crate carries.
+    pub fn embedded() -> Self {
+        Self::new(Place::Embedded)
+    }
+
+    /// Weights already read.
+    pub(crate) fn weights(weights: Weights) -> Self {
+        Self::new(Place::Read(Arc::new(weights)))
+    }
+
+    fn new(place: Place) -> Self {
+        Self { place, arch: None, spec: None, channels: None, dtype: DType::F32 }
+    }
+
+    /// Sets the architecture. A file that this crate saved knows its own.
+    pub fn arch(mut self, arch: Arch) -> Self {
+        self.arch = Some(arch);
+        self
+    }
+
+    /// Sets how images are prepared, where it is not as the architecture's default weights want them.
+    pub fn input_spec(mut self, spec: InputSpec) -> Self {
+        self.spec = Some(spec);
+        self
+    }
+
+    /// Sets the channels of the images. The first convolution is adapted: summed over its inputs for one channel,
+    /// repeated and scaled for others, so that the sums keep their size.
+    pub fn channels(mut self, channels: usize) -> Self {
+        self.channels = Some(channels);
+        self
+    }
+
+    /// Sets the number type: f32 (the default) or f64, for tests and references.
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    pub(super) fn load(self, device: &Device) -> Result<Backbone> {
+        if !matches!(self.dtype, DType::F32 | DType::F64) {
+            return Err(Error::invalid("dtype", format!("{:?}; networks run in F32 or F64", self.dtype)));
+        }
+        let weights = match &self.place {
+            Place::File(path) => Arc::new(Weights::read(path)?),
+            Place::Embedded => Arc::new(crate::embedded::weights()?),
+            Place::Read(weights) => weights.clone(),
+        };
+        let saved = weights.metadata.get(METADATA_KEY).map(|text| Saved::parse(text, &weights.path)).transpose()?;
+        let arch = match (self.arch, &saved) {
+            (Some(arch), _) => arch,
+            (None, Some(saved)) => saved.arch.parse()?,
+            (None, None) => {
+                let problem = "does not say which architecture it holds; name it with Source::arch";
+                return Err(Error::weights(&weights.path, problem));
+            }
+        };
+        let saved = saved.filter(|s| s.arch == arch.name());
+        let head = saved.as_ref().map(|s| s.head.names(arch, s.labels.len())).unwrap_or_default();
+        let found = matched(arch, &weights, &head)?;
+        let mut spec =
+            self.spec.clone().or_else(|| saved.as_ref().map(|s| s.input.clone())).unwrap_or(arch.input_spec());
+        let channels = self.channels.unwrap_or(if self.spec.is_some() { spec.channels } else { found.channels });
+        if spec.channels != channels {
+            spec = for_channels(spec, channels)?;
+        }
+        let move_to = |t: &Tensor| -> Result<Tensor> { Ok(t.to_dtype(self.dtype)?.to_device(device)?) };
+        let mut tensors = std::collections::BTreeMap::new();
+        for (name, tensor) in &found.tensors {
+            tensors.insert(name.clone(), move_to(tensor)?);
+        }
+        if found.channels != channels
+            && let Some(first) = arch.declared(channels)?.first()
+            && let Some(tensor) = tensors.get_mut(&first.name)
+        {
+            *tensor = adapted(tensor, channels)?;
+        }
+        let classifier =
+            found.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
+        let labels = saved.as_ref().map(|s| s.labels.clone());
+        let layout = saved.as_ref().map_or(found.layout, |s| s.layout);
+        Backbone::assemble(arch, layout, spec, device, tensors, found.counters, classifier, labels, true)
+    }
+}
+
+/// What a saved predictor says of itself, as far as a backbone needs it.
+#[derive(serde::Deserialize)]
+pub(crate) struct Saved {
+    pub arch: String,
+    pub layout: crate::arch::Layout,
+    pub input: InputSpec,
+    pub labels: Vec<String>,
+    pub head: crate::Head,
+}
+
+impl Saved {
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        serde_json::from_str(text)
+            .map_err(|error| Error::weights_from(path, "its description of the predictor is damaged", error))
+    }
+}
+
+/// The specification for another number of channels: the mean of means and deviations for each.
+fn for_channels(spec: InputSpec, channels: usize) -> Result<InputSpec> {
+    if channels == 0 {
+        return Err(Error::invalid("channels", "0; images have 1 at least"));
+    }
+    let average = |v: &[f32]| v.iter().sum::<f32>() / v.len().max(1) as f32;
+    let (mean, std) = (average(&spec.mean), average(&spec.std));
+    Ok(spec.normalize(&vec![mean; channels], &vec![std; channels]))
+}
+
+/// A first convolution (K, C, KH, KW) for another number of channels.
+fn adapted(kernel: &Tensor, channels: usize) -> Result<Tensor> {
+    let (_, have, _, _) = kernel.dims4()?;
+    if channels == 1 {
+        return Ok(kernel.sum_keepdim(1)?);
+    }
+    let repeated = Tensor::cat(&vec![kernel; channels.div_ceil(have)], 1)?.narrow(1, 0, channels)?;
+    Ok((repeated.contiguous()? * (have as f64 / channels as f64))?)
+}

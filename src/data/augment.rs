@@ -1,0 +1,293 @@
+//! What is done to training images at random.
+
+mod geometry;
+mod pixels;
+
+pub(super) use geometry::random_crop;
+
+use super::Image;
+use crate::{Error, Result};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// What is done to training images at random, as plain data.
+///
+/// In this order: crop, flips, [TrivialAugment](https://arxiv.org/abs/2103.10158), colour jitter, normalisation (not
+/// random), [erasing](https://arxiv.org/abs/1708.04896). Start from one of the presets and change what you like:
+///
+/// ```
+/// use candle_finetune::Augment;
+/// let satellite = Augment::light().vertical_flip(0.5);
+/// let digits = Augment::none().pad_crop(4); // no flips: a mirrored 5 is no digit
+/// assert!(digits.is_random() && !Augment::none().is_random());
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Augment {
+    /// Random resized crop: the least and greatest part of the image's area.
+    pub crop_scale: Option<(f32, f32)>,
+    /// Random resized crop: the least and greatest ratio of width to height.
+    pub crop_ratio: (f32, f32),
+    /// Pixels of black added around the resized image before a random crop back to its size. 0 is off.
+    pub pad_crop: usize,
+    /// Probability of a mirror image.
+    pub flip: f32,
+    /// Probability of turning upside down.
+    pub vertical_flip: f32,
+    /// Brightness is multiplied by 1 - this to 1 + this.
+    pub brightness: f32,
+    /// Contrast is multiplied by 1 - this to 1 + this.
+    pub contrast: f32,
+    /// Saturation is multiplied by 1 - this to 1 + this. Gray images have none.
+    pub saturation: f32,
+    /// Hue is turned by up to this part of the colour circle either way, at most 0.5. Gray images have none.
+    pub hue: f32,
+    /// One of fourteen operations of a random strength on each image (TrivialAugment, wide).
+    pub trivial: bool,
+    /// Probability of erasing a rectangle of 2 to 33 % of the area, after normalisation, to zero.
+    pub erase: f32,
+}
+
+impl Default for Augment {
+    /// [`Augment::none`].
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl Augment {
+    /// Nothing: training sees exactly what evaluation sees.
+    pub fn none() -> Self {
+        Self {
+            crop_scale: None,
+            crop_ratio: (3.0 / 4.0, 4.0 / 3.0),
+            pad_crop: 0,
+            flip: 0.0,
+            vertical_flip: 0.0,
+            brightness: 0.0,
+            contrast: 0.0,
+            saturation: 0.0,
+            hue: 0.0,
+            trivial: false,
+            erase: 0.0,
+        }
+    }
+
+    /// Crops of at least 70 % of the area, and mirror images.
+    pub fn light() -> Self {
+        Self::none().crop_scale(0.7, 1.0).flip(0.5)
+    }
+
+    /// Crops of at least 35 % of the area, mirror images, a little colour jitter.
+    pub fn standard() -> Self {
+        Self::none().crop_scale(0.35, 1.0).flip(0.5).jitter(0.2, 0.2, 0.2, 0.0)
+    }
+
+    /// [`standard`](Self::standard), TrivialAugment, and erasing on a quarter of the images.
+    pub fn strong() -> Self {
+        Self::standard().trivial(true).erase(0.25)
+    }
+
+    /// Turns random resized crops on: of `least` to `greatest` of the image's area.
+    pub fn crop_scale(mut self, least: f32, greatest: f32) -> Self {
+        self.crop_scale = Some((least, greatest));
+        self
+    }
+
+    /// Sets the least and greatest ratio of width to height of random resized crops.
+    pub fn crop_ratio(mut self, least: f32, greatest: f32) -> Self {
+        self.crop_ratio = (least, greatest);
+        self
+    }
+
+    /// Sets the black border from which a random crop is taken, as is usual for tiny images; 0 is off.
+    pub fn pad_crop(mut self, pixels: usize) -> Self {
+        self.pad_crop = pixels;
+        self
+    }
+
+    /// Sets the probability of a mirror image.
+    pub fn flip(mut self, probability: f32) -> Self {
+        self.flip = probability;
+        self
+    }
+
+    /// Sets the probability of turning upside down.
+    pub fn vertical_flip(mut self, probability: f32) -> Self {
+        self.vertical_flip = probability;
+        self
+    }
+
+    /// Sets how much brightness, contrast, saturation and hue vary.
+    pub fn jitter(mut self, brightness: f32, contrast: f32, saturation: f32, hue: f32) -> Self {
+        (self.brightness, self.contrast, self.saturation, self.hue) = (brightness, contrast, saturation, hue);
+        self
+    }
+
+    /// Turns TrivialAugment on or off.
+    pub fn trivial(mut self, on: bool) -> Self {
+        self.trivial = on;
+        self
+    }
+
+    /// Sets the probability of erasing a rectangle.
+    pub fn erase(mut self, probability: f32) -> Self {
+        self.erase = probability;
+        self
+    }
+
+    /// Whether two views of one image can differ.
+    pub fn is_random(&self) -> bool {
+        self.crop_scale.is_some()
+            || self.pad_crop > 0
+            || self.trivial
+            || [self.flip, self.vertical_flip, self.brightness, self.contrast, self.saturation, self.hue, self.erase]
+                .iter()
+                .any(|&amount| amount > 0.0)
+    }
+
+    /// Refuses values that cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad = |what: &str, problem: String| Err(Error::invalid(format!("augment: {what}"), problem));
+        for (what, p) in [("flip", self.flip), ("vertical_flip", self.vertical_flip), ("erase", self.erase)] {
+            if !(0.0..=1.0).contains(&p) {
+                return bad(what, format!("{p} is no probability; it must be 0 to 1"));
+            }
+        }
+        let amounts = [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)];
+        for (what, amount) in amounts {
+            if !(amount >= 0.0 && amount.is_finite()) {
+                return bad(what, format!("{amount}; it must be 0 or more"));
+            }
+        }
+        if !(0.0..=0.5).contains(&self.hue) {
+            return bad("hue", format!("{}; it must be 0 to 0.5", self.hue));
+        }
+        if let Some((least, greatest)) = self.crop_scale {
+            if !(least > 0.0 && least <= greatest && greatest <= 1.0) {
+                return bad("crop_scale", format!("{least} to {greatest}; give 0 < least <= greatest <= 1"));
+            }
+            if self.pad_crop > 0 {
+                return bad("pad_crop", "it does not go together with crop_scale; choose one of the two".into());
+            }
+        }
+        let (least, greatest) = self.crop_ratio;
+        if !(least > 0.0 && least <= greatest && greatest.is_finite()) {
+            return bad("crop_ratio", format!("{least} to {greatest}; give 0 < least <= greatest"));
+        }
+        const LARGEST: usize = 1 << 14;
+        if self.pad_crop > LARGEST {
+            return bad("pad_crop", format!("{}; at most {LARGEST} pixels", self.pad_crop));
+        }
+        Ok(())
+    }
+}
+
+/// Everything random that is done to an image of the network's size, before normalisation.
+pub(super) fn apply(augment: &Augment, image: &mut Image, fill: &[u8], rng: &mut ChaCha8Rng) {
+    if augment.pad_crop > 0 {
+        let pad = augment.pad_crop as i64;
+        let (down, right) = (rng.random_range(-pad..=pad), rng.random_range(-pad..=pad));
+        geometry::shift(image, down, right);
+    }
+    if chance(augment.flip, rng) {
+        geometry::mirror(image);
+    }
+    if chance(augment.vertical_flip, rng) {
+        geometry::upside_down(image);
+    }
+    if augment.trivial {
+        trivial(image, fill, rng);
+    }
+    jitter(augment, image, rng);
+}
+
+/// True with this probability; draws nothing where it is certain that it is false.
+fn chance(probability: f32, rng: &mut ChaCha8Rng) -> bool {
+    probability > 0.0 && rng.random::<f32>() < probability
+}
+
+/// Brightness, contrast, saturation and hue, in random order.
+fn jitter(augment: &Augment, image: &mut Image, rng: &mut ChaCha8Rng) {
+    let mut order = [0usize, 1, 2, 3];
+    let amounts = [augment.brightness, augment.contrast, augment.saturation, augment.hue];
+    if amounts.iter().all(|&amount| amount <= 0.0) {
+        return;
+    }
+    for last in (1..order.len()).rev() {
+        order.swap(last, rng.random_range(0..=last));
+    }
+    for which in order {
+        let amount = amounts[which];
+        if amount <= 0.0 {
+            continue;
+        }
+        if which == 3 {
+            pixels::hue(image, rng.random_range(-amount..=amount));
+            continue;
+        }
+        let factor = rng.random_range((1.0 - amount).max(0.0)..=1.0 + amount);
+        match which {
+            0 => pixels::brightness(image, factor),
+            1 => pixels::contrast(image, factor),
+            _ => pixels::saturation(image, factor),
+        }
+    }
+}
+
+/// One operation of TrivialAugment's wide set, of one of 31 strengths.
+fn trivial(image: &mut Image, fill: &[u8], rng: &mut ChaCha8Rng) {
+    /// The paper's 32 pixels of 224.
+    const TRANSLATE: f32 = 32.0 / 224.0;
+    let operation = rng.random_range(0..14);
+    let strength = rng.random_range(0..=30) as f32 / 30.0;
+    let sign = if rng.random::<bool>() { 1.0 } else { -1.0 };
+    let factor = 1.0 + sign * 0.99 * strength;
+    let (height, width) = (image.height() as f32, image.width() as f32);
+    match operation {
+        0 => {}
+        1 => geometry::affine(image, [1.0, sign * 0.99 * strength, 0.0, 1.0], [0.0, 0.0], fill),
+        2 => geometry::affine(image, [1.0, 0.0, sign * 0.99 * strength, 1.0], [0.0, 0.0], fill),
+        3 => geometry::affine(image, [1.0, 0.0, 0.0, 1.0], [sign * strength * TRANSLATE * width, 0.0], fill),
+        4 => geometry::affine(image, [1.0, 0.0, 0.0, 1.0], [0.0, sign * strength * TRANSLATE * height], fill),
+        5 => {
+            let (sin, cos) = (sign * strength * 135.0).to_radians().sin_cos();
+            geometry::affine(image, [cos, -sin, sin, cos], [0.0, 0.0], fill);
+        }
+        6 => pixels::brightness(image, factor),
+        7 => pixels::saturation(image, factor),
+        8 => pixels::contrast(image, factor),
+        9 => pixels::sharpness(image, factor),
+        10 => pixels::posterize(image, 8 - (strength * 6.0).round() as u32),
+        11 => pixels::solarize(image, 255.0 * (1.0 - strength)),
+        12 => pixels::autocontrast(image),
+        _ => pixels::equalize(image),
+    }
+}
+
+/// Sets a random rectangle of normalised values (C, H, W) to zero, with this probability.
+pub(super) fn erase(values: &mut [f32], channels: usize, size: (usize, usize), p: f32, rng: &mut ChaCha8Rng) {
+    if !chance(p, rng) {
+        return;
+    }
+    let (height, width) = size;
+    for _ in 0..10 {
+        let Some((h, w)) = geometry::random_size(size, (0.02, 0.33), (0.3, 3.3), rng) else { continue };
+        if h == height || w == width {
+            continue;
+        }
+        let (top, left) = (rng.random_range(0..=height - h), rng.random_range(0..=width - w));
+        for c in 0..channels {
+            for y in top..top + h {
+                let start = (c * height + y) * width + left;
+                values[start..start + w].fill(0.0);
+            }
+        }
+        return;
+    }
+}
+
+#[cfg(test)]
+mod tests;

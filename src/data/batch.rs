@@ -1,0 +1,245 @@
+//! Samples joined into what a step works on.
+
+use super::Target;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+
+/// Some samples, ready for the network.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Batch {
+    /// The images (N, C, H, W), normalised, on the loader's device.
+    pub images: Tensor,
+    /// What they should be recognised as.
+    pub targets: Targets,
+    /// Their indices in the dataset.
+    pub indices: Vec<usize>,
+    /// What the frozen part of a network makes of the images, where a session keeps that; `images` is empty then.
+    pub(crate) features: Option<Tensor>,
+}
+
+impl Batch {
+    /// A batch of images (N, C, H, W), normalised, and a target for each.
+    ///
+    /// # Errors
+    /// If there are not as many targets as images.
+    pub fn new(images: Tensor, targets: Targets) -> Result<Self> {
+        let (n, _, _, _) = images.dims4()?;
+        if n != targets.len() {
+            return Err(Error::invalid("batch", format!("{n} images and {} targets", targets.len())));
+        }
+        Ok(Self { images, targets, indices: (0..n).collect(), features: None })
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are no samples; the loader never gives such a batch.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+}
+
+/// The targets of a batch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Targets {
+    /// A class each.
+    Classes(Vec<u32>),
+    /// Probabilities (N, classes), f32: some sample of the batch has a soft target.
+    Soft(Tensor),
+    /// Zeros and ones (N, classes), f32: any number of classes per sample.
+    Labels(Tensor),
+}
+
+impl Targets {
+    /// Joins targets. `name` says what to call sample `k` of these in an error.
+    pub(crate) fn join(
+        targets: &[Target],
+        classes: usize,
+        name: impl Fn(usize) -> String,
+        device: &Device,
+    ) -> Result<Self> {
+        for (k, target) in targets.iter().enumerate() {
+            check_target(target, classes, || name(k))?;
+        }
+        let ids: Vec<u32> =
+            targets.iter().filter_map(|t| if let Target::Class(class) = t { Some(*class) } else { None }).collect();
+        if ids.len() == targets.len() {
+            return Ok(Self::Classes(ids));
+        }
+        let many = targets.iter().filter(|t| matches!(t, Target::Labels(_))).count();
+        if many != 0 && many != targets.len() {
+            return Err(Error::bad_sample(
+                name(0),
+                "some samples of its batch have one class or probabilities, others a list of labels; use one kind",
+            ));
+        }
+        let mut rows = vec![0f32; targets.len() * classes];
+        for (row, target) in rows.chunks_exact_mut(classes).zip(targets) {
+            match target {
+                Target::Class(class) => row[*class as usize] = 1.0,
+                Target::Soft(probabilities) => row.copy_from_slice(probabilities),
+                Target::Labels(labels) => labels.iter().for_each(|&label| row[label as usize] = 1.0),
+            }
+        }
+        let rows = Tensor::from_vec(rows, (targets.len(), classes), device)?;
+        Ok(if many == 0 { Self::Soft(rows) } else { Self::Labels(rows) })
+    }
+
+    /// One row of numbers per sample (N, classes), f32: ones for single classes, else as they are.
+    pub fn dense(&self, classes: usize, device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Classes(ids) => {
+                let mut rows = vec![0f32; ids.len() * classes];
+                for (k, &id) in ids.iter().enumerate() {
+                    if id as usize >= classes {
+                        return Err(out_of_range(format!("target {k} of the batch"), id, classes));
+                    }
+                    rows[k * classes + id as usize] = 1.0;
+                }
+                Ok(Tensor::from_vec(rows, (ids.len(), classes), device)?)
+            }
+            Self::Soft(rows) | Self::Labels(rows) => Ok(rows.to_device(device)?),
+        }
+    }
+
+    /// The class of each sample: the likeliest one of soft targets, the first one of several labels.
+    pub fn classes(&self) -> Result<Vec<u32>> {
+        match self {
+            Self::Classes(ids) => Ok(ids.clone()),
+            Self::Soft(rows) | Self::Labels(rows) => {
+                Ok(rows.to_vec2::<f32>()?.iter().map(|row| largest(row)).collect())
+            }
+        }
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Classes(ids) => ids.len(),
+            Self::Soft(rows) | Self::Labels(rows) => rows.dims().first().copied().unwrap_or(0),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The first index of the largest value.
+pub(super) fn largest(row: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, value) in row.iter().enumerate() {
+        if *value > row[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+pub(super) fn out_of_range(sample: String, label: u32, classes: usize) -> Error {
+    Error::LabelOutOfRange { sample, label: label.into(), classes }
+}
+
+/// Refuses a target that does not fit the number of classes.
+pub(super) fn check_target(target: &Target, classes: usize, name: impl Fn() -> String) -> Result<()> {
+    match target {
+        Target::Class(class) if *class as usize >= classes => Err(out_of_range(name(), *class, classes)),
+        Target::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {
+            Some(&label) => Err(out_of_range(name(), label, classes)),
+            None => Ok(()),
+        },
+        Target::Soft(p) if p.len() != classes => {
+            Err(Error::bad_sample(name(), format!("{} probabilities for {classes} classes", p.len())))
+        }
+        Target::Soft(p) if !p.iter().all(|p| (0.0..=1.0).contains(p)) || (p.iter().sum::<f32>() - 1.0).abs() > 1e-3 => {
+            Err(Error::bad_sample(name(), "the probabilities of its target are not 0 to 1 each with a sum of 1"))
+        }
+        Target::Class(_) | Target::Soft(_) => Ok(()),
+    }
+}
+
+/// A sample as it comes out of a worker.
+pub(super) enum Input {
+    /// Values of a (C, H, W) image.
+    Values(Vec<f32>),
+    /// The tensor (C, H, W) of a dataset that needs no transform.
+    Tensor(Tensor),
+}
+
+/// Joins the inputs of a batch; those that are values have the shape `(c, h, w)`.
+pub(super) fn join_images(
+    inputs: Vec<Input>,
+    (c, h, w): (usize, usize, usize),
+    name: impl Fn(usize) -> String,
+    device: &Device,
+) -> Result<Tensor> {
+    let n = inputs.len();
+    if inputs.iter().all(|input| matches!(input, Input::Values(_))) {
+        let mut all = Vec::with_capacity(n * c * h * w);
+        for input in inputs {
+            if let Input::Values(values) = input {
+                all.extend_from_slice(&values);
+            }
+        }
+        return Ok(Tensor::from_vec(all, (n, c, h, w), &Device::Cpu)?.to_device(device)?);
+    }
+    let mut tensors: Vec<Tensor> = Vec::with_capacity(n);
+    for (k, input) in inputs.into_iter().enumerate() {
+        let tensor = match input {
+            Input::Values(values) => Tensor::from_vec(values, (c, h, w), &Device::Cpu)?.to_device(device)?,
+            Input::Tensor(tensor) => tensor.to_device(device)?,
+        };
+        if tensor.rank() != 3 || !matches!(tensor.dtype(), DType::F32 | DType::F64) {
+            let found = format!("a tensor {:?} of {:?}", tensor.dims(), tensor.dtype());
+            return Err(Error::bad_sample(
+                name(k),
+                format!("{found}; a sample is (C, H, W) of f32, already normalised"),
+            ));
+        }
+        if let Some(first) = tensors.first()
+            && (first.dims() != tensor.dims() || first.dtype() != tensor.dtype())
+        {
+            let differ = format!("{:?} differs from {:?} of {}", tensor.dims(), first.dims(), name(0));
+            return Err(Error::bad_sample(name(k), format!("{differ}; all samples need one shape and type")));
+        }
+        tensors.push(tensor);
+    }
+    Ok(Tensor::stack(&tensors, 0)?.detach())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(targets: &[Target]) -> Result<Targets> {
+        Targets::join(targets, 3, |k| format!("sample {k}"), &Device::Cpu)
+    }
+
+    #[test]
+    fn kinds_of_targets() {
+        assert!(matches!(join(&[Target::Class(2), Target::Class(0)]).unwrap(), Targets::Classes(ids) if ids == [2, 0]));
+        let soft = join(&[Target::Class(2), Target::Soft(vec![0.25, 0.75, 0.0])]).unwrap();
+        assert_eq!(soft.classes().unwrap(), [2, 1]);
+        let Targets::Soft(rows) = soft else { panic!("not soft") };
+        assert_eq!(rows.to_vec2::<f32>().unwrap(), [[0.0, 0.0, 1.0], [0.25, 0.75, 0.0]]);
+        let many = join(&[Target::Labels(vec![0, 2]), Target::Labels(vec![])]).unwrap();
+        let Targets::Labels(rows) = many else { panic!("not labels") };
+        assert_eq!(rows.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 1.0], [0.0; 3]]);
+    }
+
+    #[test]
+    fn bad_targets_are_named() {
+        let error = join(&[Target::Class(0), Target::Class(3)]).unwrap_err();
+        assert_eq!(error.to_string(), "sample 1 has label 3, but there are 3 classes (labels count from 0)");
+        assert!(matches!(join(&[Target::Labels(vec![1, 9])]), Err(Error::LabelOutOfRange { label: 9, .. })));
+        for soft in [vec![0.5, 0.5], vec![0.5, 0.5, 0.5], vec![-0.5, 0.5, 1.0], vec![f32::NAN, 0.5, 0.5]] {
+            assert!(matches!(join(&[Target::Soft(soft)]), Err(Error::BadSample { .. })));
+        }
+        assert!(matches!(join(&[Target::Class(0), Target::Labels(vec![0])]), Err(Error::BadSample { .. })));
+    }
+}

@@ -1,0 +1,161 @@
+//! Datasets that lie in memory.
+
+use super::batch::{check_target, out_of_range};
+use super::{Dataset, Image, Sample, Target};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use std::sync::Arc;
+
+/// Images as one tensor, with a label each. A clone is cheap.
+///
+/// ```
+/// use candle_finetune::{Dataset, TensorDataset};
+/// use candle_finetune::candle_core::{DType, Device, Tensor};
+///
+/// let images = Tensor::zeros((4, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let data = TensorDataset::new(images, vec![0, 1, 1, 0], vec!["cat".into(), "dog".into()])?;
+/// assert_eq!(data.len(), 4);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct TensorDataset {
+    images: Tensor,
+    targets: Arc<[Target]>,
+    classes: Arc<[String]>,
+}
+
+impl TensorDataset {
+    /// Images (N, C, H, W), f32, already normalised as the network wants them, N labels, and the names of the classes.
+    pub fn new(images: Tensor, labels: Vec<u32>, classes: Vec<String>) -> Result<Self> {
+        Self::from_targets(images, labels.into_iter().map(Target::Class).collect(), classes)
+    }
+
+    /// As [`new`](Self::new), with targets of any kind.
+    pub fn from_targets(images: Tensor, targets: Vec<Target>, classes: Vec<String>) -> Result<Self> {
+        if images.rank() != 4 || !matches!(images.dtype(), DType::F32 | DType::F64) {
+            return Err(Error::invalid(
+                "images",
+                format!("{:?} of {:?}; give (N, C, H, W) of f32, normalised", images.dims(), images.dtype()),
+            ));
+        }
+        if images.dims()[0] != targets.len() {
+            let problem = format!("{} for {} images; give one per image", targets.len(), images.dims()[0]);
+            return Err(Error::invalid("labels", problem));
+        }
+        check_classes(&classes)?;
+        for (i, target) in targets.iter().enumerate() {
+            check_target(target, classes.len(), || format!("sample {i}"))?;
+        }
+        Ok(Self { images: images.detach(), targets: targets.into(), classes: classes.into() })
+    }
+}
+
+impl Dataset for TensorDataset {
+    fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn target(&self, i: usize) -> Target {
+        self.targets[i].clone()
+    }
+
+    fn sample(&self, i: usize) -> Result<Sample> {
+        Ok(Sample::Tensor(self.images.get(i)?))
+    }
+}
+
+/// Images in a vector, with a label each. A clone is cheap.
+///
+/// ```
+/// use candle_finetune::{Dataset, Image, VecDataset};
+///
+/// let black = Image::from_rgb8(8, 8, vec![0; 8 * 8 * 3])?;
+/// let white = Image::from_rgb8(8, 8, vec![255; 8 * 8 * 3])?;
+/// let data = VecDataset::new(vec![(black, 0), (white, 1)], vec!["black".into(), "white".into()])?;
+/// assert_eq!(data.len(), 2);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct VecDataset {
+    images: Arc<[(Image, u32)]>,
+    classes: Arc<[String]>,
+}
+
+impl VecDataset {
+    /// Images with labels, and the names of the classes. The images may differ in size.
+    pub fn new(images: Vec<(Image, u32)>, classes: Vec<String>) -> Result<Self> {
+        check_classes(&classes)?;
+        for (i, &(_, label)) in images.iter().enumerate() {
+            if label as usize >= classes.len() {
+                return Err(out_of_range(format!("sample {i}"), label, classes.len()));
+            }
+        }
+        Ok(Self { images: images.into(), classes: classes.into() })
+    }
+}
+
+impl Dataset for VecDataset {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn target(&self, i: usize) -> Target {
+        Target::Class(self.images[i].1)
+    }
+
+    fn sample(&self, i: usize) -> Result<Sample> {
+        Ok(Sample::Image(self.images[i].0.clone()))
+    }
+}
+
+/// Class names must be there, and differ.
+pub(super) fn check_classes(classes: &[String]) -> Result<()> {
+    if classes.is_empty() {
+        return Err(Error::invalid("classes", "there are none; name one at least"));
+    }
+    let mut sorted: Vec<&String> = classes.iter().collect();
+    sorted.sort();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::invalid("classes", format!("{:?} is there twice; names must differ", pair[0]))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn labels_out_of_range_are_named() {
+        let images = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        let names = vec!["a".to_string(), "b".to_string()];
+        let error = TensorDataset::new(images.clone(), vec![0, 2], names.clone()).unwrap_err();
+        assert_eq!(error.to_string(), "sample 1 has label 2, but there are 2 classes (labels count from 0)");
+        let image = Image::new(1, 1, 1, vec![0]).unwrap();
+        assert!(matches!(
+            VecDataset::new(vec![(image, 7)], names.clone()),
+            Err(Error::LabelOutOfRange { label: 7, classes: 2, .. })
+        ));
+        assert!(TensorDataset::new(images.clone(), vec![0], names.clone()).is_err());
+        assert!(TensorDataset::new(images.get(0).unwrap(), vec![0], names).is_err());
+        assert!(TensorDataset::new(images, vec![0, 0], vec!["a".into(), "a".into()]).is_err());
+    }
+
+    #[test]
+    fn samples_come_back() {
+        let images = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((2, 1, 2, 2)).unwrap();
+        let data = TensorDataset::new(images, vec![1, 0], vec!["a".into(), "b".into()]).unwrap();
+        let Sample::Tensor(second) = data.sample(1).unwrap() else { panic!("no tensor") };
+        assert_eq!(second.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(data.target(0), Target::Class(1));
+    }
+}

@@ -1,0 +1,222 @@
+//! Parts of datasets: stratified by class, never through a group.
+
+use super::batch::largest;
+use super::{Dataset, Sample, Target};
+use crate::rng::Seed;
+use crate::{Error, Result};
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Some samples of a dataset, in an order of their own. A clone is cheap.
+#[derive(Clone)]
+pub struct Subset {
+    dataset: Arc<dyn Dataset>,
+    indices: Arc<[usize]>,
+}
+
+impl Subset {
+    /// The samples with these indices, which may repeat.
+    pub fn new<D: Dataset + Clone + 'static>(dataset: &D, indices: Vec<usize>) -> Result<Self> {
+        Self::of(Arc::new(dataset.clone()), indices)
+    }
+
+    fn of(dataset: Arc<dyn Dataset>, indices: Vec<usize>) -> Result<Self> {
+        if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
+            return Err(Error::invalid("subset", format!("index {i} of a dataset of {} samples", dataset.len())));
+        }
+        Ok(Self { dataset, indices: indices.into() })
+    }
+
+    /// The indices into the whole dataset.
+    pub fn indices(&self) -> &[usize] {
+        &self.indices
+    }
+}
+
+impl Dataset for Subset {
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.dataset.classes()
+    }
+
+    fn target(&self, i: usize) -> Target {
+        self.dataset.target(self.indices[i])
+    }
+
+    fn sample(&self, i: usize) -> Result<Sample> {
+        self.dataset.sample(self.indices[i])
+    }
+
+    fn group(&self, i: usize) -> Option<u32> {
+        self.dataset.group(self.indices[i])
+    }
+
+    fn name(&self, i: usize) -> String {
+        self.dataset.name(self.indices[i])
+    }
+
+    fn skipped(&self) -> usize {
+        self.dataset.skipped()
+    }
+}
+
+impl std::fmt::Debug for Subset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Subset({} of {})", self.indices.len(), self.dataset.len())
+    }
+}
+
+/// Cuts a dataset in two: about `fraction` of each class go to the second part, say 0.15 for validation.
+///
+/// Each class of two or more samples is in both parts. Where samples have groups, whole groups go to one part or the
+/// other, and classes are balanced as well as groups allow. The same seed gives the same parts.
+pub fn split<D: Dataset + Clone + 'static>(dataset: &D, fraction: f64, seed: u64) -> Result<(Subset, Subset)> {
+    let (train, valid) = split_indices(dataset, fraction, seed)?;
+    let dataset: Arc<dyn Dataset> = Arc::new(dataset.clone());
+    Ok((Subset::of(Arc::clone(&dataset), train)?, Subset::of(dataset, valid)?))
+}
+
+/// Cuts a dataset `k` times in (train, valid) so that each sample is in exactly one of the validation parts.
+///
+/// Classes and groups are treated as by [`split`].
+pub fn k_fold<D: Dataset + Clone + 'static>(dataset: &D, k: usize, seed: u64) -> Result<Vec<(Subset, Subset)>> {
+    let folds = fold_numbers(dataset, k, seed)?;
+    let dataset: Arc<dyn Dataset> = Arc::new(dataset.clone());
+    (0..k)
+        .map(|fold| {
+            let (valid, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
+            Ok((Subset::of(Arc::clone(&dataset), train)?, Subset::of(Arc::clone(&dataset), valid)?))
+        })
+        .collect()
+}
+
+/// The indices of both parts, each in rising order.
+pub(super) fn split_indices(dataset: &dyn Dataset, fraction: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
+    if !(fraction > 0.0 && fraction < 1.0) {
+        return Err(Error::invalid("split", format!("a fraction of {fraction}; it must be between 0 and 1")));
+    }
+    let units = Units::new(dataset, seed);
+    let mut in_valid = vec![false; dataset.len()];
+    let wanted: Vec<f64> = units.class_sizes.iter().map(|&n| wanted_of(n, fraction)).collect();
+    let mut valid = vec![0usize; wanted.len()];
+    for unit in &units.units {
+        // A unit goes over if the classes come closer to what is wanted, and none is used up.
+        let gain: f64 = unit
+            .counts
+            .iter()
+            .map(|&(class, n)| {
+                let missing = wanted[class] - valid[class] as f64;
+                missing.powi(2) - (missing - n as f64).powi(2)
+            })
+            .sum();
+        let uses_up = unit.counts.iter().any(|&(class, n)| valid[class] + n >= units.class_sizes[class]);
+        if gain > 0.0 && !uses_up {
+            unit.counts.iter().for_each(|&(class, n)| valid[class] += n);
+            unit.samples.iter().for_each(|&i| in_valid[i] = true);
+        }
+    }
+    let (valid, train): (Vec<usize>, Vec<usize>) = (0..dataset.len()).partition(|&i| in_valid[i]);
+    if valid.is_empty() || train.is_empty() {
+        let problem = format!(
+            "{} samples in {} groups cannot be cut in two; two of one class are needed at least",
+            dataset.len(),
+            units.units.len()
+        );
+        return Err(Error::invalid("split", problem));
+    }
+    Ok((train, valid))
+}
+
+/// How many of a class of `n` should be cut off: the nearest whole number, but neither none nor all.
+fn wanted_of(n: usize, fraction: f64) -> f64 {
+    if n < 2 { 0.0 } else { (n as f64 * fraction).round().clamp(1.0, n as f64 - 1.0) }
+}
+
+/// The fold in which each sample is validated.
+fn fold_numbers(dataset: &dyn Dataset, k: usize, seed: u64) -> Result<Vec<usize>> {
+    let units = Units::new(dataset, seed);
+    if k < 2 || k > units.units.len() {
+        let problem = format!("{k} folds of {} samples or groups; give 2 to that many", units.units.len());
+        return Err(Error::invalid("k_fold", problem));
+    }
+    let mut folds = vec![0; dataset.len()];
+    let mut counts = vec![vec![0usize; units.class_sizes.len()]; k];
+    let mut sizes = vec![0usize; k];
+    for unit in &units.units {
+        // To where its classes are rarest so far, then to the smallest fold.
+        let cost = |fold: usize| -> f64 {
+            let share = |&(class, n): &(usize, usize)| {
+                let before: usize = counts[fold][class];
+                n as f64 * (2 * before + n) as f64 / units.class_sizes[class] as f64
+            };
+            unit.counts.iter().map(share).sum()
+        };
+        let best = (0..k).min_by(|&a, &b| cost(a).total_cmp(&cost(b)).then(sizes[a].cmp(&sizes[b]))).unwrap_or(0);
+        unit.counts.iter().for_each(|&(class, n)| counts[best][class] += n);
+        unit.samples.iter().for_each(|&i| folds[i] = best);
+        sizes[best] += unit.samples.len();
+    }
+    if let Some(empty) = sizes.iter().position(|&size| size == 0) {
+        return Err(Error::invalid("k_fold", format!("fold {empty} of {k} is left empty; use fewer folds")));
+    }
+    Ok(folds)
+}
+
+/// What has to stay together: a group, or a sample that has none.
+struct Unit {
+    samples: Vec<usize>,
+    /// Samples of each class in it.
+    counts: Vec<(usize, usize)>,
+}
+
+struct Units {
+    /// In random order, larger ones first.
+    units: Vec<Unit>,
+    /// Samples of each stratum; the last one is for samples without any class.
+    class_sizes: Vec<usize>,
+}
+
+impl Units {
+    fn new(dataset: &dyn Dataset, seed: u64) -> Self {
+        let strata = dataset.classes().len() + 1;
+        let stratum = |i: usize| {
+            let class = match dataset.target(i) {
+                Target::Class(class) => Some(class),
+                Target::Soft(p) => Some(largest(&p)),
+                Target::Labels(labels) => labels.iter().min().copied(),
+            };
+            class.map_or(strata - 1, |class| (class as usize).min(strata - 1))
+        };
+        let mut class_sizes = vec![0; strata];
+        let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut units: Vec<Vec<usize>> = Vec::new();
+        for i in 0..dataset.len() {
+            class_sizes[stratum(i)] += 1;
+            match dataset.group(i) {
+                Some(group) => groups.entry(group).or_default().push(i),
+                None => units.push(vec![i]),
+            }
+        }
+        units.extend(groups.into_values());
+        units.shuffle(&mut Seed(seed).stream("split", &[]));
+        units.sort_by_key(|samples| std::cmp::Reverse(samples.len()));
+        let units = units
+            .into_iter()
+            .map(|samples| {
+                let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+                for &i in &samples {
+                    *counts.entry(stratum(i)).or_default() += 1;
+                }
+                Unit { samples, counts: counts.into_iter().collect() }
+            })
+            .collect();
+        Self { units, class_sizes }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Which parts of a backbone stay as they are.
+
+use crate::error::{Error, Result};
+use crate::params::{Block, Declared, Kind};
+use serde::{Deserialize, Serialize};
+
+/// How much of a backbone is frozen: never changed, computed without a graph, batch norms folded.
+///
+/// ```
+/// use candle_finetune::{Arch, Backbone, FreezePolicy};
+/// use candle_finetune::candle_core::Device;
+///
+/// let backbone = Backbone::random(Arch::RESNET18, 1, &Device::Cpu)?;
+/// // The stem and both blocks of layer1.
+/// assert_eq!(FreezePolicy::UpTo("layer1".into()).frozen_blocks(&backbone)?, 3);
+/// assert_eq!(FreezePolicy::First(3).frozen_blocks(&backbone)?, 3);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FreezePolicy {
+    /// Everything learns.
+    Nothing,
+    /// The whole backbone is frozen; only the head learns.
+    Backbone,
+    /// The first k blocks are frozen; the stem is the first.
+    First(usize),
+    /// All but the last k blocks are frozen.
+    AllBut(usize),
+    /// All blocks up to this stage or block are frozen, itself included.
+    UpTo(String),
+    /// The tensors of these names, or whose names start with these and a dot, are frozen, wherever they lie.
+    Named(Vec<String>),
+}
+
+/// How batch norms in blocks that learn behave while training. In frozen blocks they are always frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BatchNormMode {
+    /// Running statistics are used and kept; weight and bias do not learn.
+    Frozen,
+    /// Running statistics are used and kept; weight and bias learn.
+    FrozenStats,
+    /// The batch's statistics are used and flow into the running ones; weight and bias learn.
+    Train,
+}
+
+/// What becomes of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Frozen,
+    Param,
+    Buffer,
+}
+
+/// A policy over the blocks of one backbone.
+pub(crate) struct Frozen {
+    /// The first so many blocks are frozen entirely.
+    pub prefix: usize,
+    names: Vec<String>,
+}
+
+impl FreezePolicy {
+    /// How many leading blocks are frozen entirely.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBlock`] for a name that the backbone does not have, [`Error::Invalid`] for more blocks than it
+    /// has.
+    pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
+        let declared = backbone.arch().declared(backbone.input_spec().channels)?;
+        Ok(self.resolve(backbone.blocks(), &declared)?.prefix)
+    }
+
+    pub(crate) fn resolve(&self, blocks: &[Block], declared: &[Declared]) -> Result<Frozen> {
+        let n = blocks.len();
+        let at_most = |k: usize| {
+            if k <= n {
+                return Ok(k);
+            }
+            Err(Error::invalid("freeze policy", format!("counts {k} blocks, and the backbone has {n}")))
+        };
+        let prefix = match self {
+            Self::Nothing => 0,
+            Self::Backbone => n,
+            Self::First(k) => at_most(*k)?,
+            Self::AllBut(k) => n - at_most(*k)?,
+            Self::UpTo(name) => blocks
+                .iter()
+                .rposition(|b| b.name == *name || b.stage == *name)
+                .map(|i| i + 1)
+                .ok_or_else(|| unknown(name, blocks))?,
+            Self::Named(names) => {
+                if let Some(name) = names.iter().find(|name| !declared.iter().any(|d| covers(name, &d.name))) {
+                    return Err(unknown(name, blocks));
+                }
+                let frozen = |i: usize| {
+                    declared.iter().filter(|d| d.block == i).all(|d| names.iter().any(|n| covers(n, &d.name)))
+                };
+                let prefix = (0..n).take_while(|&i| frozen(i)).count();
+                return Ok(Frozen { prefix, names: names.clone() });
+            }
+        };
+        Ok(Frozen { prefix, names: vec![] })
+    }
+}
+
+/// Whether `name` is the tensor or a module above it; prefixes end at dots.
+fn covers(name: &str, tensor: &str) -> bool {
+    tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn unknown(name: &str, blocks: &[Block]) -> Error {
+    let mut known: Vec<String> = vec![];
+    for block in blocks {
+        for name in [&block.stage, &block.name] {
+            if !known.contains(name) {
+                known.push(name.clone());
+            }
+        }
+    }
+    Error::UnknownBlock { name: name.to_string(), known }
+}
+
+impl Frozen {
+    /// The role of a tensor.
+    pub fn role(&self, d: &Declared, mode: BatchNormMode) -> Role {
+        if d.block < self.prefix || self.names.iter().any(|name| covers(name, &d.name)) {
+            return Role::Frozen;
+        }
+        match (d.kind, mode) {
+            (Kind::Kernel | Kind::Bias, _) => Role::Param,
+            (Kind::NormWeight | Kind::NormBias, BatchNormMode::Frozen) => Role::Frozen,
+            (Kind::NormWeight | Kind::NormBias, _) => Role::Param,
+            (Kind::RunningMean | Kind::RunningVar, BatchNormMode::Train) => Role::Buffer,
+            (Kind::RunningMean | Kind::RunningVar, _) => Role::Frozen,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Arch, Backbone};
+    use candle_core::Device;
+
+    #[test]
+    fn policies_count_blocks() {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        let count = |policy: FreezePolicy| policy.frozen_blocks(&backbone);
+        assert_eq!(backbone.blocks().len(), 10);
+        assert_eq!(count(FreezePolicy::Nothing).unwrap(), 0);
+        assert_eq!(count(FreezePolicy::Backbone).unwrap(), 10);
+        assert_eq!(count(FreezePolicy::First(1)).unwrap(), 1);
+        assert_eq!(count(FreezePolicy::AllBut(1)).unwrap(), 9);
+        assert_eq!(count(FreezePolicy::UpTo("layer1".into())).unwrap(), 4);
+        assert_eq!(count(FreezePolicy::UpTo("layer2.0".into())).unwrap(), 5);
+        let named = |names: &[&str]| FreezePolicy::Named(names.iter().map(ToString::to_string).collect());
+        assert_eq!(count(named(&["conv1", "bn1", "layer1"])).unwrap(), 4);
+        assert_eq!(count(named(&["conv1", "layer1"])).unwrap(), 0);
+        assert_eq!(count(named(&["conv1", "bn1", "layer1.0", "layer3"])).unwrap(), 2);
+        let error = count(FreezePolicy::UpTo("layer9".into())).unwrap_err().to_string();
+        assert!(error.contains("layer9") && error.contains("layer3.2"), "{error}");
+        assert!(count(named(&["layer1.1", "layer"])).is_err(), "prefixes end at dots");
+        assert!(count(FreezePolicy::First(11)).is_err());
+    }
+}

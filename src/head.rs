@@ -1,0 +1,151 @@
+//! What is put on a backbone in place of its classifier.
+
+use crate::arch::Arch;
+use crate::backbone::{Backbone, init_uniform};
+use crate::error::{Error, Result};
+use crate::params::{Slot, Slots};
+use crate::rng::Seed;
+use candle_core::{DType, Device, Tensor};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// The classifier: features (N, feature_dim) in, logits (N, classes) out. The number of classes is the dataset's.
+///
+/// ```
+/// use candle_finetune::Head;
+/// let head = Head::mlp(256).dropout(0.2);
+/// # let _ = head;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Head {
+    /// What it consists of.
+    pub kind: HeadKind,
+    /// The share of features that are zeroed while training, in [0, 1).
+    pub dropout: f64,
+}
+
+/// What a head consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum HeadKind {
+    /// One linear layer.
+    Linear,
+    /// Two linear layers with a ReLU between.
+    Mlp(usize),
+    /// The classifier that came with the weights.
+    Original,
+}
+
+impl Head {
+    /// One linear layer: weight (classes, feature_dim) and bias (classes).
+    pub fn linear() -> Self {
+        Self { kind: HeadKind::Linear, dropout: 0.0 }
+    }
+
+    /// Two linear layers with `hidden` numbers and a ReLU between.
+    pub fn mlp(hidden: usize) -> Self {
+        Self { kind: HeadKind::Mlp(hidden), dropout: 0.0 }
+    }
+
+    /// The classifier that came with the weights, to train it further. The dataset must have as many classes.
+    pub fn original() -> Self {
+        Self { kind: HeadKind::Original, dropout: 0.0 }
+    }
+
+    /// Sets the share of features that are zeroed while training, in [0, 1).
+    pub fn dropout(mut self, share: f64) -> Self {
+        self.dropout = share;
+        self
+    }
+
+    /// Name, and width out and in, of each linear layer.
+    fn layers(self, arch: Arch, classes: usize) -> Vec<(String, usize, usize)> {
+        let (name, dim) = (arch.classifier(), arch.feature_dim());
+        match self.kind {
+            HeadKind::Linear | HeadKind::Original => vec![(name.to_string(), classes, dim)],
+            HeadKind::Mlp(hidden) => {
+                vec![(format!("{name}.0"), hidden, dim), (format!("{name}.2"), classes, hidden)]
+            }
+        }
+    }
+
+    /// The head's tensor names, weight and bias of each layer.
+    pub(crate) fn names(self, arch: Arch, classes: usize) -> Vec<String> {
+        self.layers(arch, classes)
+            .into_iter()
+            .flat_map(|(name, ..)| [format!("{name}.weight"), format!("{name}.bias")])
+            .collect()
+    }
+
+    /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.
+    pub(crate) fn start(self, backbone: &Backbone, classes: usize, seed: u64) -> Result<Vec<(String, Tensor)>> {
+        if let HeadKind::Mlp(0) = self.kind {
+            return Err(Error::invalid("head", "an mlp needs at least one hidden number"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::invalid("head", format!("dropout {} is not in [0, 1)", self.dropout)));
+        }
+        let inner = &backbone.inner;
+        if self.kind == HeadKind::Original {
+            let Some((weight, bias)) = &inner.classifier else {
+                return Err(Error::invalid("head", "the weights came without a classifier; use Head::linear()"));
+            };
+            let have = weight.dims().first().copied().unwrap_or(0);
+            if have != classes {
+                let problem = format!("the original classifier has {have} classes and the data {classes}");
+                return Err(Error::invalid("head", format!("{problem}; use Head::linear()")));
+            }
+            let name = backbone.arch().classifier();
+            return Ok(vec![(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]);
+        }
+        let mut tensors = Vec::new();
+        for (name, out, dim) in self.layers(backbone.arch(), classes) {
+            let bound = 1.0 / (dim as f64).sqrt();
+            for (suffix, shape) in [("weight", vec![out, dim]), ("bias", vec![out])] {
+                let name = format!("{name}.{suffix}");
+                let values = init_uniform(shape.iter().product(), bound, &name, seed);
+                let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+                tensors.push((name, tensor.to_dtype(inner.dtype)?.to_device(&inner.device)?));
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Logits (N, classes). `chance`: the seed and the step, while training.
+    pub(crate) fn forward(
+        self,
+        features: &Tensor,
+        slots: &Slots,
+        arch: Arch,
+        chance: Option<(Seed, u64)>,
+    ) -> Result<Tensor> {
+        let mut x = match chance {
+            Some((seed, step)) if self.dropout > 0.0 => dropped(features, self.dropout, seed, step)?,
+            _ => features.clone(),
+        };
+        let layers = self.layers(arch, 0);
+        for (i, (name, ..)) in layers.iter().enumerate() {
+            let get = |suffix: &str| {
+                let name = format!("{name}.{suffix}");
+                slots.get(&name).map(Slot::tensor).ok_or_else(|| Error::invalid(format!("tensor {name}"), "is missing"))
+            };
+            x = x.matmul(&get("weight")?.t()?)?.broadcast_add(get("bias")?)?;
+            if i + 1 < layers.len() {
+                x = x.relu()?;
+            }
+        }
+        Ok(x)
+    }
+}
+
+/// Features with a share of them zeroed and the rest enlarged, so that their mean stays (Srivastava et al. 2014).
+fn dropped(x: &Tensor, share: f64, seed: Seed, step: u64) -> Result<Tensor> {
+    let mut rng = seed.stream("dropout", &[step]);
+    let keep = (1.0 / (1.0 - share)) as f32;
+    let mask: Vec<f32> = (0..x.elem_count()).map(|_| if rng.random::<f64>() < share { 0.0 } else { keep }).collect();
+    let mask = Tensor::from_vec(mask, x.shape(), &Device::Cpu)?;
+    let mask = if x.dtype() == DType::F64 { mask.to_dtype(DType::F64)? } else { mask };
+    Ok((x * mask.to_device(x.device())?)?)
+}

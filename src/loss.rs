@@ -1,0 +1,55 @@
+//! What training minimises.
+
+use crate::data::Targets;
+use crate::error::{Error, Result};
+use crate::ops::cross_entropy;
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// A loss over logits (N, classes) and the targets of a batch.
+///
+/// ```
+/// use candle_finetune::{Loss, Targets};
+/// use candle_finetune::candle_core::{Device, Tensor};
+///
+/// let logits = Tensor::new(&[[0f32, 0.0], [0.0, 0.0]], &Device::Cpu)?;
+/// let loss = Loss::cross_entropy().label_smoothing(0.1).forward(&logits, &Targets::Classes(vec![0, 1]))?;
+/// assert!((loss.to_scalar::<f32>()? - 2f32.ln()).abs() < 1e-6);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The share of each target that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2015,
+    /// arXiv 1512.00567).
+    pub label_smoothing: f64,
+}
+
+impl Loss {
+    /// Softmax cross entropy for one class per sample, hard or soft; the mean over the batch, in nats.
+    pub fn cross_entropy() -> Self {
+        Self { label_smoothing: 0.0 }
+    }
+
+    /// Sets the share of each target that is spread over all classes.
+    pub fn label_smoothing(mut self, share: f64) -> Self {
+        self.label_smoothing = share;
+        self
+    }
+
+    /// The loss as a scalar tensor with a graph.
+    ///
+    /// # Errors
+    /// If a label is out of range, or samples have several labels.
+    pub fn forward(&self, logits: &Tensor, targets: &Targets) -> Result<Tensor> {
+        if matches!(targets, Targets::Labels(_)) {
+            let problem = "takes one class per sample, and these have lists of labels; bring a loss of your own";
+            return Err(Error::invalid("cross entropy", problem));
+        }
+        let (_, classes) = logits.dims2()?;
+        let dense = targets.dense(classes, logits.device())?;
+        let smooth = self.label_smoothing;
+        let dense = if smooth > 0.0 { dense.affine(1.0 - smooth, smooth / classes as f64)? } else { dense };
+        Ok(cross_entropy(logits, &dense)?)
+    }
+}

@@ -1,0 +1,190 @@
+//! Layers: tensors in their roles, and which operation they go through. All arithmetic is in `ops`.
+
+use crate::error::Result;
+use crate::ops::{Activation, ConvStep, FeatureMap, Filter, Norm, Padding, with_slice};
+use crate::params::{Builder, Kind, Slot};
+use candle_core::{DType, Device, Tensor, Var};
+use std::sync::{Arc, OnceLock};
+
+/// The share of the new batch in running statistics, as PyTorch's default.
+const MOMENTUM: f64 = 0.1;
+
+/// The facts of a convolution and what follows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvSpec {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub groups: usize,
+    pub padding: Padding,
+    /// The batch norm's epsilon; `None` for a convolution with a bias instead.
+    pub norm: Option<f64>,
+    pub act: Activation,
+}
+
+impl ConvSpec {
+    /// A convolution with even padding (kernel - 1) / 2, a batch norm of epsilon 1e-5 and no activation.
+    pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
+        let padding = Padding::Even((kernel - 1) / 2);
+        Self { inputs, outputs, kernel, stride: 1, groups: 1, padding, norm: Some(1e-5), act: Activation::Identity }
+    }
+    pub fn stride(mut self, stride: usize) -> Self {
+        self.stride = stride;
+        self
+    }
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.padding = padding;
+        self
+    }
+    pub fn norm(mut self, eps: Option<f64>) -> Self {
+        self.norm = eps;
+        self
+    }
+    pub fn act(mut self, act: Activation) -> Self {
+        self.act = act;
+        self
+    }
+}
+
+/// A convolution with its batch norm (or bias) and activation.
+pub(crate) struct Conv {
+    spec: ConvSpec,
+    variant: Variant,
+}
+
+/// How the convolution and its norm are computed, chosen when the layer is built, from the roles of its tensors.
+enum Variant {
+    /// No norm.
+    Biased { filter: Filter, bias: Tensor },
+    /// All frozen: the norm folded into the convolution.
+    Folded(Arc<Folded>),
+    /// Running statistics; kernel, weight and bias may learn.
+    Fixed { filter: Filter, affine: [Tensor; 4] },
+    /// The batch's statistics, which flow into the running ones.
+    Batch { filter: Filter, affine: [Tensor; 2], running: [Var; 2] },
+}
+
+/// A frozen convolution whose batch norm is folded into kernel and bias at the first forward.
+pub(crate) struct Folded {
+    kernel: Tensor,
+    /// weight, bias, running mean, running variance
+    affine: [Tensor; 4],
+    eps: f64,
+    folded: OnceLock<(Filter, Tensor)>,
+}
+
+impl Folded {
+    /// gamma (w x - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
+    fn get(&self) -> Result<&(Filter, Tensor)> {
+        if let Some(folded) = self.folded.get() {
+            return Ok(folded);
+        }
+        let wide = |t: &Tensor| t.to_dtype(DType::F64);
+        let [gamma, beta, mean, var] = &self.affine;
+        let a = (wide(gamma)? / (wide(var)? + self.eps)?.sqrt()?)?;
+        let bias = (wide(beta)? - (wide(mean)? * &a)?)?;
+        let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
+        let dtype = self.kernel.dtype();
+        let folded = (Filter::new(kernel.to_dtype(dtype)?), bias.to_dtype(dtype)?);
+        Ok(self.folded.get_or_init(|| folded))
+    }
+
+    /// A sum over the bits of the folded kernel and bias and of every packed copy; 0 before the first forward.
+    pub fn checksum(&self) -> Result<u64> {
+        let Some((filter, bias)) = self.folded.get() else { return Ok(0) };
+        Ok(checksum(filter.tensor())? ^ checksum(bias)?.rotate_left(1) ^ filter.packed_sum().rotate_left(2))
+    }
+}
+
+/// A sum over the bits of a float tensor, in order: differs when a single bit does.
+pub(crate) fn checksum(t: &Tensor) -> Result<u64> {
+    const PRIME: u64 = 0x0100_0000_01B3;
+    let t = t.to_device(&Device::Cpu)?;
+    let sum = match t.dtype() {
+        DType::F64 => {
+            with_slice::<f64, _>(&t, |v| Ok(v.iter().fold(7, |h: u64, v| (h ^ v.to_bits()).wrapping_mul(PRIME))))
+        }
+        _ => with_slice::<f32, _>(&t, |v| {
+            Ok(v.iter().fold(7, |h: u64, v| (h ^ u64::from(v.to_bits())).wrapping_mul(PRIME)))
+        }),
+    };
+    Ok(sum?)
+}
+
+impl Conv {
+    /// Builds from the tensors `{conv}.weight` and, with a norm, `{norm}.{weight, bias, running_mean, running_var}`;
+    /// without one, `{conv}.bias`.
+    pub fn new(b: &mut Builder, conv: &str, norm: &str, spec: ConvSpec) -> Result<Self> {
+        let ConvSpec { inputs, outputs: k, kernel, groups, .. } = spec;
+        let weight = b.slot(format!("{conv}.weight"), vec![k, inputs / groups, kernel, kernel], Kind::Kernel)?;
+        let filter = Filter::new(weight.tensor().clone());
+        let Some(eps) = spec.norm else {
+            let bias = b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?;
+            return Ok(Self { spec, variant: Variant::Biased { filter, bias: bias.tensor().clone() } });
+        };
+        let mut get = |suffix: &str, kind| b.slot(format!("{norm}.{suffix}"), vec![k], kind);
+        let gamma = get("weight", Kind::NormWeight)?;
+        let beta = get("bias", Kind::NormBias)?;
+        let mean = get("running_mean", Kind::RunningMean)?;
+        let var = get("running_var", Kind::RunningVar)?;
+        let all = [&weight, &gamma, &beta, &mean, &var];
+        let variant = if let (Slot::Buffer(mean), Slot::Buffer(var)) = (&mean, &var) {
+            let affine = [gamma.tensor().clone(), beta.tensor().clone()];
+            Variant::Batch { filter, affine, running: [mean.clone(), var.clone()] }
+        } else {
+            let affine = [&gamma, &beta, &mean, &var].map(|s| s.tensor().clone());
+            if all.iter().all(|slot| matches!(slot, Slot::Frozen(_))) {
+                let kernel = weight.tensor().clone();
+                let folded = Arc::new(Folded { kernel, affine, eps, folded: OnceLock::new() });
+                b.folded.push((conv.to_string(), folded.clone()));
+                Variant::Folded(folded)
+            } else {
+                Variant::Fixed { filter, affine }
+            }
+        };
+        Ok(Self { spec, variant })
+    }
+
+    /// y = act(norm(conv(x)))
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        self.join(x, None)
+    }
+
+    /// y = act(norm(conv(x)) + residual)
+    pub fn join(&self, x: &FeatureMap, residual: Option<&FeatureMap>) -> Result<FeatureMap> {
+        let ConvSpec { stride, groups, padding, act, norm, .. } = self.spec;
+        let eps = norm.unwrap_or_default();
+        let run = |filter: &Filter, norm: Norm| {
+            x.conv_step(&ConvStep { filter, stride, dilation: 1, groups, padding, norm, act }, residual)
+        };
+        match &self.variant {
+            Variant::Biased { filter, bias } => Ok(run(filter, Norm::None { bias: Some(bias) })?.0),
+            Variant::Folded(folded) => {
+                let (filter, bias) = folded.get()?;
+                Ok(run(filter, Norm::None { bias: Some(bias) })?.0)
+            }
+            Variant::Fixed { filter, affine: [gamma, beta, mean, var] } => {
+                Ok(run(filter, Norm::Fixed { gamma, beta, mean, var, eps })?.0)
+            }
+            Variant::Batch { filter, affine: [gamma, beta], running: [mean, var] } => {
+                let (y, moments) = run(filter, Norm::Batch { gamma, beta, eps })?;
+                if let Some(moments) = moments {
+                    blend(mean, &moments.mean)?;
+                    blend(var, &moments.var)?;
+                }
+                Ok(y)
+            }
+        }
+    }
+}
+
+/// running = (1 - momentum) running + momentum new
+fn blend(running: &Var, new: &Tensor) -> Result<()> {
+    let old = running.as_detached_tensor();
+    Ok(running.set(&((old * (1.0 - MOMENTUM))? + (new * MOMENTUM)?)?)?)
+}

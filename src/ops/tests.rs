@@ -1,0 +1,415 @@
+//! Every operation against finite differences in f64, on both paths: the crate's own kernels, and the composition
+//! of Candle's operations that serves other devices.
+
+use super::*;
+use candle_core::{Device, Result, Tensor, Var};
+use proptest::prelude::*;
+use rand::RngExt;
+
+/// Uniform numbers in (-1, 1), away from each other by chance alone.
+fn random(shape: &[usize], seed: u64) -> Tensor {
+    let mut rng = crate::rng::Seed(seed).stream("test", &[]);
+    let count: usize = shape.iter().product();
+    let values: Vec<f64> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn variable(shape: &[usize], seed: u64) -> Var {
+    Var::from_tensor(&random(shape, seed)).unwrap()
+}
+
+/// Makes the one feature map or the other of the first variable's images.
+#[derive(Debug, Clone, Copy)]
+enum Path {
+    Own,
+    Device,
+}
+
+impl Path {
+    fn map(self, images: &Tensor) -> Result<FeatureMap> {
+        match self {
+            Self::Own => FeatureMap::new(images),
+            Self::Device => Ok(FeatureMap::on_device(images)),
+        }
+    }
+}
+
+/// A scalar that weighs every output differently, so that no gradient cancels.
+fn weighed(y: &Tensor) -> Result<Tensor> {
+    (y * random(y.dims(), 99))?.sum_all()
+}
+
+/// Compares the gradients of `f` with central differences, at up to 24 elements of each variable.
+fn check(vars: &[Var], f: impl Fn() -> Result<Tensor>) {
+    let loss = weighed(&f().unwrap()).unwrap();
+    let plain = loss.backward().unwrap();
+    let mut moved = backward(&weighed(&f().unwrap()).unwrap()).unwrap();
+    for (which, var) in vars.iter().enumerate() {
+        let gradient = plain.get(var).unwrap_or_else(|| panic!("variable {which} got no gradient"));
+        let gradient = gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let own = moved.remove(&var.id()).expect("the same gradient by the moving backward");
+        let own = own.into_tensor(var.shape()).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        assert_eq!(gradient, own, "moved and copied gradients differ in variable {which}");
+        let values = var.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let scale = gradient.iter().fold(1.0, |m: f64, g| m.max(g.abs()));
+        let step = values.len().div_ceil(24).max(1);
+        for i in (0..values.len()).step_by(step) {
+            let at = |delta: f64| {
+                let mut moved = values.clone();
+                moved[i] += delta;
+                var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                weighed(&f().unwrap()).unwrap().to_scalar::<f64>().unwrap()
+            };
+            let h = 1e-6;
+            let slope = (at(h) - at(-h)) / (2.0 * h);
+            let wrong = (slope - gradient[i]).abs();
+            assert!(wrong < 2e-6 * scale, "variable {which}, element {i}: {} by hand {slope}", gradient[i]);
+        }
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    n: usize,
+    c: usize,
+    k: usize,
+    h: usize,
+    w: usize,
+    kernel: (usize, usize),
+    stride: usize,
+    dilation: usize,
+    groups: usize,
+    padding: Padding,
+    residual: bool,
+    norm: usize,
+    act: Activation,
+}
+
+fn activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        Just(Activation::Identity),
+        Just(Activation::Relu),
+        Just(Activation::Relu6),
+        Just(Activation::Silu),
+        Just(Activation::Sigmoid)
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let shape = (1usize..3, 1usize..4, 1usize..4, 3usize..8, 3usize..8, 1usize..4);
+    let kernel = (1usize..4, 1usize..4, 1usize..4, 1usize..3);
+    let padding = prop_oneof![
+        (0usize..3).prop_map(Padding::Even),
+        Just(Padding::Same),
+        (0usize..3, 0usize..3, 0usize..3, 0usize..3).prop_map(|(a, b, c, d)| Padding::Sides([a, b, c, d]))
+    ];
+    (shape, kernel, padding, any::<bool>(), 0usize..4, activation()).prop_filter_map(
+        "the kernel reaches over the image",
+        |((n, c, k, h, w, groups), (kh, kw, stride, dilation), padding, residual, norm, act)| {
+            let (c, k) = (c * groups, k * groups);
+            let g = Geometry::new([n, h, w, c], (k, c / groups, kh, kw), stride, dilation, groups, padding).ok()?;
+            (n * g.oh * g.ow > 2 || norm != 2).then_some(Case {
+                n,
+                c,
+                k,
+                h,
+                w,
+                kernel: (kh, kw),
+                stride,
+                dilation,
+                groups,
+                padding,
+                residual,
+                norm,
+                act,
+            })
+        },
+    )
+}
+
+use super::geometry::Geometry;
+
+fn conv_case(case: &Case, path: Path) {
+    let Case { n, c, k, h, w, kernel: (kh, kw), stride, dilation, groups, padding, .. } = *case;
+    let g = Geometry::new([n, h, w, c], (k, c / groups, kh, kw), stride, dilation, groups, padding).unwrap();
+    let x = variable(&[n, c, h, w], 1);
+    let filter = variable(&[k, c / groups, kh, kw], 2);
+    let residual = variable(&[n, k, g.oh, g.ow], 3);
+    let (gamma, beta) = (variable(&[k], 4), variable(&[k], 5));
+    let (mean, var) = (random(&[k], 6), (random(&[k], 7).abs().unwrap() + 0.5).unwrap());
+    let run = || {
+        let filter = Filter::new(filter.as_tensor().clone());
+        let norm = match case.norm {
+            0 => Norm::None { bias: None },
+            1 => Norm::None { bias: Some(&beta) },
+            2 => Norm::Batch { gamma: &gamma, beta: &beta, eps: 1e-3 },
+            _ => Norm::Fixed { gamma: &gamma, beta: &beta, mean: &mean, var: &var, eps: 1e-3 },
+        };
+        let step = ConvStep { filter: &filter, stride, dilation, groups, padding, norm, act: case.act };
+        let residual = case.residual.then(|| path.map(&residual)).transpose()?;
+        path.map(&x)?.conv_step(&step, residual.as_ref())?.0.to_images()
+    };
+    let mut vars = vec![x.clone(), filter.clone()];
+    if case.residual {
+        vars.push(residual.clone());
+    }
+    match case.norm {
+        0 => {}
+        1 => vars.push(beta.clone()),
+        _ => vars.extend([gamma.clone(), beta.clone()]),
+    }
+    check(&vars, run);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn conv_step_differentiates(case in case()) {
+        conv_case(&case, Path::Own);
+    }
+
+    #[test]
+    fn conv_step_differentiates_on_devices(case in case()) {
+        conv_case(&case, Path::Device);
+    }
+
+    #[test]
+    fn both_paths_agree(case in case()) {
+        let Case { n, c, k, h, w, kernel: (kh, kw), stride, dilation, groups, padding, act, .. } = case;
+        let x = random(&[n, c, h, w], 1);
+        let filter = Filter::new(random(&[k, c / groups, kh, kw], 2));
+        let (gamma, beta) = (random(&[k], 4), random(&[k], 5));
+        let (mean, var) = (random(&[k], 6), (random(&[k], 7).abs().unwrap() + 0.5).unwrap());
+        let norm = match case.norm {
+            0 => Norm::None { bias: None },
+            1 => Norm::None { bias: Some(&beta) },
+            2 => Norm::Batch { gamma: &gamma, beta: &beta, eps: 1e-3 },
+            _ => Norm::Fixed { gamma: &gamma, beta: &beta, mean: &mean, var: &var, eps: 1e-3 },
+        };
+        let step = ConvStep { filter: &filter, stride, dilation, groups, padding, norm, act };
+        let run = |path: Path| {
+            let (y, moments) = path.map(&x).unwrap().conv_step(&step, None).unwrap();
+            let mut all = vec![y.to_images().unwrap().flatten_all().unwrap()];
+            all.extend(moments.into_iter().flat_map(|m| [m.mean, m.var]));
+            Tensor::cat(&all, 0).unwrap().to_vec1::<f64>().unwrap()
+        };
+        for (a, b) in run(Path::Own).into_iter().zip(run(Path::Device)) {
+            prop_assert!((a - b).abs() < 1e-9 * (1.0 + b.abs()), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn max_pool_differentiates(n in 1usize..3, c in 1usize..5, h in 2usize..9, w in 2usize..9,
+                               kernel in 1usize..4, stride in 1usize..4, pad in 0usize..2) {
+        prop_assume!(pad * 2 <= kernel && h + 2 * pad >= kernel && w + 2 * pad >= kernel);
+        let x = variable(&[n, c, h, w], 1);
+        for path in [Path::Own, Path::Device] {
+            let padding = Padding::Even(pad);
+            check(std::slice::from_ref(&x), || path.map(&x)?.max_pool(kernel, stride, padding)?.to_images());
+        }
+    }
+
+    #[test]
+    fn average_pools_differentiate(n in 1usize..3, c in 1usize..5, h in 2usize..9, w in 2usize..9,
+                                   rows in 1usize..9, columns in 1usize..9, kernel in 1usize..3, stride in 1usize..4) {
+        let x = variable(&[n, c, h, w], 1);
+        for path in [Path::Own, Path::Device] {
+            check(std::slice::from_ref(&x), || path.map(&x)?.adaptive_average(rows, columns)?.to_images());
+            check(std::slice::from_ref(&x), || path.map(&x)?.average_pool(kernel, stride)?.to_images());
+            check(std::slice::from_ref(&x), || path.map(&x)?.mean_pixels()?.into_rows());
+        }
+    }
+
+    #[test]
+    fn pointwise_maps_differentiate(n in 1usize..3, c in 1usize..5, h in 1usize..6, w in 1usize..6, act in activation()) {
+        let (x, y, s) = (variable(&[n, c, h, w], 1), variable(&[n, c, h, w], 2), variable(&[n, c, 1, 1], 3));
+        for path in [Path::Own, Path::Device] {
+            check(std::slice::from_ref(&x), || path.map(&x)?.activate(act)?.to_images());
+            check(&[x.clone(), s.clone()], || path.map(&x)?.scale(&path.map(&s)?)?.to_images());
+            check(&[x.clone(), y.clone()], || path.map(&x)?.add(&path.map(&y)?)?.to_images());
+            check(std::slice::from_ref(&x), || path.map(&x)?.subsample(2, 1, 2)?.to_images());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn row_operations_differentiate(rows in 1usize..6, width in 1usize..9, turned in any::<bool>()) {
+        let x = if turned { variable(&[width, rows], 1) } else { variable(&[rows, width], 1) };
+        let x_of = || if turned { x.t() } else { Ok(x.as_tensor().clone()) };
+        let (gamma, beta) = (variable(&[width], 2), variable(&[width], 3));
+        check(std::slice::from_ref(&x), || softmax(&x_of()?));
+        check(&[x.clone(), gamma.clone(), beta.clone()], || layer_norm(&x_of()?, &gamma, &beta, 1e-3));
+        let targets = softmax(&random(&[rows, width], 4)).unwrap();
+        check(std::slice::from_ref(&x), || cross_entropy(&x_of()?, &targets));
+        // Targets need not sum to one.
+        check(std::slice::from_ref(&x), || cross_entropy(&x_of()?, &(&targets * 3.0)?));
+    }
+}
+
+#[test]
+fn row_operations_match_their_formulas() {
+    let x = random(&[4, 7], 1);
+    let (gamma, beta, t) = (random(&[7], 2), random(&[7], 3), softmax(&random(&[4, 7], 4)).unwrap());
+    let near = |a: &Tensor, b: &Tensor| {
+        let worst = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        assert!(worst.to_scalar::<f64>().unwrap() < 1e-12);
+    };
+    near(&softmax(&x).unwrap(), &candle_nn::ops::softmax(&x, 1).unwrap());
+    let slow = candle_nn::ops::layer_norm_slow(&x, &gamma, &beta, 1e-5).unwrap();
+    assert!(
+        (layer_norm(&x, &gamma, &beta, 1e-5).unwrap() - slow)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap()
+            < 1e-6,
+        "candle's epsilon is an f32"
+    );
+    let log = candle_nn::ops::log_softmax(&x, 1).unwrap();
+    let plain = (log * &t).unwrap().sum_all().unwrap().affine(-0.25, 0.0).unwrap();
+    near(&cross_entropy(&x, &t).unwrap(), &plain);
+    let huge = Tensor::new(&[[1e4f64, 0.0], [-1e4, 0.0]], &Device::Cpu).unwrap();
+    assert!(softmax(&huge).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap().iter().all(|v| v.is_finite()));
+}
+
+/// A residual block uses its input twice, and the pool's gradient has to be added to the convolution's.
+#[test]
+fn gradients_gather_where_a_value_is_used_twice() {
+    let (x, w) = (variable(&[2, 4, 6, 6], 1), variable(&[4, 4, 3, 3], 2));
+    for path in [Path::Own, Path::Device] {
+        check(&[x.clone(), w.clone()], || {
+            let filter = Filter::new(w.as_tensor().clone());
+            let step = ConvStep {
+                filter: &filter,
+                stride: 1,
+                dilation: 1,
+                groups: 1,
+                padding: Padding::Even(1),
+                norm: Norm::None { bias: None },
+                act: Activation::Relu,
+            };
+            let x = path.map(&x)?;
+            let u = x.conv_step(&step, Some(&x))?.0;
+            let v = u.max_pool(3, 2, Padding::Even(1))?.mean_pixels()?;
+            u.scale(&v)?.conv_step(&step, Some(&u))?.0.to_images()
+        });
+    }
+}
+
+/// Images that are a transposed view, and a gradient that arrives transposed.
+#[test]
+fn views_are_read_in_their_order() {
+    let (x, w) = (variable(&[5, 4, 2, 3], 1), variable(&[3, 2, 2, 2], 2));
+    check(&[x.clone(), w.clone()], || {
+        let filter = Filter::new(w.transpose(2, 3)?);
+        let step = ConvStep {
+            filter: &filter,
+            stride: 1,
+            dilation: 1,
+            groups: 1,
+            padding: Padding::Even(0),
+            norm: Norm::None { bias: None },
+            act: Activation::Silu,
+        };
+        FeatureMap::new(&x.permute((3, 2, 0, 1))?)?.conv_step(&step, None)?.0.to_images()?.permute((0, 3, 1, 2))
+    });
+}
+
+#[test]
+fn a_frozen_part_records_nothing() {
+    let (x, w) = (random(&[1, 2, 4, 4], 1), random(&[3, 2, 3, 3], 2));
+    let filter = Filter::new(w.clone());
+    let step = ConvStep {
+        filter: &filter,
+        stride: 1,
+        dilation: 1,
+        groups: 1,
+        padding: Padding::Even(1),
+        norm: Norm::None { bias: None },
+        act: Activation::Relu,
+    };
+    let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0;
+    let FeatureMap::F64(value) = &y else { panic!("f64 in, f64 out") };
+    assert!(value.edge.is_none());
+    assert!(!y.to_images().unwrap().track_op());
+    let learning = Filter::new(Var::from_tensor(&w).unwrap().as_tensor().clone());
+    let step = ConvStep { filter: &learning, ..step };
+    let run = || FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap();
+    assert!(run().track_op());
+    assert!(!no_grad(run).track_op());
+    assert!(run().track_op(), "recording resumes");
+}
+
+#[test]
+fn a_second_backward_is_an_error_that_says_why() {
+    let (x, w) = (random(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
+    let filter = Filter::new(w.as_tensor().clone());
+    let step = ConvStep {
+        filter: &filter,
+        stride: 1,
+        dilation: 1,
+        groups: 1,
+        padding: Padding::Even(1),
+        norm: Norm::None { bias: None },
+        act: Activation::Relu,
+    };
+    let loss = weighed(&FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap()).unwrap();
+    loss.backward().unwrap();
+    let message = loss.backward().unwrap_err().to_string();
+    assert!(message.contains("second time"), "{message}");
+}
+
+/// The gradient is that of the forward pass, even if the weights have changed since.
+#[test]
+fn a_changed_weight_does_not_reach_back() {
+    let (x, w) = (variable(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
+    let run = |change: bool| {
+        let filter = Filter::new(w.as_tensor().clone());
+        let step = ConvStep {
+            filter: &filter,
+            stride: 1,
+            dilation: 1,
+            groups: 1,
+            padding: Padding::Even(1),
+            norm: Norm::None { bias: None },
+            act: Activation::Identity,
+        };
+        let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap();
+        let before = w.copy().unwrap();
+        if change {
+            w.set(&w.zeros_like().unwrap()).unwrap();
+        }
+        let gradients = weighed(&y).unwrap().backward().unwrap();
+        w.set(&before).unwrap();
+        gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+    };
+    assert_eq!(run(false), run(true));
+}
+
+#[test]
+fn one_value_per_channel_has_no_variance() {
+    let (x, filter) = (random(&[1, 2, 1, 1], 1), Filter::new(variable(&[3, 2, 1, 1], 2).as_tensor().clone()));
+    let (gamma, beta) = (random(&[3], 4), random(&[3], 5));
+    let norm = Norm::Batch { gamma: &gamma, beta: &beta, eps: 1e-5 };
+    let step = ConvStep {
+        filter: &filter,
+        stride: 1,
+        dilation: 1,
+        groups: 1,
+        padding: Padding::Even(0),
+        norm,
+        act: Activation::Relu,
+    };
+    for path in [Path::Own, Path::Device] {
+        let error = path.map(&x).unwrap().conv_step(&step, None).err().unwrap().to_string();
+        assert!(error.contains("no variance"), "{error}");
+    }
+}

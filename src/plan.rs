@@ -1,0 +1,186 @@
+//! The whole recipe of a run as plain data.
+
+use crate::backbone::Backbone;
+use crate::data::Augment;
+use crate::error::{Error, Result};
+use crate::freeze::{BatchNormMode, FreezePolicy};
+use crate::loss::Loss;
+use crate::optim::Optimizer;
+use crate::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Where the backbone's weights start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Start {
+    /// From the backbone's weights.
+    Pretrained,
+    /// From chance: the architecture alone is kept.
+    Random,
+}
+
+/// The whole recipe: what learns, when, and how. Print it, edit it, serialise it.
+///
+/// ```
+/// use candle_finetune::{Arch, Backbone, Strategy};
+/// use candle_finetune::candle_core::Device;
+///
+/// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+/// let mut plan = Strategy::SmallDifferent.plan(&backbone, 500);
+/// plan.phases[0].epochs = 3;
+/// println!("{plan}");
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Where the weights start.
+    pub init: Start,
+    /// One after the other.
+    pub phases: Vec<Phase>,
+    /// Samples per step.
+    pub batch_size: usize,
+    /// How training images are varied.
+    pub augment: Augment,
+    /// With random augmentation: how many fixed views of each image there are, so that the features of a frozen part
+    /// can be kept. `None` draws a new view each epoch.
+    pub views: Option<usize>,
+    /// What is minimised.
+    pub loss: Loss,
+    /// The largest Euclidean norm of all gradients together; larger ones are scaled down to it.
+    pub clip: Option<f64>,
+    /// How many epochs without a better validation end a phase; `None` runs every phase to its end.
+    pub patience: Option<usize>,
+    /// Why it is as it is.
+    pub reasons: Vec<String>,
+}
+
+/// A stretch of training with one assignment of roles.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Phase {
+    /// What stays as it is.
+    pub freeze: FreezePolicy,
+    /// How batch norms behave in blocks that learn.
+    pub batch_norm: BatchNormMode,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// The update rule, with the head's learning rate and the weight decay.
+    pub optimizer: Optimizer,
+    /// The backbone's learning rate as a share of the head's.
+    pub backbone_lr_scale: f64,
+    /// Each earlier stage learns at this share of the next one's rate.
+    pub layer_decay: f64,
+    /// How the rate moves.
+    pub schedule: Schedule,
+}
+
+impl Phase {
+    /// A phase in which everything learns at the optimizer's rate, with the batch's statistics.
+    pub fn new(epochs: usize, optimizer: Optimizer) -> Self {
+        Self {
+            freeze: FreezePolicy::Nothing,
+            batch_norm: BatchNormMode::Train,
+            epochs,
+            optimizer,
+            backbone_lr_scale: 1.0,
+            layer_decay: 1.0,
+            schedule: Schedule::constant(),
+        }
+    }
+}
+
+impl Plan {
+    /// A plan of these phases from pretrained weights: batches of 32, no augmentation, plain cross entropy.
+    pub fn new(phases: Vec<Phase>) -> Self {
+        Self {
+            init: Start::Pretrained,
+            phases,
+            batch_size: 32,
+            augment: Augment::none(),
+            views: None,
+            loss: Loss::cross_entropy(),
+            clip: None,
+            patience: None,
+            reasons: vec![],
+        }
+    }
+
+    /// All passes over the training data.
+    pub fn epochs(&self) -> usize {
+        self.phases.iter().map(|p| p.epochs).sum()
+    }
+
+    /// Refuses values that cannot work.
+    pub(crate) fn check(&self, backbone: &Backbone) -> Result<()> {
+        let wrong = |what: &str, problem: String| Err(Error::invalid(format!("plan: {what}"), problem));
+        if self.phases.is_empty() {
+            return wrong("phases", "there are none".into());
+        }
+        if self.batch_size == 0 {
+            return wrong("batch_size", "0; it must be 1 at least".into());
+        }
+        if self.views == Some(0) {
+            return wrong("views", "0; it must be 1 at least, or None for a new view each epoch".into());
+        }
+        if !(0.0..1.0).contains(&self.loss.label_smoothing) {
+            return wrong("label_smoothing", format!("{} is not in [0, 1)", self.loss.label_smoothing));
+        }
+        if self.clip.is_some_and(|c| c.is_nan() || c <= 0.0) {
+            return wrong("clip", "it must be more than 0, or None".into());
+        }
+        for (i, phase) in self.phases.iter().enumerate() {
+            let what = |field: &str| format!("phase {} {field}", i + 1);
+            if phase.epochs == 0 {
+                return wrong(&what("epochs"), "0; leave the phase out instead".into());
+            }
+            let o = &phase.optimizer;
+            for (field, value) in
+                [("lr", o.lr), ("backbone_lr_scale", phase.backbone_lr_scale), ("layer_decay", phase.layer_decay)]
+            {
+                if !(value.is_finite() && value > 0.0) {
+                    return wrong(
+                        &what(field),
+                        format!("{value}; it must be more than 0 (freeze what must not learn)"),
+                    );
+                }
+            }
+            if !(o.weight_decay.is_finite() && o.weight_decay >= 0.0) {
+                return wrong(&what("weight_decay"), format!("{} is negative or no number", o.weight_decay));
+            }
+            if !(0.0..1.0).contains(&phase.schedule.warmup) {
+                return wrong(&what("warmup"), format!("{} is not in [0, 1)", phase.schedule.warmup));
+            }
+            phase.freeze.frozen_blocks(backbone)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for reason in &self.reasons {
+            writeln!(f, "  because {reason}")?;
+        }
+        let start = if self.init == Start::Pretrained { "pretrained weights" } else { "random weights" };
+        writeln!(f, "  start from {start}, batches of {}", self.batch_size)?;
+        for (i, p) in self.phases.iter().enumerate() {
+            let frozen = match &p.freeze {
+                FreezePolicy::Nothing => "everything learns".to_string(),
+                FreezePolicy::Backbone => "the head learns".to_string(),
+                FreezePolicy::First(k) => format!("the first {k} blocks are frozen"),
+                FreezePolicy::AllBut(k) => format!("the last {k} blocks learn"),
+                FreezePolicy::UpTo(name) => format!("frozen up to {name}"),
+                FreezePolicy::Named(names) => format!("frozen: {}", names.join(", ")),
+            };
+            write!(f, "  phase {}: {} epochs, {frozen}, head lr {:.2e}", i + 1, p.epochs, p.optimizer.lr)?;
+            if p.freeze != FreezePolicy::Backbone {
+                write!(f, ", backbone lr {:.2e}", p.optimizer.lr * p.backbone_lr_scale)?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

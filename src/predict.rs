@@ -1,0 +1,146 @@
+//! What comes out of training: labels for images.
+
+mod inference;
+mod saved;
+
+pub(crate) use inference::{BATCH, Inference};
+
+use crate::backbone::{Backbone, Source};
+use crate::data::{Dataset, Image};
+use crate::error::{Error, Result};
+use crate::head::Head;
+use crate::metrics::Evaluation;
+use crate::ops::softmax;
+use crate::params::{Slot, Slots};
+use candle_core::{DType, Device, Tensor};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A network with its classifier, its labels, and the way images are prepared for it.
+///
+/// ```no_run
+/// use candle_finetune::{Image, Predictor};
+/// use candle_finetune::candle_core::Device;
+///
+/// let predictor = Predictor::from_file("ants-bees.safetensors", &Device::Cpu)?;
+/// let prediction = predictor.predict(&Image::open("bee.jpg")?)?;
+/// println!("{} ({:.1} %)", prediction.label, 100.0 * prediction.probability);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Predictor {
+    pub(crate) backbone: Backbone,
+    pub(crate) inference: Arc<Inference>,
+    /// The JSON that is saved with it: how it was made.
+    pub(crate) story: Option<serde_json::Value>,
+}
+
+/// What a network says of one image.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Prediction {
+    /// The likeliest class.
+    pub class: usize,
+    /// Its label.
+    pub label: String,
+    /// Its probability, in [0, 1].
+    pub probability: f32,
+    /// The probability of every class, in the order of [`Predictor::labels`].
+    pub probabilities: Vec<f32>,
+}
+
+impl Predictor {
+    /// Loads what [`Predictor::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] for a file that is damaged or was not saved by this crate.
+    pub fn from_file(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        saved::read(path.as_ref(), device)
+    }
+
+    /// A pretrained network with its original classifier, and its labels where the file has them; else the classes
+    /// are called by their numbers.
+    ///
+    /// # Errors
+    /// As [`Backbone::load`], and if the file has no classifier.
+    pub fn pretrained(source: Source, device: &Device) -> Result<Self> {
+        let backbone = Backbone::load(source, device)?;
+        let Some(classes) = backbone.num_classes() else {
+            let problem = "the weights came without a classifier; fine-tune one, or load a backbone";
+            return Err(Error::invalid("predictor", problem));
+        };
+        let labels = match backbone.labels() {
+            Some(labels) => labels.to_vec(),
+            None => (0..classes).map(|i| i.to_string()).collect(),
+        };
+        let head = Head::original();
+        let tensors = head.start(&backbone, classes, 0)?;
+        Self::assemble(backbone, head, tensors, labels, None)
+    }
+
+    pub(crate) fn assemble(
+        backbone: Backbone,
+        head: Head,
+        tensors: Vec<(String, Tensor)>,
+        labels: Vec<String>,
+        story: Option<serde_json::Value>,
+    ) -> Result<Self> {
+        let slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
+        let inference = Inference::new(&backbone, head, slots, labels)?;
+        Ok(Self { backbone, inference: Arc::new(inference), story })
+    }
+
+    /// Saves everything in one safetensors file: weights under timm's names, labels, how images are prepared, and how
+    /// it was made. The file appears whole or not at all.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        saved::write(self, path.as_ref())
+    }
+
+    /// What one image shows.
+    pub fn predict(&self, image: &Image) -> Result<Prediction> {
+        let mut all = self.predict_batch(std::slice::from_ref(image))?;
+        all.pop().ok_or_else(|| Error::invalid("images", "there are none"))
+    }
+
+    /// What each of some images shows, computed together.
+    pub fn predict_batch(&self, images: &[Image]) -> Result<Vec<Prediction>> {
+        if images.is_empty() {
+            return Ok(vec![]);
+        }
+        let tensors: Vec<Tensor> = images.iter().map(|i| self.inference.prepare(i)).collect::<Result<_>>()?;
+        let logits = self.inference.logits(&Tensor::stack(&tensors, 0)?.to_device(self.backbone.device())?)?;
+        let probabilities = softmax(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        Ok(probabilities.into_iter().map(|p| self.prediction(p)).collect())
+    }
+
+    fn prediction(&self, probabilities: Vec<f32>) -> Prediction {
+        let class = inference::largest(&probabilities);
+        let label = self.labels().get(class).cloned().unwrap_or_default();
+        let probability = probabilities.get(class).copied().unwrap_or(0.0);
+        Prediction { class, label, probability, probabilities }
+    }
+
+    /// Runs over labelled data. The data's classes must be the predictor's, in its order.
+    ///
+    /// # Errors
+    /// If the data has more classes than the predictor, or holds broken images.
+    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
+        self.inference.evaluate(data)
+    }
+
+    /// The classes' labels, in their order.
+    pub fn labels(&self) -> &[String] {
+        &self.inference.labels
+    }
+
+    /// The backbone, fine-tuned.
+    pub fn backbone(&self) -> &Backbone {
+        &self.backbone
+    }
+}
+
+impl std::fmt::Debug for Predictor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Predictor({:?}, {} labels)", self.backbone, self.labels().len())
+    }
+}

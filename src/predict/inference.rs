@@ -1,0 +1,127 @@
+//! Evaluation and prediction: an all-frozen network, no graph. One code for training's validation and for what is
+//! saved, so that their figures agree to the bit.
+
+use crate::arch::Arch;
+use crate::backbone::{Backbone, Network};
+use crate::data::{Dataset, Image, Loader, Targets, Transform};
+use crate::error::{Error, Result};
+use crate::head::Head;
+use crate::metrics::Evaluation;
+use crate::ops::no_grad;
+use crate::params::{AllFrozen, Slots};
+use candle_core::{DType, Device, Tensor};
+
+/// Samples per batch. Fixed, because a matrix product may round differently for other sizes.
+pub(crate) const BATCH: usize = 32;
+
+/// A network and a head, frozen.
+pub(crate) struct Inference {
+    arch: Arch,
+    network: Network,
+    head: Head,
+    slots: Slots,
+    transform: Transform,
+    pub labels: Vec<String>,
+    device: Device,
+    dtype: DType,
+    channels: usize,
+}
+
+impl Inference {
+    /// With the backbone's own tensors; `slots` holds the head's.
+    pub fn new(backbone: &Backbone, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
+        let inner = &backbone.inner;
+        let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &inner.tensors)?;
+        Self::with(backbone, network, head, slots, labels)
+    }
+
+    /// With the tensors in `slots`, backbone and head, as they are now. They must not change while this lives.
+    pub fn of_slots(backbone: &Backbone, head: Head, slots: &Slots, labels: Vec<String>) -> Result<Self> {
+        let inner = &backbone.inner;
+        let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &AllFrozen(slots))?;
+        Self::with(backbone, network, head, slots.clone(), labels)
+    }
+
+    fn with(backbone: &Backbone, network: Network, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
+        let inner = &backbone.inner;
+        let transform = Transform::eval(&inner.spec)?;
+        let (device, dtype, channels) = (inner.device.clone(), inner.dtype, inner.spec.channels);
+        Ok(Self { arch: inner.arch, network, head, slots, transform, labels, device, dtype, channels })
+    }
+
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The head's tensors by name.
+    pub fn head_tensors(&self) -> Vec<(String, Tensor)> {
+        let names = self.head.names(self.arch, self.labels.len());
+        names.into_iter().filter_map(|n| self.slots.get(&n).map(|s| (n.clone(), s.detached()))).collect()
+    }
+
+    /// An image as the network wants it: (C, H, W), normalised.
+    pub fn prepare(&self, image: &Image) -> Result<Tensor> {
+        self.transform.apply(image, 0, 0, 0)
+    }
+
+    /// Logits (N, classes) of images (N, C, H, W).
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        self.logits_from(&images.to_dtype(self.dtype)?, 0)
+    }
+
+    /// Logits of what the first `from` blocks made.
+    pub fn logits_from(&self, x: &Tensor, from: usize) -> Result<Tensor> {
+        no_grad(|| {
+            let features = if from == 0 {
+                let wanted = self.channels;
+                if !matches!(x.dims(), [n, c, _, _] if *c == wanted && *n > 0) {
+                    let problem = format!("have shape {:?}; the network takes (N, {wanted}, height, width)", x.dims());
+                    return Err(Error::invalid("images", problem));
+                }
+                self.network.features(x)?
+            } else {
+                self.network.suffix(x, from)?
+            };
+            Ok(self.head.forward(&features.detach(), &self.slots, self.arch, None)?.detach())
+        })
+    }
+
+    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
+        let classes = self.labels.len();
+        if data.classes().len() > classes {
+            let problem = format!("has {} classes and the network {classes}", data.classes().len());
+            return Err(Error::invalid("dataset", format!("{problem}; give it the predictor's labels")));
+        }
+        let loader = Loader::new(data, self.transform.clone()).batch_size(BATCH);
+        let mut evaluation = Evaluation::new(classes);
+        for batch in loader.batches((0..data.len()).collect(), 0, &self.device)? {
+            let batch = batch?;
+            self.judge(&self.logits(&batch.images)?, &batch.targets, &mut evaluation)?;
+        }
+        Ok(evaluation.close())
+    }
+
+    /// Counts a batch.
+    pub fn judge(&self, logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
+        let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        for (row, truth) in rows.iter().zip(targets.classes()?) {
+            let most = row.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));
+            let log_sum = row.iter().map(|v| (v - most).exp()).sum::<f64>().ln() + most;
+            let truth = truth as usize;
+            let loss = log_sum - row.get(truth).copied().unwrap_or(f64::NEG_INFINITY);
+            evaluation.count(truth, largest(row), loss);
+        }
+        Ok(())
+    }
+}
+
+/// The first index of the largest value.
+pub(crate) fn largest<T: PartialOrd + Copy>(row: &[T]) -> usize {
+    let mut best = 0;
+    for (i, v) in row.iter().enumerate() {
+        if *v > row[best] {
+            best = i;
+        }
+    }
+    best
+}

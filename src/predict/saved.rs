@@ -1,0 +1,110 @@
+//! The file of a predictor.
+
+use super::Predictor;
+use crate::arch::{InputSpec, Layout};
+use crate::backbone::{Backbone, Source};
+use crate::error::{Error, Result};
+use crate::head::Head;
+use crate::weights::{METADATA_KEY, Weights, write as write_weights};
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The description inside the file.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    /// The version of this description.
+    version: u32,
+    arch: String,
+    layout: Layout,
+    input: InputSpec,
+    labels: Vec<String>,
+    head: Head,
+    /// The report of the run that made it.
+    story: Option<serde_json::Value>,
+}
+
+const VERSION: u32 = 1;
+
+pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
+    let inner = &predictor.backbone.inner;
+    let description = Description {
+        version: VERSION,
+        arch: inner.arch.name().to_string(),
+        layout: inner.layout,
+        input: inner.spec.clone(),
+        labels: predictor.labels().to_vec(),
+        head: predictor.inference.head(),
+        story: predictor.story.clone(),
+    };
+    let text = serde_json::to_string(&description)
+        .map_err(|error| Error::weights_from(path, "the description cannot be written as JSON", error))?;
+    let mut tensors = inner.tensors.clone();
+    tensors.extend(predictor.inference.head_tensors());
+    // PyTorch's batch norms count their batches; a strict load there wants the counters.
+    for name in inner.tensors.keys() {
+        if let Some(norm) = name.strip_suffix(".running_mean") {
+            let name = format!("{norm}.num_batches_tracked");
+            let counter = match inner.counters.get(&name) {
+                Some(counter) => counter.clone(),
+                None => Tensor::zeros((), DType::I64, &Device::Cpu)?,
+            };
+            tensors.insert(name, counter);
+        }
+    }
+    let tensors: BTreeMap<String, Tensor> = tensors
+        .into_iter()
+        .map(|(name, t)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?)))
+        .collect::<candle_core::Result<_>>()?;
+    write_weights(path, &tensors, Some(&text))
+}
+
+pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
+    let weights = Weights::read(path)?;
+    let Some(text) = weights.metadata.get(METADATA_KEY) else {
+        let problem = "this is no saved predictor (it has no description of one); \
+                       load weights with Predictor::pretrained or Backbone::from_file";
+        return Err(Error::weights(path, problem));
+    };
+    let description: Description = serde_json::from_str(text)
+        .map_err(|error| Error::weights_from(path, "its description of the predictor is damaged", error))?;
+    if description.version > VERSION {
+        let problem = format!("it was saved by a newer version of the crate (format {})", description.version);
+        return Err(Error::weights(path, problem));
+    }
+    let dtype = weights.tensors.values().find(|t| t.dtype() == DType::F64).map_or(DType::F32, Tensor::dtype);
+    let arch: crate::Arch = description.arch.parse()?;
+    let names = description.head.names(arch, description.labels.len());
+    let mut head = Vec::with_capacity(names.len());
+    for name in names {
+        let tensor = weights
+            .tensors
+            .get(&name)
+            .ok_or_else(|| Error::weights(path, format!("the head's tensor {name} is missing")))?;
+        head.push((name, tensor.to_dtype(dtype)?.to_device(device)?));
+    }
+    check_head(&head, arch.feature_dim(), description.labels.len(), path)?;
+    let backbone = Backbone::load(Source::weights(weights).arch(arch).dtype(dtype), device)?;
+    Predictor::assemble(backbone, description.head, head, description.labels, description.story)
+}
+
+/// The layers' widths must fit the features, each other and the labels.
+fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &Path) -> Result<()> {
+    let mut width = features;
+    for pair in head.chunks(2) {
+        let [(name, weight), (_, bias)] = pair else { continue };
+        match (weight.dims(), bias.dims()) {
+            ([out, dim], [n]) if *dim == width && n == out => width = *out,
+            (w, b) => {
+                let problem =
+                    format!("the head's {name} of shape {w:?} with a bias of {b:?} does not take {width} numbers");
+                return Err(Error::weights(path, problem));
+            }
+        }
+    }
+    if width == labels {
+        return Ok(());
+    }
+    Err(Error::weights(path, format!("the head has {width} classes, and there are {labels} labels")))
+}

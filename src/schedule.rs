@@ -1,0 +1,73 @@
+//! How the learning rate moves during a phase.
+
+use serde::{Deserialize, Serialize};
+
+/// The shape of the learning rate over a phase; the height is the optimizer's.
+///
+/// ```
+/// use candle_finetune::Schedule;
+/// let schedule = Schedule::cosine().warmup(0.1);
+/// assert!(schedule.factor(0, 100) < 0.2);
+/// assert!((schedule.factor(10, 100) - 1.0).abs() < 0.01);
+/// assert!(schedule.factor(99, 100) < 0.01);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Schedule {
+    /// What comes after the warmup.
+    pub shape: Shape,
+    /// The share of the phase's steps during which the rate rises linearly to its full height, in [0, 1).
+    pub warmup: f64,
+}
+
+/// The shape of a schedule after its warmup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Shape {
+    /// The full rate to the end.
+    Constant,
+    /// Half a cosine down to zero (Loshchilov and Hutter 2016, arXiv 1608.03983, without restarts).
+    Cosine,
+    /// A straight line down to zero.
+    Linear,
+}
+
+impl Schedule {
+    /// The full rate all the time.
+    pub fn constant() -> Self {
+        Self { shape: Shape::Constant, warmup: 0.0 }
+    }
+
+    /// Half a cosine down to zero.
+    pub fn cosine() -> Self {
+        Self { shape: Shape::Cosine, warmup: 0.0 }
+    }
+
+    /// A straight line down to zero.
+    pub fn linear() -> Self {
+        Self { shape: Shape::Linear, warmup: 0.0 }
+    }
+
+    /// Sets the share of the steps that rise to the full rate, in [0, 1).
+    pub fn warmup(mut self, share: f64) -> Self {
+        self.warmup = share;
+        self
+    }
+
+    /// The factor on the learning rate at step `step` (from 0) of `total`, in (0, 1].
+    pub fn factor(&self, step: usize, total: usize) -> f64 {
+        let total = total.max(1) as f64;
+        let rise = (self.warmup * total).floor();
+        let at = step as f64;
+        if at < rise {
+            return (at + 1.0) / (rise + 1.0);
+        }
+        let rest = ((at - rise) / (total - rise).max(1.0)).min(1.0);
+        match self.shape {
+            Shape::Constant => 1.0,
+            Shape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * rest).cos()),
+            Shape::Linear => 1.0 - rest,
+        }
+    }
+}

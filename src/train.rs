@@ -1,0 +1,15 @@
+//! Training: what a session does, and the short client of it that `fit` is.
+
+mod audit;
+mod event;
+mod feature_cache;
+mod fine_tuner;
+mod progress;
+mod report;
+mod session;
+mod store;
+
+pub use event::Event;
+pub use fine_tuner::{FineTuner, Fitted};
+pub use report::{EpochReport, Parameters, Report, Seconds, StageReport};
+pub use session::Session;

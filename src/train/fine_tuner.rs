@@ -1,0 +1,286 @@
+//! Choices in, a predictor out.
+
+use super::event::Event;
+use super::report::Report;
+use super::session::{Listener, Session, Setup};
+use crate::backbone::Backbone;
+use crate::data::{Augment, Dataset};
+use crate::error::{Error, Result};
+use crate::head::Head;
+use crate::loss::Loss;
+use crate::optim::Optimizer;
+use crate::plan::Plan;
+use crate::predict::Predictor;
+use crate::strategy::Strategy;
+use std::sync::Arc;
+
+/// Fine-tunes a backbone on labelled images.
+///
+/// ```no_run
+/// use candle_finetune::{Arch, Backbone, FineTuner, ImageFolder, Strategy};
+/// use candle_finetune::candle_core::Device;
+///
+/// let train = ImageFolder::open("data/train")?;
+/// let valid = ImageFolder::open("data/valid")?;
+/// let backbone = Backbone::from_file(Arch::RESNET18, "resnet18.safetensors", &Device::Cpu)?;
+/// let tuned = FineTuner::new(backbone).strategy(Strategy::SmallSimilar).fit(&train, &valid)?;
+/// println!("{}", tuned.report);
+/// tuned.predictor.save("ants-bees.safetensors")?;
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+///
+/// A setting made by hand wins over the plan's, whatever the order of the calls, and the report says so.
+pub struct FineTuner {
+    backbone: Backbone,
+    head: Head,
+    strategy: Option<Strategy>,
+    plan: Option<Plan>,
+    batch_size: Option<usize>,
+    optimizer: Option<Optimizer>,
+    loss: Option<Loss>,
+    augment: Option<Augment>,
+    patience: Option<usize>,
+    seed: u64,
+    workers: Option<usize>,
+    cache_budget: usize,
+    audit: bool,
+    listener: Option<Listener>,
+}
+
+/// What a run leaves: the predictor and the report.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Fitted {
+    /// The network with the weights that validated best.
+    pub predictor: Predictor,
+    /// What happened.
+    pub report: Report,
+}
+
+/// Features of frozen blocks are kept if they take no more than this many bytes.
+const CACHE_BUDGET: usize = 2 << 30;
+
+impl FineTuner {
+    /// With a linear head, seed 0, and no recipe yet: set a strategy or a plan.
+    pub fn new(backbone: Backbone) -> Self {
+        Self {
+            backbone,
+            head: Head::linear(),
+            strategy: None,
+            plan: None,
+            batch_size: None,
+            optimizer: None,
+            loss: None,
+            augment: None,
+            patience: None,
+            seed: 0,
+            workers: None,
+            cache_budget: CACHE_BUDGET,
+            audit: true,
+            listener: None,
+        }
+    }
+
+    /// Sets what replaces the classifier.
+    pub fn head(mut self, head: Head) -> Self {
+        self.head = head;
+        self
+    }
+
+    /// Sets the strategy, which makes the plan for the data's size. A plan set as well wins.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = Some(strategy);
+        self
+    }
+
+    /// Sets the plan.
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plan = Some(plan);
+        self
+    }
+
+    /// Sets the samples per step.
+    pub fn batch_size(mut self, batch_size: usize) -> Self {
+        self.batch_size = Some(batch_size);
+        self
+    }
+
+    /// Sets the optimizer of every phase; its rate is the head's, and the backbone keeps the plan's share of it.
+    pub fn optimizer(mut self, optimizer: Optimizer) -> Self {
+        self.optimizer = Some(optimizer);
+        self
+    }
+
+    /// Sets the loss.
+    pub fn loss(mut self, loss: Loss) -> Self {
+        self.loss = Some(loss);
+        self
+    }
+
+    /// Sets how training images are varied.
+    pub fn augment(mut self, augment: Augment) -> Self {
+        self.augment = Some(augment);
+        self
+    }
+
+    /// Sets how many epochs without a better validation end a phase.
+    pub fn patience(mut self, epochs: usize) -> Self {
+        self.patience = Some(epochs);
+        self
+    }
+
+    /// Sets the seed of everything: the head's start, shuffling, augmentation, dropout.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Sets the threads that decode and vary images. The result does not depend on it.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Sets how many bytes of frozen blocks' features may be kept (2 GiB by default); 0 keeps none and computes them
+    /// anew in every epoch, with the same result.
+    pub fn cache_budget(mut self, bytes: usize) -> Self {
+        self.cache_budget = bytes;
+        self
+    }
+
+    /// Sets whether the first step of each phase is audited (yes by default): every learning parameter reached by a
+    /// finite gradient, every frozen one unchanged.
+    pub fn audit(mut self, audit: bool) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// Sets a listener, for progress bars and logs.
+    pub fn on_event(mut self, listener: impl FnMut(&Event<'_>) + Send + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// Starts a session over the training data: the second door, for own loops.
+    ///
+    /// # Errors
+    /// [`Error::NoStrategy`] without strategy and plan, [`Error::Invalid`] for a plan that cannot work.
+    pub fn session<D: Dataset + Clone + 'static>(self, train: &D) -> Result<Session> {
+        let strategy = if self.plan.is_some() { None } else { self.strategy };
+        let mut plan = match (self.plan, self.strategy) {
+            (Some(plan), _) => plan,
+            (None, Some(strategy)) => strategy.plan(&self.backbone, train.len()),
+            (None, None) => return Err(Error::NoStrategy),
+        };
+        let mut overrides = Vec::new();
+        if let Some(batch_size) = self.batch_size {
+            overrides.push(format!("batch size {batch_size} (the plan had {})", plan.batch_size));
+            plan.batch_size = batch_size;
+        }
+        if let Some(optimizer) = self.optimizer {
+            overrides.push(format!("optimizer {:?}, lr {:e}", optimizer.rule, optimizer.lr));
+            plan.phases.iter_mut().for_each(|phase| phase.optimizer = optimizer);
+        }
+        if let Some(loss) = self.loss {
+            overrides.push(format!("label smoothing {}", loss.label_smoothing));
+            plan.loss = loss;
+        }
+        if let Some(augment) = self.augment {
+            overrides.push(if augment.is_random() { "own augmentation".into() } else { "no augmentation".into() });
+            plan.augment = augment;
+        }
+        if let Some(patience) = self.patience {
+            overrides.push(format!("patience {patience}"));
+            plan.patience = Some(patience);
+        }
+        let setup = Setup {
+            backbone: self.backbone,
+            head: self.head,
+            plan,
+            strategy,
+            overrides,
+            seed: self.seed,
+            workers: self.workers,
+            cache_budget: self.cache_budget,
+            audit: self.audit,
+            listener: self.listener,
+        };
+        Session::start(setup, train)
+    }
+
+    /// Trains by the plan, validates after every epoch, and keeps the weights that validate best: by accuracy, then
+    /// by the smaller loss.
+    ///
+    /// # Errors
+    /// As [`FineTuner::session`]; and if a sample cannot be read, the loss diverges, the audit fails, or the
+    /// validation data has other classes.
+    pub fn fit<D, V>(self, train: &D, valid: &V) -> Result<Fitted>
+    where
+        D: Dataset + Clone + 'static,
+        V: Dataset + Clone + 'static,
+    {
+        same_classes(train, valid)?;
+        let mut session = self.session(train)?;
+        let valid: Arc<dyn Dataset> = Arc::new(valid.clone());
+        let mut best: Option<Best> = None;
+        let mut phase = None;
+        let mut cache = None;
+        let mut since_better = 0;
+        while let Some(batch) = session.next_batch()? {
+            if phase != session.phase() {
+                phase = session.phase();
+                since_better = 0;
+                cache = session.valid_cache(&valid)?;
+            }
+            session.step(&batch)?;
+            if !session.epoch_done() {
+                continue;
+            }
+            let evaluation = session.validate(&valid, cache.as_ref())?;
+            session.close_epoch(Some(&evaluation))?;
+            let better =
+                best.as_ref().is_none_or(|best| (evaluation.correct, -evaluation.loss) >= (best.correct, -best.loss));
+            if better {
+                let number = session.report().epochs.len();
+                let (correct, loss, top1) = (evaluation.correct, evaluation.loss, evaluation.top1());
+                best = Some(Best { correct, loss, top1, number, weights: session.snapshot()? });
+                since_better = 0;
+            } else {
+                since_better += 1;
+                if session.plan().patience.is_some_and(|patience| since_better > patience) {
+                    session.end_phase()?;
+                }
+            }
+        }
+        if let Some(best) = best {
+            session.restore(&best.weights, best.number, best.top1)?;
+        }
+        session.finish()
+    }
+}
+
+/// The weights that validated best so far.
+struct Best {
+    correct: usize,
+    loss: f64,
+    top1: f64,
+    number: usize,
+    weights: std::collections::BTreeMap<String, candle_core::Tensor>,
+}
+
+fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
+    if valid.is_empty() {
+        return Err(Error::invalid("validation data", "holds no samples; cut some off with `split`"));
+    }
+    let (a, b) = (train.classes(), valid.classes());
+    if a == b {
+        return Ok(());
+    }
+    let new: Vec<&str> = b.iter().filter(|class| !a.contains(class)).map(String::as_str).collect();
+    let problem = if new.is_empty() {
+        "has the training data's classes in another order or not all of them; open both with the same labels".into()
+    } else {
+        format!("has classes that the training data lacks: {}", new.join(", "))
+    };
+    Err(Error::invalid("validation data", problem))
+}

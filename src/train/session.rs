@@ -1,0 +1,552 @@
+//! The one place that trains.
+
+use super::audit::Audit;
+use super::event::Event;
+use super::feature_cache::FeatureCache;
+use super::fine_tuner::Fitted;
+use super::progress::Progress;
+use super::report::{EpochReport, Report, Seconds, peak_rss_mb};
+use super::store::{assign, count, groups, restore, snapshot, variable};
+use crate::backbone::{Backbone, Network, random_tensors};
+use crate::data::{Batch, Batches, Dataset, Loader, Transform};
+use crate::error::{Error, Result};
+use crate::head::Head;
+use crate::metrics::Evaluation;
+use crate::ops::{Gradients, backward};
+use crate::optim::{Group, OptimizerState, global_norm};
+use crate::params::{Declared, Slot, Slots};
+use crate::plan::{Phase, Plan, Start};
+use crate::predict::{Inference, Predictor};
+use crate::rng::Seed;
+use crate::strategy::Strategy;
+use candle_core::{DType, Tensor};
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a session is started with.
+pub(super) struct Setup {
+    pub backbone: Backbone,
+    pub head: Head,
+    pub plan: Plan,
+    pub strategy: Option<Strategy>,
+    pub overrides: Vec<String>,
+    pub seed: u64,
+    pub workers: Option<usize>,
+    pub cache_budget: usize,
+    pub audit: bool,
+    pub listener: Option<Listener>,
+}
+
+/// Hears the events of a run.
+pub(super) type Listener = Box<dyn FnMut(&Event<'_>) + Send>;
+
+/// A run in progress: its own copy of what learns, the optimizer, and the position in the plan.
+///
+/// [`FineTuner::fit`](crate::FineTuner::fit) is a client of this; an own loop is as short:
+///
+/// ```
+/// # use candle_finetune::{Arch, Backbone, FineTuner, Loss, Strategy, TensorDataset};
+/// # use candle_finetune::candle_core::{Device, Tensor};
+/// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+/// # let images = Tensor::randn(0f32, 1.0, (8, 3, 32, 32), &Device::Cpu)?;
+/// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+/// # let mut plan = Strategy::LargeSimilar.plan(&backbone, 8);
+/// # plan.phases.iter_mut().for_each(|p| p.epochs = 1);
+/// let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+/// while let Some(batch) = session.next_batch()? {
+///     let logits = session.forward(&batch)?; // a Candle tensor with a graph
+///     let loss = Loss::cross_entropy().forward(&logits, &batch.targets)?; // or any loss made of Candle's operations
+///     session.backward_step(&loss)?;
+/// }
+/// let tuned = session.finish()?;
+/// # let _ = tuned;
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+pub struct Session {
+    setup: Setup,
+    dataset: Arc<dyn Dataset>,
+    labels: Vec<String>,
+    loader: Loader,
+    slots: Slots,
+    declared: Vec<Declared>,
+    optimizer: OptimizerState,
+    current: Option<Current>,
+    /// The phase that comes next, from 0.
+    next_phase: usize,
+    epochs_done: usize,
+    steps_done: usize,
+    audit_pending: bool,
+    report: Report,
+    started: Instant,
+}
+
+/// The phase in progress.
+struct Current {
+    index: usize,
+    phase: Phase,
+    network: Network,
+    frozen_blocks: usize,
+    groups: BTreeMap<String, Group>,
+    cache: Option<FeatureCache>,
+    audit: Audit,
+    epoch: usize,
+    step: usize,
+    steps: usize,
+    running: Option<Epoch>,
+}
+
+/// The epoch in progress.
+struct Epoch {
+    order: Vec<usize>,
+    /// Samples handed out.
+    taken: usize,
+    batches: Option<Batches>,
+    progress: Progress,
+    pending: usize,
+}
+
+impl Session {
+    pub(super) fn start<D: Dataset + Clone + 'static>(setup: Setup, data: &D) -> Result<Self> {
+        let started = Instant::now();
+        let Setup { backbone, head, plan, seed, .. } = &setup;
+        plan.check(backbone)?;
+        if data.is_empty() {
+            return Err(Error::invalid("dataset", "holds no samples"));
+        }
+        let labels = data.classes().to_vec();
+        if labels.len() < 2 {
+            let problem = format!("has {} class; there is something to learn from two on", labels.len());
+            return Err(Error::invalid("dataset", problem));
+        }
+        let inner = &backbone.inner;
+        let channels = inner.spec.channels;
+        let tensors = match plan.init {
+            Start::Pretrained => inner.tensors.clone(),
+            Start::Random => random_tensors(inner.arch, channels, *seed, inner.dtype, &inner.device)?,
+        };
+        let mut slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
+        for (name, tensor) in head.start(backbone, labels.len(), *seed)? {
+            slots.insert(name, Slot::Param(variable(&tensor)?));
+        }
+        let transform = Transform::train(&inner.spec, &plan.augment)?;
+        let mut loader = Loader::new(data, transform).batch_size(plan.batch_size).seed(*seed);
+        if let Some(workers) = setup.workers {
+            loader = loader.workers(workers);
+        }
+        let report = Report {
+            arch: inner.arch.name().to_string(),
+            strategy: setup.strategy,
+            plan: plan.clone(),
+            overrides: setup.overrides.clone(),
+            seed: *seed,
+            samples: data.len(),
+            skipped: data.skipped(),
+            classes: labels.clone(),
+            epochs: vec![],
+            best_epoch: None,
+            valid_top1: None,
+            top1: None,
+            seconds: Seconds::default(),
+            parameters: super::report::Parameters::default(),
+            zero_gradients: vec![],
+            cached_mb: 0.0,
+            peak_rss_mb: None,
+        };
+        let declared = inner.arch.declared(channels)?;
+        Ok(Self {
+            setup,
+            dataset: Arc::new(data.clone()),
+            labels,
+            loader,
+            slots,
+            declared,
+            optimizer: OptimizerState::default(),
+            current: None,
+            next_phase: 0,
+            epochs_done: 0,
+            steps_done: 0,
+            audit_pending: false,
+            report,
+            started,
+        })
+    }
+
+    /// The next batch of the plan; `None` when the plan is done. Moves on to the next epoch and phase by itself.
+    ///
+    /// Where the features of frozen blocks are kept, the batch carries those, and its `images` hold no pixels.
+    ///
+    /// # Errors
+    /// If a sample cannot be read, or a phase's audit fails.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        loop {
+            if self.current.is_none() && !self.enter_phase()? {
+                return Ok(None);
+            }
+            if self.epoch_done() {
+                self.close_epoch(None)?;
+                continue;
+            }
+            let Some(current) = &mut self.current else { continue };
+            if current.running.is_none() {
+                let epoch = start_epoch(&self.loader, current, &self.setup, self.dataset.len(), self.epochs_done)?;
+                current.running = Some(epoch);
+            }
+            let Some(epoch) = &mut current.running else { continue };
+            let to = (epoch.taken + self.setup.plan.batch_size).min(epoch.order.len());
+            let indices = &epoch.order[epoch.taken..to];
+            let batch = match (&current.cache, &mut epoch.batches) {
+                (Some(cache), _) => {
+                    let device = &self.setup.backbone.inner.device;
+                    cache.batch(indices, self.epochs_done, self.labels.len(), device)?
+                }
+                (None, Some(batches)) => batches.next().ok_or_else(|| Error::invalid("loader", "ended early"))??,
+                (None, None) => return Ok(None),
+            };
+            epoch.taken = to;
+            epoch.pending = batch.len();
+            return Ok(Some(batch));
+        }
+    }
+
+    /// Logits (N, classes) with a graph: a Candle tensor from which any loss can be made.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        let Some(current) = &self.current else {
+            return Err(Error::invalid("session", "no phase has begun; ask for a batch first"));
+        };
+        let features = match &batch.features {
+            Some(features) => current.network.suffix(features, current.frozen_blocks)?,
+            None => {
+                self.setup.backbone.check(&batch.images)?;
+                current.network.features(&batch.images.to_dtype(self.setup.backbone.inner.dtype)?)?
+            }
+        };
+        let chance = Some((Seed(self.setup.seed), self.steps_done as u64));
+        self.setup.head.forward(&features, &self.slots, self.setup.backbone.arch(), chance)
+    }
+
+    /// The gradients of `loss`, clipped, and one step of the optimizer. Returns the loss.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] for a loss that is no finite number (nothing was changed then), [`Error::Audit`] if, in
+    /// the first step of a phase, a parameter was not reached or something frozen has changed.
+    pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if !value.is_finite() {
+            return Err(Error::Diverged { step: self.steps_done + 1, loss: value });
+        }
+        let gradients = backward(loss)?;
+        let Some(current) = &mut self.current else {
+            return Err(Error::invalid("session", "no phase has begun; ask for a batch first"));
+        };
+        if self.audit_pending {
+            for name in current.audit.gradients(&self.slots, &gradients)? {
+                if !self.report.zero_gradients.contains(&name) {
+                    self.report.zero_gradients.push(name);
+                }
+            }
+        }
+        let norm = step(&mut self.optimizer, &self.slots, &gradients, current, self.setup.plan.clip)?;
+        drop(gradients);
+        if self.audit_pending {
+            current.audit.frozen(&self.slots, &current.network)?;
+            self.audit_pending = false;
+        }
+        self.steps_done += 1;
+        current.step += 1;
+        if let Some(epoch) = &mut current.running {
+            epoch.progress.step(value, norm, epoch.pending);
+            let (at, of) = (epoch.progress.steps(), current.steps / current.phase.epochs);
+            let event = Event::Step { epoch: current.epoch + 1, step: at, steps: of, loss: value };
+            emit(&mut self.setup.listener, &event);
+        }
+        Ok(value)
+    }
+
+    /// Forward, the plan's loss, backward and one step of the optimizer. Returns the loss.
+    pub fn step(&mut self, batch: &Batch) -> Result<f64> {
+        let logits = self.forward(batch)?;
+        let loss = self.setup.plan.loss.forward(&logits, &batch.targets)?;
+        let predicted = logits.detach().argmax(1)?.to_vec1::<u32>()?;
+        let truth = batch.targets.classes()?;
+        let correct = predicted.iter().zip(&truth).filter(|(p, t)| p == t).count();
+        let value = self.backward_step(&loss)?;
+        if let Some(epoch) = self.current.as_mut().and_then(|c| c.running.as_mut()) {
+            epoch.progress.judged(correct, truth.len());
+        }
+        Ok(value)
+    }
+
+    /// Runs the network as it is over labelled data, frozen and in evaluation mode.
+    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
+        self.inference()?.evaluate(data)
+    }
+
+    /// Every tensor that learns, by canonical name, as it is now: shares storage with the session's own.
+    ///
+    /// A gradient store's `get` takes them, for looking at gradients before a step.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let learning = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Param(_)));
+        learning.map(|(name, slot)| (name.clone(), slot.tensor().clone())).collect()
+    }
+
+    /// A copy of every tensor of backbone and head by canonical name, running statistics included.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.slots.iter().map(|(name, slot)| Ok((name.clone(), slot.detached().copy()?))).collect()
+    }
+
+    /// What the session knows so far.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Whether the batch handed out last was the last of its epoch, and its step is done.
+    pub fn epoch_done(&self) -> bool {
+        let epoch = self.current.as_ref().and_then(|c| c.running.as_ref());
+        epoch.is_some_and(|e| e.taken >= e.order.len())
+    }
+
+    /// Ends the session: the weights as they are become a predictor.
+    pub fn finish(mut self) -> Result<Fitted> {
+        if self.epoch_done() {
+            self.close_epoch(None)?;
+        }
+        if self.current.is_some() {
+            self.leave_phase()?;
+        }
+        self.report.seconds.total = self.started.elapsed().as_secs_f64();
+        self.report.peak_rss_mb = peak_rss_mb();
+        let inner = &self.setup.backbone.inner;
+        let state = self.state()?;
+        let names = self.setup.head.names(inner.arch, self.labels.len());
+        let (head, tensors): (Vec<_>, Vec<_>) = state.into_iter().partition(|(name, _)| names.contains(name));
+        let backbone = Backbone::assemble(
+            inner.arch,
+            inner.layout,
+            inner.spec.clone(),
+            &inner.device,
+            tensors.into_iter().collect(),
+            inner.counters.clone(),
+            None,
+            Some(self.labels.clone()),
+            true,
+        )?;
+        let story = serde_json::to_value(&self.report)
+            .map_err(|error| Error::invalid("report", format!("cannot be written as JSON: {error}")))?;
+        let predictor = Predictor::assemble(backbone, self.setup.head, head, self.labels, Some(story))?;
+        crate::ops::release_pool();
+        Ok(Fitted { predictor, report: self.report })
+    }
+
+    /// The network as it is, frozen; must be gone before the next step.
+    fn inference(&self) -> Result<Inference> {
+        Inference::of_slots(&self.setup.backbone, self.setup.head, &self.slots, self.labels.clone())
+    }
+
+    fn enter_phase(&mut self) -> Result<bool> {
+        let Some(phase) = self.setup.plan.phases.get(self.next_phase).cloned() else { return Ok(false) };
+        let index = self.next_phase;
+        let inner = self.setup.backbone.inner.clone();
+        let blocks = &inner.network.blocks;
+        let frozen = phase.freeze.resolve(blocks, &self.declared)?;
+        assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
+        let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?;
+        let groups = groups(&self.slots, &self.declared, blocks, &phase);
+        self.report.parameters = count(&self.slots, &self.declared, blocks);
+        let phases = self.setup.plan.phases.len();
+        let event = Event::Phase { phase: index + 1, phases, frozen_blocks: frozen.prefix };
+        emit(&mut self.setup.listener, &event);
+        let cache = self.compute_cache(&self.dataset.clone(), &network, frozen.prefix, true)?;
+        if let Some(cache) = &cache {
+            self.report.cached_mb = self.report.cached_mb.max(cache.bytes as f64 / 1e6);
+        }
+        let per_epoch = self.dataset.len().div_ceil(self.setup.plan.batch_size);
+        let audit = Audit::begin(index + 1, &self.slots)?;
+        self.audit_pending = self.setup.audit;
+        let (steps, frozen_blocks) = (per_epoch * phase.epochs, frozen.prefix);
+        self.current = Some(Current {
+            index,
+            phase,
+            network,
+            frozen_blocks,
+            groups,
+            cache,
+            audit,
+            epoch: 0,
+            step: 0,
+            steps,
+            running: None,
+        });
+        self.next_phase += 1;
+        Ok(true)
+    }
+
+    fn leave_phase(&mut self) -> Result<()> {
+        if let Some(mut current) = self.current.take()
+            && self.setup.audit
+            && current.step > 0
+        {
+            current.audit.frozen(&self.slots, &current.network)?;
+        }
+        Ok(())
+    }
+
+    /// The features of the frozen blocks for all samples, where that is possible and worth it.
+    fn compute_cache(
+        &mut self,
+        dataset: &Arc<dyn Dataset>,
+        network: &Network,
+        frozen_blocks: usize,
+        training: bool,
+    ) -> Result<Option<FeatureCache>> {
+        let plan = &self.setup.plan;
+        let views = match (training && plan.augment.is_random(), plan.views) {
+            (false, _) => 1,
+            (true, Some(views)) => views,
+            (true, None) => return Ok(None),
+        };
+        if frozen_blocks == 0 || self.setup.cache_budget == 0 {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let loader = if training {
+            self.loader.clone()
+        } else {
+            Loader::new(dataset, Transform::eval(&self.setup.backbone.inner.spec)?)
+        };
+        let device = self.setup.backbone.inner.device.clone();
+        let budget = self.setup.cache_budget;
+        let listener = &mut self.setup.listener;
+        let progress = |done, total| emit(listener, &Event::Features { done, total });
+        let cache = FeatureCache::compute(dataset, &loader, network, frozen_blocks, views, budget, &device, progress)?;
+        if cache.is_none() {
+            tracing::warn!(budget, "the frozen part's features do not fit and are computed anew in each epoch");
+        }
+        self.report.seconds.features += begun.elapsed().as_secs_f64();
+        Ok(cache)
+    }
+
+    // What `fit` needs besides.
+
+    /// The validation data's features at the phase's boundary, computed once per phase.
+    pub(super) fn valid_cache(&mut self, valid: &Arc<dyn Dataset>) -> Result<Option<FeatureCache>> {
+        let Some(current) = self.current.take() else { return Ok(None) };
+        let cache = self.compute_cache(valid, &current.network, current.frozen_blocks, false);
+        self.current = Some(current);
+        cache
+    }
+
+    /// As [`Session::evaluate`], from kept features where there are some.
+    pub(super) fn validate(&mut self, valid: &Arc<dyn Dataset>, cache: Option<&FeatureCache>) -> Result<Evaluation> {
+        let begun = Instant::now();
+        let inference = self.inference()?;
+        let evaluation = match (cache, &self.current) {
+            (Some(cache), Some(current)) => {
+                let mut evaluation = Evaluation::new(self.labels.len());
+                for indices in cache.in_order(crate::predict::BATCH) {
+                    let device = &self.setup.backbone.inner.device;
+                    let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
+                    let Some(features) = &batch.features else { continue };
+                    let logits = inference.logits_from(features, current.frozen_blocks)?;
+                    inference.judge(&logits, &batch.targets, &mut evaluation)?;
+                }
+                evaluation.close()
+            }
+            _ => inference.evaluate(valid)?,
+        };
+        self.report.seconds.valid += begun.elapsed().as_secs_f64();
+        Ok(evaluation)
+    }
+
+    /// The phase in progress, from 0.
+    pub(super) fn phase(&self) -> Option<usize> {
+        self.current.as_ref().map(|c| c.index)
+    }
+
+    /// Closes the epoch with its validation; moves to the next phase after the last.
+    pub(super) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(epoch) = current.running.take() else { return Ok(()) };
+        let factor = current.phase.schedule.factor(current.step.saturating_sub(1), current.steps);
+        let lr = current.phase.optimizer.lr * factor;
+        let report = epoch.progress.report(current.index + 1, current.epoch + 1, lr, valid);
+        self.report.seconds.train += report.seconds;
+        emit(&mut self.setup.listener, &Event::Epoch(&report));
+        self.report.epochs.push(report);
+        current.epoch += 1;
+        self.epochs_done += 1;
+        if current.epoch >= current.phase.epochs {
+            self.leave_phase()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the phase before its time.
+    pub(super) fn end_phase(&mut self) -> Result<()> {
+        self.leave_phase()
+    }
+
+    pub(super) fn last_epoch(&self) -> Option<&EpochReport> {
+        self.report.epochs.last()
+    }
+
+    pub(super) fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
+        snapshot(&self.slots)
+    }
+
+    /// Puts the weights of epoch `number` (from 1, over all phases) back.
+    pub(super) fn restore(&mut self, from: &BTreeMap<String, Tensor>, number: usize, top1: f64) -> Result<()> {
+        self.report.best_epoch = Some(number);
+        self.report.valid_top1 = Some(top1);
+        restore(&mut self.slots, from)
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.setup.plan
+    }
+}
+
+/// One step of every learning parameter; the norm of the gradients before clipping.
+fn step(
+    optimizer: &mut OptimizerState,
+    slots: &Slots,
+    gradients: &Gradients,
+    current: &Current,
+    clip: Option<f64>,
+) -> Result<f64> {
+    let learning: Vec<_> = slots
+        .iter()
+        .filter_map(|(name, slot)| match slot {
+            Slot::Param(var) => Some((name, var, gradients.get(&var.id())?)),
+            _ => None,
+        })
+        .collect();
+    let norm = global_norm(learning.iter().map(|(.., g)| *g))?;
+    let scale = clip.filter(|&most| norm > most).map_or(1.0, |most| most / norm);
+    let factor = current.phase.schedule.factor(current.step, current.steps);
+    for (name, var, gradient) in learning {
+        let Some(&group) = current.groups.get(name) else { continue };
+        optimizer.step(&current.phase.optimizer, (name, var), gradient, group, factor, scale)?;
+    }
+    Ok(norm)
+}
+
+fn start_epoch(loader: &Loader, current: &Current, setup: &Setup, samples: usize, number: usize) -> Result<Epoch> {
+    let mut order: Vec<usize> = (0..samples).collect();
+    order.shuffle(&mut Seed(setup.seed).stream("shuffle", &[number as u64]));
+    let batches = match &current.cache {
+        Some(_) => None,
+        None => {
+            let view = setup.plan.views.map_or(number, |views| number % views.max(1));
+            Some(loader.batches(order.clone(), view as u64, &setup.backbone.inner.device)?)
+        }
+    };
+    Ok(Epoch { order, taken: 0, batches, progress: Progress::new(), pending: 0 })
+}
+
+fn emit(listener: &mut Option<Listener>, event: &Event<'_>) {
+    if let Some(listener) = listener {
+        listener(event);
+    }
+}

@@ -1,0 +1,101 @@
+//! The session's own copy of everything, in the roles of the phase.
+
+use crate::error::Result;
+use crate::freeze::{BatchNormMode, Frozen, Role};
+use crate::optim::Group;
+use crate::params::{Block, Declared, Kind, Slot, Slots};
+use crate::plan::Phase;
+use crate::train::report::{Parameters, StageReport};
+use candle_core::{Tensor, Var};
+use std::collections::BTreeMap;
+
+/// Gives every backbone tensor its role. What already has it stays as it is, so optimizer state keeps its meaning.
+pub(super) fn assign(slots: &mut Slots, declared: &[Declared], frozen: &Frozen, mode: BatchNormMode) -> Result<()> {
+    for d in declared {
+        let Some(slot) = slots.get_mut(&d.name) else { continue };
+        let role = frozen.role(d, mode);
+        let new = match (role, &*slot) {
+            (Role::Frozen, Slot::Frozen(_)) | (Role::Param, Slot::Param(_)) | (Role::Buffer, Slot::Buffer(_)) => {
+                continue;
+            }
+            // A copy: the variable may go on living elsewhere.
+            (Role::Frozen, slot) => Slot::Frozen(slot.detached().copy()?),
+            (Role::Param, slot) => Slot::Param(variable(&slot.detached())?),
+            (Role::Buffer, slot) => Slot::Buffer(variable(&slot.detached())?),
+        };
+        *slot = new;
+    }
+    Ok(())
+}
+
+/// A variable with a copy of the tensor's numbers.
+pub(super) fn variable(t: &Tensor) -> Result<Var> {
+    Ok(Var::from_tensor(&t.copy()?)?)
+}
+
+/// How each learning tensor is stepped: earlier stages at smaller rates, decay for kernels and weights alone.
+pub(super) fn groups(slots: &Slots, declared: &[Declared], blocks: &[Block], phase: &Phase) -> BTreeMap<String, Group> {
+    let mut stages: Vec<&str> = blocks.iter().map(|b| b.stage.as_str()).collect();
+    stages.dedup();
+    let depth = |d: &Declared| stages.iter().position(|s| *s == blocks[d.block].stage).unwrap_or(0);
+    let by_name: BTreeMap<&str, &Declared> = declared.iter().map(|d| (d.name.as_str(), d)).collect();
+    let learning = slots.iter().filter(|(_, slot)| matches!(slot, Slot::Param(_)));
+    learning
+        .map(|(name, slot)| {
+            let group = match by_name.get(name.as_str()) {
+                Some(d) => {
+                    let from_top = (stages.len() - depth(d)) as i32;
+                    let lr_scale = phase.backbone_lr_scale * phase.layer_decay.powi(from_top);
+                    Group { lr_scale, decays: d.kind == Kind::Kernel }
+                }
+                None => Group { lr_scale: 1.0, decays: slot.tensor().rank() > 1 },
+            };
+            (name.clone(), group)
+        })
+        .collect()
+}
+
+/// Counts what learns and what is frozen.
+pub(super) fn count(slots: &Slots, declared: &[Declared], blocks: &[Block]) -> Parameters {
+    let mut all = Parameters::default();
+    let statistic = |d: &Declared| matches!(d.kind, Kind::RunningMean | Kind::RunningVar);
+    for d in declared.iter().filter(|d| !statistic(d)) {
+        let stage = &blocks[d.block].stage;
+        if all.stages.last().is_none_or(|s| s.name != *stage) {
+            all.stages.push(StageReport { name: stage.clone(), learning: 0, frozen: 0 });
+        }
+        let size = d.shape.iter().product::<usize>();
+        let learns = matches!(slots.get(&d.name), Some(Slot::Param(_)));
+        if let Some(last) = all.stages.last_mut() {
+            *(if learns { &mut last.learning } else { &mut last.frozen }) += size;
+        }
+    }
+    let known: std::collections::BTreeSet<&str> = declared.iter().map(|d| d.name.as_str()).collect();
+    let head = slots.iter().filter(|(name, _)| !known.contains(name.as_str()));
+    let learning = head.map(|(_, slot)| slot.tensor().elem_count()).sum();
+    all.stages.push(StageReport { name: "head".into(), learning, frozen: 0 });
+    all.learning = all.stages.iter().map(|s| s.learning).sum();
+    all.frozen = all.stages.iter().map(|s| s.frozen).sum();
+    all
+}
+
+/// Everything as it is: copies of what may change, and what is frozen shared.
+pub(super) fn snapshot(slots: &Slots) -> Result<BTreeMap<String, Tensor>> {
+    let keep = |slot: &Slot| match slot {
+        Slot::Frozen(t) => Ok(t.clone()),
+        Slot::Param(_) | Slot::Buffer(_) => slot.detached().copy(),
+    };
+    slots.iter().map(|(name, slot)| Ok((name.clone(), keep(slot)?))).collect()
+}
+
+/// Puts a snapshot back. What is frozen is replaced, never written to.
+pub(super) fn restore(slots: &mut Slots, from: &BTreeMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in from {
+        match slots.get_mut(name) {
+            Some(Slot::Param(var) | Slot::Buffer(var)) => var.set(tensor)?,
+            Some(slot @ Slot::Frozen(_)) => *slot = Slot::Frozen(tensor.clone()),
+            None => {}
+        }
+    }
+    Ok(())
+}

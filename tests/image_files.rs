@@ -1,0 +1,211 @@
+//! Decoding of image files, which the tests write themselves.
+
+use candle_finetune::{Error, Image};
+use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat};
+use std::io::Cursor;
+
+/// Smooth colours, so that JPEG stays close.
+fn picture(width: u32, height: u32) -> image::RgbImage {
+    image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 6) as u8, (y * 7) as u8, 200 - (x * 2 + y) as u8]))
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image.write_to(&mut Cursor::new(&mut bytes), format).unwrap();
+    bytes
+}
+
+fn rgb(width: u32, height: u32) -> DynamicImage {
+    picture(width, height).into()
+}
+
+const LOSSLESS: [ImageFormat; 4] = [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Tiff];
+
+#[test]
+fn lossless_formats_come_back_exactly() {
+    let expected = Image::from_rgb8(31, 17, picture(31, 17).into_raw()).unwrap();
+    for format in LOSSLESS {
+        assert_eq!(Image::decode(&encoded(&rgb(31, 17), format)).unwrap(), expected, "{format:?}");
+    }
+}
+
+#[test]
+fn lossy_formats_come_back_closely() {
+    // GIF has 256 colours.
+    for (format, tolerance) in [(ImageFormat::Jpeg, 6.0), (ImageFormat::Gif, 12.0)] {
+        let image = Image::decode(&encoded(&rgb(31, 17), format)).unwrap();
+        assert_eq!((image.height(), image.width(), image.channels()), (17, 31, 3));
+        let original = picture(31, 17).into_raw();
+        let difference: f64 = image.bytes().iter().zip(&original).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>();
+        assert!(difference / (original.len() as f64) < tolerance, "{format:?}: {difference}");
+    }
+}
+
+#[test]
+fn a_gif_gives_its_first_frame() {
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+    for level in [10, 200] {
+        let frame = image::RgbaImage::from_pixel(4, 3, image::Rgba([level, level, level, 255]));
+        encoder.encode_frame(image::Frame::new(frame)).unwrap();
+    }
+    drop(encoder);
+    assert!(Image::decode(&bytes).unwrap().bytes().iter().all(|v| v.abs_diff(10) < 4));
+}
+
+#[test]
+fn gray_alpha_and_16_bit_become_rgb() {
+    let gray = DynamicImage::from(image::GrayImage::from_fn(5, 4, |x, y| image::Luma([(x * 40 + y) as u8])));
+    let deep =
+        DynamicImage::from(image::ImageBuffer::from_fn(5, 4, |x, y| image::Rgb([(x * 257) as u16, 65535, y as u16])));
+    let deep_gray = DynamicImage::from(image::ImageBuffer::from_fn(5, 4, |x, _| image::Luma([(x * 257 * 9) as u16])));
+    let alpha =
+        DynamicImage::from(image::RgbaImage::from_fn(5, 4, |x, _| image::Rgba([x as u8, 100, 7, (x * 50) as u8])));
+    for format in [ImageFormat::Png, ImageFormat::Tiff] {
+        let image = Image::decode(&encoded(&gray, format)).unwrap();
+        assert_eq!((image.channels(), image.pixel(2, 3)), (3, &[122, 122, 122][..]));
+        assert_eq!(Image::decode(&encoded(&deep, format)).unwrap().pixel(1, 4), [4, 255, 0]);
+        assert_eq!(Image::decode(&encoded(&deep_gray, format)).unwrap().pixel(0, 3), [27; 3]);
+        assert_eq!(Image::decode(&encoded(&alpha, format)).unwrap().pixel(3, 2), [2, 100, 7], "alpha is dropped");
+    }
+    let jpeg = Image::decode(&encoded(&gray, ImageFormat::Jpeg)).unwrap();
+    assert!(jpeg.bytes().chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]));
+}
+
+/// An EXIF block that holds nothing but an orientation.
+fn exif(orientation: u8) -> Vec<u8> {
+    let mut bytes = b"MM\0\x2A\0\0\0\x08".to_vec(); // big endian, first directory at byte 8
+    bytes.extend([0, 1]); // one entry
+    bytes.extend([0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0]); // tag 0x112, short, one value
+    bytes.extend([0; 4]); // no further directory
+    bytes
+}
+
+/// Left upper, right upper, left lower and right lower quarter, told apart by brightness: 1 to 4.
+fn quarters(image: &Image) -> [u8; 4] {
+    let (h, w) = (image.height(), image.width());
+    [(h / 4, w / 4), (h / 4, 3 * w / 4), (3 * h / 4, w / 4), (3 * h / 4, 3 * w / 4)]
+        .map(|(y, x)| (f32::from(image.pixel(y, x)[0]) / 60.0).round() as u8)
+}
+
+#[test]
+fn all_eight_orientations_are_applied() {
+    let upright = image::RgbImage::from_fn(64, 32, |x, y| image::Rgb([(60 + x / 32 * 60 + y / 16 * 120) as u8; 3]));
+    let expected = [
+        [1, 2, 3, 4],
+        [2, 1, 4, 3],
+        [4, 3, 2, 1],
+        [3, 4, 1, 2],
+        [1, 3, 2, 4],
+        [3, 1, 4, 2],
+        [4, 2, 3, 1],
+        [2, 4, 1, 3],
+    ];
+    for (orientation, expected) in (1..).zip(expected) {
+        let mut jpeg = Vec::new();
+        let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 95);
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        encoder.write_image(&upright, 64, 32, ExtendedColorType::Rgb8).unwrap();
+
+        let mut png = Vec::new();
+        let mut encoder = image::codecs::png::PngEncoder::new(&mut png);
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        encoder.write_image(&upright, 64, 32, ExtendedColorType::Rgb8).unwrap();
+
+        let mut webp = Vec::new();
+        let mut encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut webp);
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        encoder.write_image(&upright, 64, 32, ExtendedColorType::Rgb8).unwrap();
+
+        for bytes in [jpeg, png, webp] {
+            let image = Image::decode(&bytes).unwrap();
+            let size = if orientation < 5 { (32, 64) } else { (64, 32) };
+            assert_eq!((image.height(), image.width()), size, "orientation {orientation}");
+            assert_eq!(quarters(&image), expected, "orientation {orientation}");
+        }
+    }
+    // An orientation that does not exist is none.
+    let mut jpeg = Vec::new();
+    let mut encoder = image::codecs::jpeg::JpegEncoder::new(&mut jpeg);
+    encoder.set_exif_metadata(exif(77)).unwrap();
+    encoder.write_image(&upright, 64, 32, ExtendedColorType::Rgb8).unwrap();
+    assert_eq!(Image::decode(&jpeg).unwrap().width(), 64);
+}
+
+#[test]
+fn truncated_files_are_errors_in_every_format() {
+    for format in LOSSLESS.into_iter().chain([ImageFormat::Jpeg, ImageFormat::Gif]) {
+        let bytes = encoded(&rgb(60, 50), format);
+        for part in [0.02, 0.3, 0.5, 0.9, 0.97] {
+            let cut = &bytes[..(bytes.len() as f64 * part) as usize];
+            let result = Image::decode(cut);
+            assert!(matches!(result, Err(Error::BrokenImage { .. })), "{format:?} cut to {part}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_never_panic() {
+    for format in LOSSLESS.into_iter().chain([ImageFormat::Jpeg, ImageFormat::Gif]) {
+        let bytes = encoded(&rgb(40, 30), format);
+        for k in 0..400usize {
+            let mut damaged = bytes.clone();
+            let at = if k < 200 { k % bytes.len() } else { k * 7919 % bytes.len() };
+            damaged[at] ^= 1 << (k % 8);
+            damaged[(at * 31 + k) % bytes.len()] = (k * 37) as u8;
+            let _ = Image::decode(&damaged); // an image or an error, as long as it returns
+        }
+    }
+}
+
+/// A PNG of this size without any pixels.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(u32::MAX, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xEDB8_8320 } else { c >> 1 })
+        })
+    };
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |kind: &[u8], data: &[u8]| {
+        let body = [kind, data].concat();
+        png.extend((data.len() as u32).to_be_bytes());
+        png.extend(&body);
+        png.extend(crc(&body).to_be_bytes());
+    };
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat());
+    chunk(b"IDAT", &[]);
+    chunk(b"IEND", &[]);
+    png
+}
+
+#[test]
+fn an_enormous_image_is_refused_by_its_header() {
+    let error = Image::decode(&png_header(60_000, 60_000)).unwrap_err();
+    let Error::ImageTooLarge { width: 60_000, height: 60_000, .. } = error else { panic!("{error}") };
+    assert!(matches!(Image::decode(&png_header(10, 10)), Err(Error::BrokenImage { .. })));
+    // A BMP says its size too.
+    let mut bmp = encoded(&rgb(8, 8), ImageFormat::Bmp);
+    bmp[18..26].copy_from_slice(&[0x60, 0xEA, 0, 0, 0x60, 0xEA, 0, 0]);
+    assert!(matches!(Image::decode(&bmp), Err(Error::ImageTooLarge { .. } | Error::BrokenImage { .. })));
+}
+
+#[test]
+fn files_that_are_no_images() {
+    for bytes in [&b""[..], b"x", b"not an image", &[0; 100], b"\xFF\xD8", b"\xFF\xD8\xFF\xD9", b"GIF89a"] {
+        assert!(matches!(Image::decode(bytes), Err(Error::BrokenImage { .. })), "{bytes:?}");
+    }
+    let error = Image::open("no/such/file.png").unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("no/such/file.png"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.jpg");
+    std::fs::write(&path, "text").unwrap();
+    assert!(Image::open(&path).unwrap_err().to_string().contains("text.jpg"));
+}
+
+#[test]
+fn content_decides_and_not_the_extension() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jpg");
+    std::fs::write(&path, encoded(&rgb(9, 8), ImageFormat::Png)).unwrap();
+    assert_eq!(Image::open(&path).unwrap().width(), 9);
+}

@@ -1,0 +1,222 @@
+//! Folders of images: layouts, mistakes, broken files.
+
+use candle_finetune::candle_core::Device;
+use candle_finetune::{Dataset, Error, ImageFolder, InputSpec, Loader, Target, Transform};
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Writes a small PNG, with the folders above it.
+fn put(root: &Path, path: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::RgbImage::from_pixel(6, 5, image::Rgb([9, 99, 199]))
+        .save_with_format(path, image::ImageFormat::Png)
+        .unwrap();
+}
+
+/// A folder with this many images in each of these folders.
+fn folder(classes: &[(&str, usize)]) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (class, n) in classes {
+        fs::create_dir_all(root.path().join(class)).unwrap();
+        (0..*n).for_each(|i| put(root.path(), &format!("{class}/{i:03}.png")));
+    }
+    root
+}
+
+fn classes_of(data: &ImageFolder) -> Vec<u32> {
+    (0..data.len())
+        .map(|i| match data.target(i) {
+            Target::Class(class) => class,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn classes_are_folders_in_sorted_order() {
+    let root = folder(&[("bees", 2), ("ants", 3), (".hidden", 1), ("__MACOSX", 1)]);
+    put(root.path(), "ants/deeper/still/x.PNG");
+    fs::write(root.path().join("labels.csv"), "").unwrap();
+    fs::write(root.path().join("ants/notes.TXT"), "").unwrap();
+    fs::write(root.path().join("ants/._000.png"), "").unwrap();
+    let data = ImageFolder::open(root.path()).unwrap();
+    assert_eq!(data.classes(), ["ants", "bees"]);
+    assert_eq!(classes_of(&data), [0, 0, 0, 0, 1, 1]);
+    assert!(data.path(3).ends_with("ants/deeper/still/x.PNG"));
+    data.check().unwrap();
+    let eval = Transform::eval(&InputSpec::new(8)).unwrap();
+    let batch = Loader::new(&data, eval).batches(vec![5, 0], 0, &Device::Cpu).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.images.dims(), [2, 3, 8, 8]);
+    assert_eq!(batch.targets.classes().unwrap(), [1, 0]);
+}
+
+#[test]
+fn without_valid_a_part_of_train_is_cut_off() {
+    let root = folder(&[("train/a", 40), ("train/b", 20), ("test/a", 3), ("test/b", 1)]);
+    let splits = ImageFolder::splits(root.path(), 1).unwrap();
+    assert_eq!((splits.train.len(), splits.valid.len(), splits.test.unwrap().len()), (51, 9, 4));
+    assert_eq!(classes_of(&splits.valid), [[0; 6].as_slice(), &[1; 3]].concat());
+    let names = |data: &ImageFolder| (0..data.len()).map(|i| data.name(i)).collect::<Vec<_>>();
+    let again = ImageFolder::splits(root.path(), 1).unwrap();
+    assert_eq!(names(&again.valid), names(&splits.valid));
+    assert_ne!(names(&ImageFolder::splits(root.path(), 2).unwrap().valid), names(&splits.valid));
+    assert!(names(&splits.train).iter().all(|name| !names(&splits.valid).contains(name)));
+    // Plain class folders are cut in the same way.
+    let plain = ImageFolder::splits(root.path().join("train"), 1).unwrap();
+    assert_eq!((names(&plain.valid), plain.test.is_none()), (names(&splits.valid), true));
+}
+
+#[test]
+fn parts_that_are_there_are_taken() {
+    for name in ["valid", "val", "Validation"] {
+        let root = folder(&[("train/a", 4), ("train/b", 4), (&format!("{name}/a"), 2), ("test/b", 1)]);
+        let splits = ImageFolder::splits(root.path(), 0).unwrap();
+        assert_eq!((splits.train.len(), splits.valid.len(), splits.test.as_ref().unwrap().len()), (8, 2, 1));
+        // Class b is missing in valid, and still the classes are those of train.
+        assert_eq!(splits.valid.classes(), ["a", "b"]);
+        assert_eq!(classes_of(splits.test.as_ref().unwrap()), [1]);
+        assert_eq!(ImageFolder::open(root.path()).unwrap().len(), 8);
+        assert_eq!(ImageFolder::eval_part(root.path()).unwrap().len(), 1);
+    }
+    let root = folder(&[("train/a", 4), ("valid/a", 2), ("val/a", 2)]);
+    assert!(matches!(ImageFolder::splits(root.path(), 0), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn parts_are_not_taken_for_classes() {
+    let root = folder(&[("test/a", 2), ("test/b", 1)]);
+    let error = ImageFolder::open(root.path()).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains("test"), "{error}");
+    assert_eq!(ImageFolder::eval_part(root.path()).unwrap().classes(), ["a", "b"]);
+    assert_eq!(ImageFolder::open(root.path().join("test")).unwrap().len(), 3);
+    // Nor are classes taken for parts.
+    let root = folder(&[("train", 2), ("tram", 1), ("test", 3)]);
+    assert_eq!(ImageFolder::open(root.path()).unwrap().classes(), ["test", "train", "tram"]);
+}
+
+#[test]
+fn a_class_in_valid_only_is_named() {
+    let root = folder(&[("train/a", 4), ("train/b", 4), ("valid/a", 2), ("valid/c", 2)]);
+    let error = ImageFolder::splits(root.path(), 0).unwrap_err();
+    let Error::UnknownClasses { unknown, known, .. } = &error else { panic!("{error}") };
+    assert_eq!((unknown.join(" "), known.join(" ")), ("c".to_string(), "a b".to_string()));
+}
+
+#[test]
+fn empty_classes_and_folders_are_named() {
+    let root = folder(&[("a", 1), ("b", 0)]);
+    let error = ImageFolder::open(root.path()).unwrap_err();
+    assert!(matches!(&error, Error::EmptyClass { class, .. } if class == "b"), "{error}");
+    for root in [folder(&[]), folder(&[("a", 0), ("b", 0)])] {
+        assert!(matches!(ImageFolder::open(root.path()), Err(Error::NoImages { .. })));
+    }
+    assert!(matches!(ImageFolder::open("no/such/folder"), Err(Error::Io { .. })));
+    let root = folder(&[("a", 1)]);
+    put(root.path(), "loose.png");
+    assert!(ImageFolder::open(root.path()).unwrap_err().to_string().contains("loose.png"));
+}
+
+#[test]
+fn strange_files_are_all_named() {
+    let root = folder(&[("a", 1), ("b", 1)]);
+    fs::write(root.path().join("a/x.psd"), "").unwrap();
+    fs::write(root.path().join("b/noextension"), "").unwrap();
+    let error = ImageFolder::open(root.path()).unwrap_err();
+    assert!(matches!(&error, Error::UnknownFiles { files } if files.len() == 2), "{error}");
+    assert!(error.to_string().contains("x.psd") && error.to_string().contains("noextension"));
+}
+
+#[test]
+fn broken_files_are_found_at_once_and_can_be_skipped() {
+    let root = folder(&[("a", 4), ("b", 3)]);
+    let good = fs::read(root.path().join("a/000.png")).unwrap();
+    fs::write(root.path().join("a/001.png"), &good[..good.len() / 2]).unwrap();
+    fs::write(root.path().join("b/002.png"), "not an image").unwrap();
+    let data = ImageFolder::open(root.path()).unwrap();
+    let error = data.check().unwrap_err();
+    let Error::BrokenImages { files } = &error else { panic!("{error}") };
+    assert!(files[0].0.ends_with("a/001.png") && files[1].0.ends_with("b/002.png") && files.len() == 2);
+    assert!(error.to_string().contains("2 broken images") && error.to_string().contains("002.png"), "{error}");
+
+    let eval = Transform::eval(&InputSpec::new(8)).unwrap();
+    let mut batches = Loader::new(&data, eval).batches(vec![0, 1], 0, &Device::Cpu).unwrap();
+    assert!(batches.next().unwrap().unwrap_err().to_string().contains("001.png"));
+
+    let kept = data.skip_broken().unwrap();
+    assert_eq!((kept.len(), kept.skipped().len(), Dataset::skipped(&kept)), (5, 2, 2));
+    assert_eq!(classes_of(&kept), [0, 0, 0, 1, 1]);
+    kept.check().unwrap();
+
+    for file in ["b/000.png", "b/001.png"] {
+        fs::write(root.path().join(file), "").unwrap();
+    }
+    let error = ImageFolder::open(root.path()).unwrap().skip_broken().unwrap_err();
+    assert!(matches!(&error, Error::EmptyClass { class, .. } if class == "b"), "{error}");
+}
+
+#[test]
+fn the_limit_on_pixels_can_be_set() {
+    let root = folder(&[("a", 1)]);
+    let data = ImageFolder::open(root.path()).unwrap();
+    assert!(data.clone().max_pixels(30).sample(0).is_ok());
+    assert!(matches!(data.max_pixels(29).sample(0), Err(Error::ImageTooLarge { limit: 29, .. })));
+}
+
+#[test]
+fn folders_map_onto_given_labels() {
+    let root = folder(&[("bee", 1), ("ant", 2)]);
+    let labels = ["wasp", "bee", "ant"].map(String::from);
+    let data = ImageFolder::open(root.path()).unwrap().labels(&labels).unwrap();
+    assert_eq!((data.classes(), classes_of(&data)), (&labels[..], vec![2, 2, 1]));
+    let error = ImageFolder::open(root.path()).unwrap().labels(&labels[..2]).unwrap_err();
+    assert!(matches!(&error, Error::UnknownClasses { unknown, .. } if unknown == &["ant"]), "{error}");
+}
+
+#[test]
+fn folders_can_be_numbers() {
+    let root = folder(&[("0180_n02093428", 1), ("2", 2)]);
+    let data = ImageFolder::open(root.path()).unwrap();
+    let numbered = data.clone().class_indices(1000).unwrap();
+    assert_eq!((numbered.classes().len(), classes_of(&numbered)), (1000, vec![180, 2, 2]));
+    assert_eq!(numbered.classes()[180], "0180_n02093428");
+    let error = data.class_indices(100).unwrap_err();
+    assert!(matches!(error, Error::LabelOutOfRange { label: 180, classes: 100, .. }), "{error}");
+    for names in [["1", "01"], ["1", "one"], ["1", "99999999999999999999"]] {
+        let root = folder(&names.map(|name| (name, 1)));
+        assert!(ImageFolder::open(root.path()).unwrap().class_indices(10).is_err(), "{names:?}");
+    }
+}
+
+#[test]
+fn groups_by_file_name_stay_together() {
+    let root = tempfile::tempdir().unwrap();
+    for (patient, i) in (0..20).flat_map(|patient| (0..3).map(move |i| (patient, i))) {
+        put(root.path(), &format!("{}/p{patient}_{i}.png", ["ill", "well"][patient % 2]));
+    }
+    let patient = |path: &Path| path.file_name()?.to_str()?.split_once('_').map(|(patient, _)| patient.to_string());
+    let data = ImageFolder::open(root.path()).unwrap().group_by(patient);
+    let (train, valid) = candle_finetune::split(&data, 0.2, 0).unwrap();
+    assert_eq!((train.len(), valid.len()), (48, 12));
+    let groups = |part: &candle_finetune::Subset| -> std::collections::BTreeSet<u32> {
+        (0..part.len()).map(|i| part.group(i).unwrap()).collect()
+    };
+    assert!(groups(&train).is_disjoint(&groups(&valid)));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_odd_names() {
+    use std::os::unix::ffi::OsStrExt;
+    let root = folder(&[("a", 1)]);
+    let odd = root.path().join("a").join(std::ffi::OsStr::from_bytes(b"\xFF\xFE.png"));
+    fs::copy(root.path().join("a/000.png"), odd).unwrap();
+    std::os::unix::fs::symlink(root.path().join("a/000.png"), root.path().join("a/link.png")).unwrap();
+    let data = ImageFolder::open(root.path()).unwrap();
+    assert_eq!(data.len(), 3);
+    data.check().unwrap();
+    // A link to a folder above goes round in circles.
+    std::os::unix::fs::symlink(root.path(), root.path().join("a/above")).unwrap();
+    assert!(matches!(ImageFolder::open(root.path()), Err(Error::Invalid { .. } | Error::Io { .. })));
+}
