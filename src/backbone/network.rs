@@ -45,6 +45,19 @@ impl Network {
         self.from_block(FeatureMap::new(x)?, from)
     }
 
+    /// What each stage makes of images, averaged over its pixels: (N, channels), with the stage's name.
+    pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        let mut x = FeatureMap::new(images)?;
+        let mut stages = Vec::new();
+        for (i, (layer, block)) in self.layers.iter().zip(&self.blocks).enumerate() {
+            x = layer.forward(&x)?;
+            if self.blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
+                stages.push((block.stage.clone(), pooled(x.clone())?));
+            }
+        }
+        Ok(stages)
+    }
+
     fn from_block(&self, mut x: FeatureMap, from: usize) -> Result<Tensor> {
         for layer in &self.layers[from..] {
             x = layer.forward(&x)?;
