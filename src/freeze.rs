@@ -130,11 +130,11 @@ impl Frozen {
             return Role::Frozen;
         }
         match (d.kind, mode) {
-            (Kind::Kernel | Kind::Bias, _) => Role::Param,
-            (Kind::NormWeight | Kind::NormBias, BatchNormMode::Frozen) => Role::Frozen,
-            (Kind::NormWeight | Kind::NormBias, _) => Role::Param,
             (Kind::RunningMean | Kind::RunningVar, BatchNormMode::Train) => Role::Buffer,
-            (Kind::RunningMean | Kind::RunningVar, _) => Role::Frozen,
+            (Kind::RunningMean | Kind::RunningVar, _) | (Kind::NormWeight | Kind::NormBias, BatchNormMode::Frozen) => {
+                Role::Frozen
+            }
+            (Kind::Kernel | Kind::Bias | Kind::NormWeight | Kind::NormBias, _) => Role::Param,
         }
     }
 }

@@ -75,13 +75,13 @@ pub(crate) struct Folded {
     /// weight, bias, running mean, running variance
     affine: [Tensor; 4],
     eps: f64,
-    folded: OnceLock<(Filter, Tensor)>,
+    once: OnceLock<(Filter, Tensor)>,
 }
 
 impl Folded {
     /// gamma (w x - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
     fn get(&self) -> Result<&(Filter, Tensor)> {
-        if let Some(folded) = self.folded.get() {
+        if let Some(folded) = self.once.get() {
             return Ok(folded);
         }
         let wide = |t: &Tensor| t.to_dtype(DType::F64);
@@ -91,12 +91,12 @@ impl Folded {
         let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
         let dtype = self.kernel.dtype();
         let folded = (Filter::new(kernel.to_dtype(dtype)?), bias.to_dtype(dtype)?);
-        Ok(self.folded.get_or_init(|| folded))
+        Ok(self.once.get_or_init(|| folded))
     }
 
     /// A sum over the bits of the folded kernel and bias and of every packed copy; 0 before the first forward.
     pub fn checksum(&self) -> Result<u64> {
-        let Some((filter, bias)) = self.folded.get() else { return Ok(0) };
+        let Some((filter, bias)) = self.once.get() else { return Ok(0) };
         Ok(checksum(filter.tensor())? ^ checksum(bias)?.rotate_left(1) ^ filter.packed_sum().rotate_left(2))
     }
 }
@@ -140,7 +140,7 @@ impl Conv {
             let affine = [&gamma, &beta, &mean, &var].map(|s| s.tensor().clone());
             if all.iter().all(|slot| matches!(slot, Slot::Frozen(_))) {
                 let kernel = weight.tensor().clone();
-                let folded = Arc::new(Folded { kernel, affine, eps, folded: OnceLock::new() });
+                let folded = Arc::new(Folded { kernel, affine, eps, once: OnceLock::new() });
                 b.folded.push((conv.to_string(), folded.clone()));
                 Variant::Folded(folded)
             } else {

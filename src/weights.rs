@@ -21,8 +21,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
-pub(crate) use atomic::{Disk, Os, replace};
-pub(crate) use write::{METADATA_KEY, write, write_through};
+pub(crate) use write::{METADATA_KEY, write};
 
 use crate::{Error, Result};
 

@@ -21,6 +21,7 @@ const SIZE: usize = 32;
 
 impl FeatureCache {
     /// Computes the features, unless they would take more than `budget` bytes (`None` then).
+    #[allow(clippy::too_many_arguments)] // private, and called in one place
     pub fn compute(
         dataset: &Arc<dyn Dataset>,
         loader: &Loader,
@@ -52,10 +53,6 @@ impl FeatureCache {
             cache.views.push(parts);
         }
         Ok(Some(cache))
-    }
-
-    pub fn views(&self) -> usize {
-        self.views.len()
     }
 
     /// A batch of features instead of images.
