@@ -94,10 +94,13 @@ impl Folded {
         Ok(self.folded.get_or_init(|| folded))
     }
 
-    /// A sum over the bits of the folded kernel and bias and of every packed copy; 0 before the first forward.
-    pub fn checksum(&self) -> Result<u64> {
-        let Some((filter, bias)) = self.folded.get() else { return Ok(0) };
-        Ok(checksum(filter.tensor())? ^ checksum(bias)?.rotate_left(1) ^ filter.packed_sum().rotate_left(2))
+    /// Sums over the bits of the folded kernel and bias, then of each packed copy in the order in which they were
+    /// made; none before the first forward.
+    pub fn checksums(&self) -> Result<Vec<u64>> {
+        let Some((filter, bias)) = self.folded.get() else { return Ok(vec![]) };
+        let mut sums = vec![checksum(filter.tensor())?, checksum(bias)?];
+        sums.extend(filter.packed_sums());
+        Ok(sums)
     }
 }
 
