@@ -6,6 +6,7 @@
 
 mod activation;
 mod buffer;
+mod conv;
 mod device;
 mod geometry;
 mod graph;
@@ -13,6 +14,7 @@ mod map;
 mod portable;
 mod real;
 mod rows;
+mod simd;
 mod update;
 mod value;
 
