@@ -146,7 +146,7 @@ impl Backbone {
     pub(crate) fn check(&self, images: &Tensor) -> Result<()> {
         let wanted = self.inner.spec.channels;
         match images.dims() {
-            [n, c, _, _] if *c == wanted && *n > 0 => Ok(()),
+            [n, c, h, w] if *c == wanted && *n > 0 && *h > 0 && *w > 0 => Ok(()),
             dims => Err(Error::invalid(
                 "images",
                 format!("have shape {dims:?}; {} takes (N, {wanted}, height, width)", self.arch()),

@@ -126,7 +126,14 @@ fn unknown(name: &str, blocks: &[Block]) -> Error {
 impl Frozen {
     /// The role of a tensor.
     pub fn role(&self, d: &Declared, mode: BatchNormMode) -> Role {
-        if d.block < self.prefix || self.names.iter().any(|name| covers(name, &d.name)) {
+        let named = |tensor: &str| self.names.iter().any(|name| covers(name, tensor));
+        if d.block < self.prefix || named(&d.name) {
+            return Role::Frozen;
+        }
+        // Mean and variance are one thing: a norm uses both from the batch or both as they are.
+        if let (Kind::RunningMean | Kind::RunningVar, Some((norm, _))) = (d.kind, d.name.rsplit_once('.'))
+            && (named(&format!("{norm}.running_mean")) || named(&format!("{norm}.running_var")))
+        {
             return Role::Frozen;
         }
         match (d.kind, mode) {

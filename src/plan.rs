@@ -110,7 +110,7 @@ impl Plan {
 
     /// All passes over the training data.
     pub fn epochs(&self) -> usize {
-        self.phases.iter().map(|p| p.epochs).sum()
+        self.phases.iter().fold(0, |sum, p| sum.saturating_add(p.epochs))
     }
 
     /// Refuses values that cannot work.
@@ -124,6 +124,9 @@ impl Plan {
         }
         if self.views == Some(0) {
             return wrong("views", "0; it must be 1 at least, or None for a new view each epoch".into());
+        }
+        if self.patience == Some(0) {
+            return wrong("patience", "0; it must be 1 at least, or None to run every phase to its end".into());
         }
         if !(0.0..1.0).contains(&self.loss.label_smoothing) {
             return wrong("label_smoothing", format!("{} is not in [0, 1)", self.loss.label_smoothing));
@@ -146,6 +149,9 @@ impl Plan {
                         format!("{value}; it must be more than 0 (freeze what must not learn)"),
                     );
                 }
+            }
+            if let Some(problem) = o.problem() {
+                return wrong(&what("optimizer"), problem);
             }
             if !(o.weight_decay.is_finite() && o.weight_decay >= 0.0) {
                 return wrong(&what("weight_decay"), format!("{} is negative or no number", o.weight_decay));

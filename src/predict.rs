@@ -123,7 +123,8 @@ impl Predictor {
     /// Runs over labelled data. The data's classes must be the predictor's, in its order.
     ///
     /// # Errors
-    /// If the data has more classes than the predictor, or holds broken images.
+    /// If the data holds no samples, has more classes than the predictor or the same ones in another order, or holds
+    /// broken images.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
         self.inference.evaluate(data)
     }

@@ -66,9 +66,14 @@ impl Network {
         pooled(x)
     }
 
-    /// The checksum of every folded convolution, by name.
+    /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
     pub fn checksums(&self) -> Result<Vec<(String, u64)>> {
-        self.folded.iter().map(|(name, folded)| Ok((name.clone(), folded.checksum()?))).collect()
+        let mut all = Vec::new();
+        for (name, folded) in &self.folded {
+            let sums = folded.checksums()?;
+            all.extend(sums.into_iter().enumerate().map(|(i, sum)| (format!("{name} (folded copy {i})"), sum)));
+        }
+        Ok(all)
     }
 }
 

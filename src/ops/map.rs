@@ -50,8 +50,8 @@ impl Filter {
         Ok(new)
     }
 
-    /// A number that changes when a packed copy does: what the audit compares.
-    pub fn packed_sum(&self) -> u64 {
+    /// For each packed copy a number that changes when the copy does: what the audit compares.
+    pub fn packed_sums(&self) -> Vec<u64> {
         let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let bits = |p: &Arc<dyn Any + Send + Sync>| -> Option<u64> {
             if let Some(p) = p.downcast_ref::<Packed<f32>>() {
@@ -60,7 +60,7 @@ impl Filter {
             let p = p.downcast_ref::<Packed<f64>>()?;
             Some(p.data.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_bits()))
         };
-        packed.iter().filter_map(bits).fold(0, |h: u64, b| h.rotate_left(7) ^ b)
+        packed.iter().filter_map(bits).collect()
     }
 }
 

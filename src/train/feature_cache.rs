@@ -4,7 +4,7 @@ use crate::backbone::Network;
 use crate::data::{Batch, Dataset, Loader, Targets};
 use crate::error::Result;
 use crate::ops::no_grad;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
 /// Features of all samples at the freeze boundary, for each of the fixed views.
@@ -29,7 +29,7 @@ impl FeatureCache {
         frozen_blocks: usize,
         views: usize,
         budget: usize,
-        device: &Device,
+        (device, dtype): (&Device, DType),
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Option<Self>> {
         let total = dataset.len();
@@ -40,9 +40,9 @@ impl FeatureCache {
             let mut done = view * total;
             for batch in loader.batches((0..total).collect(), view as u64, device)? {
                 let batch = batch?;
-                let features = no_grad(|| network.prefix(&batch.images, frozen_blocks))?;
+                let features = no_grad(|| network.prefix(&batch.images.to_dtype(dtype)?, frozen_blocks))?;
                 let bytes = features.elem_count() * features.dtype().size_in_bytes();
-                if parts.is_empty() && view == 0 && bytes / batch.len().max(1) * total * views > budget {
+                if parts.is_empty() && view == 0 && (bytes / batch.len().max(1)).saturating_mul(total).saturating_mul(views) > budget {
                     return Ok(None);
                 }
                 cache.bytes += bytes;
