@@ -6,13 +6,17 @@
 
 mod activation;
 mod buffer;
+mod conv;
 mod device;
 mod geometry;
 mod graph;
 mod map;
+mod norm;
+mod pool;
 mod portable;
 mod real;
 mod rows;
+mod simd;
 mod update;
 mod value;
 

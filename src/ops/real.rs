@@ -2,12 +2,17 @@
 
 use super::activation::Activation;
 use super::buffer::{Buffer, Number};
+use super::conv;
 use super::geometry::Geometry;
 use super::graph::Gradient;
 use super::map::FeatureMap;
+use super::norm;
+use super::pool;
 use super::portable;
+use super::simd::Level;
 use super::value::Value;
 use candle_core::{CpuStorage, Result, Storage, Tensor, WithDType, bail};
+use std::sync::OnceLock;
 
 /// What happens to a convolution's sum before it is stored: y = act(sum + bias + residual).
 #[derive(Clone, Copy)]
@@ -43,6 +48,24 @@ pub(crate) struct Packed<T: Number> {
     pub algorithm: Algorithm,
     /// The numbers, in that algorithm's order.
     pub data: Buffer<T>,
+    /// The same numbers in the order in which the gradient of the input wants them, made when first asked for.
+    backward: OnceLock<Buffer<T>>,
+}
+
+impl<T: Number> Packed<T> {
+    pub fn new(algorithm: Algorithm, data: Buffer<T>) -> Self {
+        Self { algorithm, data, backward: OnceLock::new() }
+    }
+
+    /// The backward order; `make` runs at most once per caller at a time, and the first result stays.
+    pub fn backward(&self, make: impl FnOnce() -> Buffer<T>) -> &Buffer<T> {
+        if let Some(backward) = self.backward.get() {
+            return backward;
+        }
+        // Made outside the lock: `make` uses the thread pool, whose threads may come here for the same kernel.
+        let made = make();
+        self.backward.get_or_init(|| made)
+    }
 }
 
 /// A way to compute a convolution.
@@ -50,6 +73,8 @@ pub(crate) struct Packed<T: Number> {
 pub(crate) enum Algorithm {
     /// Plain loops, any shape, any type.
     Portable,
+    /// Tiles in registers (`conv::direct`), any shape; the backward order depends on stride and dilation.
+    Direct { stride: usize, dilation: usize },
 }
 
 /// Per channel: mean and biased variance.
@@ -94,7 +119,7 @@ pub(crate) trait Real: WithDType + Number {
     }
     /// Packs an OIHW kernel for the geometry's algorithm.
     fn pack(w: &[Self], g: &Geometry) -> Packed<Self> {
-        Packed { algorithm: Algorithm::Portable, data: portable::conv::pack(w, g) }
+        Packed::new(Algorithm::Portable, portable::conv::pack(w, g))
     }
     /// y = act(conv(x, w) + bias + residual)
     fn conv(x: &[Self], w: &Packed<Self>, g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
@@ -149,6 +174,54 @@ pub(crate) trait Real: WithDType + Number {
     }
 }
 
+/// The fast kernels, with this processor's best instructions.
+macro_rules! fast_kernels {
+    () => {
+        fn algorithm(g: &Geometry) -> Algorithm {
+            conv::algorithm(g)
+        }
+        fn pack(w: &[Self], g: &Geometry) -> Packed<Self> {
+            conv::pack(Level::chosen(), conv::algorithm(g), w, g)
+        }
+        fn conv(x: &[Self], w: &Packed<Self>, g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
+            conv::forward(Level::chosen(), x, w, g, e, y);
+        }
+        fn conv_input(dy: &[Self], w: &Packed<Self>, g: &Geometry, dx: &mut [Self], add: bool) {
+            conv::input_gradient(Level::chosen(), dy, w, g, dx, add);
+        }
+        fn conv_weight(x: &[Self], dy: &[Self], g: &Geometry, dw: &mut [Self]) {
+            conv::weight_gradient(Level::chosen(), conv::algorithm(g), x, dy, g, dw);
+        }
+        fn moments(x: &[Self], c: usize) -> Moments {
+            norm::moments(Level::chosen(), x, c)
+        }
+        fn affine(x: &[Self], a: &[Self], b: &[Self], residual: Option<&[Self]>, act: Activation, y: &mut [Self]) {
+            norm::affine(Level::chosen(), x, a, b, residual, act, y);
+        }
+        fn gate_sums(z: &[Self], gate: &Gate<Self>, dy: &[Self], mean: &[Self]) -> (Vec<f64>, Vec<f64>) {
+            norm::gate_sums(Level::chosen(), z, gate, dy, mean)
+        }
+        fn gate_apply(z: &[Self], gate: &Gate<Self>, k: [&[Self]; 3], d: &mut [Self], residual: Option<&mut [Self]>) {
+            norm::gate_apply(Level::chosen(), z, gate, k, d, residual);
+        }
+        fn gate_by_result(y: &[Self], act: Activation, d: &mut [Self]) {
+            norm::gate_by_result(Level::chosen(), y, act, d);
+        }
+        fn channel_sums(x: &[Self], c: usize) -> Vec<f64> {
+            norm::channel_sums(Level::chosen(), x, c)
+        }
+        fn max_pool(x: &[Self], g: &Geometry, y: &mut [Self], tap: &mut [u8]) {
+            pool::max(Level::chosen(), x, g, y, tap);
+        }
+        fn max_pool_input(dy: &[Self], tap: &[u8], g: &Geometry, dx: &mut [Self], add: bool) {
+            pool::max_gradient(Level::chosen(), dy, tap, g, dx, add);
+        }
+        fn add_into(sum: &mut [Self], g: &[Self]) {
+            norm::add_into(Level::chosen(), sum, g);
+        }
+    };
+}
+
 impl Real for f32 {
     #[inline(always)]
     fn exponential(self) -> Self {
@@ -173,6 +246,7 @@ impl Real for f32 {
     fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F32(values) = storage { Some(values) } else { None }
     }
+    fast_kernels!();
 }
 
 impl Real for f64 {
@@ -199,6 +273,7 @@ impl Real for f64 {
     fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F64(values) = storage { Some(values) } else { None }
     }
+    fast_kernels!();
 }
 
 /// Lets `f` read a tensor's numbers without copying them (a tensor that is not contiguous is made so first).

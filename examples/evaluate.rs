@@ -1,0 +1,69 @@
+//! Runs a network over a folder of labelled images: pretrained weights with their original classifier, or what this
+//! crate saved.
+//!
+//! ```text
+//! cargo run --release --example evaluate -- --data DIR --arch resnet18 --weights resnet18.safetensors
+//! cargo run --release --example evaluate -- --data DIR --predictor tuned.safetensors
+//! ```
+//!
+//! DIR holds CLASS/*.jpg, or test/ (else valid/) with those. A saved predictor knows its labels; the folders of
+//! original classes are called by their labels, or by their numbers ("7", "0007_tench"). Prints the accuracy last:
+//! `top1 0.9412 144/153`.
+
+#[path = "support/run.rs"]
+mod run;
+
+use candle_finetune::{Arch, Dataset, ImageFolder, Predictor, Source};
+use clap::Parser;
+use run::Failure;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Runs a network over a folder of labelled images.
+#[derive(Parser)]
+struct Options {
+    /// The folder of images.
+    #[arg(long)]
+    data: PathBuf,
+    /// A predictor that this crate saved.
+    #[arg(long, conflicts_with = "weights", required_unless_present = "weights")]
+    predictor: Option<PathBuf>,
+    /// A file of weights with its classifier; needs --arch.
+    #[arg(long, requires = "arch")]
+    weights: Option<PathBuf>,
+    /// The architecture of the weights.
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Prints how often each class is taken for which.
+    #[arg(long)]
+    confusion: bool,
+    /// cpu, cuda[:N] or metal[:N].
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    run::run(|| evaluate(&options))
+}
+
+fn evaluate(options: &Options) -> Result<(), Failure> {
+    let device = run::device(&options.device)?;
+    let predictor = match (&options.predictor, &options.weights, options.arch) {
+        (Some(path), ..) => Predictor::from_file(path, &device)?,
+        (None, Some(path), Some(arch)) => Predictor::pretrained(Source::file(path).arch(arch), &device)?,
+        _ => return Err("name a --predictor, or --weights and --arch".into()),
+    };
+    let data = ImageFolder::eval_part(&options.data)?;
+    let named = data.classes().iter().all(|class| predictor.labels().contains(class));
+    let data = if named { data.labels(predictor.labels())? } else { data.class_indices(predictor.labels().len())? };
+    let evaluation = predictor.evaluate(&data)?;
+    if options.confusion {
+        for (i, row) in evaluation.confusion.iter().enumerate().filter(|(_, row)| row.iter().any(|&n| n > 0)) {
+            println!("{}: {row:?}", predictor.labels()[i]);
+        }
+    }
+    println!("loss {:.4}", evaluation.loss);
+    println!("{evaluation}");
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The gradient of a convolution's kernel: a sum over all output pixels, in an order that the shape alone decides.
+
+use super::forward::walk;
+use super::pack::cut;
+use super::rows::{Image, PackPanels, PackRows, Window};
+use super::tile::{GradientTile, gradient_product, next_size};
+use super::{Blocks, Panels, flatten, forward_layout};
+use crate::ops::buffer::Buffer;
+use crate::ops::geometry::Geometry;
+use crate::ops::simd::{Job, Lanes, Level, Simd, with_scratch};
+use rayon::prelude::*;
+
+/// Gradients of at most this many numbers are summed by several tasks, each in memory of its own.
+const SMALL: usize = 200_000;
+/// Output pixels that are packed at once: their panel stays in the first-level cache.
+const PIXELS: usize = 512;
+/// Numbers that are packed at once where the gradient is not small.
+const PACKED_AT_ONCE: usize = 8 << 20;
+
+/// Everything about the sums of one group that does not change from piece to piece.
+#[derive(Clone, Copy)]
+struct Plan<'a, T> {
+    level: Level,
+    x: &'a [T],
+    dy: &'a [T],
+    g: Geometry,
+    blocks: Blocks,
+    panels: Panels,
+    group: usize,
+}
+
+/// Some output rows of some images, packed.
+#[derive(Clone, Copy)]
+struct Packed<'a, T> {
+    images: usize,
+    rows: usize,
+    window: Window,
+    input: &'a [T],
+    panels: &'a [T],
+}
+
+impl<T: Lanes> Plan<'_, T> {
+    /// The input rows behind `rows` output rows from `from` on.
+    fn window(&self, from: usize, rows: usize) -> Window {
+        let g = &self.g;
+        Window {
+            top: (from * g.stride) as isize - g.pad[0] as isize,
+            left: -(g.pad[1] as isize),
+            rows: (rows - 1) * g.stride + (g.kh - 1) * g.dilation + 1,
+            columns: (g.ow - 1) * g.stride + (g.kw - 1) * g.dilation + 1,
+        }
+    }
+
+    fn panels_len(&self, rows: usize) -> usize {
+        rows * self.g.ow * self.panels.total()
+    }
+
+    /// Numbers of the group's gradient.
+    fn len(&self) -> usize {
+        self.panels.total() * self.depth()
+    }
+
+    fn depth(&self) -> usize {
+        self.blocks.count * self.g.kh * self.g.kw * self.blocks.size
+    }
+
+    fn pack(&self, image: usize, from: usize, rows: usize, input: &mut [T], panels: &mut [T]) {
+        let (g, group) = (&self.g, self.group);
+        let source = Image {
+            data: &self.x[image * g.h * g.w * g.c..][..g.h * g.w * g.c],
+            h: g.h,
+            w: g.w,
+            pitch: g.c,
+            first: group * self.blocks.channels,
+        };
+        let window = self.window(from, rows);
+        T::run(self.level, PackRows { image: source, window, blocks: self.blocks, out: input });
+        let data = &self.dy[(image * g.oh + from) * g.ow * g.k..][..rows * g.ow * g.k];
+        let first = group * self.panels.channels;
+        let pixels = rows * g.ow;
+        T::run(self.level, PackPanels { data, pitch: g.k, first, pixels, panels: self.panels, out: panels });
+    }
+
+    /// Adds the products of what is packed to the gradient of panel `p` and block `b`, or writes them.
+    fn accumulate(&self, packed: Packed<T>, p: usize, b: usize, add: bool, out: &mut [T]) {
+        T::run(self.level, Accumulate { plan: self, packed, p, b, add, out });
+    }
+}
+
+struct Accumulate<'a, 'p, T> {
+    plan: &'a Plan<'p, T>,
+    packed: Packed<'a, T>,
+    p: usize,
+    b: usize,
+    add: bool,
+    out: &'a mut [T],
+}
+
+impl<T: Lanes> Job<T> for Accumulate<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Self { plan, packed, p, b, add, out } = self;
+        let Plan { g, blocks, panels, .. } = plan;
+        let (vectors, width) = (panels.vectors(p), panels.width(p));
+        let window = &packed.window;
+        let walk = walk(blocks, window, [g.kh, g.kw], [g.dilation; 2], g.stride);
+        let pixels = packed.rows * g.ow;
+        let mut to = 0;
+        for row in 0..walk.rows {
+            for run in 0..walk.runs {
+                let from = b * walk.block_step + row * walk.row_step + run * walk.run_step;
+                let mut m = 0;
+                while m < walk.len {
+                    let pairs = next_size::<S>(walk.len - m, vectors);
+                    let t = GradientTile {
+                        images: packed.images,
+                        rows: packed.rows,
+                        columns: g.ow,
+                        input: &packed.input[from + m..],
+                        image_step: window.len(blocks),
+                        row_step: g.stride * window.row_len(blocks),
+                        pitch: walk.pitch,
+                        panel: &packed.panels[panels.first(p) * pixels..],
+                        panel_image: panels.total() * pixels,
+                        out: &mut out[to * width..][..pairs * width],
+                        add,
+                    };
+                    gradient_product(s, pairs, vectors, t);
+                    m += pairs;
+                    to += pairs;
+                }
+            }
+        }
+    }
+}
+
+/// dw = the gradient, OIHW.
+pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geometry, dw: &mut [T]) {
+    if dy.is_empty() {
+        dw.fill(T::ZERO);
+        return;
+    }
+    let g = flatten(g);
+    let (blocks, panels) = forward_layout(&g, T::lanes(level));
+    let group_len = dw.len() / g.groups;
+    for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
+        let plan = Plan { level, x, dy, g, blocks, panels, group };
+        let sums = if plan.len() <= SMALL { small(&plan) } else { large(&plan) };
+        unpack(&plan, &sums, dw);
+    }
+}
+
+/// Several tasks, each with sums of its own over a share of the rows; then the sum of the sums, in order.
+fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
+    const SLICES: usize = 32;
+    let (g, len) = (&plan.g, plan.len());
+    let rows = (PIXELS / g.ow).clamp(1, g.oh);
+    let per_image = g.oh.div_ceil(rows);
+    let units = g.n * per_image;
+    let work = g.n * g.oh * g.ow * len;
+    let slices = SLICES.min(units).min(((1 << 20) / len).max(2)).min((work >> 19).max(1));
+    let (window, panels_len) = (plan.window(0, rows), plan.panels_len(rows));
+    let mut sums = Buffer::<T>::zeros(slices * len);
+    sums.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(slice, sums)| {
+        with_scratch(window.len(&plan.blocks) + panels_len, |scratch| {
+            let (input, panels) = scratch.split_at_mut(window.len(&plan.blocks));
+            for unit in units * slice / slices..units * (slice + 1) / slices {
+                let (image, from) = (unit / per_image, unit % per_image * rows);
+                let rows = rows.min(g.oh - from);
+                plan.pack(image, from, rows, input, panels);
+                let packed = Packed { images: 1, rows, window: plan.window(from, rows), input, panels };
+                let pairs = plan.depth() / plan.blocks.count;
+                for p in 0..plan.panels.count() {
+                    let width = plan.panels.width(p);
+                    let sums = &mut sums[plan.panels.first(p) * plan.depth()..][..width * plan.depth()];
+                    for (b, sums) in sums.chunks_exact_mut(pairs * width).enumerate() {
+                        plan.accumulate(packed, p, b, true, sums);
+                    }
+                }
+            }
+        });
+    });
+    let (total, rest) = sums.split_at_mut(len);
+    let size = (len / 16).max(1024);
+    total.par_chunks_mut(size).enumerate().for_each(|(i, total)| {
+        for other in rest.chunks_exact(len) {
+            total.iter_mut().zip(&other[i * size..]).for_each(|(t, &o)| *t += o);
+        }
+    });
+    sums
+}
+
+/// One task per panel and block, each over all images.
+fn large<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
+    let g = &plan.g;
+    let window = plan.window(0, g.oh);
+    let (input_len, panels_len) = (window.len(&plan.blocks), plan.panels_len(g.oh));
+    let at_once = (PACKED_AT_ONCE / (input_len + panels_len)).clamp(1, g.n);
+    let (mut input, mut panels) = (Buffer::arbitrary(at_once * input_len), Buffer::arbitrary(at_once * panels_len));
+    let mut sums = Buffer::<T>::arbitrary(plan.len());
+    let pairs = plan.depth() / plan.blocks.count;
+    for from in (0..g.n).step_by(at_once) {
+        let images = at_once.min(g.n - from);
+        let packs = input.par_chunks_exact_mut(input_len).zip(panels.par_chunks_exact_mut(panels_len));
+        packs.take(images).with_max_len(1).enumerate().for_each(|(i, (input, panels))| {
+            plan.pack(from + i, 0, g.oh, input, panels);
+        });
+        let packed = Packed { images, rows: g.oh, window, input: &input, panels: &panels };
+        let widths = (0..plan.panels.count()).map(|p| plan.panels.width(p));
+        let lens = widths.flat_map(|width| (0..plan.blocks.count).map(move |_| pairs * width));
+        cut(&mut sums, lens).into_par_iter().with_max_len(1).enumerate().for_each(|(i, sums)| {
+            plan.accumulate(packed, i / plan.blocks.count, i % plan.blocks.count, from > 0, sums);
+        });
+    }
+    sums
+}
+
+/// From [panel][block][kh][kw][input channel][output channel] to OIHW.
+fn unpack<T: Lanes>(plan: &Plan<T>, sums: &[T], dw: &mut [T]) {
+    let (blocks, panels, taps) = (&plan.blocks, &plan.panels, plan.g.kh * plan.g.kw);
+    let depth = plan.depth();
+    let lens = (0..panels.count()).map(|p| panels.valid(p) * blocks.channels * taps);
+    cut(dw, lens).into_par_iter().enumerate().for_each(|(p, dw)| {
+        let width = panels.width(p);
+        let sums = &sums[panels.first(p) * depth..][..width * depth];
+        for (b, sums) in sums.chunks_exact(taps * blocks.size * width).enumerate() {
+            for (j, dw) in dw.chunks_exact_mut(blocks.channels * taps).enumerate() {
+                let dw = &mut dw[b * blocks.size * taps..][..blocks.valid(b) * taps];
+                for (c, dw) in dw.chunks_exact_mut(taps).enumerate() {
+                    for (t, v) in dw.iter_mut().enumerate() {
+                        *v = sums[(t * blocks.size + c) * width + j];
+                    }
+                }
+            }
+        }
+    });
+}

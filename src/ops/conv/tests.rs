@@ -1,0 +1,183 @@
+//! Every algorithm, number type and instruction set of this machine against the plain loops in f64.
+
+use super::*;
+use crate::ops::activation::Activation;
+use crate::ops::geometry::Padding;
+use crate::ops::simd::Lanes;
+use proptest::prelude::*;
+
+/// Numbers between -1 and 1, the same for every seed.
+fn numbers<T: Lanes>(len: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f64 / f64::from(1 << 23) - 1.0
+    };
+    // Rounded to f32, so that both types see the same numbers.
+    (0..len).map(|_| T::from_f64(f64::from(next() as f32))).collect()
+}
+
+fn wide<T: Lanes>(v: &[T]) -> Vec<f64> {
+    v.iter().map(|v| v.to_f64()).collect()
+}
+
+/// ||a - b|| / ||b||
+#[track_caller]
+fn assert_close<T: Lanes>(a: &[T], b: &[f64], tolerance: f64, what: &str) {
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| (a.to_f64() - b).powi(2)).sum();
+    let size: f64 = b.iter().map(|b| b * b).sum();
+    let error = (difference / size.max(1e-30)).sqrt();
+    assert!(error <= tolerance, "{what}: relative error {error:e}");
+}
+
+/// All three products against the plain loops.
+fn check<T: Lanes>(level: Level, algorithm: Algorithm, g: &Geometry, tolerance: f64) {
+    let what = |product: &str| format!("{product} {algorithm:?} {} {} {g:?}", level.name(), std::any::type_name::<T>());
+    let (x, w) = (numbers::<T>(g.input_len(), 1), numbers::<T>(g.kernel_len(), 2));
+    let (bias, residual) = (numbers::<T>(g.k, 3), numbers::<T>(g.output_len(), 4));
+    let (dy, before) = (numbers::<T>(g.output_len(), 5), numbers::<T>(g.input_len(), 6));
+    let packed = pack(level, algorithm, &w, g);
+    let plain = portable::conv::pack(&wide(&w), g);
+    let acts = [Activation::Identity, Activation::Relu, Activation::Relu6];
+    for (i, act) in acts.into_iter().enumerate() {
+        let (bias, residual) = ((i != 1).then_some(&bias), (i > 0).then_some(&residual));
+        let e = Epilogue { bias: bias.map(|b| &b[..]), residual: residual.map(|r| &r[..]), act };
+        let mut y = vec![T::from_f64(f64::NAN); g.output_len()];
+        forward(level, &x, &packed, g, &e, &mut y);
+        let (bias, residual) = (bias.map(|b| wide(b)), residual.map(|r| wide(r)));
+        let e = Epilogue { bias: bias.as_deref(), residual: residual.as_deref(), act };
+        let mut exact = vec![0.0; y.len()];
+        portable::conv::forward(&wide(&x), &plain, g, &e, &mut exact);
+        assert_close(&y, &exact, tolerance, &what("result"));
+    }
+    for add in [false, true] {
+        let mut dx = if add { before.clone() } else { vec![T::from_f64(f64::NAN); x.len()] };
+        input_gradient(level, &dy, &packed, g, &mut dx, add);
+        let mut exact = wide(&before);
+        portable::conv::input_gradient(&wide(&dy), &plain, g, &mut exact, add);
+        assert_close(&dx, &exact, tolerance, &what("input gradient"));
+    }
+    let mut dw = vec![T::from_f64(f64::NAN); w.len()];
+    weight_gradient(level, algorithm, &x, &dy, g, &mut dw);
+    let mut exact = vec![0.0; w.len()];
+    portable::conv::weight_gradient(&wide(&x), &wide(&dy), g, &mut exact);
+    assert_close(&dw, &exact, tolerance, &what("weight gradient"));
+}
+
+fn direct_of(g: &Geometry) -> Algorithm {
+    Algorithm::Direct { stride: g.stride, dilation: g.dilation }
+}
+
+/// Every algorithm that can do this geometry, on every level, in both types.
+fn check_all(g: &Geometry) {
+    for level in Level::available() {
+        check::<f32>(level, direct_of(g), g, 1e-5);
+        check::<f64>(level, direct_of(g), g, 1e-13);
+    }
+}
+
+/// (N, H, W, C), (K, KH, KW), stride, dilation, groups, padding
+type Case = ([usize; 4], (usize, usize, usize), usize, usize, usize, [usize; 4]);
+
+fn geometry((dims, (k, kh, kw), stride, dilation, groups, pad): Case) -> Geometry {
+    Geometry::new(dims, (k, dims[3] / groups, kh, kw), stride, dilation, groups, Padding::Sides(pad)).unwrap()
+}
+
+#[test]
+fn edges() {
+    let cases: &[Case] = &[
+        ([1, 1, 1, 1], (1, 1, 1), 1, 1, 1, [0; 4]),
+        ([1, 1, 1, 16], (16, 3, 3), 1, 1, 1, [1; 4]),
+        ([2, 2, 2, 5], (3, 5, 5), 1, 1, 1, [2; 4]),
+        ([1, 5, 4, 1], (17, 3, 3), 2, 1, 1, [1; 4]),
+        ([2, 9, 7, 17], (17, 3, 3), 1, 1, 1, [1; 4]),
+        ([1, 11, 12, 24], (40, 3, 3), 2, 1, 1, [0, 0, 1, 1]),
+        ([1, 13, 10, 3], (33, 7, 7), 2, 1, 1, [3; 4]),
+        ([2, 16, 16, 3], (64, 4, 4), 4, 1, 1, [0; 4]),
+        ([1, 10, 11, 8], (16, 3, 3), 3, 1, 1, [1, 0, 2, 1]),
+        ([1, 9, 9, 16], (48, 3, 3), 1, 2, 1, [2; 4]),
+        ([1, 12, 9, 9], (20, 3, 2), 2, 2, 1, [1, 2, 3, 0]),
+        ([1, 12, 12, 7], (9, 3, 3), 2, 3, 1, [3; 4]),
+        ([1, 6, 6, 32], (64, 1, 1), 1, 1, 1, [0; 4]),
+        ([3, 7, 7, 48], (96, 1, 1), 1, 1, 1, [0; 4]),
+        ([2, 9, 9, 32], (64, 1, 1), 2, 1, 1, [0; 4]),
+        ([2, 5, 5, 20], (20, 1, 1), 1, 1, 1, [1, 0, 0, 2]),
+        ([1, 6, 6, 32], (48, 3, 3), 1, 1, 2, [1; 4]),
+        ([1, 5, 5, 64], (64, 3, 3), 1, 1, 32, [1; 4]),
+        ([2, 6, 7, 96], (64, 3, 3), 2, 1, 32, [1; 4]),
+        ([2, 5, 6, 4], (8, 1, 1), 1, 1, 2, [0; 4]),
+        ([9, 14, 14, 160], (256, 3, 3), 1, 1, 1, [1; 4]),
+        ([17, 28, 29, 16], (16, 3, 3), 1, 1, 1, [1; 4]),
+        ([1, 3, 200, 64], (32, 3, 3), 1, 1, 1, [1; 4]),
+        ([1, 2, 4, 3], (4, 1, 7), 1, 1, 1, [0, 3, 0, 3]),
+    ];
+    for &case in cases {
+        check_all(&geometry(case));
+    }
+}
+
+/// Bytes of all three products, computed with this many threads.
+fn bytes_with(threads: usize, level: Level, algorithm: Algorithm, g: &Geometry) -> Vec<u32> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let (x, w, dy) = (numbers(g.input_len(), 1), numbers(g.kernel_len(), 2), numbers(g.output_len(), 3));
+        let packed = pack(level, algorithm, &w, g);
+        let mut y: Vec<f32> = vec![0.0; g.output_len()];
+        forward(level, &x, &packed, g, &Epilogue::NONE, &mut y);
+        let mut dx = vec![0.0; g.input_len()];
+        input_gradient(level, &dy, &packed, g, &mut dx, false);
+        let mut dw = vec![0.0; g.kernel_len()];
+        weight_gradient(level, algorithm, &x, &dy, g, &mut dw);
+        y.into_iter().chain(dx).chain(dw).map(f32::to_bits).collect()
+    })
+}
+
+#[test]
+fn the_same_bytes_for_any_number_of_threads() {
+    let cases: &[Case] = &[
+        ([8, 32, 32, 16], (16, 3, 3), 1, 1, 1, [1; 4]),
+        ([3, 14, 14, 192], (256, 3, 3), 2, 1, 1, [1; 4]),
+        ([5, 14, 14, 64], (128, 1, 1), 1, 1, 1, [0; 4]),
+        ([4, 33, 33, 32], (32, 3, 3), 1, 1, 32, [1; 4]),
+    ];
+    for &case in cases {
+        let g = geometry(case);
+        for level in Level::available() {
+            let one = bytes_with(1, level, algorithm(&g), &g);
+            for threads in [2, 3] {
+                assert!(one == bytes_with(threads, level, algorithm(&g), &g), "{level:?} {threads} {g:?}");
+            }
+        }
+    }
+}
+
+prop_compose! {
+    fn any_case()(
+        n in 1usize..4,
+        h in 1usize..20,
+        w in 1usize..20,
+        groups in prop_oneof![4 => Just(1usize), 1 => 2usize..5],
+        c in 1usize..40,
+        k in 1usize..70,
+        kh in 1usize..6,
+        kw in 1usize..6,
+        stride in 1usize..4,
+        dilation in prop_oneof![3 => Just(1usize), 1 => 2usize..4],
+        pad in prop::array::uniform4(0usize..4),
+    ) -> Case {
+        ([n, h, w, c.div_ceil(groups) * groups], (k.div_ceil(groups) * groups, kh, kw), stride, dilation, groups, pad)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_geometry((dims, (k, kh, kw), stride, dilation, groups, pad) in any_case()) {
+        let kernel = (k, dims[3] / groups, kh, kw);
+        if let Ok(g) = Geometry::new(dims, kernel, stride, dilation, groups, Padding::Sides(pad)) {
+            check_all(&g);
+        }
+    }
+}
