@@ -4,7 +4,7 @@ mod errors;
 mod figures;
 mod fill;
 
-pub use errors::{Errors, Worst};
+pub use errors::Errors;
 pub use figures::Figures;
 
 use candle_finetune::candle_core::safetensors::save;
