@@ -84,13 +84,13 @@ pub(crate) struct Folded {
     /// weight, bias, running mean, running variance
     affine: [Tensor; 4],
     eps: f64,
-    folded: OnceLock<(Filter, Tensor)>,
+    once: OnceLock<(Filter, Tensor)>,
 }
 
 impl Folded {
     /// gamma (w x + bias - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
     fn get(&self) -> Result<&(Filter, Tensor)> {
-        if let Some(folded) = self.folded.get() {
+        if let Some(folded) = self.once.get() {
             return Ok(folded);
         }
         let wide = |t: &Tensor| t.to_dtype(DType::F64);
@@ -104,13 +104,13 @@ impl Folded {
         let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
         let dtype = self.kernel.dtype();
         let folded = (Filter::new(kernel.to_dtype(dtype)?), bias.to_dtype(dtype)?);
-        Ok(self.folded.get_or_init(|| folded))
+        Ok(self.once.get_or_init(|| folded))
     }
 
     /// Sums over the bits of the folded kernel and bias, then of each packed copy in the order in which they were
     /// made; none before the first forward.
     pub fn checksums(&self) -> Result<Vec<u64>> {
-        let Some((filter, bias)) = self.folded.get() else { return Ok(vec![]) };
+        let Some((filter, bias)) = self.once.get() else { return Ok(vec![]) };
         let mut sums = vec![checksum(filter.tensor())?, checksum(bias)?];
         sums.extend(filter.packed_sums());
         Ok(sums)
@@ -162,7 +162,7 @@ impl Conv {
             let affine = [&gamma, &beta, &mean, &var].map(|s| s.tensor().clone());
             if all_frozen {
                 let kernel = weight.tensor().clone();
-                let folded = Arc::new(Folded { kernel, bias, affine, eps, folded: OnceLock::new() });
+                let folded = Arc::new(Folded { kernel, bias, affine, eps, once: OnceLock::new() });
                 b.folded.push((conv.to_string(), folded.clone()));
                 Variant::Folded(folded)
             } else {

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{Gradient, Moments, Rule, update};
-use candle_core::{Tensor, Var};
+use candle_core::Var;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -185,7 +185,7 @@ pub(crate) fn global_norm<'a>(gradients: impl Iterator<Item = &'a Gradient>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     /// Three steps on w = [1, -2] with gradient [0.5, 1], against PyTorch 2.15's figures.
     fn three(optimizer: Optimizer) -> Vec<f64> {

@@ -57,7 +57,7 @@ impl Expected {
 fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode) -> Session {
     // Adam's step has one size whatever the gradient's, so that every change shows in f32.
     let optimizer = Optimizer::adamw(1e-2).weight_decay(0.0);
-    let phase = Phase { freeze, batch_norm: mode, ..Phase::new(1, optimizer) };
+    let phase = Phase::new(1, optimizer).freeze(freeze).batch_norm(mode);
     FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).workers(0).session(data).unwrap()
 }
 
@@ -275,7 +275,7 @@ fn names_freeze_anywhere() {
 }
 
 fn start_error(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy) -> Error {
-    let phase = Phase { freeze, ..Phase::new(1, Optimizer::sgd(0.1)) };
+    let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
     FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).session(data).err().unwrap()
 }
 
@@ -303,7 +303,7 @@ fn a_frozen_backbone_leaves_no_graph() {
     // The head's weight set to one row of ones per class makes logits a function of the features alone; what is behind
     // them shows in the store: with the backbone frozen, gradients of two tensors and of nothing else.
     let count = |freeze: FreezePolicy| {
-        let phase = Phase { freeze, ..Phase::new(1, Optimizer::sgd(0.1)) };
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache_budget(0);
         let mut session = tuner.session(&data).unwrap();
         let batch = session.next_batch().unwrap().unwrap();
@@ -349,7 +349,7 @@ fn a_loss_that_ignores_parameters_is_refused_and_nothing_is_stepped() {
         assert_eq!((unreached, not_finite.len(), changed.len()), (expected, 0, 0));
         assert_eq!(differing(&before, &all_bits(&session.state().unwrap())), [""; 0]);
         // Without the audit the same step is taken.
-        let phase = Phase { freeze: policy(), ..Phase::new(1, Optimizer::sgd(0.1)) };
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(policy());
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false);
         let mut session = tuner.session(&data).unwrap();
         let batch = session.next_batch().unwrap().unwrap();
@@ -385,7 +385,7 @@ fn endless_losses_and_gradients_step_nothing() {
 fn a_cut_through_phases_keeps_what_each_froze() {
     let (backbone, data, _dir) = small();
     let optimizer = Optimizer::adamw(1e-2).weight_decay(0.0);
-    let phase = |freeze, batch_norm| Phase { freeze, batch_norm, ..Phase::new(1, optimizer) };
+    let phase = |freeze, batch_norm| Phase::new(1, optimizer).freeze(freeze).batch_norm(batch_norm);
     let phases = vec![
         phase(FreezePolicy::Nothing, BatchNormMode::Train),
         phase(FreezePolicy::Backbone, BatchNormMode::Train),

@@ -95,7 +95,8 @@ fn uses(code: &str) -> Vec<String> {
             words.push(rest.to_string());
         }
     }
-    let first = |word: String| word.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_string();
+    let first =
+        |word: String| word.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_string();
     words.into_iter().map(first).filter(|word| !word.is_empty()).collect()
 }
 

@@ -145,7 +145,10 @@ fn every_difference_is_listed() {
     // The message is made of the lists.
     let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Layout::Timm, 5));
     let message = Backbone::from_file(Arch::RESNET18, path, &CPU).unwrap_err().to_string();
-    assert!(message.contains("resnet18") && message.contains("missing (35): layer2.0.downsample.0.weight"), "{message}");
+    assert!(
+        message.contains("resnet18") && message.contains("missing (35): layer2.0.downsample.0.weight"),
+        "{message}"
+    );
 }
 
 #[test]

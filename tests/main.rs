@@ -1,5 +1,4 @@
 //! All integration tests, in one binary.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod freezing;
 mod house;
@@ -9,5 +8,6 @@ mod image_files;
 mod image_folder;
 mod loading;
 mod predictor;
+mod readme;
 mod support;
 mod training;

@@ -3,7 +3,7 @@
 use crate::support::{CPU, all_bits, bits, differing, names_of, pictures, plan, read, tensors, write};
 use candle_finetune::candle_core::Tensor;
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, Error, Evaluation, Fit, FineTuner, Fitted, FreezePolicy, Head, HeadKind, Image,
+    Arch, Backbone, BatchNormMode, Error, Evaluation, FineTuner, Fit, Fitted, FreezePolicy, Head, HeadKind, Image,
     InputSpec, Optimizer, Phase, Prediction, Predictor, Source, TensorDataset, VecDataset,
 };
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ fn tuned(head: Head) -> (Fitted, VecDataset) {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
     let backbone = backbone.respecify(InputSpec::new(32).fit(Fit::Squash).crop_pct(0.9)).unwrap();
     let data = pictures(20, 36, 3, 1);
-    let phase = Phase { freeze: FreezePolicy::First(7), ..Phase::new(1, Optimizer::adamw(1e-3)) };
+    let phase = Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::First(7));
     let fitted = FineTuner::new(backbone).plan(plan(vec![phase], 8)).head(head).fit(&data, &data).unwrap();
     (fitted, data)
 }
@@ -95,17 +95,16 @@ fn the_names_are_those_of_a_whole_timm_network() {
     let dir = tempfile::tempdir().unwrap();
     let backbone = Backbone::random(Arch::RESNET18, 3, &CPU).unwrap();
     let mut expected: Vec<String> = backbone.tensors().keys().cloned().collect();
-    let norms: Vec<String> =
-        expected.iter().filter_map(|n| n.strip_suffix(".running_mean")).map(|n| format!("{n}.num_batches_tracked")).collect();
+    let norms: Vec<String> = expected
+        .iter()
+        .filter_map(|n| n.strip_suffix(".running_mean"))
+        .map(|n| format!("{n}.num_batches_tracked"))
+        .collect();
     expected.extend(norms);
     expected.extend(["fc.weight".to_string(), "fc.bias".into()]);
     expected.sort();
     assert_eq!(expected.len(), 122, "as many as timm's resnet18 has");
-    let phase = Phase {
-        freeze: FreezePolicy::Backbone,
-        batch_norm: BatchNormMode::Frozen,
-        ..Phase::new(1, Optimizer::adamw(1e-3))
-    };
+    let phase = Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::Backbone).batch_norm(BatchNormMode::Frozen);
     let data = tensors(4, 32, 2, 1);
     let fitted = FineTuner::new(backbone).plan(plan(vec![phase], 4)).fit(&data, &data).unwrap();
     let path = dir.path().join("p.safetensors");
@@ -176,9 +175,8 @@ fn the_original_classifier_is_kept() {
     // Without its description, it is a plain file of weights with a classifier of three classes.
     let plain = dir.path().join("plain.safetensors");
     write(&plain, &read(&path));
-    let source = Source::file(&plain)
-        .arch(Arch::CIFAR_RESNET20)
-        .input_spec(fitted.predictor.backbone().input_spec().clone());
+    let source =
+        Source::file(&plain).arch(Arch::CIFAR_RESNET20).input_spec(fitted.predictor.backbone().input_spec().clone());
     let predictor = Predictor::pretrained(source, &CPU).unwrap();
     assert_eq!(predictor.labels(), ["0", "1", "2"]);
     let (a, b) = (said(&predictor, &data), said(&fitted.predictor, &data));
@@ -191,8 +189,7 @@ fn the_original_classifier_is_kept() {
     // And it can be trained on from there: the classifier as it is.
     let mut p = plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8);
     p.patience = Some(3);
-    let session =
-        FineTuner::new(predictor.backbone().clone()).plan(p).head(Head::original()).session(&data).unwrap();
+    let session = FineTuner::new(predictor.backbone().clone()).plan(p).head(Head::original()).session(&data).unwrap();
     let state = session.state().unwrap();
     assert_eq!(bits(&state["linear.weight"]), bits(&read(&plain)["linear.weight"]));
     assert_eq!(Head::original().kind, HeadKind::Original);

@@ -16,7 +16,7 @@ fn backbone() -> Backbone {
 }
 
 fn phase(freeze: FreezePolicy, batch_norm: BatchNormMode, epochs: usize) -> Phase {
-    Phase { freeze, batch_norm, ..Phase::new(epochs, Optimizer::adamw(2e-3)) }
+    Phase::new(epochs, Optimizer::adamw(2e-3)).freeze(freeze).batch_norm(batch_norm)
 }
 
 /// The three shapes of plans: head only, first k, and one after the other.
@@ -230,7 +230,7 @@ fn patience_ends_a_phase() {
     let (train, valid) = data();
     for patience in [1, 3] {
         let mut plan = idle(20);
-        plan.phases.push(Phase { epochs: 2, ..plan.phases[0].clone() });
+        plan.phases.push(plan.phases[0].clone().epochs(2));
         plan.patience = Some(patience);
         let report = tuner(plan).fit(&train, &valid).unwrap().report;
         let of = |phase: usize| report.epochs.iter().filter(|e| e.phase == phase).count();
@@ -248,7 +248,7 @@ fn the_best_epoch_is_what_comes_out() {
     // A sound first phase, then one that ruins the network.
     let mut ruin = phase(FreezePolicy::First(2), BatchNormMode::Train, 2);
     ruin.optimizer = Optimizer::sgd(3.0);
-    let head = Phase { epochs: 8, ..phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1) };
+    let head = phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 8);
     let mut two = plan(vec![head.clone(), ruin], 8);
     two.clip = Some(1.0);
     let fitted = tuner(two.clone()).fit(&train, &valid).unwrap();

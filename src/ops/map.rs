@@ -118,6 +118,7 @@ impl FeatureMap {
     }
 
     /// Over Candle's own operations, whatever the device: the path of other devices, tested on the CPU.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only the tests take this path on the CPU"))]
     pub fn on_device(images: &Tensor) -> Self {
         Self::Device(images.clone())
     }
@@ -170,6 +171,7 @@ impl FeatureMap {
         }
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "every activation here follows a convolution"))]
     pub fn activate(&self, act: Activation) -> Result<Self> {
         map!(self, v => v.activate(act), t => device::activate(t, act))
     }
@@ -180,6 +182,7 @@ impl FeatureMap {
     }
 
     /// Average pool over `kernel` x `kernel` pixels, no padding.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no architecture here has one"))]
     pub fn average_pool(&self, kernel: usize, stride: usize) -> Result<Self> {
         map!(self, v => v.average_pool(kernel, stride), t => device::average_pool(t, kernel, stride))
     }
@@ -209,6 +212,7 @@ impl FeatureMap {
     }
 
     /// The sum of two maps of one shape.
+    #[cfg_attr(not(test), expect(dead_code, reason = "every sum here follows a convolution"))]
     pub fn add(&self, other: &Self) -> Result<Self> {
         match self {
             Self::F32(v) => Ok(Self::F32(v.add(same(other)?)?)),

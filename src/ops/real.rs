@@ -6,6 +6,8 @@ use super::conv;
 use super::geometry::Geometry;
 use super::graph::Gradient;
 use super::map::FeatureMap;
+use super::norm;
+use super::pool;
 use super::portable;
 use super::simd::Level;
 use super::value::Value;
@@ -189,6 +191,33 @@ macro_rules! fast_kernels {
         }
         fn conv_weight(x: &[Self], dy: &[Self], g: &Geometry, dw: &mut [Self]) {
             conv::weight_gradient(Level::chosen(), conv::algorithm(g), x, dy, g, dw);
+        }
+        fn moments(x: &[Self], c: usize) -> Moments {
+            norm::moments(Level::chosen(), x, c)
+        }
+        fn affine(x: &[Self], a: &[Self], b: &[Self], residual: Option<&[Self]>, act: Activation, y: &mut [Self]) {
+            norm::affine(Level::chosen(), x, a, b, residual, act, y);
+        }
+        fn gate_sums(z: &[Self], gate: &Gate<Self>, dy: &[Self], mean: &[Self]) -> (Vec<f64>, Vec<f64>) {
+            norm::gate_sums(Level::chosen(), z, gate, dy, mean)
+        }
+        fn gate_apply(z: &[Self], gate: &Gate<Self>, k: [&[Self]; 3], d: &mut [Self], residual: Option<&mut [Self]>) {
+            norm::gate_apply(Level::chosen(), z, gate, k, d, residual);
+        }
+        fn gate_by_result(y: &[Self], act: Activation, d: &mut [Self]) {
+            norm::gate_by_result(Level::chosen(), y, act, d);
+        }
+        fn channel_sums(x: &[Self], c: usize) -> Vec<f64> {
+            norm::channel_sums(Level::chosen(), x, c)
+        }
+        fn max_pool(x: &[Self], g: &Geometry, y: &mut [Self], tap: &mut [u8]) {
+            pool::max(Level::chosen(), x, g, y, tap);
+        }
+        fn max_pool_input(dy: &[Self], tap: &[u8], g: &Geometry, dx: &mut [Self], add: bool) {
+            pool::max_gradient(Level::chosen(), dy, tap, g, dx, add);
+        }
+        fn add_into(sum: &mut [Self], g: &[Self]) {
+            norm::add_into(Level::chosen(), sum, g);
         }
     };
 }

@@ -106,13 +106,13 @@ impl Inference {
         let mut evaluation = Evaluation::new(classes);
         for batch in loader.batches((0..data.len()).collect(), 0, &self.device)? {
             let batch = batch?;
-            self.judge(&self.logits(&batch.images)?, &batch.targets, &mut evaluation)?;
+            Self::judge(&self.logits(&batch.images)?, &batch.targets, &mut evaluation)?;
         }
         Ok(evaluation.close())
     }
 
     /// Counts a batch.
-    pub fn judge(&self, logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
+    pub fn judge(logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
         let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
         for (row, truth) in rows.iter().zip(targets.classes()?) {
             let most = row.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));

@@ -21,6 +21,7 @@ const SIZE: usize = 32;
 
 impl FeatureCache {
     /// Computes the features, unless they would take more than `budget` bytes (`None` then).
+    #[allow(clippy::too_many_arguments)] // private, and called in one place
     pub fn compute(
         dataset: &Arc<dyn Dataset>,
         loader: &Loader,
@@ -41,7 +42,10 @@ impl FeatureCache {
                 let batch = batch?;
                 let features = no_grad(|| network.prefix(&batch.images.to_dtype(dtype)?, frozen_blocks))?;
                 let bytes = features.elem_count() * features.dtype().size_in_bytes();
-                if parts.is_empty() && view == 0 && (bytes / batch.len().max(1)).saturating_mul(total).saturating_mul(views) > budget {
+                if parts.is_empty()
+                    && view == 0
+                    && (bytes / batch.len().max(1)).saturating_mul(total).saturating_mul(views) > budget
+                {
                     return Ok(None);
                 }
                 cache.bytes += bytes;
@@ -52,10 +56,6 @@ impl FeatureCache {
             cache.views.push(parts);
         }
         Ok(Some(cache))
-    }
-
-    pub fn views(&self) -> usize {
-        self.views.len()
     }
 
     /// A batch of features instead of images.

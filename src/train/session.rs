@@ -5,7 +5,7 @@ use super::event::Event;
 use super::feature_cache::FeatureCache;
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
-use super::report::{EpochReport, Report, Seconds, peak_rss_mb};
+use super::report::{Report, Seconds, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
 use crate::backbone::{Backbone, Network, random_tensors};
 use crate::data::{Batch, Batches, Dataset, Loader, Transform};
@@ -361,7 +361,7 @@ impl Session {
         let index = self.next_phase;
         let inner = self.setup.backbone.inner.clone();
         let blocks = &inner.network.blocks;
-        let frozen = phase.freeze.resolve(blocks, &self.declared)?;
+        let frozen = phase.freeze.resolve(blocks, &self.declared, inner.arch.classifier())?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
         let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?;
         let groups = groups(&self.slots, &self.declared, blocks, &phase);
@@ -462,7 +462,7 @@ impl Session {
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
                     let Some(features) = &batch.features else { continue };
                     let logits = inference.logits_from(features, current.frozen_blocks)?;
-                    inference.judge(&logits, &batch.targets, &mut evaluation)?;
+                    Inference::judge(&logits, &batch.targets, &mut evaluation)?;
                 }
                 evaluation.close()
             }
@@ -498,10 +498,6 @@ impl Session {
     /// Ends the phase before its time.
     pub(super) fn end_phase(&mut self) -> Result<()> {
         self.leave_phase()
-    }
-
-    pub(super) fn last_epoch(&self) -> Option<&EpochReport> {
-        self.report.epochs.last()
     }
 
     pub(super) fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {

@@ -8,52 +8,90 @@ use rayon::prelude::*;
 pub(crate) fn max<T: Real>(x: &[T], g: &Geometry, y: &mut [T], tap: &mut [u8]) {
     let row = (g.ow * g.c).max(1);
     y.par_chunks_mut(row).zip(tap.par_chunks_mut(row)).enumerate().for_each(|(r, (y, tap))| {
-        let (n, oy) = (r / g.oh, r % g.oh);
-        for ox in 0..g.ow {
-            let (y, tap) = (&mut y[ox * g.c..][..g.c], &mut tap[ox * g.c..][..g.c]);
-            let mut first = true;
-            for (a, b) in (0..g.kh).flat_map(|a| (0..g.kw).map(move |b| (a, b))) {
-                let (Some(iy), Some(ix)) = (g.row(oy, a), g.column(ox, b)) else { continue };
-                let pixel = &x[((n * g.h + iy) * g.w + ix) * g.c..][..g.c];
-                let t = (a * g.kw + b) as u8;
-                for j in 0..g.c {
-                    // Written so that a NaN is kept, as PyTorch keeps it.
-                    if first || !(pixel[j] <= y[j]) {
-                        y[j] = pixel[j];
-                        tap[j] = t;
-                    }
-                }
-                first = false;
-            }
-            if first {
-                y.fill(T::zero());
-                tap.fill(u8::MAX);
-            }
-        }
+        max_row(x, g, r / g.oh, r % g.oh, y, tap);
     });
+}
+
+/// One row of `max`: output row `oy` of image `n`.
+#[inline(always)]
+pub(crate) fn max_row<T: Real>(x: &[T], g: &Geometry, n: usize, oy: usize, y: &mut [T], tap: &mut [u8]) {
+    for ox in 0..g.ow {
+        let (y, tap) = (&mut y[ox * g.c..][..g.c], &mut tap[ox * g.c..][..g.c]);
+        let mut j = 0;
+        while j + 16 <= g.c {
+            max_window::<T, 16>(x, g, [n, oy, ox, j], &mut y[j..], &mut tap[j..]);
+            j += 16;
+        }
+        while j < g.c {
+            max_window::<T, 1>(x, g, [n, oy, ox, j], &mut y[j..], &mut tap[j..]);
+            j += 1;
+        }
+    }
+}
+
+/// One window of `max`, for the `L` channels from `j` on: so few that they stay in registers.
+#[inline(always)]
+fn max_window<T: Real, const L: usize>(x: &[T], g: &Geometry, [n, oy, ox, j]: [usize; 4], y: &mut [T], tap: &mut [u8]) {
+    // What an empty window gives: zero, from nowhere.
+    let (mut best, mut index) = ([T::zero(); L], [u32::from(u8::MAX); L]);
+    let mut first = true;
+    for a in 0..g.kh {
+        let Some(iy) = g.row(oy, a) else { continue };
+        for b in 0..g.kw {
+            let Some(ix) = g.column(ox, b) else { continue };
+            let pixel = &x[((n * g.h + iy) * g.w + ix) * g.c + j..][..L];
+            let t = (a * g.kw + b) as u32;
+            for l in 0..L {
+                // A NaN is larger than all and is not replaced, as in PyTorch.
+                let wins = first | (pixel[l] > best[l]) | (pixel[l] != pixel[l]);
+                best[l] = if wins { pixel[l] } else { best[l] };
+                index[l] = if wins { t } else { index[l] };
+            }
+            first = false;
+        }
+    }
+    y[..L].copy_from_slice(&best);
+    for (tap, index) in tap[..L].iter_mut().zip(index) {
+        *tap = index as u8;
+    }
 }
 
 /// Each input pixel gathers from the windows that chose it.
 pub(crate) fn max_gradient<T: Real>(dy: &[T], tap: &[u8], g: &Geometry, dx: &mut [T], add: bool) {
     dx.par_chunks_mut((g.w * g.c).max(1)).enumerate().for_each(|(row, dx)| {
-        let (n, y) = (row / g.h, row % g.h);
-        if !add {
-            dx.fill(T::zero());
-        }
-        for x in 0..g.w {
-            let dx = &mut dx[x * g.c..][..g.c];
-            for (a, b) in (0..g.kh).flat_map(|a| (0..g.kw).map(move |b| (a, b))) {
-                let (Some(oy), Some(ox)) = (g.row_back(y, a), g.column_back(x, b)) else { continue };
+        max_gradient_row(dy, tap, g, row / g.h, row % g.h, dx, add);
+    });
+}
+
+/// One row of `max_gradient`: input row `y` of image `n`.
+#[inline(always)]
+pub(crate) fn max_gradient_row<T: Real>(
+    dy: &[T],
+    tap: &[u8],
+    g: &Geometry,
+    n: usize,
+    y: usize,
+    dx: &mut [T],
+    add: bool,
+) {
+    if !add {
+        dx.fill(T::zero());
+    }
+    for x in 0..g.w {
+        let dx = &mut dx[x * g.c..][..g.c];
+        for a in 0..g.kh {
+            let Some(oy) = g.row_back(y, a) else { continue };
+            for b in 0..g.kw {
+                let Some(ox) = g.column_back(x, b) else { continue };
                 let at = ((n * g.oh + oy) * g.ow + ox) * g.c;
                 let t = (a * g.kw + b) as u8;
+                let (dy, tap) = (&dy[at..][..g.c], &tap[at..][..g.c]);
                 for j in 0..g.c {
-                    if tap[at + j] == t {
-                        dx[j] += dy[at + j];
-                    }
+                    dx[j] += if tap[j] == t { dy[j] } else { T::zero() };
                 }
             }
         }
-    });
+    }
 }
 
 /// The windows of an average pool along one axis: from and to, in input pixels.

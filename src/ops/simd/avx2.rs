@@ -47,6 +47,7 @@ impl Simd for F32 {
     type Mask = __m256;
     const LANES: usize = 8;
     const TILE: [usize; 2] = [12, 6];
+    const FIXED_PITCH: bool = true;
 
     #[inline(always)]
     fn call<J: Job<f32>>(self, job: J) -> J::Output {
@@ -161,6 +162,7 @@ impl Simd for F64 {
     type Mask = __m256d;
     const LANES: usize = 4;
     const TILE: [usize; 2] = [12, 6];
+    const FIXED_PITCH: bool = false;
 
     #[inline(always)]
     fn call<J: Job<f64>>(self, job: J) -> J::Output {

@@ -37,6 +37,7 @@ impl Simd for F32 {
     type Mask = __mmask16;
     const LANES: usize = 16;
     const TILE: [usize; 2] = [28, 14];
+    const FIXED_PITCH: bool = true;
 
     #[inline(always)]
     fn call<J: Job<f32>>(self, job: J) -> J::Output {
@@ -151,6 +152,7 @@ impl Simd for F64 {
     type Mask = __mmask8;
     const LANES: usize = 8;
     const TILE: [usize; 2] = [28, 14];
+    const FIXED_PITCH: bool = false;
 
     #[inline(always)]
     fn call<J: Job<f64>>(self, job: J) -> J::Output {

@@ -23,6 +23,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// How many sums fit in the registers: rows beside one vector, rows beside two.
     const TILE: [usize; 2];
+    /// Whether tiles with a pitch known beforehand are worth compiling.
+    const FIXED_PITCH: bool;
 
     /// Runs a job in a function of its own that may use these instructions.
     fn call<J: Job<Self::T>>(self, job: J) -> J::Output;
@@ -115,6 +117,8 @@ pub(crate) struct Exp<T: 'static> {
 /// A number type with vectors.
 pub(crate) trait Lanes: Real + Scratch {
     const ZERO: Self;
+    /// The nearest number.
+    fn from_number(v: f32) -> Self;
     const EXP: Exp<Self>;
     /// Runs a job with the level's instructions.
     fn run<J: Job<Self>>(level: Level, job: J) -> J::Output;
@@ -134,6 +138,10 @@ pub(crate) trait Lanes: Real + Scratch {
 
 impl Lanes for f32 {
     const ZERO: f32 = 0.0;
+    #[inline(always)]
+    fn from_number(v: f32) -> f32 {
+        v
+    }
     const EXP: Exp<f32> = Exp {
         lowest: -86.5,
         highest: 88.0,
@@ -160,6 +168,10 @@ impl Lanes for f32 {
 
 impl Lanes for f64 {
     const ZERO: f64 = 0.0;
+    #[inline(always)]
+    fn from_number(v: f32) -> f64 {
+        f64::from(v)
+    }
     const EXP: Exp<f64> = Exp {
         lowest: -707.0,
         highest: 709.0,

@@ -55,6 +55,8 @@ impl<T: Bits, const L: usize> Simd for Plain<T, L> {
     const LANES: usize = L;
     const TILE: [usize; 2] = if cfg!(target_arch = "aarch64") { [12, 6] } else { [6, 3] };
 
+    const FIXED_PITCH: bool = false;
+
     #[inline(always)]
     fn call<J: Job<T>>(self, job: J) -> J::Output {
         job.run(self)

@@ -1,7 +1,7 @@
 //! The result of a convolution.
 
 use super::rows::{Image, PackRows, Window};
-use super::tile::{Tile, Walk, product};
+use super::tile::{Tile, Walk, next_size, product};
 use super::{Blocks, Panels, flatten, forward_layout, pieces, rows_per_task};
 use crate::ops::activation::Activation;
 use crate::ops::geometry::Geometry;
@@ -117,11 +117,10 @@ impl<T: Lanes> Job<T> for Grid<'_, T> {
             let (vectors, channels) = (self.panels.vectors(p), self.panels.valid(p));
             let kernel = &self.kernel[first * depth..][..vectors * S::LANES * depth];
             let bias = self.bias.map(|bias| &bias[first..]);
-            let tiles = self.columns.div_ceil(S::TILE[vectors - 1]);
             for row in 0..self.rows {
                 let mut x = 0;
-                for tile in 0..tiles {
-                    let pixels = (self.columns - x).div_ceil(tiles - tile);
+                while x < self.columns {
+                    let pixels = next_size::<S>(self.columns - x, vectors);
                     let at = row * self.out_row + x * self.out_pitch + first;
                     let t = Tile {
                         walk: &self.walk,

@@ -71,9 +71,6 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
-        if M > S::TILE[N - 1] {
-            return;
-        }
         let t = self.0;
         let w = *t.walk;
         let pitch = if P == 0 { w.pitch } else { P };
@@ -148,31 +145,59 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
     }
 }
 
-/// Calls the instance for this many rows.
+/// The tile heights that are compiled, for one vector and for two: not all, for the compiler's sake.
+const SIZES: [&[usize]; 2] =
+    [&[1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 14, 16, 20, 21, 24, 28], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14]];
+
+/// The height of the next tile where `left` rows are left: tiles as even as the compiled heights allow.
+#[inline(always)]
+pub(crate) fn next_size<S: Simd>(left: usize, vectors: usize) -> usize {
+    let most = S::TILE[vectors - 1];
+    let tiles = left.div_ceil(most);
+    for tiles in [tiles, tiles + 1] {
+        for &size in SIZES[vectors - 1] {
+            if left.div_ceil(tiles) <= size && size <= most && size <= left {
+                return size;
+            }
+        }
+    }
+    1
+}
+
+/// Evaluates the expression with the height as a constant.
 macro_rules! by_size {
-    ($s:expr, $m:expr, $job:ident, $n:literal, $pitch:literal, $t:expr; $($size:literal)*) => {
-        match $m {
-            $($size => $s.call($job::<_, $size, $n, $pitch>($t)),)*
-            _ => {}
+    ($value:expr, $most:expr, $size:ident => $body:expr; $($height:literal)*) => {
+        match $value {
+            $($height if $height <= $most => {
+                const $size: usize = $height;
+                $body
+            })*
+            _ => debug_assert!(false, "no tile of this height"),
         }
     };
 }
-macro_rules! by_pitch {
-    ($s:expr, $m:expr, $n:expr, $pitch:expr, $job:ident, $t:expr) => {
-        match ($n, $pitch) {
-            (1, 16) => by_size!($s, $m, $job, 1, 16, $t; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28),
-            (1, _) => by_size!($s, $m, $job, 1, 0, $t; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28),
-            (_, 16) => by_size!($s, $m, $job, 2, 16, $t; 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            (_, 32) => by_size!($s, $m, $job, 2, 32, $t; 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            _ => by_size!($s, $m, $job, 2, 0, $t; 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-        }
+macro_rules! one_vector {
+    ($value:expr, $most:expr, $size:ident => $body:expr) => {
+        by_size!($value, $most, $size => $body; 1 2 3 4 6 7 8 9 10 12 14 16 20 21 24 28)
+    };
+}
+macro_rules! two_vectors {
+    ($value:expr, $most:expr, $size:ident => $body:expr) => {
+        by_size!($value, $most, $size => $body; 1 2 3 4 5 6 7 8 9 10 11 12 14)
     };
 }
 
-/// Computes a tile of `pixels` pixels (at most `S::TILE[vectors - 1]`) and `vectors` vectors of channels.
+/// Computes a tile of `pixels` pixels (as `next_size` says) and `vectors` vectors of channels.
 #[inline(always)]
 pub(crate) fn product<S: Simd>(s: S, pixels: usize, vectors: usize, mut t: Tile<S::T>) {
-    by_pitch!(s, pixels, vectors, t.walk.pitch, Sized, &mut t);
+    let t = &mut t;
+    match (vectors, t.walk.pitch) {
+        (1, 16) if S::FIXED_PITCH => one_vector!(pixels, S::TILE[0], M => s.call(Sized::<_, M, 1, 16>(t))),
+        (1, _) => one_vector!(pixels, S::TILE[0], M => s.call(Sized::<_, M, 1, 0>(t))),
+        (_, 16) if S::FIXED_PITCH => two_vectors!(pixels, S::TILE[1], M => s.call(Sized::<_, M, 2, 16>(t))),
+        (_, 32) if S::FIXED_PITCH => two_vectors!(pixels, S::TILE[1], M => s.call(Sized::<_, M, 2, 32>(t))),
+        _ => two_vectors!(pixels, S::TILE[1], M => s.call(Sized::<_, M, 2, 0>(t))),
+    }
 }
 
 /// A tile of a kernel's gradient: some (tap, input channel) pairs, one panel of output channels, summed over pixels.
@@ -192,20 +217,16 @@ pub(crate) struct GradientTile<'a, T> {
     pub add: bool,
 }
 
-struct SizedGradient<'t, 'a, T, const M: usize, const N: usize, const P: usize>(&'t mut GradientTile<'a, T>);
+struct SizedGradient<'t, 'a, T, const M: usize, const N: usize>(&'t mut GradientTile<'a, T>);
 
-impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for SizedGradient<'_, '_, T, M, N, P> {
+impl<T: Lanes, const M: usize, const N: usize> Job<T> for SizedGradient<'_, '_, T, M, N> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
-        if M > S::TILE[N - 1] {
-            return;
-        }
         let t = self.0;
-        let pitch = if P == 0 { t.pitch } else { P };
         let width = N * S::LANES;
-        assert!(t.images > 0 && t.rows > 0 && t.columns > 0 && pitch == t.pitch && M * width <= t.out.len());
-        let reach = (t.images - 1) * t.image_step + (t.rows - 1) * t.row_step + (t.columns - 1) * pitch + M;
+        assert!(t.images > 0 && t.rows > 0 && t.columns > 0 && M * width <= t.out.len());
+        let reach = (t.images - 1) * t.image_step + (t.rows - 1) * t.row_step + (t.columns - 1) * t.pitch + M;
         let panel_reach = (t.images - 1) * t.panel_image + t.rows * t.columns * width;
         assert!(reach <= t.input.len() && panel_reach <= t.panel.len());
         let mut held = [[s.zero(); N]; M];
@@ -227,7 +248,7 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for SizedG
                             }
                         }
                     }
-                    a = a.wrapping_add(pitch);
+                    a = a.wrapping_add(t.pitch);
                     b = b.wrapping_add(width);
                 }
             }
@@ -246,8 +267,12 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for SizedG
     }
 }
 
-/// Computes a tile of `pairs` pairs (at most `S::TILE[vectors - 1]`) and `vectors` vectors of channels.
+/// Computes a tile of `pairs` pairs (as `next_size` says) and `vectors` vectors of channels.
 #[inline(always)]
 pub(crate) fn gradient_product<S: Simd>(s: S, pairs: usize, vectors: usize, mut t: GradientTile<S::T>) {
-    by_pitch!(s, pairs, vectors, t.pitch, SizedGradient, &mut t);
+    let t = &mut t;
+    match vectors {
+        1 => one_vector!(pairs, S::TILE[0], M => s.call(SizedGradient::<_, M, 1>(t))),
+        _ => two_vectors!(pairs, S::TILE[1], M => s.call(SizedGradient::<_, M, 2>(t))),
+    }
 }

@@ -3,7 +3,7 @@
 use super::forward::walk;
 use super::pack::cut;
 use super::rows::{Image, PackPanels, PackRows, Window};
-use super::tile::{GradientTile, gradient_product};
+use super::tile::{GradientTile, gradient_product, next_size};
 use super::{Blocks, Panels, flatten, forward_layout};
 use crate::ops::buffer::Buffer;
 use crate::ops::geometry::Geometry;
@@ -105,15 +105,14 @@ impl<T: Lanes> Job<T> for Accumulate<'_, '_, T> {
         let (vectors, width) = (panels.vectors(p), panels.width(p));
         let window = &packed.window;
         let walk = walk(blocks, window, [g.kh, g.kw], [g.dilation; 2], g.stride);
-        let tiles = walk.len.div_ceil(S::TILE[vectors - 1]);
         let pixels = packed.rows * g.ow;
         let mut to = 0;
         for row in 0..walk.rows {
             for run in 0..walk.runs {
                 let from = b * walk.block_step + row * walk.row_step + run * walk.run_step;
                 let mut m = 0;
-                for tile in 0..tiles {
-                    let pairs = (walk.len - m).div_ceil(tiles - tile);
+                while m < walk.len {
+                    let pairs = next_size::<S>(walk.len - m, vectors);
                     let t = GradientTile {
                         images: packed.images,
                         rows: packed.rows,
