@@ -20,6 +20,8 @@ pub(crate) struct ConvSpec {
     pub padding: Padding,
     /// The batch norm's epsilon; `None` for a convolution with a bias instead.
     pub norm: Option<f64>,
+    /// A bias before the norm as well. It changes nothing but the running mean, and some files have it.
+    pub bias_too: bool,
     pub act: Activation,
 }
 
@@ -27,7 +29,8 @@ impl ConvSpec {
     /// A convolution with even padding (kernel - 1) / 2, a batch norm of epsilon 1e-5 and no activation.
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
         let padding = Padding::Even((kernel - 1) / 2);
-        Self { inputs, outputs, kernel, stride: 1, groups: 1, padding, norm: Some(1e-5), act: Activation::Identity }
+        let (norm, act) = (Some(1e-5), Activation::Identity);
+        Self { inputs, outputs, kernel, stride: 1, groups: 1, padding, norm, bias_too: false, act }
     }
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = stride;
@@ -43,6 +46,10 @@ impl ConvSpec {
     }
     pub fn norm(mut self, eps: Option<f64>) -> Self {
         self.norm = eps;
+        self
+    }
+    pub fn bias_too(mut self) -> Self {
+        self.bias_too = true;
         self
     }
     pub fn act(mut self, act: Activation) -> Self {
@@ -64,14 +71,16 @@ enum Variant {
     /// All frozen: the norm folded into the convolution.
     Folded(Arc<Folded>),
     /// Running statistics; kernel, weight and bias may learn.
-    Fixed { filter: Filter, affine: [Tensor; 4] },
+    Fixed { filter: Filter, bias: Option<Tensor>, affine: [Tensor; 4] },
     /// The batch's statistics, which flow into the running ones.
-    Batch { filter: Filter, affine: [Tensor; 2], running: [Var; 2] },
+    Batch { filter: Filter, bias: Option<Tensor>, affine: [Tensor; 2], running: [Var; 2] },
 }
 
 /// A frozen convolution whose batch norm is folded into kernel and bias at the first forward.
 pub(crate) struct Folded {
     kernel: Tensor,
+    /// The convolution's own.
+    bias: Option<Tensor>,
     /// weight, bias, running mean, running variance
     affine: [Tensor; 4],
     eps: f64,
@@ -79,7 +88,7 @@ pub(crate) struct Folded {
 }
 
 impl Folded {
-    /// gamma (w x - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
+    /// gamma (w x + bias - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
     fn get(&self) -> Result<&(Filter, Tensor)> {
         if let Some(folded) = self.folded.get() {
             return Ok(folded);
@@ -87,7 +96,11 @@ impl Folded {
         let wide = |t: &Tensor| t.to_dtype(DType::F64);
         let [gamma, beta, mean, var] = &self.affine;
         let a = (wide(gamma)? / (wide(var)? + self.eps)?.sqrt()?)?;
-        let bias = (wide(beta)? - (wide(mean)? * &a)?)?;
+        let shift = match &self.bias {
+            Some(bias) => (wide(mean)? - wide(bias)?)?,
+            None => wide(mean)?,
+        };
+        let bias = (wide(beta)? - (shift * &a)?)?;
         let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
         let dtype = self.kernel.dtype();
         let folded = (Filter::new(kernel.to_dtype(dtype)?), bias.to_dtype(dtype)?);
@@ -118,33 +131,35 @@ pub(crate) fn checksum(t: &Tensor) -> Result<u64> {
 
 impl Conv {
     /// Builds from the tensors `{conv}.weight` and, with a norm, `{norm}.{weight, bias, running_mean, running_var}`;
-    /// without one, `{conv}.bias`.
+    /// without one, or with `bias_too`, `{conv}.bias`.
     pub fn new(b: &mut Builder, conv: &str, norm: &str, spec: ConvSpec) -> Result<Self> {
         let ConvSpec { inputs, outputs: k, kernel, groups, .. } = spec;
         let weight = b.slot(format!("{conv}.weight"), vec![k, inputs / groups, kernel, kernel], Kind::Kernel)?;
         let filter = Filter::new(weight.tensor().clone());
+        let mut bias = || b.slot(format!("{conv}.bias"), vec![k], Kind::Bias);
         let Some(eps) = spec.norm else {
-            let bias = b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?;
-            return Ok(Self { spec, variant: Variant::Biased { filter, bias: bias.tensor().clone() } });
+            return Ok(Self { spec, variant: Variant::Biased { filter, bias: bias()?.tensor().clone() } });
         };
+        let own_bias = if spec.bias_too { Some(bias()?) } else { None };
         let mut get = |suffix: &str, kind| b.slot(format!("{norm}.{suffix}"), vec![k], kind);
         let gamma = get("weight", Kind::NormWeight)?;
         let beta = get("bias", Kind::NormBias)?;
         let mean = get("running_mean", Kind::RunningMean)?;
         let var = get("running_var", Kind::RunningVar)?;
-        let all = [&weight, &gamma, &beta, &mean, &var];
+        let mut all = [&weight, &gamma, &beta, &mean, &var].into_iter().chain(&own_bias);
+        let bias = own_bias.as_ref().map(|slot| slot.tensor().clone());
         let variant = if let (Slot::Buffer(mean), Slot::Buffer(var)) = (&mean, &var) {
             let affine = [gamma.tensor().clone(), beta.tensor().clone()];
-            Variant::Batch { filter, affine, running: [mean.clone(), var.clone()] }
+            Variant::Batch { filter, bias, affine, running: [mean.clone(), var.clone()] }
         } else {
             let affine = [&gamma, &beta, &mean, &var].map(|s| s.tensor().clone());
-            if all.iter().all(|slot| matches!(slot, Slot::Frozen(_))) {
+            if all.all(|slot| matches!(slot, Slot::Frozen(_))) {
                 let kernel = weight.tensor().clone();
-                let folded = Arc::new(Folded { kernel, affine, eps, folded: OnceLock::new() });
+                let folded = Arc::new(Folded { kernel, bias, affine, eps, folded: OnceLock::new() });
                 b.folded.push((conv.to_string(), folded.clone()));
                 Variant::Folded(folded)
             } else {
-                Variant::Fixed { filter, affine }
+                Variant::Fixed { filter, bias, affine }
             }
         };
         Ok(Self { spec, variant })
@@ -168,13 +183,28 @@ impl Conv {
                 let (filter, bias) = folded.get()?;
                 Ok(run(filter, Norm::None { bias: Some(bias) })?.0)
             }
-            Variant::Fixed { filter, affine: [gamma, beta, mean, var] } => {
+            Variant::Fixed { filter, bias, affine: [gamma, beta, mean, var] } => {
+                // gamma (z + bias - mean) / s + beta, the bias moved to the end so that its gradient is known.
+                let moved = match bias {
+                    Some(bias) => Some((beta + ((gamma * bias)? / (var + eps)?.sqrt()?)?)?),
+                    None => None,
+                };
+                let beta = moved.as_ref().unwrap_or(beta);
                 Ok(run(filter, Norm::Fixed { gamma, beta, mean, var, eps })?.0)
             }
-            Variant::Batch { filter, affine: [gamma, beta], running: [mean, var] } => {
+            Variant::Batch { filter, bias, affine: [gamma, beta], running: [mean, var] } => {
+                // The norm takes the bias out again: it gets a gradient, which is zero, and moves the mean alone.
+                let reached = match bias {
+                    Some(bias) => Some((beta + (bias * 0.0)?)?),
+                    None => None,
+                };
+                let beta = reached.as_ref().unwrap_or(beta);
                 let (y, moments) = run(filter, Norm::Batch { gamma, beta, eps })?;
                 if let Some(moments) = moments {
-                    blend(mean, &moments.mean)?;
+                    match bias {
+                        Some(bias) => blend(mean, &(&moments.mean + bias.detach())?)?,
+                        None => blend(mean, &moments.mean)?,
+                    }
                     blend(var, &moments.var)?;
                 }
                 Ok(y)
