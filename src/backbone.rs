@@ -117,11 +117,36 @@ impl Backbone {
         no_grad(|| self.inner.network.features(images))
     }
 
+    /// What each stage makes of images (N, C, H, W), averaged over its pixels: the stages of [`Backbone::stages`] in
+    /// order, each with features (N, channels). The last are those of [`Backbone::forward`]. In evaluation mode, without
+    /// a graph.
+    ///
+    /// A linear classifier on each shows where in the network the features fit some images best.
+    ///
+    /// ```
+    /// use candle_finetune::{Arch, Backbone};
+    /// use candle_finetune::candle_core::{DType, Device, Tensor};
+    ///
+    /// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+    /// for (stage, features) in backbone.stage_features(&images)? {
+    ///     println!("{stage}: {:?}", features.dims()); // stem: [2, 16] ... layer3: [2, 64]
+    /// }
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        self.check(images)?;
+        no_grad(|| self.inner.network.stage_features(images))
+    }
+
     /// Refuses images that the network cannot take.
     pub(crate) fn check(&self, images: &Tensor) -> Result<()> {
         let wanted = self.inner.spec.channels;
         match images.dims() {
-            [n, c, _, _] if *c == wanted && *n > 0 => Ok(()),
+            [n, c, h, w] if *c == wanted && *n > 0 && *h > 0 && *w > 0 => Ok(()),
             dims => Err(Error::invalid(
                 "images",
                 format!("have shape {dims:?}; {} takes (N, {wanted}, height, width)", self.arch()),
@@ -209,5 +234,51 @@ impl std::fmt::Debug for Backbone {
         let blocks = self.blocks().len();
         let parameters: usize = self.blocks().iter().map(|b| b.parameters).sum();
         write!(f, "Backbone({}, {blocks} blocks, {parameters} parameters, {:?})", self.arch(), self.inner.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(channels: usize, size: usize) -> Tensor {
+        let count = 2 * channels * size * size;
+        let values: Vec<f32> = (0..count).map(|i| ((i * 7919) % 251) as f32 / 125.0 - 1.0).collect();
+        Tensor::from_vec(values, (2, channels, size, size), &Device::Cpu).unwrap()
+    }
+
+    fn numbers(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn features_after_each_stage_are_those_of_the_blocks_up_to_it() {
+        for (arch, size) in [(Arch::CIFAR_RESNET20, 32), (Arch::TF_EFFICIENTNET_LITE0, 64), (Arch::VGG11_FEATURES, 32)]
+        {
+            let backbone = Backbone::random(arch, 3, &Device::Cpu).unwrap();
+            let images = images(3, size);
+            let stages = backbone.stage_features(&images).unwrap();
+            let names: Vec<&String> = stages.iter().map(|(name, _)| name).collect();
+            let known = backbone.stages();
+            assert_eq!(names, known.iter().map(|(name, _)| name).collect::<Vec<_>>(), "{arch}");
+            for (name, features) in &stages {
+                let count = backbone.blocks().iter().rposition(|b| b.stage == *name).unwrap() + 1;
+                let map = no_grad(|| backbone.inner.network.prefix(&images, count)).unwrap();
+                let mean = if map.rank() == 4 { map.mean((2, 3)).unwrap() } else { map };
+                assert_eq!(features.dims(), mean.dims(), "{arch} {name}");
+                for (a, b) in numbers(features).iter().zip(numbers(&mean)) {
+                    assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{arch} {name}: {a} {b}");
+                }
+            }
+            let last = &stages.last().unwrap().1;
+            assert_eq!(numbers(last), numbers(&backbone.forward(&images).unwrap()), "{arch}");
+        }
+    }
+
+    #[test]
+    fn stage_features_refuse_what_forward_refuses() {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &Device::Cpu).unwrap();
+        let error = backbone.stage_features(&images(1, 32)).unwrap_err().to_string();
+        assert!(error.contains("(N, 3, height, width)"), "{error}");
     }
 }

@@ -1,9 +1,13 @@
-//! Fine-tune pretrained vision networks on your own images.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// The library returns errors and leaves printing to programs; examples, benches and tests are programs.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arch;
 mod backbone;
+#[doc(hidden)]
+pub mod bench;
 mod data;
 mod embedded;
 mod error;

@@ -20,6 +20,8 @@ pub(crate) struct ConvSpec {
     pub padding: Padding,
     /// The batch norm's epsilon; `None` for a convolution with a bias instead.
     pub norm: Option<f64>,
+    /// A bias before the norm, which is redundant but there in some families.
+    pub bias: bool,
     pub act: Activation,
 }
 
@@ -27,7 +29,8 @@ impl ConvSpec {
     /// A convolution with even padding (kernel - 1) / 2, a batch norm of epsilon 1e-5 and no activation.
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
         let padding = Padding::Even((kernel - 1) / 2);
-        Self { inputs, outputs, kernel, stride: 1, groups: 1, padding, norm: Some(1e-5), act: Activation::Identity }
+        let act = Activation::Identity;
+        Self { inputs, outputs, kernel, stride: 1, groups: 1, padding, norm: Some(1e-5), bias: false, act }
     }
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = stride;
@@ -43,6 +46,11 @@ impl ConvSpec {
     }
     pub fn norm(mut self, eps: Option<f64>) -> Self {
         self.norm = eps;
+        self
+    }
+    /// With a bias before the norm.
+    pub fn biased(mut self) -> Self {
+        self.bias = true;
         self
     }
     pub fn act(mut self, act: Activation) -> Self {
@@ -64,40 +72,48 @@ enum Variant {
     /// All frozen: the norm folded into the convolution.
     Folded(Arc<Folded>),
     /// Running statistics; kernel, weight and bias may learn.
-    Fixed { filter: Filter, affine: [Tensor; 4] },
+    Fixed { filter: Filter, bias: Option<Tensor>, affine: [Tensor; 4] },
     /// The batch's statistics, which flow into the running ones.
-    Batch { filter: Filter, affine: [Tensor; 2], running: [Var; 2] },
+    Batch { filter: Filter, bias: Option<Tensor>, affine: [Tensor; 2], running: [Var; 2] },
 }
 
 /// A frozen convolution whose batch norm is folded into kernel and bias at the first forward.
 pub(crate) struct Folded {
     kernel: Tensor,
+    bias: Option<Tensor>,
     /// weight, bias, running mean, running variance
     affine: [Tensor; 4],
     eps: f64,
-    folded: OnceLock<(Filter, Tensor)>,
+    once: OnceLock<(Filter, Tensor)>,
 }
 
 impl Folded {
-    /// gamma (w x - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
+    /// gamma (w x + bias - mean) / sqrt(var + eps) + beta, as one kernel and bias. Computed in f64, rounded once.
     fn get(&self) -> Result<&(Filter, Tensor)> {
-        if let Some(folded) = self.folded.get() {
+        if let Some(folded) = self.once.get() {
             return Ok(folded);
         }
         let wide = |t: &Tensor| t.to_dtype(DType::F64);
         let [gamma, beta, mean, var] = &self.affine;
         let a = (wide(gamma)? / (wide(var)? + self.eps)?.sqrt()?)?;
-        let bias = (wide(beta)? - (wide(mean)? * &a)?)?;
+        let shift = match &self.bias {
+            Some(bias) => (wide(bias)? - wide(mean)?)?,
+            None => wide(mean)?.neg()?,
+        };
+        let bias = (wide(beta)? + (shift * &a)?)?;
         let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
         let dtype = self.kernel.dtype();
         let folded = (Filter::new(kernel.to_dtype(dtype)?), bias.to_dtype(dtype)?);
-        Ok(self.folded.get_or_init(|| folded))
+        Ok(self.once.get_or_init(|| folded))
     }
 
-    /// A sum over the bits of the folded kernel and bias and of every packed copy; 0 before the first forward.
-    pub fn checksum(&self) -> Result<u64> {
-        let Some((filter, bias)) = self.folded.get() else { return Ok(0) };
-        Ok(checksum(filter.tensor())? ^ checksum(bias)?.rotate_left(1) ^ filter.packed_sum().rotate_left(2))
+    /// Sums over the bits of the folded kernel and bias, then of each packed copy in the order in which they were
+    /// made; none before the first forward.
+    pub fn checksums(&self) -> Result<Vec<u64>> {
+        let Some((filter, bias)) = self.once.get() else { return Ok(vec![]) };
+        let mut sums = vec![checksum(filter.tensor())?, checksum(bias)?];
+        sums.extend(filter.packed_sums());
+        Ok(sums)
     }
 }
 
@@ -118,7 +134,7 @@ pub(crate) fn checksum(t: &Tensor) -> Result<u64> {
 
 impl Conv {
     /// Builds from the tensors `{conv}.weight` and, with a norm, `{norm}.{weight, bias, running_mean, running_var}`;
-    /// without one, `{conv}.bias`.
+    /// without one, or where the specification says so, `{conv}.bias`.
     pub fn new(b: &mut Builder, conv: &str, norm: &str, spec: ConvSpec) -> Result<Self> {
         let ConvSpec { inputs, outputs: k, kernel, groups, .. } = spec;
         let weight = b.slot(format!("{conv}.weight"), vec![k, inputs / groups, kernel, kernel], Kind::Kernel)?;
@@ -127,24 +143,30 @@ impl Conv {
             let bias = b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?;
             return Ok(Self { spec, variant: Variant::Biased { filter, bias: bias.tensor().clone() } });
         };
+        let bias = match spec.bias {
+            true => Some(b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?),
+            false => None,
+        };
         let mut get = |suffix: &str, kind| b.slot(format!("{norm}.{suffix}"), vec![k], kind);
         let gamma = get("weight", Kind::NormWeight)?;
         let beta = get("bias", Kind::NormBias)?;
         let mean = get("running_mean", Kind::RunningMean)?;
         let var = get("running_var", Kind::RunningVar)?;
-        let all = [&weight, &gamma, &beta, &mean, &var];
+        let all = [&weight, &gamma, &beta, &mean, &var].into_iter().chain(&bias);
+        let all_frozen = all.into_iter().all(|slot| matches!(slot, Slot::Frozen(_)));
+        let bias = bias.map(|slot| slot.tensor().clone());
         let variant = if let (Slot::Buffer(mean), Slot::Buffer(var)) = (&mean, &var) {
             let affine = [gamma.tensor().clone(), beta.tensor().clone()];
-            Variant::Batch { filter, affine, running: [mean.clone(), var.clone()] }
+            Variant::Batch { filter, bias, affine, running: [mean.clone(), var.clone()] }
         } else {
             let affine = [&gamma, &beta, &mean, &var].map(|s| s.tensor().clone());
-            if all.iter().all(|slot| matches!(slot, Slot::Frozen(_))) {
+            if all_frozen {
                 let kernel = weight.tensor().clone();
-                let folded = Arc::new(Folded { kernel, affine, eps, folded: OnceLock::new() });
+                let folded = Arc::new(Folded { kernel, bias, affine, eps, once: OnceLock::new() });
                 b.folded.push((conv.to_string(), folded.clone()));
                 Variant::Folded(folded)
             } else {
-                Variant::Fixed { filter, affine }
+                Variant::Fixed { filter, bias, affine }
             }
         };
         Ok(Self { spec, variant })
@@ -168,13 +190,26 @@ impl Conv {
                 let (filter, bias) = folded.get()?;
                 Ok(run(filter, Norm::None { bias: Some(bias) })?.0)
             }
-            Variant::Fixed { filter, affine: [gamma, beta, mean, var] } => {
+            Variant::Fixed { filter, bias, affine: [gamma, beta, mean, var] } => {
+                // The bias passes through the norm: gamma (z + bias - mean) / sqrt(var + eps) + beta.
+                let moved = match bias {
+                    Some(bias) => Some((beta + ((bias * gamma)? / (var.detach() + eps)?.sqrt()?)?)?),
+                    None => None,
+                };
+                let beta = moved.as_ref().unwrap_or(beta);
                 Ok(run(filter, Norm::Fixed { gamma, beta, mean, var, eps })?.0)
             }
-            Variant::Batch { filter, affine: [gamma, beta], running: [mean, var] } => {
+            Variant::Batch { filter, bias, affine: [gamma, beta], running: [mean, var] } => {
+                // The batch's mean takes the bias away again. Its gradient is zero, but it has one.
+                let moved = match bias {
+                    Some(bias) => Some((beta + (bias * 0.0)?)?),
+                    None => None,
+                };
+                let beta = moved.as_ref().unwrap_or(beta);
                 let (y, moments) = run(filter, Norm::Batch { gamma, beta, eps })?;
                 if let Some(moments) = moments {
-                    blend(mean, &moments.mean)?;
+                    let with_bias = bias.as_ref().map(|bias| &moments.mean + bias.detach()).transpose()?;
+                    blend(mean, with_bias.as_ref().unwrap_or(&moments.mean))?;
                     blend(var, &moments.var)?;
                 }
                 Ok(y)

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{Gradient, Moments, Rule, update};
-use candle_core::{Tensor, Var};
+use candle_core::Var;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -98,6 +98,28 @@ impl Optimizer {
     }
 }
 
+impl Optimizer {
+    /// What is wrong with the rule's numbers, if anything.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        match self.rule {
+            OptimizerRule::Sgd { momentum, .. } if !share(momentum) => {
+                Some(format!("a momentum of {momentum} is not in [0, 1)"))
+            }
+            OptimizerRule::Sgd { momentum: 0.0, nesterov: true } => {
+                Some("nesterov looks ahead along a momentum, and that is 0; set Optimizer::momentum".into())
+            }
+            OptimizerRule::AdamW { beta1, beta2, .. } if !(share(beta1) && share(beta2)) => {
+                Some(format!("betas of {beta1} and {beta2} are not in [0, 1)"))
+            }
+            OptimizerRule::AdamW { eps, .. } if !(eps.is_finite() && eps > 0.0) => {
+                Some(format!("an eps of {eps} is not above 0"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What one parameter's step needs to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Group {
@@ -163,7 +185,7 @@ pub(crate) fn global_norm<'a>(gradients: impl Iterator<Item = &'a Gradient>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     /// Three steps on w = [1, -2] with gradient [0.5, 1], against PyTorch 2.15's figures.
     fn three(optimizer: Optimizer) -> Vec<f64> {

@@ -53,15 +53,14 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
             bar.set_length(*steps as u64);
             bar.set_position(*step as u64);
         }
-        Event::Epoch(report) => {
+        // Outside `suspend`, which holds the bar's lock.
+        Event::Epoch(report) if !bar.is_hidden() => {
             let valid = report.valid_top1.map_or(String::new(), |v| format!(", valid top1 {v:.4}"));
             bar.suspend(|| {
-                if !bar.is_hidden() {
-                    eprintln!(
-                        "{phase_text}, epoch {}: train loss {:.4}, top1 {:.4}{valid}, {:.1} s",
-                        report.epoch, report.train_loss, report.train_top1, report.seconds
-                    );
-                }
+                eprintln!(
+                    "{phase_text}, epoch {}: train loss {:.4}, top1 {:.4}{valid}, {:.1} s",
+                    report.epoch, report.train_loss, report.train_top1, report.seconds
+                );
             });
         }
         _ => {}

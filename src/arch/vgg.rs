@@ -90,7 +90,7 @@ impl Vgg {
                 let block = if index == 0 { "stem".to_string() } else { format!("features.{index}") };
                 b.block(block, if index == 0 { "stem".to_string() } else { format!("stage{}", stage + 1) }, |b| {
                     let eps = self.batch_norm.then_some(1e-5);
-                    let spec = ConvSpec::new(inputs, outputs, 3).act(Activation::Relu).norm(eps);
+                    let spec = ConvSpec::new(inputs, outputs, 3).act(Activation::Relu).norm(eps).biased();
                     let norm = format!("features.{}", index + 1);
                     let conv = Conv::new(b, &format!("features.{index}"), &norm, spec)?;
                     Ok(ConvPool { conv, pool: i + 1 == count })

@@ -18,16 +18,19 @@ pub(crate) fn random_tensors(
     device: &Device,
 ) -> Result<BTreeMap<String, Tensor>> {
     let declared = arch.declared(channels)?;
-    declared.iter().map(|d| Ok((d.name.clone(), fresh(d, seed)?.to_dtype(dtype)?.to_device(device)?))).collect()
+    let values = |(i, d)| Ok((i, fresh(d, i == 0, seed)?.to_dtype(dtype)?.to_device(device)?));
+    let named = |(i, tensor): (usize, Tensor)| (declared[i].name.clone(), tensor);
+    declared.iter().enumerate().map(|at| values(at).map(named)).collect()
 }
 
-fn fresh(d: &Declared, seed: u64) -> Result<Tensor> {
+/// `stem`: whether this is the first kernel, over the images' own channels.
+fn fresh(d: &Declared, stem: bool, seed: u64) -> Result<Tensor> {
     let count: usize = d.shape.iter().product();
     let values = match d.kind {
         Kind::Kernel => {
-            // Every kernel of a depthwise convolution sees one channel only.
-            let inputs = d.shape[1].max(1);
-            let groups = if inputs == 1 { d.shape[0] } else { 1 };
+            // Every kernel of a depthwise convolution sees one channel only; so does a stem's over gray images, but
+            // all of those see the same one.
+            let groups = if d.shape[1] <= 1 && !stem { d.shape[0] } else { 1 };
             let fan_out = (d.shape[0] * d.shape[2] * d.shape[3] / groups).max(1);
             normal(count, (2.0 / fan_out as f64).sqrt(), &d.name, seed)
         }

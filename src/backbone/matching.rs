@@ -26,9 +26,13 @@ pub(super) fn matched(arch: Arch, weights: &Weights, head: &[String]) -> Result<
         declared.iter().filter(|d| weights.tensors.contains_key(&arch.name_in(layout, &d.name))).count()
     };
     let layout = LAYOUTS.into_iter().rev().max_by_key(|&l| count(l)).unwrap_or(Layout::Timm);
-    // The first convolution tells the number of channels.
-    let first = declared.first().and_then(|d| weights.tensors.get(&arch.name_in(layout, &d.name)));
-    let channels = first.and_then(|t| t.dims().get(1).copied()).filter(|&c| c > 0).unwrap_or(3);
+    // The first convolution tells the number of channels, if it has its shape otherwise.
+    let channels = declared.first().and_then(|d| {
+        let dims = weights.tensors.get(&arch.name_in(layout, &d.name))?.dims();
+        let fits = dims.len() == 4 && dims[0] == d.shape[0] && dims[2..] == d.shape[2..] && dims[1] > 0;
+        fits.then(|| dims[1])
+    });
+    let channels = channels.unwrap_or(3);
     let declared = arch.declared(channels)?;
 
     let mut left: BTreeSet<&str> = weights.tensors.keys().map(String::as_str).collect();
@@ -96,9 +100,13 @@ fn classifier(
     let [weight, bias] = ["weight", "bias"].map(|s| arch.name_in(layout, &format!("{}.{s}", arch.classifier())));
     let found = (weights.tensors.get(&weight), weights.tensors.get(&bias));
     let (Some(w), Some(b)) = found else { return Ok(None) };
+    let dim = arch.feature_dim();
+    if arch.may_ignore(&weight) && w.dims().get(1) != Some(&dim) {
+        // The classifier of the whole network, of which this is a part.
+        return Ok(None);
+    }
     left.remove(weight.as_str());
     left.remove(bias.as_str());
-    let dim = arch.feature_dim();
     match (w.dims(), b.dims()) {
         ([classes, d], [n]) if *d == dim && classes == n && float(w) && float(b) => Ok(Some((w.clone(), b.clone()))),
         // A convolution's worth of pixels, as some files have it.

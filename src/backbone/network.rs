@@ -25,7 +25,7 @@ impl Network {
 
     /// Images (N, C, H, W) to features (N, D).
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
-        self.from_block(FeatureMap::new(images)?, 0)
+        self.rest(FeatureMap::new(images)?, 0)
     }
 
     /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
@@ -42,19 +42,38 @@ impl Network {
         if from == self.layers.len() {
             return Ok(x.clone());
         }
-        self.from_block(FeatureMap::new(x)?, from)
+        self.rest(FeatureMap::new(x)?, from)
     }
 
-    fn from_block(&self, mut x: FeatureMap, from: usize) -> Result<Tensor> {
+    /// What each stage makes of images, averaged over its pixels: (N, channels), with the stage's name.
+    pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        let mut x = FeatureMap::new(images)?;
+        let mut stages = Vec::new();
+        for (i, (layer, block)) in self.layers.iter().zip(&self.blocks).enumerate() {
+            x = layer.forward(&x)?;
+            if self.blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
+                stages.push((block.stage.clone(), pooled(x.clone())?));
+            }
+        }
+        Ok(stages)
+    }
+
+    /// The blocks from number `from` on, and the mean over all pixels.
+    fn rest(&self, mut x: FeatureMap, from: usize) -> Result<Tensor> {
         for layer in &self.layers[from..] {
             x = layer.forward(&x)?;
         }
         pooled(x)
     }
 
-    /// The checksum of every folded convolution, by name.
+    /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
     pub fn checksums(&self) -> Result<Vec<(String, u64)>> {
-        self.folded.iter().map(|(name, folded)| Ok((name.clone(), folded.checksum()?))).collect()
+        let mut all = Vec::new();
+        for (name, folded) in &self.folded {
+            let sums = folded.checksums()?;
+            all.extend(sums.into_iter().enumerate().map(|(i, sum)| (format!("{name} (folded copy {i})"), sum)));
+        }
+        Ok(all)
     }
 }
 

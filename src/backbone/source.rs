@@ -106,7 +106,7 @@ impl Source {
         let mut spec =
             self.spec.clone().or_else(|| saved.as_ref().map(|s| s.input.clone())).unwrap_or(arch.input_spec());
         let channels = self.channels.unwrap_or(if self.spec.is_some() { spec.channels } else { found.channels });
-        if spec.channels != channels {
+        if spec.channels != channels || channels == 0 {
             spec = for_channels(spec, channels)?;
         }
         let move_to = |t: &Tensor| -> Result<Tensor> { Ok(t.to_dtype(self.dtype)?.to_device(device)?) };
@@ -145,10 +145,13 @@ impl Saved {
     }
 }
 
+/// More channels than this are a mistake; hyperspectral cameras have hundreds.
+const MAX_CHANNELS: usize = 4096;
+
 /// The specification for another number of channels: the mean of means and deviations for each.
 fn for_channels(spec: InputSpec, channels: usize) -> Result<InputSpec> {
-    if channels == 0 {
-        return Err(Error::invalid("channels", "0; images have 1 at least"));
+    if !(1..=MAX_CHANNELS).contains(&channels) {
+        return Err(Error::invalid("channels", format!("{channels}; images have 1 to {MAX_CHANNELS}")));
     }
     let average = |v: &[f32]| v.iter().sum::<f32>() / v.len().max(1) as f32;
     let (mean, std) = (average(&spec.mean), average(&spec.std));

@@ -78,7 +78,7 @@ impl Targets {
             ));
         }
         let mut rows = vec![0f32; targets.len() * classes];
-        for (row, target) in rows.chunks_exact_mut(classes).zip(targets) {
+        for (row, target) in rows.chunks_exact_mut(classes.max(1)).zip(targets) {
             match target {
                 Target::Class(class) => row[*class as usize] = 1.0,
                 Target::Soft(probabilities) => row.copy_from_slice(probabilities),

@@ -10,6 +10,7 @@ pub(crate) enum Padding {
     /// TensorFlow's "SAME": the output has ceil(size / stride) pixels; an odd rest goes below and to the right.
     Same,
     /// Top, left, bottom, right.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no architecture here needs it"))]
     Sides([usize; 4]),
 }
 

@@ -50,8 +50,8 @@ impl Filter {
         Ok(new)
     }
 
-    /// A number that changes when a packed copy does: what the audit compares.
-    pub fn packed_sum(&self) -> u64 {
+    /// For each packed copy a number that changes when the copy does: what the audit compares.
+    pub fn packed_sums(&self) -> Vec<u64> {
         let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let bits = |p: &Arc<dyn Any + Send + Sync>| -> Option<u64> {
             if let Some(p) = p.downcast_ref::<Packed<f32>>() {
@@ -60,7 +60,7 @@ impl Filter {
             let p = p.downcast_ref::<Packed<f64>>()?;
             Some(p.data.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_bits()))
         };
-        packed.iter().filter_map(bits).fold(0, |h: u64, b| h.rotate_left(7) ^ b)
+        packed.iter().filter_map(bits).collect()
     }
 }
 
@@ -118,6 +118,7 @@ impl FeatureMap {
     }
 
     /// Over Candle's own operations, whatever the device: the path of other devices, tested on the CPU.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only the tests take this path on the CPU"))]
     pub fn on_device(images: &Tensor) -> Self {
         Self::Device(images.clone())
     }
@@ -170,6 +171,7 @@ impl FeatureMap {
         }
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "every activation here follows a convolution"))]
     pub fn activate(&self, act: Activation) -> Result<Self> {
         map!(self, v => v.activate(act), t => device::activate(t, act))
     }
@@ -180,6 +182,7 @@ impl FeatureMap {
     }
 
     /// Average pool over `kernel` x `kernel` pixels, no padding.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no architecture here has one"))]
     pub fn average_pool(&self, kernel: usize, stride: usize) -> Result<Self> {
         map!(self, v => v.average_pool(kernel, stride), t => device::average_pool(t, kernel, stride))
     }
@@ -209,6 +212,7 @@ impl FeatureMap {
     }
 
     /// The sum of two maps of one shape.
+    #[cfg_attr(not(test), expect(dead_code, reason = "every sum here follows a convolution"))]
     pub fn add(&self, other: &Self) -> Result<Self> {
         match self {
             Self::F32(v) => Ok(Self::F32(v.add(same(other)?)?)),

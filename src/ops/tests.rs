@@ -1,6 +1,7 @@
 //! Every operation against finite differences in f64, on both paths: the crate's own kernels, and the composition
 //! of Candle's operations that serves other devices.
 
+use super::rows::layer_norm;
 use super::*;
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;

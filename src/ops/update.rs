@@ -45,15 +45,6 @@ impl Moments {
             Self::Device(m) => m.len(),
         }
     }
-
-    /// The moments as tensors of the parameter's shape.
-    pub fn tensors(&self, var: &Var) -> Result<Vec<Tensor>> {
-        match self {
-            Self::F32(b) => b.iter().map(|b| Tensor::from_slice(b, var.shape(), var.device())).collect(),
-            Self::F64(b) => b.iter().map(|b| Tensor::from_slice(b, var.shape(), var.device())).collect(),
-            Self::Device(t) => Ok(t.clone()),
-        }
-    }
 }
 
 /// Applies one step of `rule` with the gradient times `scale`.

@@ -79,7 +79,7 @@ impl<T: Real> Value<T> {
         let weight = enter::<T>(step.filter.tensor())?;
         let bias = bias.map(enter::<T>).transpose()?.flatten();
         let (input, residual) = (self.edge.clone(), res.and_then(|r| r.edge.clone()));
-        let parents = [input.as_ref(), residual.as_ref(), weight.as_ref(), bias.as_ref()].map(|e| e.cloned());
+        let parents = [input.as_ref(), residual.as_ref(), weight.as_ref(), bias.as_ref()].map(Option::<&_>::cloned);
         // What is not needed on the way back is not kept.
         let x = weight.is_some().then(|| self.data.clone());
         let packed = input.is_some().then_some(packed);
@@ -126,7 +126,7 @@ impl<T: Real> Value<T> {
 
         let (weight, gamma, beta) = (enter::<T>(step.filter.tensor())?, enter::<T>(gamma)?, enter::<T>(beta)?);
         let (input, residual) = (self.edge.clone(), res.and_then(|r| r.edge.clone()));
-        let parents = [&input, &residual, &weight, &gamma, &beta].map(|e| e.clone());
+        let parents = [&input, &residual, &weight, &gamma, &beta].map(Option::clone);
         let x = weight.is_some().then(|| self.data.clone());
         let packed = input.is_some().then_some(packed);
         // Without a residual the gate is computed again from z, which is kept anyway.

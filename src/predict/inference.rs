@@ -74,7 +74,7 @@ impl Inference {
         no_grad(|| {
             let features = if from == 0 {
                 let wanted = self.channels;
-                if !matches!(x.dims(), [n, c, _, _] if *c == wanted && *n > 0) {
+                if !matches!(x.dims(), [n, c, h, w] if *c == wanted && *n > 0 && *h > 0 && *w > 0) {
                     let problem = format!("have shape {:?}; the network takes (N, {wanted}, height, width)", x.dims());
                     return Err(Error::invalid("images", problem));
                 }
@@ -92,17 +92,27 @@ impl Inference {
             let problem = format!("has {} classes and the network {classes}", data.classes().len());
             return Err(Error::invalid("dataset", format!("{problem}; give it the predictor's labels")));
         }
+        if data.is_empty() {
+            return Err(Error::invalid("dataset", "holds no samples; there is nothing to evaluate"));
+        }
+        // Other names may be other words for the same classes; the same names at other places never are.
+        for (i, class) in data.classes().iter().enumerate() {
+            if let Some(at) = self.labels.iter().position(|label| label == class).filter(|&at| at != i) {
+                let problem = format!("its class {i} is {class:?}, which is the network's class {at}");
+                return Err(Error::invalid("dataset", format!("{problem}; give it the predictor's labels")));
+            }
+        }
         let loader = Loader::new(data, self.transform.clone()).batch_size(BATCH);
         let mut evaluation = Evaluation::new(classes);
         for batch in loader.batches((0..data.len()).collect(), 0, &self.device)? {
             let batch = batch?;
-            self.judge(&self.logits(&batch.images)?, &batch.targets, &mut evaluation)?;
+            Self::judge(&self.logits(&batch.images)?, &batch.targets, &mut evaluation)?;
         }
         Ok(evaluation.close())
     }
 
     /// Counts a batch.
-    pub fn judge(&self, logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
+    pub fn judge(logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
         let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
         for (row, truth) in rows.iter().zip(targets.classes()?) {
             let most = row.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));

@@ -25,6 +25,12 @@ struct Description {
     story: Option<serde_json::Value>,
 }
 
+/// What every version of the description has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 const VERSION: u32 = 1;
 
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
@@ -67,12 +73,14 @@ pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
                        load weights with Predictor::pretrained or Backbone::from_file";
         return Err(Error::weights(path, problem));
     };
-    let description: Description = serde_json::from_str(text)
-        .map_err(|error| Error::weights_from(path, "its description of the predictor is damaged", error))?;
-    if description.version > VERSION {
-        let problem = format!("it was saved by a newer version of the crate (format {})", description.version);
+    let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
+    // First the version alone: a newer description may look different.
+    let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
+    if version > VERSION {
+        let problem = format!("it was saved by a newer version of the crate (format {version})");
         return Err(Error::weights(path, problem));
     }
+    let description: Description = serde_json::from_str(text).map_err(damaged)?;
     let dtype = weights.tensors.values().find(|t| t.dtype() == DType::F64).map_or(DType::F32, Tensor::dtype);
     let arch: crate::Arch = description.arch.parse()?;
     let names = description.head.names(arch, description.labels.len());

@@ -3,16 +3,21 @@
 use crate::backbone::Network;
 use crate::error::{Error, Result};
 use crate::nn::checksum;
-use crate::ops::Gradients;
+use crate::ops::{Gradient, Gradients};
 use crate::params::{Slot, Slots};
+use candle_core::Var;
+use std::collections::BTreeMap;
 
 /// The state of a phase's frozen tensors when it began.
 pub(super) struct Audit {
     phase: usize,
-    frozen: Vec<(String, u64)>,
+    frozen: Sums,
     /// Checksums of the folded convolutions after the first forward.
-    folded: Option<Vec<(String, u64)>>,
+    folded: Option<Sums>,
 }
+
+/// Checksums by name.
+type Sums = BTreeMap<String, u64>;
 
 impl Audit {
     pub fn begin(phase: usize, slots: &Slots) -> Result<Self> {
@@ -40,14 +45,25 @@ impl Audit {
         Err(Error::Audit { phase: self.phase, unreached, not_finite, changed: vec![] })
     }
 
+    /// What to say of gradients whose norm is no finite number.
+    pub fn not_finite(&self, gradients: &[(&String, &Var, &Gradient)]) -> Result<Error> {
+        let mut not_finite = vec![];
+        for (name, _, gradient) in gradients {
+            if !gradient.square_sum()?.is_finite() {
+                not_finite.push((*name).clone());
+            }
+        }
+        Ok(Error::Audit { phase: self.phase, unreached: vec![], not_finite, changed: vec![] })
+    }
+
     /// Every frozen tensor and its folded copy hold the bytes they held.
     pub fn frozen(&mut self, slots: &Slots, network: &Network) -> Result<()> {
         let mut changed = differing(&self.frozen, &sums(slots)?);
-        let folded = network.checksums()?;
-        match &self.folded {
-            Some(before) => changed.extend(differing(before, &folded)),
-            None => self.folded = Some(folded),
+        let folded: Sums = network.checksums()?.into_iter().collect();
+        if let Some(before) = &self.folded {
+            changed.extend(differing(before, &folded));
         }
+        self.folded = Some(folded);
         if changed.is_empty() {
             return Ok(());
         }
@@ -55,13 +71,15 @@ impl Audit {
     }
 }
 
-fn sums(slots: &Slots) -> Result<Vec<(String, u64)>> {
+fn sums(slots: &Slots) -> Result<Sums> {
     let frozen = slots.iter().filter(|(_, slot)| matches!(slot, Slot::Frozen(_)));
     frozen.map(|(name, slot)| Ok((name.clone(), checksum(slot.tensor())?))).collect()
 }
 
-/// The names whose sums differ. A sum of 0 stands for a copy that was not made yet.
-fn differing(before: &[(String, u64)], after: &[(String, u64)]) -> Vec<String> {
-    let pairs = before.iter().zip(after);
-    pairs.filter(|((_, a), (_, b))| a != b && *a != 0).map(|((name, _), _)| name.clone()).collect()
+/// The names whose sums differ. Copies that were made since are no difference.
+fn differing(before: &Sums, after: &Sums) -> Vec<String> {
+    before.iter().filter(|(name, sum)| after.get(*name) != Some(sum)).map(|(name, _)| name.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests;

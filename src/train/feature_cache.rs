@@ -4,7 +4,7 @@ use crate::backbone::Network;
 use crate::data::{Batch, Dataset, Loader, Targets};
 use crate::error::Result;
 use crate::ops::no_grad;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
 /// Features of all samples at the freeze boundary, for each of the fixed views.
@@ -21,6 +21,7 @@ const SIZE: usize = 32;
 
 impl FeatureCache {
     /// Computes the features, unless they would take more than `budget` bytes (`None` then).
+    #[allow(clippy::too_many_arguments)] // private, and called in one place
     pub fn compute(
         dataset: &Arc<dyn Dataset>,
         loader: &Loader,
@@ -28,7 +29,7 @@ impl FeatureCache {
         frozen_blocks: usize,
         views: usize,
         budget: usize,
-        device: &Device,
+        (device, dtype): (&Device, DType),
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Option<Self>> {
         let total = dataset.len();
@@ -39,9 +40,12 @@ impl FeatureCache {
             let mut done = view * total;
             for batch in loader.batches((0..total).collect(), view as u64, device)? {
                 let batch = batch?;
-                let features = no_grad(|| network.prefix(&batch.images, frozen_blocks))?;
+                let features = no_grad(|| network.prefix(&batch.images.to_dtype(dtype)?, frozen_blocks))?;
                 let bytes = features.elem_count() * features.dtype().size_in_bytes();
-                if parts.is_empty() && view == 0 && bytes / batch.len().max(1) * total * views > budget {
+                if parts.is_empty()
+                    && view == 0
+                    && (bytes / batch.len().max(1)).saturating_mul(total).saturating_mul(views) > budget
+                {
                     return Ok(None);
                 }
                 cache.bytes += bytes;
@@ -52,10 +56,6 @@ impl FeatureCache {
             cache.views.push(parts);
         }
         Ok(Some(cache))
-    }
-
-    pub fn views(&self) -> usize {
-        self.views.len()
     }
 
     /// A batch of features instead of images.

@@ -239,7 +239,7 @@ impl FineTuner {
             let evaluation = session.validate(&valid, cache.as_ref())?;
             session.close_epoch(Some(&evaluation))?;
             let better =
-                best.as_ref().is_none_or(|best| (evaluation.correct, -evaluation.loss) >= (best.correct, -best.loss));
+                best.as_ref().is_none_or(|best| (evaluation.correct, -evaluation.loss) > (best.correct, -best.loss));
             if better {
                 let number = session.report().epochs.len();
                 let (correct, loss, top1) = (evaluation.correct, evaluation.loss, evaluation.top1());
@@ -247,7 +247,7 @@ impl FineTuner {
                 since_better = 0;
             } else {
                 since_better += 1;
-                if session.plan().patience.is_some_and(|patience| since_better > patience) {
+                if session.plan().patience.is_some_and(|patience| since_better >= patience) {
                     session.end_phase()?;
                 }
             }
@@ -276,11 +276,16 @@ fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
     if a == b {
         return Ok(());
     }
-    let new: Vec<&str> = b.iter().filter(|class| !a.contains(class)).map(String::as_str).collect();
-    let problem = if new.is_empty() {
-        "has the training data's classes in another order or not all of them; open both with the same labels".into()
-    } else {
+    let lacking = |of: &[String], from: &[String]| -> Vec<String> {
+        of.iter().filter(|class| !from.contains(class)).take(20).cloned().collect()
+    };
+    let (new, absent) = (lacking(b, a), lacking(a, b));
+    let problem = if !new.is_empty() {
         format!("has classes that the training data lacks: {}", new.join(", "))
+    } else if !absent.is_empty() {
+        format!("lacks classes of the training data: {}; open both with the same labels", absent.join(", "))
+    } else {
+        "has the training data's classes in another order; open both with the same labels".into()
     };
     Err(Error::invalid("validation data", problem))
 }

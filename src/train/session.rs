@@ -5,7 +5,7 @@ use super::event::Event;
 use super::feature_cache::FeatureCache;
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
-use super::report::{EpochReport, Report, Seconds, peak_rss_mb};
+use super::report::{Report, Seconds, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
 use crate::backbone::{Backbone, Network, random_tensors};
 use crate::data::{Batch, Batches, Dataset, Loader, Transform};
@@ -184,7 +184,7 @@ impl Session {
             if self.current.is_none() && !self.enter_phase()? {
                 return Ok(None);
             }
-            if self.epoch_done() {
+            if self.handed_out() {
                 self.close_epoch(None)?;
                 continue;
             }
@@ -229,8 +229,9 @@ impl Session {
     /// The gradients of `loss`, clipped, and one step of the optimizer. Returns the loss.
     ///
     /// # Errors
-    /// [`Error::Diverged`] for a loss that is no finite number (nothing was changed then), [`Error::Audit`] if, in
-    /// the first step of a phase, a parameter was not reached or something frozen has changed.
+    /// [`Error::Diverged`] for a loss that is no finite number, [`Error::Audit`] if a gradient is not finite or, in the
+    /// first step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no
+    /// step was made then (a forward pass with batch statistics has moved the running ones already).
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
@@ -256,7 +257,7 @@ impl Session {
         self.steps_done += 1;
         current.step += 1;
         if let Some(epoch) = &mut current.running {
-            epoch.progress.step(value, norm, epoch.pending);
+            epoch.progress.step(value, norm, std::mem::take(&mut epoch.pending));
             let (at, of) = (epoch.progress.steps(), current.steps / current.phase.epochs);
             let event = Event::Step { epoch: current.epoch + 1, step: at, steps: of, loss: value };
             emit(&mut self.setup.listener, &event);
@@ -304,12 +305,18 @@ impl Session {
     /// Whether the batch handed out last was the last of its epoch, and its step is done.
     pub fn epoch_done(&self) -> bool {
         let epoch = self.current.as_ref().and_then(|c| c.running.as_ref());
+        epoch.is_some_and(|e| e.taken >= e.order.len() && e.pending == 0)
+    }
+
+    /// Whether no batch of the epoch is left.
+    fn handed_out(&self) -> bool {
+        let epoch = self.current.as_ref().and_then(|c| c.running.as_ref());
         epoch.is_some_and(|e| e.taken >= e.order.len())
     }
 
     /// Ends the session: the weights as they are become a predictor.
     pub fn finish(mut self) -> Result<Fitted> {
-        if self.epoch_done() {
+        if self.handed_out() {
             self.close_epoch(None)?;
         }
         if self.current.is_some() {
@@ -321,6 +328,11 @@ impl Session {
         let state = self.state()?;
         let names = self.setup.head.names(inner.arch, self.labels.len());
         let (head, tensors): (Vec<_>, Vec<_>) = state.into_iter().partition(|(name, _)| names.contains(name));
+        // A linear head is a classifier like any that comes with weights.
+        let classifier = match &head[..] {
+            [(_, bias), (_, weight)] => Some((weight.clone(), bias.clone())),
+            _ => None,
+        };
         let backbone = Backbone::assemble(
             inner.arch,
             inner.layout,
@@ -328,7 +340,7 @@ impl Session {
             &inner.device,
             tensors.into_iter().collect(),
             inner.counters.clone(),
-            None,
+            classifier,
             Some(self.labels.clone()),
             true,
         )?;
@@ -349,7 +361,7 @@ impl Session {
         let index = self.next_phase;
         let inner = self.setup.backbone.inner.clone();
         let blocks = &inner.network.blocks;
-        let frozen = phase.freeze.resolve(blocks, &self.declared)?;
+        let frozen = phase.freeze.resolve(blocks, &self.declared, inner.arch.classifier())?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
         let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?;
         let groups = groups(&self.slots, &self.declared, blocks, &phase);
@@ -364,7 +376,7 @@ impl Session {
         let per_epoch = self.dataset.len().div_ceil(self.setup.plan.batch_size);
         let audit = Audit::begin(index + 1, &self.slots)?;
         self.audit_pending = self.setup.audit;
-        let (steps, frozen_blocks) = (per_epoch * phase.epochs, frozen.prefix);
+        let (steps, frozen_blocks) = (per_epoch.saturating_mul(phase.epochs), frozen.prefix);
         self.current = Some(Current {
             index,
             phase,
@@ -419,7 +431,8 @@ impl Session {
         let budget = self.setup.cache_budget;
         let listener = &mut self.setup.listener;
         let progress = |done, total| emit(listener, &Event::Features { done, total });
-        let cache = FeatureCache::compute(dataset, &loader, network, frozen_blocks, views, budget, &device, progress)?;
+        let to = (&device, self.setup.backbone.inner.dtype);
+        let cache = FeatureCache::compute(dataset, &loader, network, frozen_blocks, views, budget, to, progress)?;
         if cache.is_none() {
             tracing::warn!(budget, "the frozen part's features do not fit and are computed anew in each epoch");
         }
@@ -449,7 +462,7 @@ impl Session {
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
                     let Some(features) = &batch.features else { continue };
                     let logits = inference.logits_from(features, current.frozen_blocks)?;
-                    inference.judge(&logits, &batch.targets, &mut evaluation)?;
+                    Inference::judge(&logits, &batch.targets, &mut evaluation)?;
                 }
                 evaluation.close()
             }
@@ -487,10 +500,6 @@ impl Session {
         self.leave_phase()
     }
 
-    pub(super) fn last_epoch(&self) -> Option<&EpochReport> {
-        self.report.epochs.last()
-    }
-
     pub(super) fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
         snapshot(&self.slots)
     }
@@ -523,6 +532,9 @@ fn step(
         })
         .collect();
     let norm = global_norm(learning.iter().map(|(.., g)| *g))?;
+    if !norm.is_finite() {
+        return Err(current.audit.not_finite(&learning)?);
+    }
     let scale = clip.filter(|&most| norm > most).map_or(1.0, |most| most / norm);
     let factor = current.phase.schedule.factor(current.step, current.steps);
     for (name, var, gradient) in learning {

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use super::*;
-use crate::weights::{METADATA_KEY, Weights, write, write_through};
+use crate::weights::write::write_through;
+use crate::weights::{METADATA_KEY, Weights, write};
 
 /// Lets the n-th call fail, counted from zero: before it has done anything, or after it has done its work.
 struct Failing {

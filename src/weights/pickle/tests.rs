@@ -20,7 +20,7 @@ fn globals_that_are_not_needed_are_refused_by_name() {
         let problem = refusal(body);
         assert!(problem.contains(name), "{problem}");
     }
-    let long = [b"c", &[b'a'; 100_000][..], b"\nb\n."].concat();
+    let long = [b"c", &vec![b'a'; 100_000][..], b"\nb\n."].concat();
     assert!(refusal(&long).len() < 500, "a message is not as long as a file wants it to be");
 }
 

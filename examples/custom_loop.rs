@@ -1,0 +1,98 @@
+//! A training loop of one's own, with a loss that the crate does not have: the focal loss, made of Candle's operations.
+//!
+//! ```text
+//! cargo run --release --example custom_loop
+//! cargo run --release --example custom_loop -- --data DIR --gamma 2 --epochs 8
+//! ```
+//!
+//! The session keeps what is easily done wrong (which tensors learn, the optimizer, the order of samples, phases); the
+//! loop has the loss, the log and the decision when to stop. Prints a line per epoch and, last, the accuracy on the
+//! test images: `top1 0.7040 352/500`.
+
+#[path = "support/run.rs"]
+mod run;
+#[path = "support/small.rs"]
+mod small;
+
+use candle_finetune::candle_core::{self, Device, Tensor};
+use candle_finetune::{
+    Augment, BatchNormMode, FineTuner, FreezePolicy, ImageFolder, Optimizer, Phase, Plan, Schedule, Splits,
+};
+use clap::Parser;
+use run::Failure;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A training loop of one's own with the focal loss.
+#[derive(Parser)]
+struct Options {
+    /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// How much the loss looks away from samples that are recognised already; 0 is plain cross entropy.
+    #[arg(long, default_value_t = 2.0)]
+    gamma: f64,
+    /// Epochs of the second phase.
+    #[arg(long, default_value_t = 8)]
+    epochs: usize,
+    /// The seed of all chance.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    run::run(|| train(&options))
+}
+
+fn train(options: &Options) -> Result<(), Failure> {
+    let Splits { train, valid, test, .. } =
+        ImageFolder::splits(options.data.clone().unwrap_or_else(small::images), options.seed)?;
+    let tuner = FineTuner::new(small::backbone(&Device::Cpu)?).plan(plan(options.epochs)).seed(options.seed);
+    let mut session = tuner.session(&train)?;
+
+    let (mut sum, mut steps) = (0.0, 0);
+    while let Some(batch) = session.next_batch()? {
+        let logits = session.forward(&batch)?; // a Candle tensor with a graph
+        let loss = focal_loss(&logits, &batch.targets.classes()?, options.gamma)?;
+        sum += session.backward_step(&loss)?;
+        steps += 1;
+        if session.epoch_done() {
+            let valid = session.evaluate(&valid)?;
+            println!("steps {steps:3}  loss {:.4}  valid top1 {:.4}", sum / f64::from(steps), valid.top1());
+            (sum, steps) = (0.0, 0);
+        }
+    }
+    let tuned = session.finish()?;
+    println!("{}", tuned.predictor.evaluate(&test.unwrap_or(valid))?);
+    Ok(())
+}
+
+/// First the head alone, then with it the later half of the backbone, at a tenth of its rate.
+fn plan(epochs: usize) -> Plan {
+    let mut head = Phase::new(20, Optimizer::adamw(1e-2));
+    head.freeze = FreezePolicy::Backbone;
+    let mut later = Phase::new(epochs, Optimizer::adamw(2e-3));
+    later.freeze = FreezePolicy::AllBut(5);
+    later.batch_norm = BatchNormMode::FrozenStats;
+    later.backbone_lr_scale = 0.1;
+    later.schedule = Schedule::cosine().warmup(0.1);
+    let mut plan = Plan::new(vec![head, later]);
+    plan.augment = Augment::none().pad_crop(2);
+    plan.views = Some(4); // so that the frozen part is computed four times, not in every epoch
+    plan
+}
+
+/// mean of -(1 - p)^gamma log p, with p the probability of the right class (Lin et al. 2017, arXiv 1708.02002).
+///
+/// Logits (N, classes) and N class ids in, a scalar out.
+fn focal_loss(logits: &Tensor, classes: &[u32], gamma: f64) -> candle_core::Result<Tensor> {
+    let classes = Tensor::new(classes, logits.device())?.unsqueeze(1)?;
+    let log_p = candle_nn::ops::log_softmax(logits, 1)?.gather(&classes, 1)?;
+    if gamma == 0.0 {
+        return log_p.mean_all()?.neg();
+    }
+    // Never below zero by rounding, where a power would be no number.
+    let missing = log_p.exp()?.affine(-1.0, 1.0)?.clamp(1e-6, 1.0)?;
+    (missing.powf(gamma)? * log_p)?.mean_all()?.neg()
+}

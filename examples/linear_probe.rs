@@ -1,0 +1,143 @@
+//! Where in a backbone do the features fit your images? Trains a linear classifier on what each stage makes of them.
+//!
+//! ```text
+//! cargo run --release --example linear_probe
+//! cargo run --release --example linear_probe -- --data DIR --arch resnet18 --weights resnet18.safetensors
+//! ```
+//!
+//! The backbone stays frozen, every image passes through it once, and each stage's output is averaged over its pixels.
+//! An accuracy that rises to the end speaks for training the head alone; one that falls after some stage says that the
+//! later ones are too special to what the backbone was trained on, and should learn. Prints a line per stage and, last,
+//! the accuracy after the last stage on test/ (else valid/): `top1 0.6820 341/500`.
+
+#[path = "support/run.rs"]
+mod run;
+#[path = "support/small.rs"]
+mod small;
+
+use candle_finetune::candle_core::{DType, Device, Tensor, Var};
+use candle_finetune::{Arch, Backbone, Dataset, ImageFolder, Loader, Splits, Transform};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use clap::Parser;
+use run::Failure;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Trains a linear classifier on the output of each stage of a frozen backbone.
+#[derive(Parser)]
+struct Options {
+    /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// A file of pretrained weights; needs --arch.
+    #[arg(long, requires = "arch")]
+    weights: Option<PathBuf>,
+    /// The architecture of the weights.
+    #[arg(long, requires = "weights")]
+    arch: Option<Arch>,
+    /// Steps of each classifier, over all images at once.
+    #[arg(long, default_value_t = 300)]
+    steps: usize,
+    /// cpu, cuda[:N] or metal[:N].
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    run::run(|| probe(&options))
+}
+
+fn probe(options: &Options) -> Result<(), Failure> {
+    let device = run::device(&options.device)?;
+    let backbone = match (&options.weights, options.arch) {
+        (Some(path), Some(arch)) => Backbone::from_file(arch, path, &device)?,
+        _ => small::backbone(&device)?,
+    };
+    let Splits { train, valid, test, .. } = ImageFolder::splits(options.data.clone().unwrap_or_else(small::images), 0)?;
+    let classes = train.classes().len();
+    let train = features(&backbone, &train, &device)?;
+    let test = features(&backbone, &test.unwrap_or(valid), &device)?;
+
+    println!("{:<12} {:>8}  {:>10}  {:>10}", "after", "features", "train top1", "test top1");
+    let mut last = (0, 0);
+    for ((stage, x), (_, unseen)) in train.stages.iter().zip(&test.stages) {
+        let (mean, scale) = standard(x)?;
+        let x = x.broadcast_sub(&mean)?.broadcast_mul(&scale)?;
+        let unseen = unseen.broadcast_sub(&mean)?.broadcast_mul(&scale)?;
+        let classifier = Classifier::fit(&x, &train.labels, classes, options.steps)?;
+        let seen = classifier.correct(&x, &train.labels)?;
+        last = (classifier.correct(&unseen, &test.labels)?, test.labels.len());
+        let share = |correct: usize, of: usize| correct as f64 / of as f64;
+        let (of, dim) = (train.labels.len(), x.dim(1)?);
+        println!("{stage:<12} {dim:>8}  {:>10.4}  {:>10.4}", share(seen, of), share(last.0, last.1));
+    }
+    println!("top1 {:.4} {}/{}", last.0 as f64 / last.1 as f64, last.0, last.1);
+    Ok(())
+}
+
+/// What the backbone makes of a dataset.
+struct Features {
+    /// Each stage with its features (samples, channels).
+    stages: Vec<(String, Tensor)>,
+    labels: Vec<u32>,
+}
+
+fn features(backbone: &Backbone, data: &ImageFolder, device: &Device) -> Result<Features, Failure> {
+    let loader = Loader::new(data, Transform::eval(backbone.input_spec())?);
+    let mut parts: Vec<(String, Vec<Tensor>)> = Vec::new();
+    let mut labels = Vec::new();
+    for batch in loader.batches((0..data.len()).collect(), 0, device)? {
+        let batch = batch?;
+        labels.extend(batch.targets.classes()?);
+        let stages = backbone.stage_features(&batch.images)?;
+        if parts.is_empty() {
+            parts = stages.iter().map(|(stage, _)| (stage.clone(), vec![])).collect();
+        }
+        for ((_, parts), (_, x)) in parts.iter_mut().zip(stages) {
+            parts.push(x);
+        }
+    }
+    let joined = |(stage, parts): (String, Vec<Tensor>)| Ok((stage, Tensor::cat(&parts, 0)?));
+    Ok(Features { stages: parts.into_iter().map(joined).collect::<Result<_, Failure>>()?, labels })
+}
+
+/// The mean of each column, and one over its standard deviation.
+fn standard(x: &Tensor) -> Result<(Tensor, Tensor), Failure> {
+    let mean = x.mean_keepdim(0)?;
+    let variance = x.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?;
+    Ok((mean, (variance + 1e-6)?.sqrt()?.recip()?))
+}
+
+/// Logistic regression.
+struct Classifier {
+    weight: Var,
+    bias: Var,
+}
+
+impl Classifier {
+    fn fit(x: &Tensor, labels: &[u32], classes: usize, steps: usize) -> Result<Self, Failure> {
+        let (_, dim) = x.dims2()?;
+        let weight = Var::zeros((dim, classes), DType::F32, x.device())?;
+        let bias = Var::zeros(classes, DType::F32, x.device())?;
+        let classifier = Self { weight, bias };
+        let variables = vec![classifier.weight.clone(), classifier.bias.clone()];
+        let params = ParamsAdamW { lr: 0.02, weight_decay: 0.1, ..ParamsAdamW::default() };
+        let mut optimizer = AdamW::new(variables, params)?;
+        let labels = Tensor::new(labels, x.device())?;
+        for _ in 0..steps {
+            optimizer.backward_step(&candle_nn::loss::cross_entropy(&classifier.logits(x)?, &labels)?)?;
+        }
+        Ok(classifier)
+    }
+
+    fn logits(&self, x: &Tensor) -> Result<Tensor, Failure> {
+        Ok(x.matmul(self.weight.as_tensor())?.broadcast_add(self.bias.as_tensor())?)
+    }
+
+    /// How many rows are given their label.
+    fn correct(&self, x: &Tensor, labels: &[u32]) -> Result<usize, Failure> {
+        let guesses = self.logits(x)?.argmax(1)?.to_vec1::<u32>()?;
+        Ok(guesses.iter().zip(labels).filter(|(guess, label)| guess == label).count())
+    }
+}

@@ -1,0 +1,16 @@
+//! The small backbone and the images that come with the crate, so that an example runs without any file.
+#![allow(dead_code)] // each example uses its part
+
+use candle_finetune::candle_core::Device;
+use candle_finetune::{Arch, Backbone};
+use std::path::PathBuf;
+
+/// A little of Fashion-MNIST: train, valid and test, ten classes.
+pub fn images() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/fashion")
+}
+
+/// A ResNet-20 for 32 x 32 pixels.
+pub fn backbone(device: &Device) -> candle_finetune::Result<Backbone> {
+    Backbone::random(Arch::CIFAR_RESNET20, 0, device)
+}

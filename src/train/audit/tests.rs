@@ -1,0 +1,87 @@
+use super::*;
+use crate::ops::backward;
+use crate::{Arch, Backbone};
+use candle_core::{DType, Device, Tensor};
+
+fn frozen() -> (Backbone, Slots, Network) {
+    let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+    let mut slots = Slots::new();
+    for (name, tensor) in backbone.tensors() {
+        slots.insert(name.clone(), Slot::Frozen(tensor.copy().unwrap()));
+    }
+    let network = Network::build(backbone.arch(), backbone.inner.layout, 3, &slots).unwrap();
+    (backbone, slots, network)
+}
+
+fn images(size: usize) -> Tensor {
+    Tensor::ones((2, 3, size, size), DType::F32, &Device::Cpu).unwrap()
+}
+
+/// The names in an audit's three lists.
+fn lists(error: Error) -> (Vec<String>, Vec<String>, Vec<String>) {
+    match error {
+        Error::Audit { phase: 1, unreached, not_finite, changed } => (unreached, not_finite, changed),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn one_changed_bit_of_a_frozen_tensor_is_found() {
+    let (_, mut slots, network) = frozen();
+    let mut audit = Audit::begin(1, &slots).unwrap();
+    network.features(&images(32)).unwrap();
+    audit.frozen(&slots, &network).unwrap();
+    // More copies are made for other sizes; that is no change.
+    network.features(&images(40)).unwrap();
+    audit.frozen(&slots, &network).unwrap();
+
+    let name = "layer2.1.bn1.running_mean";
+    let mut values = slots[name].tensor().to_vec1::<f32>().unwrap();
+    let last = values.last_mut().unwrap();
+    *last = f32::from_bits(last.to_bits() ^ 1);
+    let len = values.len();
+    slots.insert(name.into(), Slot::Frozen(Tensor::from_vec(values, len, &Device::Cpu).unwrap()));
+    let error = audit.frozen(&slots, &network).unwrap_err();
+    assert!(error.to_string().contains(name), "{error}");
+    assert_eq!(lists(error), (vec![], vec![], vec![name.to_string()]));
+}
+
+#[test]
+fn a_folded_copy_that_is_not_that_of_its_tensors_is_found() {
+    let (_, mut slots, network) = frozen();
+    let mut audit = Audit::begin(1, &slots).unwrap();
+    network.features(&images(32)).unwrap();
+    audit.frozen(&slots, &network).unwrap();
+    // Another network, of which one convolution is folded otherwise, over the same frozen tensors.
+    let as_before = slots.clone();
+    let name = "layer1.0.bn2.weight";
+    slots.insert(name.into(), Slot::Frozen((slots[name].tensor() * 2.0).unwrap()));
+    let other = Network::build(Arch::CIFAR_RESNET20, crate::Layout::Timm, 3, &slots).unwrap();
+    other.features(&images(32)).unwrap();
+    let (unreached, not_finite, changed) = lists(audit.frozen(&as_before, &other).unwrap_err());
+    assert!(unreached.is_empty() && not_finite.is_empty());
+    assert!(!changed.is_empty() && changed.iter().all(|name| name.starts_with("layer1.0.conv2")), "{changed:?}");
+}
+
+#[test]
+fn gradients_are_sorted_into_missing_endless_and_zero() {
+    let var = |values: [f32; 2]| Var::new(&values, &Device::Cpu).unwrap();
+    let (good, lost, endless, idle) = (var([1.0, 2.0]), var([1.0, 2.0]), var([0.0, 1.0]), var([1.0, 2.0]));
+    let mut slots = Slots::new();
+    for (name, var) in [("good", &good), ("lost", &lost), ("idle", &idle)] {
+        slots.insert(name.into(), Slot::Param(var.clone()));
+    }
+    slots.insert("kept".into(), Slot::Frozen(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap()));
+    let audit = Audit::begin(1, &slots).unwrap();
+
+    let loss = (good.sqr().unwrap() + (idle.as_tensor() * 0.0).unwrap()).unwrap().sum_all().unwrap();
+    let gradients = backward(&loss).unwrap();
+    assert_eq!(lists(audit.gradients(&slots, &gradients).unwrap_err()), (vec!["lost".into()], vec![], vec![]));
+    slots.remove("lost");
+    assert_eq!(audit.gradients(&slots, &gradients).unwrap(), ["idle"]);
+
+    slots.insert("endless".into(), Slot::Param(endless.clone()));
+    let loss = (loss + endless.sqrt().unwrap().sum_all().unwrap()).unwrap(); // the slope of a root at 0
+    let error = audit.gradients(&slots, &backward(&loss).unwrap()).unwrap_err();
+    assert_eq!(lists(error), (vec![], vec!["endless".into()], vec![]));
+}
