@@ -42,7 +42,10 @@ impl FeatureCache {
                 let batch = batch?;
                 let features = no_grad(|| network.prefix(&batch.images.to_dtype(dtype)?, frozen_blocks))?;
                 let bytes = features.elem_count() * features.dtype().size_in_bytes();
-                if parts.is_empty() && view == 0 && (bytes / batch.len().max(1)).saturating_mul(total).saturating_mul(views) > budget {
+                if parts.is_empty()
+                    && view == 0
+                    && (bytes / batch.len().max(1)).saturating_mul(total).saturating_mul(views) > budget
+                {
                     return Ok(None);
                 }
                 cache.bytes += bytes;
