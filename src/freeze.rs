@@ -30,7 +30,8 @@ pub enum FreezePolicy {
     AllBut(usize),
     /// All blocks up to this stage or block are frozen, itself included.
     UpTo(String),
-    /// The tensors of these names, or whose names start with these and a dot, are frozen, wherever they lie.
+    /// The tensors of these names, or whose names start with these and a dot, are frozen, wherever they lie. The
+    /// head's tensors can be named as well; they carry the classifier's name.
     Named(Vec<String>),
 }
 
@@ -70,10 +71,11 @@ impl FreezePolicy {
     /// has.
     pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
         let declared = backbone.arch().declared(backbone.input_spec().channels)?;
-        Ok(self.resolve(backbone.blocks(), &declared)?.prefix)
+        Ok(self.resolve(backbone.blocks(), &declared, backbone.arch().classifier())?.prefix)
     }
 
-    pub(crate) fn resolve(&self, blocks: &[Block], declared: &[Declared]) -> Result<Frozen> {
+    /// `classifier`: the name that the head's tensors start with.
+    pub(crate) fn resolve(&self, blocks: &[Block], declared: &[Declared], classifier: &str) -> Result<Frozen> {
         let n = blocks.len();
         let at_most = |k: usize| {
             if k <= n {
@@ -92,7 +94,11 @@ impl FreezePolicy {
                 .map(|i| i + 1)
                 .ok_or_else(|| unknown(name, blocks))?,
             Self::Named(names) => {
-                if let Some(name) = names.iter().find(|name| !declared.iter().any(|d| covers(name, &d.name))) {
+                let known = |name: &str| {
+                    let of_head = covers(classifier, name) || covers(name, classifier);
+                    of_head || declared.iter().any(|d| covers(name, &d.name))
+                };
+                if let Some(name) = names.iter().find(|name| !known(name)) {
                     return Err(unknown(name, blocks));
                 }
                 let frozen = |i: usize| {
@@ -124,15 +130,19 @@ fn unknown(name: &str, blocks: &[Block]) -> Error {
 }
 
 impl Frozen {
+    /// Whether a tensor, of the backbone or the head, is frozen by its name.
+    pub fn names(&self, tensor: &str) -> bool {
+        self.names.iter().any(|name| covers(name, tensor))
+    }
+
     /// The role of a tensor.
     pub fn role(&self, d: &Declared, mode: BatchNormMode) -> Role {
-        let named = |tensor: &str| self.names.iter().any(|name| covers(name, tensor));
-        if d.block < self.prefix || named(&d.name) {
+        if d.block < self.prefix || self.names(&d.name) {
             return Role::Frozen;
         }
         // Mean and variance are one thing: a norm uses both from the batch or both as they are.
         if let (Kind::RunningMean | Kind::RunningVar, Some((norm, _))) = (d.kind, d.name.rsplit_once('.'))
-            && (named(&format!("{norm}.running_mean")) || named(&format!("{norm}.running_var")))
+            && (self.names(&format!("{norm}.running_mean")) || self.names(&format!("{norm}.running_var")))
         {
             return Role::Frozen;
         }

@@ -79,6 +79,13 @@ pub struct Phase {
 
 impl Phase {
     /// A phase in which everything learns at the optimizer's rate, with the batch's statistics.
+    ///
+    /// ```
+    /// use candle_finetune::{BatchNormMode, FreezePolicy, Optimizer, Phase, Plan};
+    /// let phase = Phase::new(5, Optimizer::adamw(1e-3)).freeze(FreezePolicy::First(3)).batch_norm(BatchNormMode::Frozen);
+    /// let plan = Plan::new(vec![phase]);
+    /// assert_eq!(plan.epochs(), 5);
+    /// ```
     pub fn new(epochs: usize, optimizer: Optimizer) -> Self {
         Self {
             freeze: FreezePolicy::Nothing,
@@ -89,6 +96,48 @@ impl Phase {
             layer_decay: 1.0,
             schedule: Schedule::constant(),
         }
+    }
+
+    /// Sets what stays as it is.
+    pub fn freeze(mut self, freeze: FreezePolicy) -> Self {
+        self.freeze = freeze;
+        self
+    }
+
+    /// Sets how batch norms behave in blocks that learn.
+    pub fn batch_norm(mut self, batch_norm: BatchNormMode) -> Self {
+        self.batch_norm = batch_norm;
+        self
+    }
+
+    /// Sets the passes over the training data.
+    pub fn epochs(mut self, epochs: usize) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    /// Sets the update rule, with the head's learning rate and the weight decay.
+    pub fn optimizer(mut self, optimizer: Optimizer) -> Self {
+        self.optimizer = optimizer;
+        self
+    }
+
+    /// Sets the backbone's learning rate as a share of the head's.
+    pub fn backbone_lr_scale(mut self, backbone_lr_scale: f64) -> Self {
+        self.backbone_lr_scale = backbone_lr_scale;
+        self
+    }
+
+    /// Sets the share of the next stage's rate at which each earlier stage learns.
+    pub fn layer_decay(mut self, layer_decay: f64) -> Self {
+        self.layer_decay = layer_decay;
+        self
+    }
+
+    /// Sets how the rate moves.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
+        self
     }
 }
 

@@ -113,6 +113,15 @@ impl Predictor {
         Ok(probabilities.into_iter().map(|p| self.prediction(p)).collect())
     }
 
+    /// Logits (N, classes) of images (N, C, H, W) that are prepared already, in the network's number type: what stands
+    /// before the softmax of [`Predictor::predict_batch`]. No graph.
+    ///
+    /// # Errors
+    /// If the images have another number of channels, or are too small for the architecture.
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        self.inference.logits(images)
+    }
+
     fn prediction(&self, probabilities: Vec<f32>) -> Prediction {
         let class = inference::largest(&probabilities);
         let label = self.labels().get(class).cloned().unwrap_or_default();

@@ -59,6 +59,12 @@ impl Weights {
         }
     }
 
+    /// As [`Weights::read`] for the bytes of a safetensors file; `name` is what errors call it.
+    pub fn from_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        let file = Box::new(std::io::Cursor::new(bytes));
+        safetensors::read(Source { path: PathBuf::from(name), len: bytes.len() as u64, file })
+    }
+
     /// As [`Weights::read`] for a file that an index names, which cannot be an index again.
     fn read_shard(path: &Path) -> Result<Self> {
         let mut source = Source::open(path)?;
@@ -73,9 +79,13 @@ impl Weights {
 /// An open file of weights with its path, for messages, and its length, the bound of what is allocated.
 struct Source {
     path: PathBuf,
-    file: File,
+    file: Box<dyn Readable>,
     len: u64,
 }
+
+/// A file, or bytes in memory.
+pub(super) trait Readable: Read + Seek {}
+impl<R: Read + Seek> Readable for R {}
 
 /// The kinds of files that are read.
 enum Format {
@@ -92,7 +102,7 @@ impl Source {
             return Err(Error::weights(path, format!("this is {found}; name the file of weights itself")));
         }
         let file = File::open(path).map_err(Error::io("read", path))?;
-        Ok(Self { path: path.to_path_buf(), len: about.len(), file })
+        Ok(Self { path: path.to_path_buf(), len: about.len(), file: Box::new(file) })
     }
 
     fn error(&self, problem: impl Into<String>) -> Error {

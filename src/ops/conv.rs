@@ -1,6 +1,10 @@
 //! Convolution and its two gradients: chooses among the algorithms.
 
+mod depthwise;
 mod direct;
+mod layout;
+mod phases;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +18,9 @@ pub(crate) fn algorithm(g: &Geometry) -> Algorithm {
     if g.c == 0 || g.k == 0 {
         return Algorithm::Portable;
     }
+    if depthwise::fits(g) && g.c > 1 {
+        return Algorithm::Depthwise;
+    }
     Algorithm::Direct { stride: g.stride, dilation: g.dilation }
 }
 
@@ -21,6 +28,7 @@ pub(crate) fn algorithm(g: &Geometry) -> Algorithm {
 pub(crate) fn pack<T: Lanes>(level: Level, algorithm: Algorithm, w: &[T], g: &Geometry) -> Packed<T> {
     let data = match algorithm {
         Algorithm::Portable => portable::conv::pack(w, g),
+        Algorithm::Depthwise => depthwise::pack(w, g),
         Algorithm::Direct { .. } => direct::pack(level, w, g),
     };
     Packed::new(algorithm, data)
@@ -30,6 +38,7 @@ pub(crate) fn pack<T: Lanes>(level: Level, algorithm: Algorithm, w: &[T], g: &Ge
 pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &Packed<T>, g: &Geometry, e: &Epilogue<T>, y: &mut [T]) {
     match w.algorithm {
         Algorithm::Portable => portable::conv::forward(x, &w.data, g, e, y),
+        Algorithm::Depthwise => depthwise::forward(level, x, &w.data, g, e, y),
         Algorithm::Direct { .. } => direct::forward(level, x, &w.data, g, e, y),
     }
 }
@@ -38,6 +47,7 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &Packed<T>, g: &Geomet
 pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &Packed<T>, g: &Geometry, dx: &mut [T], add: bool) {
     match w.algorithm {
         Algorithm::Portable => portable::conv::input_gradient(dy, &w.data, g, dx, add),
+        Algorithm::Depthwise => depthwise::input_gradient(level, dy, &w.data, g, dx, add),
         Algorithm::Direct { .. } => {
             let backward = w.backward(|| direct::pack_backward(level, &w.data, g));
             direct::input_gradient(level, dy, backward, g, dx, add);
@@ -56,6 +66,7 @@ pub(crate) fn weight_gradient<T: Lanes>(
 ) {
     match algorithm {
         Algorithm::Portable => portable::conv::weight_gradient(x, dy, g, dw),
+        Algorithm::Depthwise => depthwise::weight_gradient(level, x, dy, g, dw),
         Algorithm::Direct { .. } => direct::weight_gradient(level, x, dy, g, dw),
     }
 }

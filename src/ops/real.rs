@@ -75,6 +75,8 @@ pub(crate) enum Algorithm {
     Portable,
     /// Tiles in registers (`conv::direct`), any shape; the backward order depends on stride and dilation.
     Direct { stride: usize, dilation: usize },
+    /// One kernel per channel (`conv::depthwise`).
+    Depthwise,
 }
 
 /// Per channel: mean and biased variance.

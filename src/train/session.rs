@@ -361,7 +361,7 @@ impl Session {
         let index = self.next_phase;
         let inner = self.setup.backbone.inner.clone();
         let blocks = &inner.network.blocks;
-        let frozen = phase.freeze.resolve(blocks, &self.declared)?;
+        let frozen = phase.freeze.resolve(blocks, &self.declared, inner.arch.classifier())?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
         let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?;
         let groups = groups(&self.slots, &self.declared, blocks, &phase);

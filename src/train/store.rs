@@ -9,11 +9,16 @@ use crate::train::report::{Parameters, StageReport};
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 
-/// Gives every backbone tensor its role. What already has it stays as it is, so optimizer state keeps its meaning.
+/// Gives every tensor its role. What already has it stays as it is, so optimizer state keeps its meaning.
 pub(super) fn assign(slots: &mut Slots, declared: &[Declared], frozen: &Frozen, mode: BatchNormMode) -> Result<()> {
-    for d in declared {
-        let Some(slot) = slots.get_mut(&d.name) else { continue };
-        let role = frozen.role(d, mode);
+    let backbone: BTreeMap<&str, &Declared> = declared.iter().map(|d| (d.name.as_str(), d)).collect();
+    for (name, slot) in slots {
+        let role = match backbone.get(name.as_str()) {
+            Some(d) => frozen.role(d, mode),
+            // The head learns, unless it is named.
+            None if frozen.names(name) => Role::Frozen,
+            None => Role::Param,
+        };
         let new = match (role, &*slot) {
             (Role::Frozen, Slot::Frozen(_)) | (Role::Param, Slot::Param(_)) | (Role::Buffer, Slot::Buffer(_)) => {
                 continue;
@@ -71,9 +76,12 @@ pub(super) fn count(slots: &Slots, declared: &[Declared], blocks: &[Block]) -> P
         }
     }
     let known: std::collections::BTreeSet<&str> = declared.iter().map(|d| d.name.as_str()).collect();
-    let head = slots.iter().filter(|(name, _)| !known.contains(name.as_str()));
-    let learning = head.map(|(_, slot)| slot.tensor().elem_count()).sum();
-    all.stages.push(StageReport { name: "head".into(), learning, frozen: 0 });
+    let mut head = StageReport { name: "head".into(), learning: 0, frozen: 0 };
+    for (_, slot) in slots.iter().filter(|(name, _)| !known.contains(name.as_str())) {
+        let learns = matches!(slot, Slot::Param(_));
+        *(if learns { &mut head.learning } else { &mut head.frozen }) += slot.tensor().elem_count();
+    }
+    all.stages.push(head);
     all.learning = all.stages.iter().map(|s| s.learning).sum();
     all.frozen = all.stages.iter().map(|s| s.frozen).sum();
     all

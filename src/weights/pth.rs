@@ -1,7 +1,6 @@
 //! The reader of `.pth`: a zip of a pickle, which describes tensors, and of their storages.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
 
@@ -33,7 +32,7 @@ pub(super) fn read(source: Source) -> Result<Weights> {
 /// An open zip whose entries lie stored, apart from each other, under one folder.
 struct Archive {
     path: PathBuf,
-    zip: ZipArchive<BufReader<File>>,
+    zip: ZipArchive<BufReader<Box<dyn super::Readable>>>,
     /// The folder, with its slash.
     root: String,
     /// The bytes of all entries, not more than the file has.

@@ -16,12 +16,12 @@ struct Index {
 }
 
 /// Reads all shards that the index names, and holds them against it.
-pub(super) fn read(source: Source) -> Result<Weights> {
+pub(super) fn read(mut source: Source) -> Result<Weights> {
     if source.len > MAX_HEADER {
         return Err(source.error(format!("an index of {} bytes is refused; at most {MAX_HEADER} are read", source.len)));
     }
     let mut text = Vec::new();
-    (&source.file).take(source.len).read_to_end(&mut text).map_err(Error::io("read", &source.path))?;
+    (&mut source.file).take(source.len).read_to_end(&mut text).map_err(Error::io("read", &source.path))?;
     let Index { weight_map: Unique(weight_map) } = serde_json::from_slice(&text).map_err(|cause| {
         Error::weights_from(
             &source.path,

@@ -75,6 +75,10 @@ fn check_all(g: &Geometry) {
     for level in Level::available() {
         check::<f32>(level, direct_of(g), g, 1e-5);
         check::<f64>(level, direct_of(g), g, 1e-13);
+        if depthwise::fits(g) {
+            check::<f32>(level, Algorithm::Depthwise, g, 1e-5);
+            check::<f64>(level, Algorithm::Depthwise, g, 1e-13);
+        }
     }
 }
 
@@ -112,6 +116,15 @@ fn edges() {
         ([17, 28, 29, 16], (16, 3, 3), 1, 1, 1, [1; 4]),
         ([1, 3, 200, 64], (32, 3, 3), 1, 1, 1, [1; 4]),
         ([1, 2, 4, 3], (4, 1, 7), 1, 1, 1, [0, 3, 0, 3]),
+        ([2, 14, 15, 24], (24, 3, 3), 1, 1, 24, [1; 4]),
+        ([1, 14, 13, 17], (17, 5, 5), 2, 1, 17, [1, 2, 2, 1]),
+        ([2, 28, 31, 32], (32, 3, 3), 2, 1, 32, [0, 0, 1, 1]),
+        ([1, 9, 9, 8], (8, 7, 7), 1, 1, 8, [3; 4]),
+        ([1, 2, 3, 40], (40, 5, 5), 1, 1, 40, [2; 4]),
+        ([3, 1, 1, 16], (16, 3, 3), 2, 1, 16, [1; 4]),
+        ([1, 11, 12, 5], (5, 3, 2), 3, 2, 5, [2, 1, 0, 3]),
+        ([1, 4, 70, 16], (16, 1, 12), 1, 1, 16, [0, 6, 0, 5]),
+        ([1, 130, 130, 16], (16, 3, 3), 1, 1, 16, [1; 4]),
     ];
     for &case in cases {
         check_all(&geometry(case));
@@ -158,7 +171,7 @@ prop_compose! {
         n in 1usize..4,
         h in 1usize..20,
         w in 1usize..20,
-        groups in prop_oneof![4 => Just(1usize), 1 => 2usize..5],
+        groups in prop_oneof![4 => Just(1usize), 1 => 2usize..5, 2 => Just(0)],
         c in 1usize..40,
         k in 1usize..70,
         kh in 1usize..6,
@@ -167,6 +180,9 @@ prop_compose! {
         dilation in prop_oneof![3 => Just(1usize), 1 => 2usize..4],
         pad in prop::array::uniform4(0usize..4),
     ) -> Case {
+        if groups == 0 {
+            return ([n, h, w, c], (c, kh, kw), stride, dilation, c, pad);
+        }
         ([n, h, w, c.div_ceil(groups) * groups], (k.div_ceil(groups) * groups, kh, kw), stride, dilation, groups, pad)
     }
 }

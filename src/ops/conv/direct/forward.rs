@@ -1,9 +1,10 @@
 //! The result of a convolution.
 
-use super::rows::{Image, PackRows, Window};
 use super::tile::{Tile, Walk, next_size, product};
-use super::{Blocks, Panels, flatten, forward_layout, pieces, rows_per_task};
+use super::{flatten, forward_layout};
 use crate::ops::activation::Activation;
+use crate::ops::conv::layout::{Blocks, Panels, pieces, rows_per_task};
+use crate::ops::conv::rows::{Image, PackRows, Window};
 use crate::ops::geometry::Geometry;
 use crate::ops::real::Epilogue;
 use crate::ops::simd::{Job, Lanes, Level, Simd, with_scratch};

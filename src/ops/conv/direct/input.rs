@@ -4,54 +4,15 @@
 //! that follow each other: a small correlation per phase, without inserted zeros, whose results interleave.
 
 use super::forward::{Grid, PACKED, walk};
-use super::pack::{Classes, class_offset, gcd};
-use super::rows::{Image, PackRows, Window};
-use super::{backward_layout, flatten, pieces, rows_per_task};
+use super::pack::class_offset;
+use super::{backward_layout, flatten};
 use crate::ops::activation::Activation;
+use crate::ops::conv::layout::{pieces, rows_per_task};
+use crate::ops::conv::phases::{Classes, phases};
+use crate::ops::conv::rows::{Image, PackRows, Window};
 use crate::ops::geometry::Geometry;
 use crate::ops::simd::{Lanes, Level, with_scratch};
 use rayon::prelude::*;
-
-/// The positions `phase`, `phase + stride`, ... of one input axis and the output positions they meet.
-#[derive(Debug, Clone, Copy)]
-struct Phase {
-    /// Which class of taps, if any.
-    class: Option<usize>,
-    taps: usize,
-    /// The output position that the first position meets at the first tap.
-    first: isize,
-    /// From tap to tap, in output positions.
-    step: usize,
-}
-
-impl Phase {
-    fn new(phase: usize, classes: Classes, stride: usize, dilation: usize, pad: usize) -> Self {
-        let hits = |class: usize, tap: usize| {
-            let v = phase as isize + pad as isize - (tap * dilation) as isize;
-            (v.rem_euclid(stride as isize) == 0).then(|| (class, v.div_euclid(stride as isize)))
-        };
-        let found = (0..classes.count()).find_map(|class| hits(class, classes.tap(class, 0)));
-        let step = dilation / gcd(stride, dilation);
-        match found {
-            Some((class, first)) => Self { class: Some(class), taps: classes.len(class), first, step },
-            None => Self { class: None, taps: 0, first: 0, step },
-        }
-    }
-    /// One past the last output position that the first position meets.
-    fn end(&self) -> isize {
-        self.first + ((self.taps.max(1) - 1) * self.step) as isize + 1
-    }
-}
-
-/// The phases of one axis, and the output positions that position 0 of any of them meets.
-fn phases(taps: usize, g: &Geometry, pad: usize) -> (Vec<Phase>, isize, isize) {
-    let classes = Classes::new(taps, g.stride, g.dilation);
-    let list: Vec<Phase> = (0..g.stride).map(|p| Phase::new(p, classes, g.stride, g.dilation, pad)).collect();
-    let met = || list.iter().filter(|p| p.class.is_some());
-    let from = met().map(|p| p.first).min().unwrap_or(0);
-    let to = met().map(Phase::end).max().unwrap_or(1);
-    (list, from, to)
-}
 
 /// dx (+)= the gradient; `w` as `pack_backward` made it.
 pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &[T], g: &Geometry, dx: &mut [T], add: bool) {

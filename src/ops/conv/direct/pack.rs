@@ -1,21 +1,12 @@
 //! Orders of the kernel's numbers, for the result and for the gradient of the input.
 
-use super::{Blocks, Panels, backward_layout, forward_layout};
+use super::{backward_layout, forward_layout};
 use crate::ops::buffer::Buffer;
+use crate::ops::conv::layout::{Blocks, Panels, cut};
+use crate::ops::conv::phases::Classes;
 use crate::ops::geometry::Geometry;
 use crate::ops::simd::{Lanes, Level};
 use rayon::prelude::*;
-
-/// Cuts `data` into pieces of these lengths.
-pub(super) fn cut<T>(mut data: &mut [T], lens: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
-    let mut out = Vec::new();
-    for len in lens {
-        let (piece, rest) = data.split_at_mut(len);
-        out.push(piece);
-        data = rest;
-    }
-    out
-}
 
 /// From OIHW to [group][panel][block][kh][kw][input channel of the block][output channel of the panel].
 pub(crate) fn pack<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
@@ -43,37 +34,6 @@ pub(crate) fn pack<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
         }
     });
     out
-}
-
-/// The taps of one axis that the input positions of one phase meet: every `step`-th, starting at `class`.
-///
-/// With stride s and dilation d, input position y meets tap a if y + pad - a d is a multiple of s. Taps that meet the
-/// same positions form a class; they are s / gcd(s, d) apart.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Classes {
-    pub taps: usize,
-    pub step: usize,
-}
-
-impl Classes {
-    pub fn new(taps: usize, stride: usize, dilation: usize) -> Self {
-        Self { taps, step: stride / gcd(stride, dilation) }
-    }
-    pub fn count(&self) -> usize {
-        self.step.min(self.taps)
-    }
-    /// Taps of a class.
-    pub fn len(&self, class: usize) -> usize {
-        (self.taps - class).div_ceil(self.step)
-    }
-    /// The `i`-th tap of a class, the last one first: so that the positions in the gradient increase.
-    pub fn tap(&self, class: usize, i: usize) -> usize {
-        class + (self.len(class) - 1 - i) * self.step
-    }
-}
-
-pub(super) fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Numbers of one group's kernel in backward order, up to the class `(row, column)` of all.

@@ -1,11 +1,11 @@
 //! The gradient of a convolution's kernel: a sum over all output pixels, in an order that the shape alone decides.
 
 use super::forward::walk;
-use super::pack::cut;
-use super::rows::{Image, PackPanels, PackRows, Window};
 use super::tile::{GradientTile, gradient_product, next_size};
-use super::{Blocks, Panels, flatten, forward_layout};
+use super::{flatten, forward_layout};
 use crate::ops::buffer::Buffer;
+use crate::ops::conv::layout::{Blocks, Panels, cut};
+use crate::ops::conv::rows::{Image, PackPanels, PackRows, Window};
 use crate::ops::geometry::Geometry;
 use crate::ops::simd::{Job, Lanes, Level, Simd, with_scratch};
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
 //! Copies input rows into blocks of channels, with explicit zeros for the padding.
 
-use super::Blocks;
+use super::layout::{Blocks, Panels};
 use crate::ops::simd::{Job, Lanes, Simd};
 
 /// One image as it lies in memory, and the channels of it that are wanted.
@@ -118,7 +118,7 @@ pub(super) struct PackPanels<'a, T> {
     pub pitch: usize,
     pub first: usize,
     pub pixels: usize,
-    pub panels: super::Panels,
+    pub panels: Panels,
     pub out: &'a mut [T],
 }
 

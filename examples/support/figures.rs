@@ -1,0 +1,116 @@
+//! A parity file as data (tests/reference/README.md describes the keys).
+
+use super::Failure;
+use candle_finetune::Layout;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What PyTorch computed for one architecture.
+#[derive(Deserialize)]
+pub struct Figures {
+    pub model: String,
+    pub num_classes: usize,
+    pub batch: usize,
+    pub size: usize,
+    #[serde(default = "rgb")]
+    pub channels: usize,
+    #[serde(default)]
+    pub frozen: Vec<String>,
+    pub tensors: BTreeMap<String, Vec<usize>>,
+    pub eval_logits: Vec<f64>,
+    pub train_logits: Vec<f64>,
+    pub train_loss: f64,
+    pub gradients: Summaries,
+    pub largest_gradient: f64,
+    pub running_after: Summaries,
+    #[serde(default)]
+    pub steps: usize,
+    pub sgd: Option<Trajectory>,
+    pub adamw: Option<Trajectory>,
+}
+
+/// By the tensor's name in the file.
+pub type Summaries = BTreeMap<String, Summary>;
+
+/// What is known of a tensor: its norm, its first entries and its product with the probe.
+#[derive(Deserialize)]
+pub struct Summary {
+    pub l2: f64,
+    pub first: Vec<f64>,
+    pub probe: Option<f64>,
+}
+
+/// Some steps of an optimizer, and the state after them.
+#[derive(Deserialize)]
+pub struct Trajectory {
+    pub losses: Vec<f64>,
+    pub parameters: Summaries,
+    pub running: Summaries,
+}
+
+fn rgb() -> usize {
+    3
+}
+
+/// No tensor of the file, nor all of them together, may have more elements: 2 GiB of f32.
+const MOST_ELEMENTS: usize = 1 << 29;
+
+impl Figures {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        Self::parse(&std::fs::read_to_string(path)?)
+    }
+
+    /// Parses and checks the text of a file.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let figures: Self = serde_json::from_str(text).map_err(|error| format!("this is no parity file: {error}"))?;
+        figures.check()?;
+        Ok(figures)
+    }
+
+    /// The library whose names the file uses, and the architecture's name.
+    pub fn library(&self) -> Result<(Layout, &str), Failure> {
+        match self.model.split_once(':') {
+            Some(("timm" | "reference", name)) => Ok((Layout::Timm, name)),
+            Some(("torchvision", name)) => Ok((Layout::Torchvision, name)),
+            _ => Err(format!("model {:?} is none of timm:NAME, torchvision:NAME, reference:NAME", self.model).into()),
+        }
+    }
+
+    /// Refuses sizes that contradict each other or that no network has.
+    fn check(&self) -> Result<(), Failure> {
+        let input = [self.batch, self.channels, self.size, self.size];
+        let mut total = product(&input).ok_or_else(|| format!("an input of {input:?} is too large"))?;
+        if total == 0 || self.num_classes == 0 {
+            return Err("batch, channels, size and num_classes must be 1 at least".into());
+        }
+        for (name, shape) in &self.tensors {
+            total = product(shape)
+                .and_then(|count| count.checked_add(total))
+                .filter(|&total| total <= MOST_ELEMENTS)
+                .ok_or_else(|| format!("{name} of shape {shape:?} makes more than {MOST_ELEMENTS} numbers"))?;
+        }
+        let logits = self.batch.checked_mul(self.num_classes);
+        for (key, found) in [("eval_logits", &self.eval_logits), ("train_logits", &self.train_logits)] {
+            if Some(found.len()) != logits {
+                return Err(format!("{key} are {}, and not batch x num_classes", found.len()).into());
+            }
+        }
+        for (key, trajectory) in [("sgd", &self.sgd), ("adamw", &self.adamw)] {
+            match trajectory {
+                Some(t) if t.losses.len() != self.steps => {
+                    return Err(format!("{key} has {} losses for {} steps", t.losses.len(), self.steps).into());
+                }
+                None if self.steps > 0 => return Err(format!("{key} is missing, and steps is {}", self.steps).into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number of elements, if it is within bounds.
+fn product(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MOST_ELEMENTS)
+}

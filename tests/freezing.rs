@@ -1,0 +1,414 @@
+//! What is frozen stays, what learns moves: every architecture, every cut, every mode of batch norm.
+
+use crate::support::{CPU, all_bits, bits, differing, images, plan, tensors, worn};
+use candle_finetune::candle_core::Tensor;
+use candle_finetune::{
+    Arch, Backbone, BatchNormMode, Error, FineTuner, FreezePolicy, Loss, Optimizer, Phase, Session, TensorDataset,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+type Bits = BTreeMap<String, Vec<u64>>;
+
+const MODES: [BatchNormMode; 3] = [BatchNormMode::Train, BatchNormMode::FrozenStats, BatchNormMode::Frozen];
+
+fn is_statistic(name: &str) -> bool {
+    name.ends_with(".running_mean") || name.ends_with(".running_var")
+}
+
+/// The tensors of each block, found without the code under test: a block is what stays when it is frozen by name.
+fn norms(names: &BTreeSet<String>) -> BTreeSet<String> {
+    names.iter().filter_map(|name| name.strip_suffix(".running_mean")).map(String::from).collect()
+}
+
+fn of_norm(name: &str, norms: &BTreeSet<String>) -> bool {
+    name.rsplit_once('.').is_some_and(|(module, _)| norms.contains(module))
+}
+
+/// What one step must find and leave, for the tensors that are not frozen by the policy.
+struct Expected {
+    frozen: BTreeSet<String>,
+    learning: BTreeSet<String>,
+    moving: BTreeSet<String>,
+}
+
+impl Expected {
+    /// `open`: the tensors of blocks that learn.
+    fn new(backbone: &Backbone, open: &BTreeSet<String>, mode: BatchNormMode) -> Self {
+        let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
+        let norms = norms(&all);
+        let (mut frozen, mut learning, mut moving) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for name in all {
+            let place = if !open.contains(&name) {
+                &mut frozen
+            } else if is_statistic(&name) {
+                if mode == BatchNormMode::Train { &mut moving } else { &mut frozen }
+            } else if of_norm(&name, &norms) && mode == BatchNormMode::Frozen {
+                &mut frozen
+            } else {
+                &mut learning
+            };
+            place.insert(name);
+        }
+        Self { frozen, learning, moving }
+    }
+}
+
+fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode) -> Session {
+    // Adam's step has one size whatever the gradient's, so that every change shows in f32.
+    let optimizer = Optimizer::adamw(1e-2).weight_decay(0.0);
+    let phase = Phase::new(1, optimizer).freeze(freeze).batch_norm(mode);
+    FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).workers(0).session(data).unwrap()
+}
+
+/// One step, with everything checked.
+fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode, expected: &Expected) {
+    let what = format!("{} {freeze:?} {mode:?}", backbone.arch());
+    let mut session = start(backbone, data, freeze, mode);
+    let before = all_bits(&session.state().unwrap());
+    let batch = session.next_batch().unwrap().unwrap();
+
+    let learning: BTreeSet<String> = session.parameters().into_iter().map(|(name, _)| name).collect();
+    let head: BTreeSet<String> = learning.iter().filter(|n| !backbone.tensors().contains_key(*n)).cloned().collect();
+    assert_eq!(head.len(), 2, "{what}");
+    assert_eq!(learning.difference(&head).cloned().collect::<BTreeSet<_>>(), expected.learning, "{what}");
+
+    let logits = session.forward(&batch).unwrap();
+    let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
+    session.backward_step(&loss).unwrap();
+    let after = all_bits(&session.state().unwrap());
+    let changed: BTreeSet<String> = differing(&before, &after).into_iter().collect();
+
+    let zero: BTreeSet<String> = session.report().zero_gradients.iter().cloned().collect();
+    let should: BTreeSet<String> = learning.union(&expected.moving).cloned().collect();
+    let should: BTreeSet<String> = should.difference(&zero).cloned().collect();
+    assert_eq!(changed.difference(&should).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: changed");
+    assert_eq!(should.difference(&changed).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: unchanged");
+    assert!(changed.is_disjoint(&expected.frozen), "{what}");
+    // Only a bias that the batch's mean takes away again has no gradient.
+    let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
+    let norms = norms(&all);
+    for name in &zero {
+        let bias = name.ends_with(".bias") && !of_norm(name, &norms) && !name.contains("se.");
+        assert!(bias && mode == BatchNormMode::Train, "{what}: {name} has a gradient of zero");
+    }
+}
+
+/// The gradients as a user's own `loss.backward()` gives them.
+fn check_user_gradients(backbone: &Backbone, data: &TensorDataset, k: usize) {
+    let mut session = start(backbone, data, FreezePolicy::First(k), BatchNormMode::Train);
+    let batch = session.next_batch().unwrap().unwrap();
+    let loss = Loss::cross_entropy().forward(&session.forward(&batch).unwrap(), &batch.targets).unwrap();
+    let store = loss.backward().unwrap();
+    for (name, parameter) in session.parameters() {
+        let gradient = store.get(&parameter).unwrap_or_else(|| panic!("{} First({k}): {name}", backbone.arch()));
+        assert_eq!(gradient.dims(), parameter.dims(), "{name}");
+    }
+}
+
+/// The names of each block's tensors, from the number that freezing one more block adds to the frozen ones.
+fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
+    let n = backbone.blocks().len();
+    let learning = |k: usize| -> BTreeSet<String> {
+        let mut session = start(backbone, data, FreezePolicy::First(k), BatchNormMode::Frozen);
+        session.next_batch().unwrap();
+        session.parameters().into_iter().map(|(name, _)| name).collect()
+    };
+    let sets: Vec<BTreeSet<String>> = (0..=n).map(learning).collect();
+    let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
+    let norms = norms(&all);
+    // A convolution and its norm: the norm follows it in the order in which they were made, and shares its module.
+    let parent = |name: &str| name.rsplit_once('.').map_or("", |(module, _)| module).to_string();
+    let mut result = vec![BTreeSet::new(); n];
+    for (i, block) in result.iter_mut().enumerate() {
+        let kernels: BTreeSet<String> = sets[i].difference(&sets[i + 1]).cloned().collect();
+        assert!(!kernels.is_empty(), "{} block {i}", backbone.arch());
+        for norm in &norms {
+            if kernels.iter().any(|kernel| norm_of(&parent(kernel)) == *norm) {
+                block.extend(all.iter().filter(|name| parent(name) == *norm).cloned());
+            }
+        }
+        block.extend(kernels);
+    }
+    let together: BTreeSet<String> = result.iter().flatten().cloned().collect();
+    assert_eq!(together, all, "{}: every tensor is in a block", backbone.arch());
+    assert_eq!(result.iter().map(BTreeSet::len).sum::<usize>(), all.len(), "and in one");
+    result
+}
+
+/// What the norm after a convolution is called, by the naming of all families.
+fn norm_of(conv: &str) -> String {
+    let (module, leaf) = conv.rsplit_once('.').map_or(("", conv), |(module, leaf)| (module, leaf));
+    let at = |leaf: String| if module.is_empty() { leaf } else { format!("{module}.{leaf}") };
+    let first_stage = module.starts_with("blocks.0.");
+    match leaf {
+        "conv_stem" => "bn1".into(),
+        "conv_head" => "bn2".into(),
+        "conv_dw" => at(if first_stage { "bn1" } else { "bn2" }.into()),
+        "conv_pw" => at(if first_stage { "bn2" } else { "bn1" }.into()),
+        "conv_pwl" => at("bn3".into()),
+        number if number.parse::<usize>().is_ok() => at((number.parse::<usize>().unwrap() + 1).to_string()),
+        conv => at(conv.replace("conv", "bn")),
+    }
+}
+
+fn every_cut(arch: Arch, cuts: impl Fn(usize) -> Vec<usize>, modes: &[BatchNormMode], size: usize, dir: &Path) {
+    let fresh = Backbone::random(arch, 5, &CPU).unwrap();
+    let backbone = worn(&fresh, dir);
+    let data = tensors(4, size, 2, 9);
+    let x = images(2, 3, size, 11);
+    let (tensors_before, features) = (all_bits(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
+    let blocks = blocks(&backbone, &data);
+    for k in cuts(blocks.len()) {
+        let open: BTreeSet<String> = blocks[k..].iter().flatten().cloned().collect();
+        for &mode in modes {
+            let expected = Expected::new(&backbone, &open, mode);
+            check(&backbone, &data, FreezePolicy::First(k), mode, &expected);
+        }
+        check_user_gradients(&backbone, &data, k);
+    }
+    assert_eq!(differing(&tensors_before, &all_bits(backbone.tensors())), [""; 0], "{arch}");
+    assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{arch}");
+}
+
+fn all_cuts(n: usize) -> Vec<usize> {
+    (0..=n).collect()
+}
+
+fn some_cuts(n: usize) -> Vec<usize> {
+    vec![0, 1, n / 2, n - 1, n]
+}
+
+/// How a row is tested: small ones at every cut, large ones at five, in half as many modes of batch norm.
+enum Effort {
+    Every,
+    Some,
+    /// Hundreds of millions of parameters: three cuts where little learns, and not in this run but on request.
+    Huge,
+}
+
+fn effort(arch: Arch) -> Effort {
+    let name = arch.name();
+    let whole_vgg = name.starts_with("vgg") && !name.ends_with("_features");
+    match name {
+        _ if whole_vgg => Effort::Huge,
+        "resnet18" | "vgg11_features" | "vgg11_bn_features" | "efficientnet_b0" | "tf_efficientnet_lite0" => {
+            Effort::Every
+        }
+        _ if name.starts_with("cifar") => Effort::Every,
+        _ => Effort::Some,
+    }
+}
+
+#[test]
+fn cuts_of_small_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    for &arch in Arch::all() {
+        if let Effort::Every = effort(arch) {
+            every_cut(arch, all_cuts, &MODES, 32, dir.path());
+        }
+    }
+}
+
+#[test]
+fn cuts_of_large_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    for &arch in Arch::all() {
+        if let Effort::Some = effort(arch) {
+            every_cut(arch, some_cuts, &MODES[..1], 32, dir.path());
+        }
+    }
+}
+
+#[test]
+#[ignore = "half a minute and gigabytes for each of VGG's fully connected rows; run with --ignored"]
+fn cuts_of_huge_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    for &arch in Arch::all() {
+        if let Effort::Huge = effort(arch) {
+            every_cut(arch, |n| vec![0, n - 2, n - 1, n], &MODES[..1], 32, dir.path());
+        }
+    }
+}
+
+#[test]
+fn every_architecture_is_in_one_of_the_tests() {
+    let huge = Arch::all().iter().filter(|&&a| matches!(effort(a), Effort::Huge)).count();
+    assert_eq!(huge, 8, "only VGG's fully connected rows are left for a run on request");
+}
+
+fn small() -> (Backbone, TensorDataset, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let backbone = worn(&Backbone::random(Arch::CIFAR_RESNET20, 5, &CPU).unwrap(), dir.path());
+    (backbone, tensors(4, 32, 2, 9), dir)
+}
+
+#[test]
+fn names_freeze_anywhere() {
+    let (backbone, data, _dir) = small();
+    let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
+    let frozen_by = |names: &[&str]| -> BTreeSet<String> {
+        let below = |t: &String| names.iter().any(|n| t == n || t.starts_with(&format!("{n}.")));
+        all.iter().filter(|t| below(t)).cloned().collect()
+    };
+    let cases: [&[&str]; 6] = [
+        &["layer2.1"],
+        &["layer3.2.conv2"],
+        &["conv1", "bn1", "layer2", "layer3.0.bn1"],
+        &["layer1.0.bn1", "layer1.0.bn2"],
+        &["layer2.0.conv1.weight", "layer2.0.bn2.weight"],
+        &["bn1"],
+    ];
+    for names in cases {
+        for mode in MODES {
+            let policy = FreezePolicy::Named(names.iter().map(ToString::to_string).collect());
+            let open: BTreeSet<String> = all.difference(&frozen_by(names)).cloned().collect();
+            check(&backbone, &data, policy, mode, &Expected::new(&backbone, &open, mode));
+        }
+    }
+    // One statistic of a norm brings the other along.
+    let policy = FreezePolicy::Named(vec!["layer2.0.bn1.running_mean".into()]);
+    let open = all.iter().filter(|n| !n.starts_with("layer2.0.bn1.running")).cloned().collect();
+    check(&backbone, &data, policy, BatchNormMode::Train, &Expected::new(&backbone, &open, BatchNormMode::Train));
+    let wrong = start_error(&backbone, &data, FreezePolicy::Named(vec!["layer2.7".into()]));
+    assert!(matches!(wrong, Error::UnknownBlock { name, .. } if name == "layer2.7"));
+}
+
+fn start_error(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy) -> Error {
+    let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
+    FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).session(data).err().unwrap()
+}
+
+#[test]
+fn policies_that_count_or_name_blocks_agree() {
+    let (backbone, data, _dir) = small();
+    let learning = |freeze: FreezePolicy| {
+        let mut session = start(&backbone, &data, freeze, BatchNormMode::Train);
+        session.next_batch().unwrap();
+        session.parameters().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(learning(FreezePolicy::First(4)), learning(FreezePolicy::UpTo("layer1".into())));
+    assert_eq!(learning(FreezePolicy::First(4)), learning(FreezePolicy::AllBut(6)));
+    assert_eq!(learning(FreezePolicy::Backbone), learning(FreezePolicy::First(10)));
+    assert_eq!(learning(FreezePolicy::Nothing), learning(FreezePolicy::AllBut(10)));
+    assert_eq!(learning(FreezePolicy::Backbone), ["linear.bias", "linear.weight"]);
+    assert!(matches!(start_error(&backbone, &data, FreezePolicy::First(11)), Error::Invalid { .. }));
+    assert!(matches!(start_error(&backbone, &data, FreezePolicy::UpTo("layer".into())), Error::UnknownBlock { .. }));
+}
+
+#[test]
+fn a_frozen_backbone_leaves_no_graph() {
+    let (backbone, data, _dir) = small();
+    assert!(!backbone.forward(&images(1, 3, 32, 1)).unwrap().track_op());
+    // The head's weight set to one row of ones per class makes logits a function of the features alone; what is behind
+    // them shows in the store: with the backbone frozen, gradients of two tensors and of nothing else.
+    let count = |freeze: FreezePolicy| {
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
+        let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache_budget(0);
+        let mut session = tuner.session(&data).unwrap();
+        let batch = session.next_batch().unwrap().unwrap();
+        let loss = session.forward(&batch).unwrap().sum_all().unwrap();
+        let store = loss.backward().unwrap();
+        store.get_ids().count()
+    };
+    let (none, one, all) =
+        (count(FreezePolicy::Backbone), count(FreezePolicy::AllBut(1)), count(FreezePolicy::Nothing));
+    assert!(none < one && one < all, "{none} {one} {all}");
+    assert!(none <= 8, "the head's own nodes alone, and there are {none}");
+}
+
+fn audit(error: Error) -> (Vec<String>, Vec<String>, Vec<String>) {
+    match error {
+        Error::Audit { phase: 1, unreached, not_finite, changed } => (unreached, not_finite, changed),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_loss_that_ignores_parameters_is_refused_and_nothing_is_stepped() {
+    let (backbone, data, _dir) = small();
+    let policy = || FreezePolicy::First(8);
+    let losses: [fn(&Session, &Tensor) -> Tensor; 2] = [
+        // The head's bias alone.
+        |session, _| {
+            let parameters = session.parameters();
+            parameters.iter().find(|(name, _)| name == "linear.bias").unwrap().1.sum_all().unwrap()
+        },
+        |_, logits| logits.detach().sum_all().unwrap(),
+    ];
+    for (i, loss) in losses.iter().enumerate() {
+        let mut session = start(&backbone, &data, policy(), BatchNormMode::FrozenStats);
+        let batch = session.next_batch().unwrap().unwrap();
+        let before = all_bits(&session.state().unwrap());
+        let logits = session.forward(&batch).unwrap();
+        let error = session.backward_step(&loss(&session, &logits)).unwrap_err();
+        assert!(error.to_string().contains("layer3.2.conv2.weight"), "{error}");
+        let (unreached, not_finite, changed) = audit(error);
+        let mut expected: Vec<String> = session.parameters().into_iter().map(|(name, _)| name).collect();
+        expected.retain(|name| i == 1 || name != "linear.bias");
+        assert_eq!((unreached, not_finite.len(), changed.len()), (expected, 0, 0));
+        assert_eq!(differing(&before, &all_bits(&session.state().unwrap())), [""; 0]);
+        // Without the audit the same step is taken.
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(policy());
+        let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false);
+        let mut session = tuner.session(&data).unwrap();
+        let batch = session.next_batch().unwrap().unwrap();
+        let logits = session.forward(&batch).unwrap();
+        session.backward_step(&loss(&session, &logits)).unwrap();
+    }
+}
+
+#[test]
+fn endless_losses_and_gradients_step_nothing() {
+    let (backbone, data, _dir) = small();
+    let mut session = start(&backbone, &data, FreezePolicy::First(8), BatchNormMode::FrozenStats);
+    let batch = session.next_batch().unwrap().unwrap();
+    let before = all_bits(&session.state().unwrap());
+    for factor in [f64::NAN, f64::INFINITY] {
+        let loss = (session.forward(&batch).unwrap().sqr().unwrap().sum_all().unwrap() * factor).unwrap();
+        assert!(matches!(session.backward_step(&loss), Err(Error::Diverged { step: 1, .. })));
+    }
+    // A finite loss with an endless slope: the root of nothing. In the first step, and in a later one.
+    for step in 0..2 {
+        let now = all_bits(&session.state().unwrap());
+        let logits = session.forward(&batch).unwrap();
+        let root = logits.affine(0.0, 0.0).unwrap().sqrt().unwrap().sum_all().unwrap();
+        let (unreached, not_finite, _) = audit(session.backward_step(&root).unwrap_err());
+        assert!(unreached.is_empty() && not_finite.contains(&"linear.bias".to_string()), "{step}: {not_finite:?}");
+        assert_eq!(differing(&now, &all_bits(&session.state().unwrap())), [""; 0]);
+        session.step(&batch).unwrap();
+    }
+    assert!(!differing(&before, &all_bits(&session.state().unwrap())).is_empty());
+}
+
+#[test]
+fn a_cut_through_phases_keeps_what_each_froze() {
+    let (backbone, data, _dir) = small();
+    let optimizer = Optimizer::adamw(1e-2).weight_decay(0.0);
+    let phase = |freeze, batch_norm| Phase::new(1, optimizer).freeze(freeze).batch_norm(batch_norm);
+    let phases = vec![
+        phase(FreezePolicy::Nothing, BatchNormMode::Train),
+        phase(FreezePolicy::Backbone, BatchNormMode::Train),
+        phase(FreezePolicy::First(5), BatchNormMode::Train),
+    ];
+    let mut session = FineTuner::new(backbone.clone()).plan(plan(phases, 4)).session(&data).unwrap();
+    let mut states: Vec<Bits> = vec![all_bits(&session.state().unwrap())];
+    while let Some(batch) = session.next_batch().unwrap() {
+        session.step(&batch).unwrap();
+        states.push(all_bits(&session.state().unwrap()));
+    }
+    let counts: Vec<usize> = states.windows(2).map(|pair| differing(&pair[0], &pair[1]).len()).collect();
+    assert_eq!(counts[0], states[0].len());
+    assert_eq!(differing(&states[1], &states[2]), ["linear.bias", "linear.weight"]);
+    let third = differing(&states[2], &states[3]);
+    assert!(third.iter().all(|n| ["layer2.1", "layer2.2", "layer3", "linear"].iter().any(|p| n.starts_with(p))));
+    assert!(third.contains(&"layer2.1.bn1.running_var".to_string()));
+    assert_eq!(differing(&states[0], &with_head(&all_bits(backbone.tensors()), &states[0])), [""; 0]);
+}
+
+/// A backbone's tensors with a head's, to compare with a session's.
+fn with_head(backbone: &Bits, state: &Bits) -> Bits {
+    let mut all = state.clone();
+    all.extend(backbone.clone());
+    all
+}

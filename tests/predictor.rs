@@ -1,0 +1,232 @@
+//! What is saved is what predicts.
+
+use crate::support::{CPU, all_bits, bits, differing, names_of, pictures, plan, read, tensors, write};
+use candle_finetune::candle_core::Tensor;
+use candle_finetune::{
+    Arch, Backbone, BatchNormMode, Error, Evaluation, FineTuner, Fit, Fitted, FreezePolicy, Head, HeadKind, Image,
+    InputSpec, Optimizer, Phase, Prediction, Predictor, Source, TensorDataset, VecDataset,
+};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn tuned(head: Head) -> (Fitted, VecDataset) {
+    let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
+    let backbone = backbone.respecify(InputSpec::new(32).fit(Fit::Squash).crop_pct(0.9)).unwrap();
+    let data = pictures(20, 36, 3, 1);
+    let phase = Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::First(7));
+    let fitted = FineTuner::new(backbone).plan(plan(vec![phase], 8)).head(head).fit(&data, &data).unwrap();
+    (fitted, data)
+}
+
+/// Everything that a predictor says, to the bit.
+fn said(predictor: &Predictor, data: &VecDataset) -> (Vec<Prediction>, Vec<Vec<u32>>, Evaluation) {
+    let images: Vec<Image> = (0..data_len(data)).map(|i| image(data, i)).collect();
+    let predictions = predictor.predict_batch(&images).unwrap();
+    let bits = predictions.iter().map(|p| p.probabilities.iter().map(|v| v.to_bits()).collect()).collect();
+    (predictions, bits, predictor.evaluate(data).unwrap())
+}
+
+fn data_len(data: &VecDataset) -> usize {
+    candle_finetune::Dataset::len(data)
+}
+
+fn image(data: &VecDataset, i: usize) -> Image {
+    match candle_finetune::Dataset::sample(data, i).unwrap() {
+        candle_finetune::Sample::Image(image) => image,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn saved_and_loaded_it_says_the_same_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    for (head, layers) in [(Head::linear(), 1), (Head::mlp(24).dropout(0.3), 2)] {
+        let (fitted, data) = tuned(head);
+        let path = dir.path().join("predictor.safetensors");
+        fitted.predictor.save(&path).unwrap();
+        let loaded = Predictor::from_file(&path, &CPU).unwrap();
+        assert_eq!(loaded.labels(), names_of(&data));
+        assert_eq!(loaded.labels(), fitted.predictor.labels());
+        assert_eq!(loaded.backbone().input_spec(), fitted.predictor.backbone().input_spec());
+        assert_eq!(said(&loaded, &data), said(&fitted.predictor, &data));
+        assert_eq!(fitted.report.valid_top1, Some(loaded.evaluate(&data).unwrap().top1()));
+        assert_eq!(loaded.evaluate(&data).unwrap().total, 20);
+
+        // Saving what was loaded gives the same file, description and all.
+        let second = dir.path().join("second.safetensors");
+        loaded.save(&second).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&second).unwrap());
+
+        // As a backbone, with and without saying what it is.
+        for source in [Source::file(&path), Source::file(&path).arch(Arch::CIFAR_RESNET20)] {
+            let backbone = Backbone::load(source, &CPU).unwrap();
+            assert_eq!(backbone.labels(), Some(loaded.labels()));
+            assert_eq!(backbone.num_classes(), (layers == 1).then_some(3));
+            assert_eq!(backbone.num_classes(), fitted.predictor.backbone().num_classes());
+            assert_eq!(backbone.input_spec(), loaded.backbone().input_spec());
+            let (a, b) = (all_bits(backbone.tensors()), all_bits(fitted.predictor.backbone().tensors()));
+            assert_eq!(differing(&a, &b), [""; 0]);
+        }
+        let wrong = Backbone::from_file(Arch::RESNET18, &path, &CPU).unwrap_err();
+        assert!(matches!(wrong, Error::WeightsMismatch { .. }), "{wrong}");
+    }
+}
+
+#[test]
+fn one_image_and_many_agree() {
+    let (fitted, data) = tuned(Head::linear());
+    let all = fitted.predictor.predict_batch(&[image(&data, 4), image(&data, 5)]).unwrap();
+    let one = fitted.predictor.predict(&image(&data, 5)).unwrap();
+    assert_eq!(one.class, all[1].class);
+    for (a, b) in one.probabilities.iter().zip(&all[1].probabilities) {
+        assert!((a - b).abs() < 1e-6);
+    }
+    assert!((one.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    assert_eq!(one.label, fitted.predictor.labels()[one.class]);
+    assert_eq!(one.probability, one.probabilities[one.class]);
+    assert!(fitted.predictor.predict_batch(&[]).unwrap().is_empty());
+    // Gray images become coloured ones.
+    let gray = Image::new(10, 50, 1, vec![77; 500]).unwrap();
+    assert_eq!(fitted.predictor.predict(&gray).unwrap().probabilities.len(), 3);
+}
+
+#[test]
+fn the_names_are_those_of_a_whole_timm_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let backbone = Backbone::random(Arch::RESNET18, 3, &CPU).unwrap();
+    let mut expected: Vec<String> = backbone.tensors().keys().cloned().collect();
+    let norms: Vec<String> = expected
+        .iter()
+        .filter_map(|n| n.strip_suffix(".running_mean"))
+        .map(|n| format!("{n}.num_batches_tracked"))
+        .collect();
+    expected.extend(norms);
+    expected.extend(["fc.weight".to_string(), "fc.bias".into()]);
+    expected.sort();
+    assert_eq!(expected.len(), 122, "as many as timm's resnet18 has");
+    let phase = Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::Backbone).batch_norm(BatchNormMode::Frozen);
+    let data = tensors(4, 32, 2, 1);
+    let fitted = FineTuner::new(backbone).plan(plan(vec![phase], 4)).fit(&data, &data).unwrap();
+    let path = dir.path().join("p.safetensors");
+    fitted.predictor.save(&path).unwrap();
+    assert_eq!(read(&path).keys().cloned().collect::<Vec<_>>(), expected);
+}
+
+/// A saved file with its tensors changed; the description stays.
+fn edited(from: &Path, to: &Path, edit: impl FnOnce(&mut BTreeMap<String, Tensor>, &mut String)) {
+    let bytes = std::fs::read(from).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let mut description = header.metadata().as_ref().unwrap()["candle_finetune"].clone();
+    let mut tensors = read(from);
+    edit(&mut tensors, &mut description);
+    let texts = std::collections::HashMap::from([("candle_finetune".to_string(), description)]);
+    let file = safetensors::serialize(&tensors, Some(texts)).unwrap();
+    std::fs::write(to, file).unwrap();
+}
+
+#[test]
+fn files_that_do_not_fit_together_are_typed_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good.safetensors"), dir.path().join("bad.safetensors"));
+    tuned(Head::linear()).0.predictor.save(&good).unwrap();
+    edited(&good, &bad, |_, _| {});
+    Predictor::from_file(&bad, &CPU).unwrap();
+
+    type Edit = fn(&mut BTreeMap<String, Tensor>, &mut String);
+    let edits: [(&str, Edit); 8] = [
+        ("classes", |t, _| drop(t.insert("linear.weight".into(), t["linear.weight"].narrow(0, 0, 2).unwrap()))),
+        ("classes both", |t, _| {
+            t.insert("linear.weight".into(), t["linear.weight"].narrow(0, 0, 2).unwrap());
+            t.insert("linear.bias".into(), t["linear.bias"].narrow(0, 0, 2).unwrap());
+        }),
+        ("features", |t, _| drop(t.insert("linear.weight".into(), t["linear.weight"].narrow(1, 0, 63).unwrap()))),
+        ("rank", |t, _| drop(t.insert("linear.weight".into(), t["linear.weight"].flatten_all().unwrap()))),
+        ("no head", |t, _| drop(t.remove("linear.bias"))),
+        ("labels", |_, d| *d = d.replacen("\"class 2\"", "\"class 2\",\"class 3\"", 1)),
+        ("damaged", |_, d| d.truncate(d.len() / 2)),
+        ("newer", |_, d| *d = "{\"version\":99,\"everything\":\"else\"}".to_string()),
+    ];
+    for (what, edit) in edits {
+        edited(&good, &bad, edit);
+        let error = Predictor::from_file(&bad, &CPU).unwrap_err();
+        assert!(matches!(error, Error::Weights { .. }), "{what}: {error}");
+        if what == "newer" {
+            assert!(error.to_string().contains("newer version"), "{error}");
+        }
+    }
+    edited(&good, &bad, |_, d| *d = d.replace("cifar_resnet20", "cifar_resnet21"));
+    assert!(matches!(Predictor::from_file(&bad, &CPU), Err(Error::UnknownArch { .. })));
+    edited(&good, &bad, |t, _| drop(t.remove("layer1.0.bn1.weight")));
+    assert!(matches!(Predictor::from_file(&bad, &CPU), Err(Error::WeightsMismatch { .. })));
+
+    let plain = dir.path().join("plain.safetensors");
+    write(&plain, &read(&good));
+    let error = Predictor::from_file(&plain, &CPU).unwrap_err();
+    assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("no saved predictor"), "{error}");
+    assert!(matches!(Predictor::from_file(dir.path().join("none"), &CPU), Err(Error::Io { .. })));
+}
+
+#[test]
+fn the_original_classifier_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fitted, data) = tuned(Head::linear());
+    let path = dir.path().join("p.safetensors");
+    fitted.predictor.save(&path).unwrap();
+    // Without its description, it is a plain file of weights with a classifier of three classes.
+    let plain = dir.path().join("plain.safetensors");
+    write(&plain, &read(&path));
+    let source =
+        Source::file(&plain).arch(Arch::CIFAR_RESNET20).input_spec(fitted.predictor.backbone().input_spec().clone());
+    let predictor = Predictor::pretrained(source, &CPU).unwrap();
+    assert_eq!(predictor.labels(), ["0", "1", "2"]);
+    let (a, b) = (said(&predictor, &data), said(&fitted.predictor, &data));
+    assert_eq!((a.1, a.2), (b.1, b.2));
+    // With it, the labels are there as well; an mlp head is no classifier of the weights.
+    assert_eq!(Predictor::pretrained(Source::file(&path), &CPU).unwrap().labels(), fitted.predictor.labels());
+    tuned(Head::mlp(8)).0.predictor.save(&path).unwrap();
+    assert!(matches!(Predictor::pretrained(Source::file(&path), &CPU), Err(Error::Invalid { .. })));
+
+    // And it can be trained on from there: the classifier as it is.
+    let mut p = plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8);
+    p.patience = Some(3);
+    let session = FineTuner::new(predictor.backbone().clone()).plan(p).head(Head::original()).session(&data).unwrap();
+    let state = session.state().unwrap();
+    assert_eq!(bits(&state["linear.weight"]), bits(&read(&plain)["linear.weight"]));
+    assert_eq!(Head::original().kind, HeadKind::Original);
+    // A tuned predictor's backbone has its head as its classifier, as its file has.
+    let again = FineTuner::new(fitted.predictor.backbone().clone()).head(Head::original());
+    let session = again.plan(plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8)).session(&data).unwrap();
+    assert_eq!(bits(&session.state().unwrap()["linear.weight"]), bits(&read(&plain)["linear.weight"]));
+}
+
+#[test]
+fn data_that_is_not_the_predictors_is_refused() {
+    let (fitted, data) = tuned(Head::linear());
+    let with = |names: &[&str]| {
+        let names = names.iter().map(ToString::to_string).collect();
+        let one = (image(&data, 0), 0);
+        fitted.predictor.evaluate(&VecDataset::new(vec![one], names).unwrap())
+    };
+    assert!(with(&["class 0", "class 1", "class 2"]).is_ok());
+    assert!(with(&["class 0", "class 1"]).is_ok());
+    assert!(with(&["ant", "bee"]).is_ok(), "other words");
+    let error = with(&["class 0", "class 2", "class 1"]).unwrap_err().to_string();
+    assert!(error.contains("class 2"), "{error}");
+    assert!(with(&["a", "b", "c", "d"]).is_err());
+    assert!(fitted.predictor.evaluate(&VecDataset::new(vec![], names_of(&data)).unwrap()).is_err());
+    let wrong = TensorDataset::new(crate::support::images(2, 1, 32, 1), vec![0, 1], names_of(&data)).unwrap();
+    assert!(fitted.predictor.evaluate(&wrong).is_err());
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fitted, _) = tuned(Head::linear());
+    let path = dir.path().join("p.safetensors");
+    fitted.predictor.save(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(fitted.predictor.save(dir.path()).is_err(), "a folder is no file");
+    assert!(fitted.predictor.save(dir.path().join("no such folder").join("p")).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+}
