@@ -16,7 +16,11 @@ impl Session {
     }
 
     /// As [`Session::evaluate`], from kept features where there are some.
-    pub(in crate::train) fn validate(&mut self, valid: &Arc<dyn Dataset>, cache: Option<&FeatureCache>) -> Result<Evaluation> {
+    pub(in crate::train) fn validate(
+        &mut self,
+        valid: &Arc<dyn Dataset>,
+        cache: Option<&FeatureCache>,
+    ) -> Result<Evaluation> {
         let begun = Instant::now();
         let inference = self.inference()?;
         let evaluation = match (cache, &self.current) {
@@ -70,7 +74,12 @@ impl Session {
     }
 
     /// Puts the weights of epoch `number` (from 1, over all phases) back.
-    pub(in crate::train) fn restore(&mut self, from: &BTreeMap<String, Tensor>, number: usize, top1: f64) -> Result<()> {
+    pub(in crate::train) fn restore(
+        &mut self,
+        from: &BTreeMap<String, Tensor>,
+        number: usize,
+        top1: f64,
+    ) -> Result<()> {
         self.report.best_epoch = Some(number);
         self.report.valid_top1 = Some(top1);
         restore(&mut self.slots, from)
