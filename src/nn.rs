@@ -143,10 +143,7 @@ impl Conv {
             let bias = b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?;
             return Ok(Self { spec, variant: Variant::Biased { filter, bias: bias.tensor().clone() } });
         };
-        let bias = match spec.bias {
-            true => Some(b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?),
-            false => None,
-        };
+        let bias = if spec.bias { Some(b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?) } else { None };
         let mut get = |suffix: &str, kind| b.slot(format!("{norm}.{suffix}"), vec![k], kind);
         let gamma = get("weight", Kind::NormWeight)?;
         let beta = get("bias", Kind::NormBias)?;

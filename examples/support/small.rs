@@ -1,8 +1,8 @@
 //! The small backbone and the images that come with the crate, so that an example runs without any file.
 #![allow(dead_code)] // each example uses its part
 
+use candle_finetune::Backbone;
 use candle_finetune::candle_core::Device;
-use candle_finetune::{Arch, Backbone};
 use std::path::PathBuf;
 
 /// A little of Fashion-MNIST: train, valid and test, ten classes.
@@ -10,7 +10,7 @@ pub fn images() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/fashion")
 }
 
-/// A ResNet-20 for 32 x 32 pixels.
+/// The ResNet-20 for 32 x 32 pixels that the crate carries, trained on CIFAR-10.
 pub fn backbone(device: &Device) -> candle_finetune::Result<Backbone> {
-    Backbone::random(Arch::CIFAR_RESNET20, 0, device)
+    Backbone::embedded(device)
 }
