@@ -197,9 +197,10 @@ impl Conv {
                 Ok(run(filter, Norm::Fixed { gamma, beta, mean, var, eps })?.0)
             }
             Variant::Batch { filter, bias, affine: [gamma, beta], running: [mean, var] } => {
-                // The batch's mean takes the bias away again. Its gradient is zero, but it has one.
+                // The batch's mean takes the bias away again. Its gradient is zero, but it has one. (A difference,
+                // because Candle cuts the graph where it multiplies by the number 0.)
                 let moved = match bias {
-                    Some(bias) => Some((beta + (bias * 0.0)?)?),
+                    Some(bias) => Some((beta + (bias - bias)?)?),
                     None => None,
                 };
                 let beta = moved.as_ref().unwrap_or(beta);

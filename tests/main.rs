@@ -7,6 +7,7 @@ mod image_files;
 #[cfg(feature = "image")]
 mod image_folder;
 mod loading;
+mod parity;
 mod predictor;
 mod readme;
 mod support;

@@ -5,6 +5,8 @@ mod figures;
 mod fill;
 
 pub use errors::Errors;
+#[allow(unused_imports)] // for those who look at single errors
+pub use errors::Worst;
 pub use figures::Figures;
 
 use candle_finetune::candle_core::safetensors::save;

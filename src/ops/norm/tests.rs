@@ -32,6 +32,12 @@ fn assert_close(a: &[f64], b: &[f64], tolerance: f64) {
     }
 }
 
+fn assert_within(a: &[f64], b: &[f64], most: f64) {
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        assert!((a - b).abs() <= most, "{i}: {a} {b}");
+    }
+}
+
 fn check<T: Lanes>(level: Level, pixels: usize, c: usize, tolerance: f64) {
     let len = pixels * c;
     let (x, dy, residual) = (numbers::<T>(len, 1), numbers::<T>(len, 2), numbers::<T>(len, 3));
@@ -59,8 +65,9 @@ fn check<T: Lanes>(level: Level, pixels: usize, c: usize, tolerance: f64) {
         let exact_gate = Gate { act, a: &wide_gate.0[..], b: &wide_gate.1[..], y: wide_gate.2.as_deref() };
         let fast = gate_sums(level, &x, &gate, &dy, &mean);
         let exact = portable::norm::gate_sums(&wide(&x), &exact_gate, &wide(&dy), &wide(&mean));
-        assert_close(&fast.0, &exact.0, tolerance);
-        assert_close(&fast.1, &exact.1, tolerance);
+        // The terms are of the size of one and may cancel: their number sets the scale, not the sum.
+        assert_within(&fast.0, &exact.0, tolerance * pixels as f64);
+        assert_within(&fast.1, &exact.1, tolerance * pixels as f64);
         for keep in [false, true] {
             let (mut d, mut g) = (dy.clone(), vec![T::from_number(f32::NAN); len]);
             gate_apply(level, &x, &gate, [&k[0], &k[1], &k[2]], &mut d, keep.then_some(&mut g[..]));

@@ -12,42 +12,57 @@ use rayon::prelude::*;
 
 /// dw = the gradient, (C, 1, KH, KW).
 pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geometry, dw: &mut [T]) {
-    /// Pieces of work, at least, where there are as many images.
-    const TASKS: usize = 32;
-    let taps = g.kh * g.kw;
-    let blocks = g.c.div_ceil(BLOCK);
-    let slices = TASKS.div_ceil(blocks).min(g.n);
-    let mut sums = Buffer::<T>::zeros(blocks * slices * taps * BLOCK);
-    sums.par_chunks_mut(taps * BLOCK).with_max_len(1).enumerate().for_each(|(i, sums)| {
-        let (b, slice) = (i / slices, i % slices);
-        for n in g.n * slice / slices..g.n * (slice + 1) / slices {
-            add_image(level, x, dy, g, n, b * BLOCK, sums);
+    /// Pieces of work, each with sums of its own.
+    const SLICES: usize = 32;
+    let (taps, blocks) = (g.kh * g.kw, g.c.div_ceil(BLOCK));
+    let len = blocks * taps * BLOCK;
+    let columns = (g.ow - 1) * g.stride + (g.kw - 1) * g.dilation + 1;
+    let rows = (PACKED / ((columns * g.stride + g.ow) * BLOCK)).clamp(1, g.oh);
+    let per_image = g.oh.div_ceil(rows);
+    let units = g.n * per_image;
+    let slices = SLICES.min(units);
+    let mut sums = Buffer::<T>::zeros(slices * len);
+    sums.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(slice, sums)| {
+        for unit in units * slice / slices..units * (slice + 1) / slices {
+            let (image, from) = (unit / per_image, unit % per_image * rows);
+            // All blocks of some rows, one after the other: the rows are then still in the cache.
+            for (b, sums) in sums.chunks_exact_mut(taps * BLOCK).enumerate() {
+                let piece = Rows { x, dy, g, image, from, rows: rows.min(g.oh - from), columns, first: b * BLOCK };
+                piece.add(level, sums);
+            }
         }
     });
     for (c, dw) in dw.chunks_exact_mut(taps).enumerate() {
-        let sums = &sums[c / BLOCK * slices * taps * BLOCK..][..slices * taps * BLOCK];
         for (t, dw) in dw.iter_mut().enumerate() {
             *dw = T::ZERO;
-            for sums in sums.chunks_exact(taps * BLOCK) {
-                *dw += sums[t * BLOCK + c % BLOCK];
+            for sums in sums.chunks_exact(len) {
+                *dw += sums[(c / BLOCK * taps + t) * BLOCK + c % BLOCK];
             }
         }
     }
 }
 
-/// Adds the products of image `n`, for the channels from `first` on.
-fn add_image<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geometry, n: usize, first: usize, sums: &mut [T]) {
-    let columns = (g.ow - 1) * g.stride + (g.kw - 1) * g.dilation + 1;
-    let reach = (g.kh - 1) * g.dilation + 1;
-    let per_row = (columns * g.stride + g.ow) * BLOCK;
-    let most = (PACKED / per_row).clamp(1, g.oh);
-    let blocks = block(g, first);
-    for from in (0..g.oh).step_by(most) {
-        let rows = most.min(g.oh - from);
+/// Output rows of one image, for the channels of one block.
+struct Rows<'a, T> {
+    x: &'a [T],
+    dy: &'a [T],
+    g: &'a Geometry,
+    image: usize,
+    from: usize,
+    rows: usize,
+    /// Input columns that the rows read, padding included.
+    columns: usize,
+    first: usize,
+}
+
+impl<T: Lanes> Rows<'_, T> {
+    fn add(&self, level: Level, sums: &mut [T]) {
+        let &Self { x, dy, g, image: n, from, rows, columns, first } = self;
+        let blocks = block(g, first);
         let window = Window {
             top: (from * g.stride) as isize - g.pad[0] as isize,
             left: -(g.pad[1] as isize),
-            rows: (rows - 1) * g.stride + reach,
+            rows: (rows - 1) * g.stride + (g.kh - 1) * g.dilation + 1,
             columns,
         };
         let result = Window { top: from as isize, left: 0, rows, columns: g.ow };
