@@ -125,7 +125,7 @@ fn generated(count: usize) -> Result<VecDataset, Failure> {
         let class = i % CLASSES.len();
         let pixel = |p: usize| {
             let (x, y) = (p % 32, p / 32);
-            let stripe = (x * class + y * (9 - class) + i) / 8 % 2 == 0;
+            let stripe = ((x * class + y * (9 - class) + i) / 8).is_multiple_of(2);
             if stripe { [25 * class as u8, 200, (i * 7 % 256) as u8] } else { [10, (i * 3 % 256) as u8, 90] }
         };
         samples.push((Image::from_rgb8(32, 32, (0..32 * 32).flat_map(pixel).collect())?, class as u32));
