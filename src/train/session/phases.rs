@@ -1,5 +1,6 @@
 //! From one phase of the plan to the next.
 
+#[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
 
 impl Session {

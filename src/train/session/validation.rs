@@ -1,5 +1,6 @@
 //! What `fit` needs besides: validation from kept features, and the best weights.
 
+#[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
 
 impl Session {
