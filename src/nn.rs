@@ -175,6 +175,7 @@ impl Conv {
     }
 
     /// y = act(norm(conv(x)) + residual)
+    #[allow(clippy::eq_op)] // a bias less itself: nothing in value, and reached by the gradient
     pub fn join(&self, x: &FeatureMap, residual: Option<&FeatureMap>) -> Result<FeatureMap> {
         let ConvSpec { stride, groups, padding, act, norm, .. } = self.spec;
         let eps = norm.unwrap_or_default();

@@ -4,7 +4,13 @@
 //! hands [`FeatureMap`]s around and never names an axis.
 #![allow(unsafe_code)]
 // Kernels are loops over numbered lanes and rows; written so, they become vectors. `v != v` asks for what is no number.
-#![allow(clippy::needless_range_loop, clippy::manual_memcpy, clippy::needless_bitwise_bool, clippy::eq_op)]
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    clippy::needless_bitwise_bool,
+    clippy::eq_op,
+    clippy::struct_field_names
+)]
 
 mod activation;
 mod buffer;

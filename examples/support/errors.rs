@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 /// The worst error of one kind.
 #[derive(Clone, Debug)]
+#[allow(dead_code)] // each user looks at its part
 pub struct Worst {
     /// "eval_logits", "gradient_l2" and so on.
     pub kind: String,
