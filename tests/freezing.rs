@@ -1,6 +1,6 @@
 //! What is frozen stays, what learns moves: every architecture, every cut, every mode of batch norm.
 
-use crate::support::{CPU, all_bits, bits, differing, images, plan, tensors, worn};
+use crate::support::{CPU, all_bits, all_sums, bits, differing, images, plan, tensors, worn};
 use candle_finetune::candle_core::Tensor;
 use candle_finetune::{
     Arch, Backbone, BatchNormMode, Error, FineTuner, FreezePolicy, Loss, Optimizer, Phase, Session, TensorDataset,
@@ -65,7 +65,7 @@ fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: 
 fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode, expected: &Expected) {
     let what = format!("{} {freeze:?} {mode:?}", backbone.arch());
     let mut session = start(backbone, data, freeze, mode);
-    let before = all_bits(&session.state().unwrap());
+    let before = all_sums(&session.state().unwrap());
     let batch = session.next_batch().unwrap().unwrap();
 
     let learning: BTreeSet<String> = session.parameters().into_iter().map(|(name, _)| name).collect();
@@ -76,7 +76,7 @@ fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: 
     let logits = session.forward(&batch).unwrap();
     let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
     session.backward_step(&loss).unwrap();
-    let after = all_bits(&session.state().unwrap());
+    let after = all_sums(&session.state().unwrap());
     let changed: BTreeSet<String> = differing(&before, &after).into_iter().collect();
 
     let zero: BTreeSet<String> = session.report().zero_gradients.iter().cloned().collect();
@@ -110,7 +110,10 @@ fn check_user_gradients(backbone: &Backbone, data: &TensorDataset, k: usize) {
 fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
     let n = backbone.blocks().len();
     let learning = |k: usize| -> BTreeSet<String> {
-        let mut session = start(backbone, data, FreezePolicy::First(k), BatchNormMode::Frozen);
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(FreezePolicy::First(k)).batch_norm(BatchNormMode::Frozen);
+        // Without its audit and its kept features, which are not looked at here.
+        let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false).cache_budget(0);
+        let mut session = tuner.workers(0).session(data).unwrap();
         session.next_batch().unwrap();
         session.parameters().into_iter().map(|(name, _)| name).collect()
     };
@@ -152,12 +155,13 @@ fn norm_of(conv: &str) -> String {
     }
 }
 
-fn every_cut(arch: Arch, cuts: impl Fn(usize) -> Vec<usize>, modes: &[BatchNormMode], size: usize, dir: &Path) {
+fn every_cut(arch: Arch, cuts: impl Fn(usize) -> Vec<usize>, modes: &[BatchNormMode], dir: &Path) {
+    let (size, small) = (32, modes.len() > 1);
     let fresh = Backbone::random(arch, 5, &CPU).unwrap();
-    let backbone = worn(&fresh, dir);
+    let backbone = if small { worn(&fresh, dir) } else { fresh };
     let data = tensors(4, size, 2, 9);
     let x = images(2, 3, size, 11);
-    let (tensors_before, features) = (all_bits(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
+    let (tensors_before, features) = (all_sums(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
     let blocks = blocks(&backbone, &data);
     for k in cuts(blocks.len()) {
         let open: BTreeSet<String> = blocks[k..].iter().flatten().cloned().collect();
@@ -167,7 +171,7 @@ fn every_cut(arch: Arch, cuts: impl Fn(usize) -> Vec<usize>, modes: &[BatchNormM
         }
         check_user_gradients(&backbone, &data, k);
     }
-    assert_eq!(differing(&tensors_before, &all_bits(backbone.tensors())), [""; 0], "{arch}");
+    assert_eq!(differing(&tensors_before, &all_sums(backbone.tensors())), [""; 0], "{arch}");
     assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{arch}");
 }
 
@@ -175,66 +179,62 @@ fn all_cuts(n: usize) -> Vec<usize> {
     (0..=n).collect()
 }
 
-fn some_cuts(n: usize) -> Vec<usize> {
-    vec![0, 1, n / 2, n - 1, n]
-}
-
-/// How a row is tested: small ones at every cut, large ones at five, in half as many modes of batch norm.
+/// How much of a row is tested in every run.
+#[derive(PartialEq)]
 enum Effort {
+    /// Every cut, every mode of batch norm.
     Every,
+    /// All learns, and half of it; the other cuts on request.
     Some,
-    /// Hundreds of millions of parameters: three cuts where little learns, and not in this run but on request.
+    /// VGG's fully connected layers have a hundred million parameters: on request alone.
     Huge,
 }
 
 fn effort(arch: Arch) -> Effort {
     let name = arch.name();
-    let whole_vgg = name.starts_with("vgg") && !name.ends_with("_features");
+    let small = ["resnet18", "vgg11_features", "vgg11_bn_features", "efficientnet_b0", "tf_efficientnet_lite0"];
     match name {
-        _ if whole_vgg => Effort::Huge,
-        "resnet18" | "vgg11_features" | "vgg11_bn_features" | "efficientnet_b0" | "tf_efficientnet_lite0" => {
-            Effort::Every
-        }
-        _ if name.starts_with("cifar") => Effort::Every,
+        _ if name.starts_with("vgg") && !name.ends_with("_features") => Effort::Huge,
+        "cifar_resnet20" | "cifar_resnet32" => Effort::Every,
+        _ if small.contains(&name) => Effort::Every,
         _ => Effort::Some,
     }
 }
 
-#[test]
-fn cuts_of_small_networks() {
-    let dir = tempfile::tempdir().unwrap();
-    for &arch in Arch::all() {
-        if let Effort::Every = effort(arch) {
-            every_cut(arch, all_cuts, &MODES, 32, dir.path());
-        }
-    }
+fn with(wanted: Effort) -> impl Iterator<Item = Arch> {
+    Arch::all().iter().copied().filter(move |&arch| effort(arch) == wanted)
 }
 
 #[test]
-fn cuts_of_large_networks() {
+fn every_cut_of_small_networks() {
     let dir = tempfile::tempdir().unwrap();
-    for &arch in Arch::all() {
-        if let Effort::Some = effort(arch) {
-            every_cut(arch, some_cuts, &MODES[..1], 32, dir.path());
-        }
-    }
+    with(Effort::Every).for_each(|arch| every_cut(arch, all_cuts, &MODES, dir.path()));
 }
 
 #[test]
-#[ignore = "half a minute and gigabytes for each of VGG's fully connected rows; run with --ignored"]
-fn cuts_of_huge_networks() {
+fn two_cuts_of_large_networks() {
     let dir = tempfile::tempdir().unwrap();
-    for &arch in Arch::all() {
-        if let Effort::Huge = effort(arch) {
-            every_cut(arch, |n| vec![0, n - 2, n - 1, n], &MODES[..1], 32, dir.path());
-        }
-    }
+    with(Effort::Some).for_each(|arch| every_cut(arch, |n| vec![0, n / 2], &MODES[..1], dir.path()));
 }
 
 #[test]
-fn every_architecture_is_in_one_of_the_tests() {
-    let huge = Arch::all().iter().filter(|&&a| matches!(effort(a), Effort::Huge)).count();
-    assert_eq!(huge, 8, "only VGG's fully connected rows are left for a run on request");
+#[ignore = "takes minutes; run with --ignored"]
+fn every_cut_of_large_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    with(Effort::Some).for_each(|arch| every_cut(arch, all_cuts, &MODES, dir.path()));
+}
+
+#[test]
+#[ignore = "takes minutes and gigabytes; run with --ignored"]
+fn four_cuts_of_huge_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    with(Effort::Huge).for_each(|arch| every_cut(arch, |n| vec![0, n - 2, n - 1, n], &MODES[..1], dir.path()));
+}
+
+#[test]
+fn only_the_fully_connected_rows_wait_for_a_request() {
+    assert_eq!(with(Effort::Huge).count(), 8);
+    assert_eq!(with(Effort::Every).count() + with(Effort::Some).count() + 8, Arch::all().len());
 }
 
 fn small() -> (Backbone, TensorDataset, tempfile::TempDir) {

@@ -61,8 +61,24 @@ pub fn all_bits<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>)
     tensors.into_iter().map(|(name, t)| (name.clone(), bits(t))).collect()
 }
 
+/// For each tensor a number that differs if one bit does: for networks that are too large to keep twice.
+pub fn all_sums<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> BTreeMap<String, u64> {
+    let mix = |h: u64, v: &f32| (h ^ u64::from(v.to_bits())).wrapping_mul(0x0100_0000_01B3);
+    // Four sums side by side, which is faster than one.
+    let sum = |t: &Tensor| {
+        let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (fours, rest) = values.as_chunks::<4>();
+        let mut sums = [1, 2, 3, 4u64];
+        for four in fours {
+            sums.iter_mut().zip(four).for_each(|(sum, v)| *sum = mix(*sum, v));
+        }
+        rest.iter().fold(sums[0] ^ sums[1].rotate_left(16) ^ sums[2].rotate_left(32) ^ sums[3].rotate_left(48), mix)
+    };
+    tensors.into_iter().map(|(name, t)| (name.clone(), sum(t))).collect()
+}
+
 /// The names whose bits differ, or that one side lacks.
-pub fn differing(a: &BTreeMap<String, Vec<u64>>, b: &BTreeMap<String, Vec<u64>>) -> Vec<String> {
+pub fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>) -> Vec<String> {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     a.iter().filter(|(name, bits)| b[*name] != **bits).map(|(name, _)| name.clone()).collect()
 }
