@@ -1,10 +1,11 @@
-//! Single operations on images: frozen and learning convolutions beside Candle's own, and the max-pool.
+//! Single operations: frozen and learning convolutions and the loss beside Candle's own, and the max-pool.
 //!
 //! The shapes are those of a ResNet and of an EfficientNet at a small batch. Candle computes the convolution alone;
 //! ours includes the norm and ReLU.
 
-use candle_finetune::Result;
 use candle_finetune::bench::{ConvCase, max_pool, wave};
+use candle_finetune::candle_core::{Device, Tensor};
+use candle_finetune::{Loss, Result, Targets};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
 
@@ -63,6 +64,23 @@ fn pools(c: &mut Criterion) {
     group.finish();
 }
 
+fn losses(c: &mut Criterion) {
+    const CLASSES: usize = 1000;
+    let labels: Vec<u32> = (0..256).map(|i| i * 3 % CLASSES as u32).collect();
+    let logits = wave(&[labels.len(), CLASSES]).unwrap();
+    let targets = Targets::Classes(labels.clone());
+    let labels = Tensor::new(labels, &Device::Cpu).unwrap();
+    let mut group = c.benchmark_group("cross entropy of 256 x 1000, forward and backward");
+    group.throughput(Throughput::Elements(logits.elem_count() as u64));
+    group.bench_function("ours", |b| {
+        b.iter(|| Loss::cross_entropy().forward(&logits, &targets).unwrap().backward().unwrap());
+    });
+    group.bench_function("candle", |b| {
+        b.iter(|| candle_nn::loss::cross_entropy(&logits, &labels).unwrap().backward().unwrap());
+    });
+    group.finish();
+}
+
 fn settings() -> Criterion {
     Criterion::default()
         .sample_size(10)
@@ -70,5 +88,5 @@ fn settings() -> Criterion {
         .measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = settings(); targets = convolutions, pools }
+criterion_group! { name = benches; config = settings(); targets = convolutions, pools, losses }
 criterion_main!(benches);

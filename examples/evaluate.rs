@@ -55,8 +55,11 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
         _ => return Err("name a --predictor, or --weights and --arch".into()),
     };
     let data = ImageFolder::eval_part(&options.data)?;
-    let named = data.classes().iter().all(|class| predictor.labels().contains(class));
-    let data = if named { data.labels(predictor.labels())? } else { data.class_indices(predictor.labels().len())? };
+    // Folders called by numbers are indices, unless the labels are such numbers themselves.
+    let known = data.classes().iter().all(|class| predictor.labels().contains(class));
+    let numbered = data.classes().iter().all(|class| class.starts_with(|first: char| first.is_ascii_digit()));
+    let data =
+        if numbered && !known { data.class_indices(predictor.labels())? } else { data.labels(predictor.labels())? };
     let evaluation = predictor.evaluate(&data)?;
     if options.confusion {
         for (i, row) in evaluation.confusion.iter().enumerate().filter(|(_, row)| row.iter().any(|&n| n > 0)) {

@@ -142,8 +142,7 @@ fn finetune(options: &Options) -> Result<(), Failure> {
     let tuner = FineTuner::new(backbone).strategy(options.strategy).plan(plan).head(head).seed(options.seed);
     let mut tuned = tuner.on_event(run::progress()).fit(&train, &valid)?;
 
-    let evaluation = tuned.predictor.evaluate(test.as_ref().unwrap_or(&valid))?;
-    tuned.report.conclude(&evaluation);
+    let evaluation = tuned.test(test.as_ref().unwrap_or(&valid))?;
     print!("{}", tuned.report);
     if let Some(path) = &options.out {
         tuned.predictor.save(path)?;

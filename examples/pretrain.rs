@@ -80,7 +80,13 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
     let tuner = FineTuner::new(backbone).plan(plan).seed(options.seed).on_event(move |event| {
         listen(event);
         if let Event::Epoch(e) = event {
-            println!("epoch {} loss {:.4} top1 {:.4} {:.1} s", e.epoch, e.train_loss, e.train_top1, e.seconds);
+            println!(
+                "epoch {} loss {:.4} top1 {:.4} {:.1} s",
+                e.epoch,
+                e.train_loss,
+                e.train_top1.unwrap_or_default(),
+                e.seconds
+            );
         }
     });
     let mut session = tuner.session(&train)?;

@@ -13,13 +13,19 @@
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Backbone, Dataset, FineTuner, Fitted, Image, ImageFolder, Plan, Predictor, Start, Strategy};
+use candle_finetune::{Backbone, Dataset, FineTuner, Fitted, Image, ImageFolder, Plan, Predictor, Strategy};
 use candle_finetune::{Splits, candle_core::Device};
+use clap::Parser;
 use run::Failure;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// Trains a small network on the images that come with the crate, fine-tuned and from scratch.
+#[derive(Parser)]
+struct Options {}
+
 fn main() -> ExitCode {
+    let Options {} = Options::parse();
     run::run(quickstart)
 }
 
@@ -32,23 +38,22 @@ fn quickstart() -> Result<(), Failure> {
     // Little data that does not resemble CIFAR-10: the first blocks stay, the others learn.
     let backbone = Backbone::embedded(&device)?;
     let plan = Strategy::SmallDifferent.plan(&backbone, train.len());
-    let tune = |plan: &Plan| -> Result<Fitted, Failure> {
-        let tuner = FineTuner::new(backbone.clone()).strategy(Strategy::SmallDifferent).plan(plan.clone()).seed(1);
+    let run = |strategy: Strategy, plan: Plan| -> Result<Fitted, Failure> {
+        let tuner = FineTuner::new(backbone.clone()).strategy(strategy).plan(plan).seed(1);
         Ok(tuner.on_event(run::progress()).fit(&train, &valid)?)
     };
-    let mut tuned = tune(&plan)?;
-    let top1 = tuned.predictor.evaluate(&test)?;
-    tuned.report.conclude(&top1);
+    let mut tuned = run(Strategy::SmallDifferent, plan.clone())?;
+    let top1 = tuned.test(&test)?;
     println!("{}", tuned.report);
 
-    // The same network from scratch on the same images, for as many epochs.
+    // The same network from scratch, on the same images in the same batches, for as many epochs.
     let mut scratch = Strategy::LargeDifferent.plan(&backbone, train.len());
-    scratch.init = Start::Random;
+    scratch = scratch.batch_size(plan.batch_size).augment(plan.augment.clone());
     if let Some(phase) = scratch.phases.first_mut() {
         phase.epochs = plan.epochs();
     }
-    let from_scratch = tune(&scratch)?;
-    let scratch_top1 = from_scratch.predictor.evaluate(&test)?;
+    let mut from_scratch = run(Strategy::LargeDifferent, scratch)?;
+    let scratch_top1 = from_scratch.test(&test)?;
 
     // One file holds the weights, the labels and how images are prepared.
     let file = std::env::temp_dir().join(format!("quickstart-{}.safetensors", std::process::id()));

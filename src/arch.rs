@@ -23,6 +23,8 @@ pub(crate) struct Row {
     spec: fn() -> InputSpec,
     /// Overrides the specification's crop where it is not 0 (rows that differ in nothing else).
     crop_pct: f64,
+    /// The same for torchvision's first weights, where it has any: (size, interpolation, crop).
+    torchvision: Option<(usize, Interpolation, f64)>,
     family: Family,
 }
 
@@ -180,6 +182,15 @@ impl Arch {
     pub fn input_spec(&self) -> InputSpec {
         let spec = (self.0.spec)();
         if self.0.crop_pct > 0.0 { spec.crop_pct(self.0.crop_pct) } else { spec }
+    }
+
+    /// How the weights of a file in this layout want their images: for torchvision's, as its first weights
+    /// (`IMAGENET1K_V1`) do.
+    pub fn input_spec_in(&self, layout: Layout) -> InputSpec {
+        match (layout, self.0.torchvision) {
+            (Layout::Torchvision, Some((size, interpolation, crop_pct))) => imagenet(size, interpolation, crop_pct),
+            _ => self.input_spec(),
+        }
     }
 
     /// What a file in this layout calls the tensor with this canonical (timm) name.

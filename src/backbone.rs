@@ -8,6 +8,7 @@ mod source;
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 pub(crate) use network::Network;
 pub use source::Source;
+pub(crate) use source::{DESCRIPTION_VERSION, Saved};
 
 use crate::arch::{Arch, InputSpec, Layout};
 use crate::error::{Error, Result};

@@ -64,6 +64,16 @@ pub(crate) struct Frozen {
 }
 
 impl FreezePolicy {
+    /// The first `k` blocks, by the name of the last of them.
+    pub(crate) fn up_to(backbone: &crate::Backbone, k: usize) -> Self {
+        let blocks = backbone.blocks();
+        match k.checked_sub(1).and_then(|last| blocks.get(last)) {
+            None => Self::Nothing,
+            Some(_) if k == blocks.len() => Self::Backbone,
+            Some(last) => Self::UpTo(last.name.clone()),
+        }
+    }
+
     /// How many leading blocks are frozen entirely.
     ///
     /// # Errors

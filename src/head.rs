@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 /// # let _ = head;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Head {
     /// What it consists of.
     pub kind: HeadKind,
     /// The share of features that are zeroed while training, in [0, 1).
-    pub dropout: f64,
+    pub dropout: f32,
 }
 
 /// What a head consists of.
@@ -55,7 +56,7 @@ impl Head {
     }
 
     /// Sets the share of features that are zeroed while training, in [0, 1).
-    pub fn dropout(mut self, share: f64) -> Self {
+    pub fn dropout(mut self, share: f32) -> Self {
         self.dropout = share;
         self
     }
@@ -131,7 +132,8 @@ impl Head {
                 let name = format!("{name}.{suffix}");
                 slots.get(&name).map(Slot::tensor).ok_or_else(|| Error::invalid(format!("tensor {name}"), "is missing"))
             };
-            x = x.matmul(&get("weight")?.t()?)?.broadcast_add(get("bias")?)?;
+            // Copies: a step between this forward and its backward must not reach what the backward reads.
+            x = x.matmul(&get("weight")?.copy()?.t()?)?.broadcast_add(get("bias")?)?;
             if i + 1 < layers.len() {
                 x = x.relu()?;
             }
@@ -141,10 +143,10 @@ impl Head {
 }
 
 /// Features with a share of them zeroed and the rest enlarged, so that their mean stays (Srivastava et al. 2014).
-fn dropped(x: &Tensor, share: f64, seed: Seed, step: u64) -> Result<Tensor> {
+fn dropped(x: &Tensor, share: f32, seed: Seed, step: u64) -> Result<Tensor> {
     let mut rng = seed.stream("dropout", &[step]);
-    let keep = (1.0 / (1.0 - share)) as f32;
-    let mask: Vec<f32> = (0..x.elem_count()).map(|_| if rng.random::<f64>() < share { 0.0 } else { keep }).collect();
+    let keep = 1.0 / (1.0 - share);
+    let mask: Vec<f32> = (0..x.elem_count()).map(|_| if rng.random::<f32>() < share { 0.0 } else { keep }).collect();
     let mask = Tensor::from_vec(mask, x.shape(), &Device::Cpu)?;
     let mask = if x.dtype() == DType::F64 { mask.to_dtype(DType::F64)? } else { mask };
     Ok((x * mask.to_device(x.device())?)?)

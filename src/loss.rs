@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Loss {
     /// The share of each target that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2015,
@@ -40,7 +41,7 @@ impl Loss {
     /// The loss as a scalar tensor with a graph.
     ///
     /// # Errors
-    /// If a label is out of range, or samples have several labels.
+    /// If a label is out of range, samples have several labels, or the smoothing is not in [0, 1).
     pub fn forward(&self, logits: &Tensor, targets: &Targets) -> Result<Tensor> {
         if matches!(targets, Targets::Labels(_)) {
             let problem = "takes one class per sample, and these have lists of labels; bring a loss of your own";
@@ -49,6 +50,9 @@ impl Loss {
         let (_, classes) = logits.dims2()?;
         let dense = targets.dense(classes, logits.device())?;
         let smooth = self.label_smoothing;
+        if !(0.0..1.0).contains(&smooth) {
+            return Err(Error::invalid("label_smoothing", format!("{smooth} is not in [0, 1)")));
+        }
         let dense = if smooth > 0.0 { dense.affine(1.0 - smooth, smooth / classes as f64)? } else { dense };
         Ok(cross_entropy(logits, &dense)?)
     }

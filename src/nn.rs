@@ -93,7 +93,8 @@ impl Folded {
         if let Some(folded) = self.once.get() {
             return Ok(folded);
         }
-        let wide = |t: &Tensor| t.to_dtype(DType::F64);
+        // On the CPU, since not every device knows f64.
+        let wide = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64);
         let [gamma, beta, mean, var] = &self.affine;
         let a = (wide(gamma)? / (wide(var)? + self.eps)?.sqrt()?)?;
         let shift = match &self.bias {
@@ -103,7 +104,8 @@ impl Folded {
         let bias = (wide(beta)? + (shift * &a)?)?;
         let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
         let dtype = self.kernel.dtype();
-        let folded = (Filter::new(kernel.to_dtype(dtype)?), bias.to_dtype(dtype)?);
+        let narrow = |t: &Tensor| t.to_dtype(dtype)?.to_device(self.kernel.device());
+        let folded = (Filter::new(narrow(&kernel)?), narrow(&bias)?);
         Ok(self.once.get_or_init(|| folded))
     }
 

@@ -34,6 +34,7 @@ pub enum Start {
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Plan {
     /// Where the weights start.
@@ -59,6 +60,7 @@ pub struct Plan {
 
 /// A stretch of training with one assignment of roles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Phase {
     /// What stays as it is.
@@ -75,6 +77,8 @@ pub struct Phase {
     pub layer_decay: f64,
     /// How the rate moves.
     pub schedule: Schedule,
+    /// Whether training images are varied as the plan says. Without, the features of frozen blocks are computed once.
+    pub augment: bool,
 }
 
 impl Phase {
@@ -95,6 +99,7 @@ impl Phase {
             backbone_lr_scale: 1.0,
             layer_decay: 1.0,
             schedule: Schedule::constant(),
+            augment: true,
         }
     }
 
@@ -139,6 +144,12 @@ impl Phase {
         self.schedule = schedule;
         self
     }
+
+    /// Sets whether training images are varied.
+    pub fn augment(mut self, augment: bool) -> Self {
+        self.augment = augment;
+        self
+    }
 }
 
 impl Plan {
@@ -157,9 +168,71 @@ impl Plan {
         }
     }
 
+    /// Sets where the weights start.
+    pub fn init(mut self, init: Start) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// Sets the samples per step.
+    pub fn batch_size(mut self, batch_size: usize) -> Self {
+        self.batch_size = batch_size;
+        self
+    }
+
+    /// Sets how training images are varied.
+    pub fn augment(mut self, augment: Augment) -> Self {
+        self.augment = augment;
+        self
+    }
+
+    /// Sets how many fixed views of each image there are; without, each epoch draws a new one.
+    pub fn views(mut self, views: usize) -> Self {
+        self.views = Some(views);
+        self
+    }
+
+    /// Sets what is minimised.
+    pub fn loss(mut self, loss: Loss) -> Self {
+        self.loss = loss;
+        self
+    }
+
+    /// Sets the largest norm of all gradients together.
+    pub fn clip(mut self, norm: f64) -> Self {
+        self.clip = Some(norm);
+        self
+    }
+
+    /// Sets how many epochs without a better validation end a phase.
+    pub fn patience(mut self, epochs: usize) -> Self {
+        self.patience = Some(epochs);
+        self
+    }
+
     /// All passes over the training data.
     pub fn epochs(&self) -> usize {
         self.phases.iter().fold(0, |sum, p| sum.saturating_add(p.epochs))
+    }
+
+    /// The same with blocks by name instead of by number: a name still says the same when an architecture's blocks are
+    /// counted otherwise.
+    pub(crate) fn with_names(mut self, backbone: &Backbone) -> Result<Self> {
+        for phase in &mut self.phases {
+            if matches!(phase.freeze, FreezePolicy::First(_) | FreezePolicy::AllBut(_)) {
+                let k = phase.freeze.frozen_blocks(backbone)?;
+                phase.freeze = FreezePolicy::up_to(backbone, k);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The settings in which this plan differs from `other`, with both values.
+    pub(crate) fn edits(&self, other: &Self) -> Vec<String> {
+        let value = |plan: &Self| serde_json::to_value(plan).unwrap_or_default();
+        let mut found = vec![];
+        differences("", &value(self), &value(other), &mut found);
+        found
     }
 
     /// Refuses values that cannot work.
@@ -208,9 +281,32 @@ impl Plan {
             if !(0.0..1.0).contains(&phase.schedule.warmup) {
                 return wrong(&what("warmup"), format!("{} is not in [0, 1)", phase.schedule.warmup));
             }
-            phase.freeze.frozen_blocks(backbone)?;
+            let frozen = phase.freeze.frozen_blocks(backbone)?;
+            if self.init == Start::Random && frozen > 0 {
+                let problem = "freezes blocks that start from chance, which would never learn anything";
+                return wrong(&what("freeze"), problem.into());
+            }
         }
         Ok(())
+    }
+}
+
+/// Where two values differ, by the path to it.
+fn differences(path: &str, new: &serde_json::Value, old: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value::{Array, Object};
+    let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+    match (new, old) {
+        _ if new == old || path == "reasons" => {}
+        (Object(a), Object(b)) if a.keys().eq(b.keys()) => {
+            a.iter().for_each(|(key, value)| differences(&below(key), value, &b[key], found));
+        }
+        (Array(a), Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().for_each(|(i, (a, b))| {
+                differences(&below(&(i + 1).to_string()), a, b, found);
+            });
+        }
+        _ if new.is_array() || new.is_object() => found.push(path.to_string()),
+        _ => found.push(format!("{path} {new} (the strategy has {old})")),
     }
 }
 
@@ -220,7 +316,20 @@ impl fmt::Display for Plan {
             writeln!(f, "  because {reason}")?;
         }
         let start = if self.init == Start::Pretrained { "pretrained weights" } else { "random weights" };
-        writeln!(f, "  start from {start}, batches of {}", self.batch_size)?;
+        write!(f, "  start from {start}, batches of {}, {}", self.batch_size, self.augment)?;
+        if let Some(views) = self.views {
+            write!(f, " in {views} fixed views")?;
+        }
+        if self.loss.label_smoothing > 0.0 {
+            write!(f, ", label smoothing {}", self.loss.label_smoothing)?;
+        }
+        if let Some(clip) = self.clip {
+            write!(f, ", gradients clipped at {clip}")?;
+        }
+        if let Some(patience) = self.patience {
+            write!(f, ", patience {patience}")?;
+        }
+        writeln!(f)?;
         for (i, p) in self.phases.iter().enumerate() {
             let frozen = match &p.freeze {
                 FreezePolicy::Nothing => "everything learns".to_string(),
@@ -233,6 +342,16 @@ impl fmt::Display for Plan {
             write!(f, "  phase {}: {} epochs, {frozen}, head lr {:.2e}", i + 1, p.epochs, p.optimizer.lr)?;
             if p.freeze != FreezePolicy::Backbone {
                 write!(f, ", backbone lr {:.2e}", p.optimizer.lr * p.backbone_lr_scale)?;
+                let norms = match p.batch_norm {
+                    BatchNormMode::Frozen => "batch norms frozen",
+                    BatchNormMode::FrozenStats => "batch norms' statistics frozen",
+                    BatchNormMode::Train => "batch norms learn",
+                };
+                write!(f, ", {norms}")?;
+            }
+            write!(f, ", {} with weight decay {}, {}", p.optimizer.rule.name(), p.optimizer.weight_decay, p.schedule)?;
+            if self.augment.is_random() && !p.augment {
+                write!(f, ", images not varied")?;
             }
             writeln!(f)?;
         }

@@ -12,6 +12,7 @@ use crate::head::Head;
 use crate::metrics::Evaluation;
 use crate::ops::softmax;
 use crate::params::{Slot, Slots};
+use crate::train::Report;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub struct Predictor {
 #[non_exhaustive]
 pub struct Prediction {
     /// The likeliest class.
-    pub class: usize,
+    pub class: u32,
     /// Its label.
     pub label: String,
     /// Its probability, in [0, 1].
@@ -90,6 +91,17 @@ impl Predictor {
         Ok(Self { backbone, inference: Arc::new(inference), story })
     }
 
+    /// How it was made: the plan, the figures of every epoch, the final accuracy. `None` for one that was not trained
+    /// here. Seconds are not kept, so that equal seeds save equal files.
+    ///
+    /// # Errors
+    /// If the file was saved by a version of the crate whose reports look different.
+    pub fn report(&self) -> Result<Option<Report>> {
+        let Some(story) = &self.story else { return Ok(None) };
+        let report = serde_json::from_value(story.clone());
+        report.map(Some).map_err(|error| Error::invalid("report", format!("of the predictor cannot be read: {error}")))
+    }
+
     /// Saves everything in one safetensors file: weights under timm's names, labels, how images are prepared, and how
     /// it was made. The file appears whole or not at all.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -126,16 +138,16 @@ impl Predictor {
         let class = inference::largest(&probabilities);
         let label = self.labels().get(class).cloned().unwrap_or_default();
         let probability = probabilities.get(class).copied().unwrap_or(0.0);
-        Prediction { class, label, probability, probabilities }
+        Prediction { class: class as u32, label, probability, probabilities }
     }
 
     /// Runs over labelled data. The data's classes must be the predictor's, in its order.
     ///
     /// # Errors
-    /// If the data holds no samples, has more classes than the predictor or the same ones in another order, or holds
-    /// broken images.
+    /// If the data holds no samples, its classes are not the predictor's, a sample has a list of labels, or an image is
+    /// broken.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
-        self.inference.evaluate(data)
+        self.inference.evaluate(data, None)
     }
 
     /// The classes' labels, in their order.

@@ -43,7 +43,8 @@ mod tests {
     #[test]
     fn streams_are_stable_and_apart() {
         let draw = |seed: u64, name: &str, at: &[u64]| Seed(seed).stream(name, at).random::<u64>();
-        assert_eq!(draw(1, "shuffle", &[0]), draw(1, "shuffle", &[0]));
+        // As it was in the first version: saved runs can be repeated.
+        assert_eq!(draw(1, "shuffle", &[0]), 18_421_857_841_241_973_239);
         let all = [
             draw(1, "shuffle", &[0]),
             draw(1, "shuffle", &[1]),

@@ -1,6 +1,7 @@
 //! How the learning rate moves during a phase.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The shape of the learning rate over a phase; the height is the optimizer's.
 ///
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 /// assert!(schedule.factor(99, 100) < 0.01);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Schedule {
     /// What comes after the warmup.
@@ -69,5 +71,20 @@ impl Schedule {
             Shape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * rest).cos()),
             Shape::Linear => 1.0 - rest,
         }
+    }
+}
+
+/// `cosine after 10 % warmup`
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.shape {
+            Shape::Constant => "constant",
+            Shape::Cosine => "cosine",
+            Shape::Linear => "linear",
+        })?;
+        if self.warmup > 0.0 {
+            write!(f, " after {:.0} % warmup", 100.0 * self.warmup)?;
+        }
+        Ok(())
     }
 }

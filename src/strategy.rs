@@ -4,7 +4,6 @@ use crate::backbone::Backbone;
 use crate::data::Augment;
 use crate::error::{Error, Result};
 use crate::freeze::{BatchNormMode, FreezePolicy};
-use crate::loss::Loss;
 use crate::optim::Optimizer;
 use crate::plan::{Phase, Plan, Start};
 use crate::schedule::Schedule;
@@ -61,8 +60,8 @@ pub enum Strategy {
     LargeDifferent,
 }
 
-/// AdamW's rate for weights that start from chance. Pretrained ones learn at a tenth.
-const SCRATCH_RATE: f64 = 1e-3;
+/// The head's rate when it alone learns.
+const HEAD_RATE: f64 = 1e-2;
 
 /// The share of the scratch rate at which pretrained weights learn.
 const PRETRAINED_SHARE: f64 = 0.1;
@@ -70,8 +69,46 @@ const PRETRAINED_SHARE: f64 = 0.1;
 /// A share of the blocks and the number of samples up to which it stays frozen.
 ///
 /// The first blocks hold generic features, edges and colours; the more data there is, the fewer of them it pays to
-/// keep. The values were tuned by measurement, see DESIGN.md.
-const FROZEN_SHARE: [(usize, f64); 5] = [(300, 0.5), (1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
+/// keep. DESIGN.md has what was measured.
+const FROZEN_SHARE: [(usize, f64); 4] = [(1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
+
+/// What a plan has to know of the backbone.
+struct Facts {
+    samples: usize,
+    /// Few features, as CIFAR's ResNets have. Narrow networks take larger rates (AdamW's best one falls as 1 / width,
+    /// Yang et al. 2022, arXiv 2203.03466), and they are so small that batch statistics are worth their noise.
+    narrow: bool,
+}
+
+impl Facts {
+    fn new(backbone: &Backbone, samples: usize) -> Self {
+        Self { samples, narrow: backbone.feature_dim() <= 128 }
+    }
+
+    /// AdamW's rate for weights that start from chance.
+    fn scratch_rate(&self) -> f64 {
+        if self.narrow { 1e-2 } else { 1e-3 }
+    }
+
+    /// AdamW's rate for pretrained weights.
+    fn pretrained_rate(&self) -> f64 {
+        PRETRAINED_SHARE * self.scratch_rate()
+    }
+
+    /// Samples per step: few samples make too few steps of large batches.
+    fn batch_size(&self) -> usize {
+        match self.samples {
+            ..=300 if self.narrow => 8,
+            ..=1000 if self.narrow => 16,
+            _ => 32,
+        }
+    }
+
+    /// Epochs that make about `steps` steps, within bounds.
+    fn epochs(&self, steps: usize, least: usize, most: usize) -> usize {
+        (steps / self.samples.div_ceil(self.batch_size()).max(1)).clamp(least, most)
+    }
+}
 
 impl Strategy {
     /// All four.
@@ -120,24 +157,32 @@ impl Strategy {
 
     /// The recipe for this backbone and number of training samples. It is plain data: change what you like.
     pub fn plan(self, backbone: &Backbone, samples: usize) -> Plan {
+        let facts = Facts::new(backbone, samples);
         let blocks = backbone.blocks().len();
-        let small_images = backbone.input_spec().size.0 <= 64;
+        let crops = if facts.narrow { Augment::none().pad_crop(2) } else { Augment::none().crop_scale(0.7, 1.0) };
         let mut plan = match self {
-            Self::SmallSimilar => head_only(samples),
+            Self::SmallSimilar => head_only(&facts),
             Self::SmallDifferent => {
                 let k = frozen_blocks(blocks, samples);
-                let mut plan = tuned(samples, FreezePolicy::First(k));
+                let mut plan = tuned(&facts, FreezePolicy::up_to(backbone, k));
                 plan.reasons.push(format!("{samples} samples keep the first {k} of {blocks} blocks frozen"));
                 plan
             }
-            Self::LargeSimilar => tuned(samples, FreezePolicy::Nothing),
-            Self::LargeDifferent => from_scratch(samples),
+            Self::LargeSimilar => {
+                let mut plan = tuned(&facts, FreezePolicy::Nothing);
+                plan.augment = crops.flip(0.5);
+                plan
+            }
+            Self::LargeDifferent => {
+                let mut plan = from_scratch(&facts);
+                plan.augment = crops;
+                plan.reasons.push("no mirror images: what is unlike photographs may not bear them, as digits".into());
+                plan
+            }
         };
-        plan.augment = match self {
-            Self::SmallSimilar => Augment::none(),
-            _ if small_images => Augment::none().pad_crop(2),
-            _ => Augment::light(),
-        };
+        if !plan.augment.is_random() {
+            plan.reasons.push("images are not varied, so what the frozen blocks make of them is computed once".into());
+        }
         plan.reasons.insert(0, self.reason().to_string());
         plan
     }
@@ -149,55 +194,49 @@ fn frozen_blocks(blocks: usize, samples: usize) -> usize {
     ((blocks as f64 * share).round() as usize).clamp(1, blocks.saturating_sub(1).max(1))
 }
 
-/// Epochs that make about `steps` steps of 32 samples, within bounds.
-fn epochs(samples: usize, steps: usize, least: usize, most: usize) -> usize {
-    (steps / samples.div_ceil(32).max(1)).clamp(least, most)
-}
-
 /// The features are computed once, so epochs are almost free.
-fn head_only(samples: usize) -> Plan {
+fn head_only(facts: &Facts) -> Plan {
     let phase = Phase {
         freeze: FreezePolicy::Backbone,
         batch_norm: BatchNormMode::Frozen,
         schedule: Schedule::cosine(),
-        ..Phase::new(epochs(samples, 600, 20, 80), Optimizer::adamw(1e-2).weight_decay(1e-2))
+        augment: false,
+        // For whoever opens the backbone: its weights are pretrained here too.
+        backbone_lr_scale: facts.pretrained_rate() / HEAD_RATE,
+        ..Phase::new(facts.epochs(600, 20, 80), Optimizer::adamw(HEAD_RATE))
     };
-    Plan { batch_size: 32, ..Plan::new(vec![phase]) }
+    Plan::new(vec![phase]).batch_size(facts.batch_size())
 }
 
 /// First the head alone on frozen features, so that its random start does not spoil them (Kumar et al. 2022,
 /// arXiv 2202.10054), then everything that is not frozen at a tenth of the scratch rate.
-fn tuned(samples: usize, freeze: FreezePolicy) -> Plan {
-    let mut head = head_only(samples);
-    let mut first = head.phases.remove(0);
-    first.epochs = epochs(samples, 300, 5, 40);
+fn tuned(facts: &Facts, freeze: FreezePolicy) -> Plan {
+    let mut plan = head_only(facts).clip(1.0);
+    let (scratch, pretrained) = (facts.scratch_rate(), facts.pretrained_rate());
     let second = Phase {
         freeze,
-        // The statistics of small batches are noisy; the pretrained ones serve (measured, see DESIGN.md).
-        batch_norm: BatchNormMode::FrozenStats,
+        batch_norm: if facts.narrow { BatchNormMode::Train } else { BatchNormMode::FrozenStats },
         backbone_lr_scale: PRETRAINED_SHARE,
         schedule: Schedule::cosine().warmup(0.1),
-        ..Phase::new(epochs(samples, 400, 5, 20), Optimizer::adamw(SCRATCH_RATE))
+        ..Phase::new(facts.epochs(400, 5, if facts.narrow { 30 } else { 10 }), Optimizer::adamw(scratch))
     };
-    let mut plan = Plan::new(vec![first, second]);
-    plan.clip = Some(1.0);
-    plan.loss = Loss::cross_entropy();
+    if facts.narrow {
+        // Its features are so few that the head is soon done.
+        plan.phases[0].epochs = facts.epochs(150, 3, 10);
+    }
+    plan.phases.push(second);
     plan.reasons.push(format!(
-        "pretrained weights learn at {:.0e}, a tenth of the rate from scratch ({SCRATCH_RATE:.0e})",
-        SCRATCH_RATE * PRETRAINED_SHARE
+        "pretrained weights learn at {pretrained:.0e}, a tenth of the rate from scratch ({scratch:.0e})"
     ));
     plan
 }
 
-fn from_scratch(samples: usize) -> Plan {
+fn from_scratch(facts: &Facts) -> Plan {
     let phase = Phase {
         schedule: Schedule::cosine().warmup(0.1),
-        ..Phase::new(epochs(samples, 1200, 10, 40), Optimizer::adamw(SCRATCH_RATE).weight_decay(0.05))
+        ..Phase::new(facts.epochs(1200, 10, 40), Optimizer::adamw(facts.scratch_rate()).weight_decay(0.05))
     };
-    let mut plan = Plan::new(vec![phase]);
-    plan.init = Start::Random;
-    plan.clip = Some(1.0);
-    plan
+    Plan::new(vec![phase]).init(Start::Random).batch_size(facts.batch_size()).clip(1.0)
 }
 
 impl fmt::Display for Strategy {
@@ -226,32 +265,40 @@ mod tests {
 
     #[test]
     fn pretrained_weights_learn_at_a_tenth_of_the_scratch_rate() {
-        let backbone = Backbone::random(Arch::RESNET18, 1, &Device::Cpu).unwrap();
-        for samples in [50, 500, 5_000, 50_000] {
-            let rate = |strategy: Strategy| {
-                let plan = strategy.plan(&backbone, samples);
-                let phase = plan.phases.last().unwrap().clone();
-                phase.optimizer.lr * phase.backbone_lr_scale
-            };
-            let scratch = rate(Strategy::LargeDifferent);
-            for strategy in [Strategy::LargeSimilar, Strategy::SmallDifferent] {
-                assert!((rate(strategy) * 10.0 - scratch).abs() < 1e-12, "{strategy} {samples}");
+        let rate = |phase: &Phase| phase.optimizer.lr * phase.backbone_lr_scale;
+        for arch in [Arch::RESNET18, Arch::CIFAR_RESNET20] {
+            let backbone = Backbone::random(arch, 1, &Device::Cpu).unwrap();
+            for samples in [50, 500, 5_000, 50_000] {
+                let scratch = rate(&Strategy::LargeDifferent.plan(&backbone, samples).phases[0]);
+                for strategy in [Strategy::SmallSimilar, Strategy::SmallDifferent, Strategy::LargeSimilar] {
+                    // In every phase, also where the backbone is frozen and a user may open it.
+                    for phase in &strategy.plan(&backbone, samples).phases {
+                        assert!((rate(phase) * 10.0 - scratch).abs() < 1e-12, "{arch} {strategy} {samples}");
+                    }
+                }
+                let head = Strategy::SmallSimilar.plan(&backbone, samples);
+                assert!(head.phases.iter().all(|p| p.freeze == FreezePolicy::Backbone));
             }
-            let head = Strategy::SmallSimilar.plan(&backbone, samples);
-            assert!(head.phases.iter().all(|p| p.freeze == FreezePolicy::Backbone));
         }
     }
 
     #[test]
     fn fewer_blocks_stay_frozen_as_the_data_grows() {
-        for arch in Arch::all().iter().filter(|a| !a.name().starts_with("vgg") || a.name().ends_with("_features")) {
+        for arch in Arch::all() {
             let blocks = arch.declared(3).unwrap().last().unwrap().block + 1;
             let counts: Vec<usize> =
-                [10, 300, 1_000, 3_000, 10_000, 50_000, 1_000_000].iter().map(|&n| frozen_blocks(blocks, n)).collect();
+                [10, 1_000, 3_000, 10_000, 50_000, 1_000_000].iter().map(|&n| frozen_blocks(blocks, n)).collect();
             assert!(counts.is_sorted_by(|a, b| a >= b), "{arch} {counts:?}");
             assert!(counts[0] > *counts.last().unwrap(), "{arch} {counts:?}");
             assert!(counts.iter().all(|&k| k >= 1 && k < blocks), "{arch} {counts:?}");
         }
+        // The plan freezes them, under the name of the last.
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        let frozen = |samples| {
+            let plan = Strategy::SmallDifferent.plan(&backbone, samples);
+            plan.phases[1].freeze.frozen_blocks(&backbone).unwrap()
+        };
+        assert_eq!([100, 2_000, 5_000, 20_000, 1_000_000].map(frozen), [4, 3, 2, 1, 1]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn is_statistic(name: &str) -> bool {
     name.ends_with(".running_mean") || name.ends_with(".running_var")
 }
 
-/// The tensors of each block, found without the code under test: a block is what stays when it is frozen by name.
+/// The modules that are batch norms.
 fn norms(names: &BTreeSet<String>) -> BTreeSet<String> {
     names.iter().filter_map(|name| name.strip_suffix(".running_mean")).map(String::from).collect()
 }
@@ -57,17 +57,37 @@ impl Expected {
 fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode) -> Session {
     // Adam's step has one size whatever the gradient's, so that every change shows in f32.
     let optimizer = Optimizer::adamw(1e-2).weight_decay(0.0);
-    let phase = Phase::new(1, optimizer).freeze(freeze).batch_norm(mode);
+    let phase = Phase::new(2, optimizer).freeze(freeze).batch_norm(mode);
     FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).workers(0).session(data).unwrap()
 }
 
-/// One step, with everything checked.
+/// One step of one phase, with everything checked.
 fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode, expected: &Expected) {
     let what = format!("{} {freeze:?} {mode:?}", backbone.arch());
     let mut session = start(backbone, data, freeze, mode);
     let before = all_sums(&session.state().unwrap());
+    check_step(&mut session, backbone, &before, expected, &what);
+    // Only a bias that the batch's mean takes away again has no gradient.
+    let norms = norms(&backbone.tensors().keys().cloned().collect());
+    for name in &session.report().zero_gradients {
+        let bias = name.ends_with(".bias") && !of_norm(name, &norms) && !name.contains("se.");
+        assert!(bias && mode == BatchNormMode::Train, "{what}: {name} has a gradient of zero");
+    }
+    // A second step, after which the audit looks at the frozen tensors and their folded copies once more.
     let batch = session.next_batch().unwrap().unwrap();
+    session.step(&batch).unwrap();
+    session.finish().unwrap();
+}
 
+/// The session's next step changes what it should and nothing else. Returns the sums after it.
+fn check_step(
+    session: &mut Session,
+    backbone: &Backbone,
+    before: &BTreeMap<String, u64>,
+    expected: &Expected,
+    what: &str,
+) -> BTreeMap<String, u64> {
+    let batch = session.next_batch().unwrap().unwrap();
     let learning: BTreeSet<String> = session.parameters().into_iter().map(|(name, _)| name).collect();
     let head: BTreeSet<String> = learning.iter().filter(|n| !backbone.tensors().contains_key(*n)).cloned().collect();
     assert_eq!(head.len(), 2, "{what}");
@@ -77,21 +97,15 @@ fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: 
     let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
     session.backward_step(&loss).unwrap();
     let after = all_sums(&session.state().unwrap());
-    let changed: BTreeSet<String> = differing(&before, &after).into_iter().collect();
+    let changed: BTreeSet<String> = differing(before, &after).into_iter().collect();
 
+    let may: BTreeSet<String> = learning.union(&expected.moving).cloned().collect();
+    assert_eq!(changed.difference(&may).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: changed");
     let zero: BTreeSet<String> = session.report().zero_gradients.iter().cloned().collect();
-    let should: BTreeSet<String> = learning.union(&expected.moving).cloned().collect();
-    let should: BTreeSet<String> = should.difference(&zero).cloned().collect();
-    assert_eq!(changed.difference(&should).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: changed");
-    assert_eq!(should.difference(&changed).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: unchanged");
+    let must: BTreeSet<String> = may.difference(&zero).cloned().collect();
+    assert_eq!(must.difference(&changed).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: unchanged");
     assert!(changed.is_disjoint(&expected.frozen), "{what}");
-    // Only a bias that the batch's mean takes away again has no gradient.
-    let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
-    let norms = norms(&all);
-    for name in &zero {
-        let bias = name.ends_with(".bias") && !of_norm(name, &norms) && !name.contains("se.");
-        assert!(bias && mode == BatchNormMode::Train, "{what}: {name} has a gradient of zero");
-    }
+    after
 }
 
 /// The gradients as a user's own `loss.backward()` gives them.
@@ -155,86 +169,102 @@ fn norm_of(conv: &str) -> String {
     }
 }
 
-fn every_cut(arch: Arch, cuts: impl Fn(usize) -> Vec<usize>, modes: &[BatchNormMode], dir: &Path) {
-    let (size, small) = (32, modes.len() > 1);
-    let fresh = Backbone::random(arch, 5, &CPU).unwrap();
-    let backbone = if small { worn(&fresh, dir) } else { fresh };
-    let data = tensors(4, size, 2, 9);
-    let x = images(2, 3, size, 11);
-    let (tensors_before, features) = (all_sums(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
+/// Every cut in every mode of batch norm, each from the start.
+fn every_cut(arch: Arch, dir: &Path) {
+    let backbone = worn(&Backbone::random(arch, 5, &CPU).unwrap(), dir);
+    let data = tensors(4, 32, 2, 9);
     let blocks = blocks(&backbone, &data);
-    for k in cuts(blocks.len()) {
-        let open: BTreeSet<String> = blocks[k..].iter().flatten().cloned().collect();
-        for &mode in modes {
-            let expected = Expected::new(&backbone, &open, mode);
-            check(&backbone, &data, FreezePolicy::First(k), mode, &expected);
+    untouched(&backbone, || {
+        for k in 0..=blocks.len() {
+            let open: BTreeSet<String> = blocks[k..].iter().flatten().cloned().collect();
+            for mode in MODES {
+                let expected = Expected::new(&backbone, &open, mode);
+                check(&backbone, &data, FreezePolicy::First(k), mode, &expected);
+            }
+            check_user_gradients(&backbone, &data, k);
         }
-        check_user_gradients(&backbone, &data, k);
-    }
-    assert_eq!(differing(&tensors_before, &all_sums(backbone.tensors())), [""; 0], "{arch}");
-    assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{arch}");
+    });
 }
 
-fn all_cuts(n: usize) -> Vec<usize> {
-    (0..=n).collect()
+/// Every cut of a network that is too large to start anew for each: one run with a phase per cut, from the head alone
+/// to everything, the modes of batch norm in turn.
+fn every_cut_in_turn(arch: Arch) {
+    let backbone = Backbone::random(arch, 5, &CPU).unwrap();
+    let data = tensors(4, 32, 2, 9);
+    let blocks = blocks(&backbone, &data);
+    let mode = |k: usize| MODES[k % MODES.len()];
+    // A step that shows in f32 whatever the gradient's size, and that many of them do not spoil the network.
+    let optimizer = Optimizer::adamw(1e-4).weight_decay(0.0);
+    let phase = |k| Phase::new(1, optimizer).freeze(FreezePolicy::First(k)).batch_norm(mode(k));
+    let phases = (0..=blocks.len()).rev().map(phase).collect();
+    untouched(&backbone, || {
+        let mut session = FineTuner::new(backbone.clone()).plan(plan(phases, 4)).workers(0).session(&data).unwrap();
+        let mut sums = all_sums(&session.state().unwrap());
+        for k in (0..=blocks.len()).rev() {
+            let open: BTreeSet<String> = blocks[k..].iter().flatten().cloned().collect();
+            let expected = Expected::new(&backbone, &open, mode(k));
+            sums = check_step(&mut session, &backbone, &sums, &expected, &format!("{arch} First({k})"));
+        }
+    });
+    check_user_gradients(&backbone, &data, 0);
 }
 
-/// How much of a row is tested in every run.
+/// Training leaves the backbone that it began with as it was.
+fn untouched(backbone: &Backbone, run: impl FnOnce()) {
+    let x = images(2, 3, 32, 11);
+    let (sums, features) = (all_sums(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
+    run();
+    assert_eq!(differing(&sums, &all_sums(backbone.tensors())), [""; 0], "{}", backbone.arch());
+    assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{}", backbone.arch());
+}
+
+/// How a row is tested.
 #[derive(PartialEq)]
-enum Effort {
-    /// Every cut, every mode of batch norm.
-    Every,
-    /// All learns, and half of it; the other cuts on request.
-    Some,
-    /// VGG's fully connected layers have a hundred million parameters: on request alone.
+enum Size {
+    /// Each cut and mode from the start.
+    Small,
+    /// One run through all cuts.
+    Large,
+    /// The same, but for VGG's fully connected layers, a hundred million parameters: on request.
     Huge,
 }
 
-fn effort(arch: Arch) -> Effort {
+fn size(arch: Arch) -> Size {
     let name = arch.name();
     let small = ["resnet18", "vgg11_features", "vgg11_bn_features", "efficientnet_b0", "tf_efficientnet_lite0"];
     match name {
-        _ if name.starts_with("vgg") && !name.ends_with("_features") => Effort::Huge,
-        "cifar_resnet20" | "cifar_resnet32" => Effort::Every,
-        _ if small.contains(&name) => Effort::Every,
-        _ => Effort::Some,
+        _ if name.starts_with("vgg") && !name.ends_with("_features") => Size::Huge,
+        "cifar_resnet20" | "cifar_resnet32" => Size::Small,
+        _ if small.contains(&name) => Size::Small,
+        _ => Size::Large,
     }
 }
 
-fn with(wanted: Effort) -> impl Iterator<Item = Arch> {
-    Arch::all().iter().copied().filter(move |&arch| effort(arch) == wanted)
+fn of_size(wanted: Size) -> impl Iterator<Item = Arch> {
+    Arch::all().iter().copied().filter(move |&arch| size(arch) == wanted)
 }
 
 #[test]
 fn every_cut_of_small_networks() {
     let dir = tempfile::tempdir().unwrap();
-    with(Effort::Every).for_each(|arch| every_cut(arch, all_cuts, &MODES, dir.path()));
+    of_size(Size::Small).for_each(|arch| every_cut(arch, dir.path()));
 }
 
 #[test]
-fn two_cuts_of_large_networks() {
-    let dir = tempfile::tempdir().unwrap();
-    with(Effort::Some).for_each(|arch| every_cut(arch, |n| vec![0, n / 2], &MODES[..1], dir.path()));
-}
-
-#[test]
-#[ignore = "takes minutes; run with --ignored"]
 fn every_cut_of_large_networks() {
-    let dir = tempfile::tempdir().unwrap();
-    with(Effort::Some).for_each(|arch| every_cut(arch, all_cuts, &MODES, dir.path()));
+    of_size(Size::Large).for_each(every_cut_in_turn);
 }
 
 #[test]
 #[ignore = "takes minutes and gigabytes; run with --ignored"]
-fn four_cuts_of_huge_networks() {
-    let dir = tempfile::tempdir().unwrap();
-    with(Effort::Huge).for_each(|arch| every_cut(arch, |n| vec![0, n - 2, n - 1, n], &MODES[..1], dir.path()));
+fn every_cut_of_huge_networks() {
+    of_size(Size::Huge).for_each(every_cut_in_turn);
 }
 
 #[test]
 fn only_the_fully_connected_rows_wait_for_a_request() {
-    assert_eq!(with(Effort::Huge).count(), 8);
-    assert_eq!(with(Effort::Every).count() + with(Effort::Some).count() + 8, Arch::all().len());
+    assert_eq!(of_size(Size::Huge).count(), 8);
+    assert_eq!(of_size(Size::Small).count() + of_size(Size::Large).count() + 8, Arch::all().len());
 }
 
 fn small() -> (Backbone, TensorDataset, tempfile::TempDir) {
@@ -300,8 +330,7 @@ fn policies_that_count_or_name_blocks_agree() {
 fn a_frozen_backbone_leaves_no_graph() {
     let (backbone, data, _dir) = small();
     assert!(!backbone.forward(&images(1, 3, 32, 1)).unwrap().track_op());
-    // The head's weight set to one row of ones per class makes logits a function of the features alone; what is behind
-    // them shows in the store: with the backbone frozen, gradients of two tensors and of nothing else.
+    // What is behind the logits shows in the store: with the backbone frozen, the head's few nodes and nothing else.
     let count = |freeze: FreezePolicy| {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache_budget(0);

@@ -202,15 +202,36 @@ fn the_first_convolution_is_adapted_to_the_channels() {
         assert!(matches!(load(Source::file(&path).channels(channels)), Err(Error::Invalid { .. })));
     }
 
-    // A specification brings its channels along; weights for gray images are recognised by themselves.
+    // A specification for other channels asks for the adaptation by name; weights for gray images are recognised.
     let spec = InputSpec::new(28).normalize(&[0.5], &[0.25]).interpolation(Interpolation::Bilinear);
-    let by_spec = load(Source::file(&path).input_spec(spec.clone())).unwrap();
+    let error = load(Source::file(&path).input_spec(spec.clone())).unwrap_err().to_string();
+    assert!(error.contains("Source::channels"), "{error}");
+    let by_spec = load(Source::file(&path).channels(1).input_spec(spec.clone())).unwrap();
     assert_eq!(by_spec.input_spec(), &spec);
     assert_eq!(bits(&by_spec.tensors()["conv1.weight"]), bits(&gray.tensors()["conv1.weight"]));
     let (_dir, path) = file(&state(&gray, Layout::Timm, 5));
     let again = load(Source::file(path)).unwrap();
     assert_eq!(again.input_spec().channels, 1);
     assert_eq!(bits(&again.forward(&x).unwrap()), bits(&a));
+}
+
+#[test]
+fn whose_weights_they_are_decides_how_images_are_prepared() {
+    let spec = |arch: Arch, names: Layout, said: Option<Layout>| {
+        let backbone = Backbone::random(arch, 3, &CPU).unwrap();
+        let (_dir, path) = file(&state(&backbone, names, 5));
+        let source = said.into_iter().fold(Source::file(&path).arch(arch), Source::layout);
+        Backbone::load(source, &CPU).unwrap().input_spec().clone()
+    };
+    use Layout::{Timm, Torchvision};
+    // EfficientNet's names tell; torchvision's B1 was trained on ImageNet's mean, timm's default on another.
+    let own = spec(Arch::EFFICIENTNET_B1, Torchvision, None);
+    assert_eq!((own.mean.as_slice(), own.crop_pct), (InputSpec::IMAGENET_MEAN.as_slice(), 240.0 / 256.0));
+    assert_eq!(spec(Arch::EFFICIENTNET_B1, Timm, None), Arch::EFFICIENTNET_B1.input_spec());
+    // ResNet's do not.
+    assert_eq!(spec(Arch::RESNET18, Torchvision, None), Arch::RESNET18.input_spec());
+    let said = spec(Arch::RESNET18, Torchvision, Some(Torchvision));
+    assert_eq!((said.crop_pct, said.interpolation), (0.875, Interpolation::Bilinear));
 }
 
 #[test]

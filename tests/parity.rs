@@ -104,6 +104,7 @@ fn bad_files_are_refused() {
     assert!(error(&spoilt(|json| json["size"] = u64::MAX.into())).contains("too large"));
     assert!(error(&spoilt(|json| json["tensors"]["conv1.weight"] = vec![u64::MAX; 4].into())).contains("conv1.weight"));
     assert!(error(&spoilt(|json| drop(json["eval_logits"].as_array_mut().unwrap().pop()))).contains("eval_logits"));
+    assert!(error(&spoilt(|json| json["largest_gradient"] = 1e9.into())).contains("largest_gradient"));
     assert!(error(&spoilt(|json| json["steps"] = 6.into())).contains("5 losses"));
     // The loader refuses what the architecture does not own.
     let text = spoilt(|json| json["tensors"]["layer9.weight"] = vec![2, 2].into());

@@ -91,6 +91,12 @@ impl Figures {
                 .filter(|&total| total <= MOST_ELEMENTS)
                 .ok_or_else(|| format!("{name} of shape {shape:?} makes more than {MOST_ELEMENTS} numbers"))?;
         }
+        // Tolerances depend on it, so a damaged one must not loosen them.
+        let largest = self.gradients.values().map(|gradient| gradient.l2).fold(0.0, f64::max);
+        if (self.largest_gradient - largest).abs() > 1e-6 * largest {
+            let found = self.largest_gradient;
+            return Err(format!("largest_gradient is {found:e}, and that of gradients is {largest:e}").into());
+        }
         let logits = self.batch.checked_mul(self.num_classes);
         for (key, found) in [("eval_logits", &self.eval_logits), ("train_logits", &self.train_logits)] {
             if Some(found.len()) != logits {

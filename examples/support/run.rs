@@ -59,7 +59,10 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
             bar.suspend(|| {
                 eprintln!(
                     "{phase_text}, epoch {}: train loss {:.4}, top1 {:.4}{valid}, {:.1} s",
-                    report.epoch, report.train_loss, report.train_top1, report.seconds
+                    report.epoch,
+                    report.train_loss,
+                    report.train_top1.unwrap_or_default(),
+                    report.seconds
                 );
             });
         }

@@ -34,15 +34,22 @@ const fn channels(base: usize, width: f64) -> usize {
     if (rounded as f64) < 0.9 * wanted { rounded + 8 } else { rounded }
 }
 
-const fn row(name: &'static str, hub: &'static str, width: f64, depth: f64, spec: fn() -> InputSpec) -> Row {
+const fn row(
+    name: &'static str,
+    hub: &'static str,
+    (width, depth): (f64, f64),
+    spec: fn() -> InputSpec,
+    torchvision: (usize, f64),
+) -> Row {
     let feature_dim = channels(1280, width);
     let family = Family::EfficientNet(EfficientNet { width, depth, lite: false });
-    Row { name, hub, feature_dim, classifier: "classifier", spec, crop_pct: 0.0, family }
+    let torchvision = Some((torchvision.0, Bicubic, torchvision.1));
+    Row { name, hub, feature_dim, classifier: "classifier", spec, crop_pct: 0.0, torchvision, family }
 }
 
 const fn lite(name: &'static str, hub: &'static str, width: f64, depth: f64, spec: fn() -> InputSpec) -> Row {
     let family = Family::EfficientNet(EfficientNet { width, depth, lite: true });
-    Row { name, hub, feature_dim: 1280, classifier: "classifier", spec, crop_pct: 0.0, family }
+    Row { name, hub, feature_dim: 1280, classifier: "classifier", spec, crop_pct: 0.0, torchvision: None, family }
 }
 
 fn half(size: usize, interpolation: Interpolation, crop_pct: f64) -> InputSpec {
@@ -51,16 +58,36 @@ fn half(size: usize, interpolation: Interpolation, crop_pct: f64) -> InputSpec {
 
 use Interpolation::{Bicubic, Bilinear};
 
-pub(super) static B0: Row =
-    row("efficientnet_b0", "timm/efficientnet_b0.ra_in1k", 1.0, 1.0, || imagenet(224, Bicubic, 0.875));
-pub(super) static B1: Row =
-    row("efficientnet_b1", "timm/efficientnet_b1.ra4_e3600_r240_in1k", 1.0, 1.1, || half(240, Bicubic, 0.9));
+pub(super) static B0: Row = row(
+    "efficientnet_b0",
+    "timm/efficientnet_b0.ra_in1k",
+    (1.0, 1.0),
+    || imagenet(224, Bicubic, 0.875),
+    (224, 224.0 / 256.0),
+);
+pub(super) static B1: Row = row(
+    "efficientnet_b1",
+    "timm/efficientnet_b1.ra4_e3600_r240_in1k",
+    (1.0, 1.1),
+    || half(240, Bicubic, 0.9),
+    (240, 240.0 / 256.0),
+);
 pub(super) static B2: Row =
-    row("efficientnet_b2", "timm/efficientnet_b2.ra_in1k", 1.1, 1.2, || imagenet(256, Bicubic, 0.875));
-pub(super) static B3: Row =
-    row("efficientnet_b3", "timm/efficientnet_b3.ra2_in1k", 1.2, 1.4, || imagenet(288, Bicubic, 0.875));
-pub(super) static B4: Row =
-    row("efficientnet_b4", "timm/efficientnet_b4.ra2_in1k", 1.4, 1.8, || imagenet(320, Bicubic, 0.875));
+    row("efficientnet_b2", "timm/efficientnet_b2.ra_in1k", (1.1, 1.2), || imagenet(256, Bicubic, 0.875), (288, 1.0));
+pub(super) static B3: Row = row(
+    "efficientnet_b3",
+    "timm/efficientnet_b3.ra2_in1k",
+    (1.2, 1.4),
+    || imagenet(288, Bicubic, 0.875),
+    (300, 300.0 / 320.0),
+);
+pub(super) static B4: Row = row(
+    "efficientnet_b4",
+    "timm/efficientnet_b4.ra2_in1k",
+    (1.4, 1.8),
+    || imagenet(320, Bicubic, 0.875),
+    (380, 380.0 / 384.0),
+);
 pub(super) static LITE0: Row =
     lite("tf_efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k", 1.0, 1.0, || half(224, Bicubic, 0.875));
 pub(super) static LITE1: Row =

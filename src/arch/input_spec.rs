@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// It belongs to a set of weights, travels with it from the architecture's row through the training transform into
 /// the saved predictor, and decides what `predict` does to an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct InputSpec {
     /// Channels of the input: 3 for RGB, 1 for gray.

@@ -27,6 +27,7 @@ const fn row(name: &'static str, hub: &'static str, net: ResNet, crop_pct: f64) 
         classifier: "fc",
         spec: || imagenet(224, Interpolation::Bicubic, 0.875),
         crop_pct,
+        torchvision: Some((224, Interpolation::Bilinear, 0.875)),
         family: Family::ResNet(net),
     }
 }
@@ -163,6 +164,7 @@ const fn cifar(name: &'static str, blocks: usize) -> Row {
         classifier: "linear",
         spec: || InputSpec::new(32).interpolation(Interpolation::Bilinear),
         crop_pct: 1.0,
+        torchvision: None,
         family: Family::Cifar(CifarResNet { blocks }),
     }
 }

@@ -26,6 +26,7 @@ const fn row(name: &'static str, hub: &'static str, convs: [usize; 5], batch_nor
         classifier: "head.fc",
         spec: || imagenet(224, Interpolation::Bilinear, 0.875),
         crop_pct: 0.875,
+        torchvision: Some((224, Interpolation::Bilinear, 0.875)),
         family: Family::Vgg(Vgg { convs, batch_norm, features_only }),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Backbone;
 use super::matching::matched;
-use crate::arch::{Arch, InputSpec};
+use crate::arch::{Arch, InputSpec, Layout};
 use crate::error::{Error, Result};
 use crate::weights::{METADATA_KEY, Weights};
 use candle_core::{DType, Device, Tensor};
@@ -24,6 +24,7 @@ use std::sync::Arc;
 pub struct Source {
     place: Place,
     arch: Option<Arch>,
+    layout: Option<Layout>,
     spec: Option<InputSpec>,
     channels: Option<usize>,
     dtype: DType,
@@ -54,12 +55,19 @@ impl Source {
     }
 
     fn new(place: Place) -> Self {
-        Self { place, arch: None, spec: None, channels: None, dtype: DType::F32 }
+        Self { place, arch: None, layout: None, spec: None, channels: None, dtype: DType::F32 }
     }
 
     /// Sets the architecture. A file that this crate saved knows its own.
     pub fn arch(mut self, arch: Arch) -> Self {
         self.arch = Some(arch);
+        self
+    }
+
+    /// Sets whose weights they are, where the names do not tell: a ResNet's are the same in timm and torchvision, and
+    /// so it is taken for timm's, whose images are cropped otherwise.
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = Some(layout);
         self
     }
 
@@ -103,9 +111,17 @@ impl Source {
         let saved = saved.filter(|s| s.arch == arch.name());
         let head = saved.as_ref().map(|s| s.head.names(arch, s.labels.len())).unwrap_or_default();
         let found = matched(arch, &weights, &head)?;
-        let mut spec =
-            self.spec.clone().or_else(|| saved.as_ref().map(|s| s.input.clone())).unwrap_or(arch.input_spec());
-        let channels = self.channels.unwrap_or(if self.spec.is_some() { spec.channels } else { found.channels });
+        let layout = self.layout.or(saved.as_ref().map(|s| s.layout)).unwrap_or(found.layout);
+        let channels = self.channels.unwrap_or(found.channels);
+        let mut spec = match (&self.spec, &saved) {
+            (Some(spec), _) if spec.channels != channels => {
+                let problem = format!("is for {} channels and the weights for {channels}", spec.channels);
+                return Err(Error::invalid("input spec", format!("{problem}; adapt them with Source::channels")));
+            }
+            (Some(spec), _) => spec.clone(),
+            (None, Some(saved)) => saved.input.clone(),
+            (None, None) => arch.input_spec_in(layout),
+        };
         if spec.channels != channels || channels == 0 {
             spec = for_channels(spec, channels)?;
         }
@@ -123,25 +139,41 @@ impl Source {
         let classifier =
             found.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
         let labels = saved.as_ref().map(|s| s.labels.clone());
-        let layout = saved.as_ref().map_or(found.layout, |s| s.layout);
         Backbone::assemble(arch, layout, spec, device, tensors, found.counters, classifier, labels, true)
     }
+}
+
+/// The version of the description inside a saved predictor.
+pub(crate) const DESCRIPTION_VERSION: u32 = 1;
+
+/// What every version of the description has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 /// What a saved predictor says of itself, as far as a backbone needs it.
 #[derive(serde::Deserialize)]
 pub(crate) struct Saved {
     pub arch: String,
-    pub layout: crate::arch::Layout,
+    pub layout: Layout,
     pub input: InputSpec,
     pub labels: Vec<String>,
     pub head: crate::Head,
+    /// The report of the run that made it.
+    pub story: Option<serde_json::Value>,
 }
 
 impl Saved {
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|error| Error::weights_from(path, "its description of the predictor is damaged", error))
+        let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
+        // First the version alone: a newer description may look different.
+        let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
+        if version > DESCRIPTION_VERSION {
+            let problem = format!("it was saved by a newer version of the crate (format {version})");
+            return Err(Error::weights(path, problem));
+        }
+        serde_json::from_str(text).map_err(damaged)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What is done to training images at random, as plain data.
 ///
@@ -286,6 +287,34 @@ pub(super) fn erase(values: &mut [f32], channels: usize, size: (usize, usize), p
             }
         }
         return;
+    }
+}
+
+/// `images varied by crops of 70 to 100 %, mirror images`
+impl fmt::Display for Augment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_random() {
+            return f.write_str("images not varied");
+        }
+        let mut parts = vec![];
+        if let Some((least, greatest)) = self.crop_scale {
+            parts.push(format!("crops of {:.0} to {:.0} %", 100.0 * least, 100.0 * greatest));
+        }
+        if self.pad_crop > 0 {
+            parts.push(format!("shifts of up to {} pixels", self.pad_crop));
+        }
+        let amounts = [
+            (self.flip, "mirror images"),
+            (self.vertical_flip, "upside down"),
+            (self.brightness, "brightness"),
+            (self.contrast, "contrast"),
+            (self.saturation, "saturation"),
+            (self.hue, "hue"),
+            (if self.trivial { 1.0 } else { 0.0 }, "TrivialAugment"),
+            (self.erase, "erasing"),
+        ];
+        parts.extend(amounts.into_iter().filter(|(amount, _)| *amount > 0.0).map(|(_, name)| name.to_string()));
+        write!(f, "images varied by {}", parts.join(", "))
     }
 }
 

@@ -15,7 +15,31 @@ pub struct Batch {
     /// Their indices in the dataset.
     pub indices: Vec<usize>,
     /// What the frozen part of a network makes of the images, where a session keeps that; `images` is empty then.
-    pub(crate) features: Option<Tensor>,
+    pub(crate) features: Option<Features>,
+}
+
+/// What the frozen part of a network made of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Features {
+    /// As they are at the freeze boundary.
+    pub tensor: Tensor,
+    /// The phase of the plan, from 0, whose boundary it is.
+    pub phase: usize,
+}
+
+/// Where the batch ends that begins at sample `from` of `total`.
+///
+/// A single sample left over joins the batch before it: statistics of a batch need more than one value.
+pub(crate) fn batch_end(from: usize, total: usize, batch_size: usize) -> usize {
+    let end = from.saturating_add(batch_size).min(total);
+    if batch_size > 1 && total - end == 1 { total } else { end }
+}
+
+/// The number of batches that [`batch_end`] makes.
+pub(crate) fn batch_count(total: usize, batch_size: usize) -> usize {
+    let size = batch_size.max(1);
+    let joined = size > 1 && total > size && total % size == 1;
+    total.div_ceil(size) - usize::from(joined)
 }
 
 impl Batch {
@@ -218,6 +242,23 @@ mod tests {
 
     fn join(targets: &[Target]) -> Result<Targets> {
         Targets::join(targets, 3, |k| format!("sample {k}"), &Device::Cpu)
+    }
+
+    #[test]
+    fn no_sample_is_left_alone() {
+        for size in 1..6 {
+            for total in 1..20 {
+                let (mut from, mut lengths) = (0, vec![]);
+                while from < total {
+                    let end = batch_end(from, total, size);
+                    lengths.push(end - from);
+                    from = end;
+                }
+                assert_eq!(lengths.iter().sum::<usize>(), total);
+                assert_eq!(lengths.len(), batch_count(total, size), "{total} by {size}");
+                assert!(size == 1 || total == 1 || lengths.iter().all(|&n| n > 1 && n <= size + 1), "{lengths:?}");
+            }
+        }
     }
 
     #[test]

@@ -79,7 +79,13 @@ impl ImageFolder {
     /// All parts of `root`: train, valid (or val) and test. Where there is no valid, 15 % of each class of train are
     /// cut off, chosen by the seed. Train decides the classes; a class that only another part has is an error.
     pub fn splits(root: impl AsRef<Path>, seed: u64) -> Result<Splits> {
-        let train = Self::open(root.as_ref())?;
+        Self::splits_by(root, seed, |_| None)
+    }
+
+    /// As [`ImageFolder::splits`], with samples put into groups as by [`ImageFolder::group_by`]: what is cut off train
+    /// shares no group with what stays.
+    pub fn splits_by(root: impl AsRef<Path>, seed: u64, group: impl Fn(&Path) -> Option<String>) -> Result<Splits> {
+        let train = Self::open(root.as_ref())?.group_by(group);
         let (valid, test) = match scan::layout(root.as_ref())? {
             Layout::Splits { valid, test, .. } => (valid, test),
             Layout::Classes => (None, None),
@@ -134,10 +140,9 @@ impl ImageFolder {
     }
 
     /// Takes the class ids from the digits that the folders' names start with, alone (`180`) or before an underscore
-    /// (`0180_n02093428`), to evaluate a network on classes it already knows. There are `num_classes` classes then,
-    /// called by their number where there is no folder.
-    pub fn class_indices(self, num_classes: usize) -> Result<Self> {
-        let mut names: Vec<String> = (0..num_classes).map(|id| id.to_string()).collect();
+    /// (`0180_n02093428`), to evaluate a network on classes it already knows. The classes are the network's `labels`
+    /// then.
+    pub fn class_indices(self, labels: &[String]) -> Result<Self> {
         let mut seen: BTreeMap<usize, &String> = BTreeMap::new();
         let mut ids = Vec::with_capacity(self.classes.len());
         for name in self.classes.iter() {
@@ -147,16 +152,15 @@ impl ImageFolder {
             let Some(id) = all_digits.then(|| digits.parse::<u64>().ok()).flatten() else {
                 return Err(Error::invalid(folder(), "its name does not start with the number of a class"));
             };
-            if id >= num_classes as u64 {
-                return Err(Error::LabelOutOfRange { sample: folder(), label: id, classes: num_classes });
+            if id >= labels.len() as u64 {
+                return Err(Error::LabelOutOfRange { sample: folder(), label: id, classes: labels.len() });
             }
             if let Some(other) = seen.insert(id as usize, name) {
                 return Err(Error::invalid(folder(), format!("it has the same number as {other:?}")));
             }
-            names[id as usize].clone_from(name);
             ids.push(id as u32);
         }
-        Ok(self.renumbered(&ids, names))
+        Ok(self.renumbered(&ids, labels.to_vec()))
     }
 
     /// Puts samples into groups by a name made of their path, say the patient or the video: one group never is in both

@@ -1,6 +1,6 @@
 //! Batches, made on threads of their own ahead of the step.
 
-use super::batch::{Input, join_images};
+use super::batch::{Input, batch_count, batch_end, join_images};
 use super::{Batch, Dataset, Sample, Target, Targets, Transform};
 use crate::{Error, Result};
 use candle_core::Device;
@@ -46,7 +46,8 @@ impl Loader {
         Self { dataset, transform, batch_size: 32, seed: 0, workers: cores.min(4), drop_last: false }
     }
 
-    /// Sets the number of samples per batch; the last one of an epoch may be smaller.
+    /// Sets the number of samples per batch. The last one of an epoch may be smaller, but for a single sample: that
+    /// one joins the batch before it, since statistics of a batch need more than one.
     pub fn batch_size(mut self, batch_size: usize) -> Self {
         self.batch_size = batch_size;
         self
@@ -55,6 +56,12 @@ impl Loader {
     /// Sets the seed of the augmentation.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Sets what is done to images.
+    pub(crate) fn transform(mut self, transform: Transform) -> Self {
+        self.transform = transform;
         self
     }
 
@@ -70,9 +77,14 @@ impl Loader {
         self
     }
 
+    /// Whether the samples are tensors, which are taken as they are; told by the first one.
+    pub(crate) fn gives_tensors<D: Dataset>(dataset: &D) -> Result<bool> {
+        guarded(dataset, 0, || Ok(matches!(dataset.sample(0)?, Sample::Tensor(_))))
+    }
+
     /// The number of batches made of this many samples.
     pub fn batch_count(&self, samples: usize) -> usize {
-        if self.drop_last { samples / self.batch_size.max(1) } else { samples.div_ceil(self.batch_size.max(1)) }
+        if self.drop_last { samples / self.batch_size.max(1) } else { batch_count(samples, self.batch_size) }
     }
 
     /// Starts making batches of the samples with the indices in `order`, augmented for `epoch`, on `device`.
@@ -173,7 +185,8 @@ impl Job {
 
     /// Sample `i`; a panic of the dataset's code becomes an error.
     fn make(&self, i: usize) -> Result<Item> {
-        catch_unwind(AssertUnwindSafe(|| {
+        let dataset = &self.loader.dataset;
+        guarded(dataset, i, || {
             let Loader { dataset, transform, seed, .. } = &self.loader;
             let input = match dataset.sample(i)? {
                 Sample::Tensor(tensor) => Input::Tensor(tensor),
@@ -184,12 +197,6 @@ impl Job {
                 ),
             };
             Ok(Item { input, target: dataset.target(i) })
-        }))
-        .unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into());
-            let name = catch_unwind(AssertUnwindSafe(|| self.loader.dataset.name(i)));
-            Err(Error::DatasetPanicked { sample: name.unwrap_or_else(|_| format!("sample {i}")), message })
         })
     }
 
@@ -212,10 +219,20 @@ impl Job {
     }
 }
 
+/// Calls a dataset's code for sample `i`; its panic becomes an error.
+fn guarded<T>(dataset: &dyn Dataset, i: usize, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into());
+        let name = catch_unwind(AssertUnwindSafe(|| dataset.name(i)));
+        Err(Error::DatasetPanicked { sample: name.unwrap_or_else(|_| format!("sample {i}")), message })
+    })
+}
+
 impl Batches {
     fn make(&mut self) -> Result<Batch> {
         let job = &self.job;
-        let end = (self.at + job.loader.batch_size).min(job.order.len());
+        let end = batch_end(self.at, job.order.len(), job.loader.batch_size);
         let indices = job.order[self.at..end].to_vec();
         let (mut inputs, mut targets) = (Vec::with_capacity(indices.len()), Vec::with_capacity(indices.len()));
         for (place, &i) in (self.at..end).zip(&indices) {

@@ -7,7 +7,7 @@ use super::activation::Activation;
 use super::geometry::{Geometry, Padding};
 use super::map::{BatchMoments, ConvStep, Norm};
 use super::portable::pool::adaptive_windows;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 fn geometry(
     x: &Tensor,
@@ -95,9 +95,19 @@ pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: Paddin
     let c = x.dim(1)?;
     let g = geometry(x, (c, 1, kernel, kernel), (stride, 1, c.max(1)), padding)?;
     let [top, left, bottom, right] = g.pad;
-    // Padding must not win: everything is lifted above zero for the while.
-    let floor = x.detach().flatten_all()?.min(0)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? - 1.0;
-    let x = (x - floor)?.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+    let x = if g.pad == [0; 4] {
+        x.clone()
+    } else {
+        // Padding must not win: it gets the lowest number of f32, and the image itself is left as it is.
+        let (_, _, h, w) = x.dims4()?;
+        let (rows, columns) = (top + h + bottom, left + w + right);
+        let mut border = vec![f32::MIN; rows * columns];
+        for row in border.chunks_exact_mut(columns).skip(top).take(h) {
+            row[left..left + w].fill(0.0);
+        }
+        let border = Tensor::from_vec(border, (1, 1, rows, columns), x.device())?.to_dtype(x.dtype())?;
+        x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?.broadcast_add(&border)?
+    };
     let mut best: Option<Tensor> = None;
     for a in 0..kernel {
         for b in 0..kernel {
@@ -110,7 +120,7 @@ pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: Paddin
         }
     }
     match best {
-        Some(best) => best + floor,
+        Some(best) => Ok(best),
         None => bail!("a pool over no pixels"),
     }
 }
@@ -146,7 +156,8 @@ fn average(x: &Tensor, rows: &[(usize, usize)], columns: &[(usize, usize)]) -> R
                 m[i * windows.len() + j] = 1.0 / (to - from) as f64;
             }
         }
-        Tensor::from_vec(m, (size, windows.len()), x.device())?.to_dtype(x.dtype())
+        // Rounded here, since not every device knows f64.
+        Tensor::from_vec(m, (size, windows.len()), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())
     };
     let across = x.reshape((n * c * h, w))?.matmul(&weights(w, columns)?)?;
     let turned = across.reshape((n * c, h, columns.len()))?.transpose(1, 2)?.contiguous()?;

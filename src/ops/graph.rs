@@ -42,7 +42,7 @@ impl Gradient {
         Ok(match self {
             Self::F32(b) => square_sum(b),
             Self::F64(b) => square_sum(b),
-            Self::Tensor(t) => t.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?,
+            Self::Tensor(t) => t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?,
         })
     }
 }

@@ -39,13 +39,20 @@ impl Filter {
         if self.tensor.track_op() {
             return make();
         }
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let algorithm = T::algorithm(g);
-        let known = packed.iter().filter_map(|p| p.clone().downcast::<Packed<T>>().ok());
-        if let Some(known) = known.into_iter().find(|p| p.algorithm == algorithm) {
+        let find = |packed: &[Arc<dyn Any + Send + Sync>]| {
+            packed.iter().filter_map(|p| p.clone().downcast::<Packed<T>>().ok()).find(|p| p.algorithm == algorithm)
+        };
+        if let Some(known) = find(&self.packed.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(known);
         }
+        // Packing runs on rayon's threads, which may take up other work of the caller's meanwhile, and that may want
+        // this very lock. So it is not held; whoever comes second drops what he made.
         let new = make()?;
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = find(&packed) {
+            return Ok(known);
+        }
         packed.push(new.clone());
         Ok(new)
     }

@@ -1,4 +1,4 @@
-//! What the kernels offer per number type: portable loops for any, fast ones for f32.
+//! What the kernels offer per number type: portable loops for any, fast ones for f32 and f64.
 
 use super::activation::Activation;
 use super::buffer::{Buffer, Number};

@@ -212,6 +212,8 @@ pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
     }
     if !logits.device().is_cpu() {
         let log = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+        // A class of no weight adds nothing, however unlikely: zero times infinity is no number.
+        let log = targets.ne(0f64)?.where_cond(&log, &log.zeros_like()?)?;
         return (log * targets)?.sum(D::Minus1)?.mean_all()?.neg();
     }
     logits.contiguous()?.apply_op2(&targets.contiguous()?, CrossEntropy)
@@ -237,7 +239,9 @@ impl CustomOp2 for CrossEntropy {
             for (x, t) in x.chunks_exact(width).zip(t.chunks_exact(width)) {
                 let most = x.iter().fold(f64::NEG_INFINITY, |m, v| m.max(v.to_f64()));
                 let log_sum = x.iter().map(|v| (v.to_f64() - most).exp()).sum::<f64>().ln() + most;
-                loss += x.iter().zip(t).map(|(v, t)| t.to_f64() * (log_sum - v.to_f64())).sum::<f64>();
+                // A class of no weight adds nothing, however unlikely: zero times infinity is no number.
+                let weighted = x.iter().zip(t).filter(|(_, t)| t.to_f64() != 0.0);
+                loss += weighted.map(|(v, t)| t.to_f64() * (log_sum - v.to_f64())).sum::<f64>();
             }
             let mean = <T as WithDType>::from_f64(loss / (x.len() / width) as f64);
             Ok((T::to_cpu_storage_owned(vec![mean]), Shape::from(())))

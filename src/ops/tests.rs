@@ -7,6 +7,8 @@ use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use rand::RngExt;
 
+mod graph;
+
 /// Uniform numbers in (-1, 1), away from each other by chance alone.
 fn random(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = crate::rng::Seed(seed).stream("test", &[]);
@@ -282,135 +284,14 @@ fn row_operations_match_their_formulas() {
 }
 
 /// A residual block uses its input twice, and the pool's gradient has to be added to the convolution's.
-#[test]
-fn gradients_gather_where_a_value_is_used_twice() {
-    let (x, w) = (variable(&[2, 4, 6, 6], 1), variable(&[4, 4, 3, 3], 2));
-    for path in [Path::Own, Path::Device] {
-        check(&[x.clone(), w.clone()], || {
-            let filter = Filter::new(w.as_tensor().clone());
-            let step = ConvStep {
-                filter: &filter,
-                stride: 1,
-                dilation: 1,
-                groups: 1,
-                padding: Padding::Even(1),
-                norm: Norm::None { bias: None },
-                act: Activation::Relu,
-            };
-            let x = path.map(&x)?;
-            let u = x.conv_step(&step, Some(&x))?.0;
-            let v = u.max_pool(3, 2, Padding::Even(1))?.mean_pixels()?;
-            u.scale(&v)?.conv_step(&step, Some(&u))?.0.to_images()
-        });
-    }
-}
-
-/// Images that are a transposed view, and a gradient that arrives transposed.
-#[test]
-fn views_are_read_in_their_order() {
-    let (x, w) = (variable(&[5, 4, 2, 3], 1), variable(&[3, 2, 2, 2], 2));
-    check(&[x.clone(), w.clone()], || {
-        let filter = Filter::new(w.transpose(2, 3)?);
-        let step = ConvStep {
-            filter: &filter,
-            stride: 1,
-            dilation: 1,
-            groups: 1,
-            padding: Padding::Even(0),
-            norm: Norm::None { bias: None },
-            act: Activation::Silu,
-        };
-        FeatureMap::new(&x.permute((3, 2, 0, 1))?)?.conv_step(&step, None)?.0.to_images()?.permute((0, 3, 1, 2))
-    });
-}
 
 #[test]
-fn a_frozen_part_records_nothing() {
-    let (x, w) = (random(&[1, 2, 4, 4], 1), random(&[3, 2, 3, 3], 2));
-    let filter = Filter::new(w.clone());
-    let step = ConvStep {
-        filter: &filter,
-        stride: 1,
-        dilation: 1,
-        groups: 1,
-        padding: Padding::Even(1),
-        norm: Norm::None { bias: None },
-        act: Activation::Relu,
-    };
-    let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0;
-    let FeatureMap::F64(value) = &y else { panic!("f64 in, f64 out") };
-    assert!(value.edge.is_none());
-    assert!(!y.to_images().unwrap().track_op());
-    let learning = Filter::new(Var::from_tensor(&w).unwrap().as_tensor().clone());
-    let step = ConvStep { filter: &learning, ..step };
-    let run = || FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap();
-    assert!(run().track_op());
-    assert!(!no_grad(run).track_op());
-    assert!(run().track_op(), "recording resumes");
-}
-
-#[test]
-fn a_second_backward_is_an_error_that_says_why() {
-    let (x, w) = (random(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
-    let filter = Filter::new(w.as_tensor().clone());
-    let step = ConvStep {
-        filter: &filter,
-        stride: 1,
-        dilation: 1,
-        groups: 1,
-        padding: Padding::Even(1),
-        norm: Norm::None { bias: None },
-        act: Activation::Relu,
-    };
-    let loss = weighed(&FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap()).unwrap();
-    loss.backward().unwrap();
-    let message = loss.backward().unwrap_err().to_string();
-    assert!(message.contains("second time"), "{message}");
-}
-
-/// The gradient is that of the forward pass, even if the weights have changed since.
-#[test]
-fn a_changed_weight_does_not_reach_back() {
-    let (x, w) = (variable(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
-    let run = |change: bool| {
-        let filter = Filter::new(w.as_tensor().clone());
-        let step = ConvStep {
-            filter: &filter,
-            stride: 1,
-            dilation: 1,
-            groups: 1,
-            padding: Padding::Even(1),
-            norm: Norm::None { bias: None },
-            act: Activation::Identity,
-        };
-        let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap();
-        let before = w.copy().unwrap();
-        if change {
-            w.set(&w.zeros_like().unwrap()).unwrap();
-        }
-        let gradients = weighed(&y).unwrap().backward().unwrap();
-        w.set(&before).unwrap();
-        gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
-    };
-    assert_eq!(run(false), run(true));
-}
-
-#[test]
-fn one_value_per_channel_has_no_variance() {
-    let (x, filter) = (random(&[1, 2, 1, 1], 1), Filter::new(variable(&[3, 2, 1, 1], 2).as_tensor().clone()));
-    let (gamma, beta) = (random(&[3], 4), random(&[3], 5));
-    let norm = Norm::Batch { gamma: &gamma, beta: &beta, eps: 1e-5 };
-    let step = ConvStep {
-        filter: &filter,
-        stride: 1,
-        dilation: 1,
-        groups: 1,
-        padding: Padding::Even(0),
-        norm,
-        act: Activation::Relu,
-    };
-    for path in [Path::Own, Path::Device] {
-        let error = path.map(&x).unwrap().conv_step(&step, None).err().unwrap().to_string();
-        assert!(error.contains("no variance"), "{error}");
-    }
+fn a_masked_class_of_no_weight_adds_nothing() {
+    let logits = Var::new(&[[0f64, f64::NEG_INFINITY, 1.0]], &Device::Cpu).unwrap();
+    let targets = Tensor::new(&[[1f64, 0.0, 0.0]], &Device::Cpu).unwrap();
+    let loss = cross_entropy(&logits, &targets).unwrap();
+    assert!((loss.to_scalar::<f64>().unwrap() - (1.0 + 1f64.exp()).ln()).abs() < 1e-12);
+    let gradient = loss.backward().unwrap().get(&logits).unwrap().to_vec2::<f64>().unwrap();
+    let share = 1f64.exp() / (1.0 + 1f64.exp());
+    assert!((gradient[0][0] + share).abs() < 1e-12 && gradient[0][1] == 0.0, "{gradient:?}");
 }

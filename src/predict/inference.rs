@@ -86,23 +86,27 @@ impl Inference {
         })
     }
 
-    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
-        let classes = self.labels.len();
-        if data.classes().len() > classes {
-            let problem = format!("has {} classes and the network {classes}", data.classes().len());
-            return Err(Error::invalid("dataset", format!("{problem}; give it the predictor's labels")));
-        }
+    /// `workers`: the threads that make batches, the loader's own choice if `None`.
+    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D, workers: Option<usize>) -> Result<Evaluation> {
         if data.is_empty() {
             return Err(Error::invalid("dataset", "holds no samples; there is nothing to evaluate"));
         }
-        // Other names may be other words for the same classes; the same names at other places never are.
-        for (i, class) in data.classes().iter().enumerate() {
-            if let Some(at) = self.labels.iter().position(|label| label == class).filter(|&at| at != i) {
-                let problem = format!("its class {i} is {class:?}, which is the network's class {at}");
-                return Err(Error::invalid("dataset", format!("{problem}; give it the predictor's labels")));
-            }
+        if data.classes() != self.labels {
+            let show = |names: &[String]| {
+                let (first, rest) = names.split_at(names.len().min(12));
+                let more = if rest.is_empty() { String::new() } else { format!(", ... ({} in all)", names.len()) };
+                format!("{}{more}", first.join(", "))
+            };
+            let problem =
+                format!("has the classes {}, and the network knows {}", show(data.classes()), show(&self.labels));
+            return Err(Error::invalid(
+                "dataset",
+                format!("{problem}; give it the predictor's labels, in their order"),
+            ));
         }
+        let classes = self.labels.len();
         let loader = Loader::new(data, self.transform.clone()).batch_size(BATCH);
+        let loader = workers.into_iter().fold(loader, Loader::workers);
         let mut evaluation = Evaluation::new(classes);
         for batch in loader.batches((0..data.len()).collect(), 0, &self.device)? {
             let batch = batch?;
@@ -111,15 +115,20 @@ impl Inference {
         Ok(evaluation.close())
     }
 
-    /// Counts a batch.
+    /// Counts a batch: the cross entropy -sum(t log softmax(logits)), and whether the likeliest class is the target's.
     pub fn judge(logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
-        let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-        for (row, truth) in rows.iter().zip(targets.classes()?) {
+        if matches!(targets, Targets::Labels(_)) {
+            let problem = "have lists of labels, and an evaluation counts one class per sample";
+            return Err(Error::invalid("targets", problem));
+        }
+        let rows = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        let truths = targets.dense(logits.dim(1)?, &Device::Cpu)?.to_vec2::<f32>()?;
+        for ((row, truth), class) in rows.iter().zip(&truths).zip(targets.classes()?) {
             let most = row.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));
             let log_sum = row.iter().map(|v| (v - most).exp()).sum::<f64>().ln() + most;
-            let truth = truth as usize;
-            let loss = log_sum - row.get(truth).copied().unwrap_or(f64::NEG_INFINITY);
-            evaluation.count(truth, largest(row), loss);
+            let weighted = row.iter().zip(truth).filter(|(_, t)| **t != 0.0);
+            let loss = weighted.map(|(v, &t)| f64::from(t) * (log_sum - v)).sum();
+            evaluation.count(class as usize, largest(row), loss);
         }
         Ok(())
     }

@@ -2,17 +2,17 @@
 
 use super::Predictor;
 use crate::arch::{InputSpec, Layout};
-use crate::backbone::{Backbone, Source};
+use crate::backbone::{Backbone, DESCRIPTION_VERSION, Saved, Source};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::weights::{METADATA_KEY, Weights, write as write_weights};
 use candle_core::{DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The description inside the file.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Description {
     /// The version of this description.
     version: u32,
@@ -25,18 +25,10 @@ struct Description {
     story: Option<serde_json::Value>,
 }
 
-/// What every version of the description has.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
-const VERSION: u32 = 1;
-
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let inner = &predictor.backbone.inner;
     let description = Description {
-        version: VERSION,
+        version: DESCRIPTION_VERSION,
         arch: inner.arch.name().to_string(),
         layout: inner.layout,
         input: inner.spec.clone(),
@@ -73,14 +65,7 @@ pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
                        load weights with Predictor::pretrained or Backbone::from_file";
         return Err(Error::weights(path, problem));
     };
-    let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
-    // First the version alone: a newer description may look different.
-    let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
-    if version > VERSION {
-        let problem = format!("it was saved by a newer version of the crate (format {version})");
-        return Err(Error::weights(path, problem));
-    }
-    let description: Description = serde_json::from_str(text).map_err(damaged)?;
+    let description = Saved::parse(text, path)?;
     let dtype = weights.tensors.values().find(|t| t.dtype() == DType::F64).map_or(DType::F32, Tensor::dtype);
     let arch: crate::Arch = description.arch.parse()?;
     let names = description.head.names(arch, description.labels.len());

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub(super) struct Audit {
     phase: usize,
     frozen: Sums,
-    /// Checksums of the folded convolutions after the first forward.
+    /// Checksums of the folded convolutions before the first step.
     folded: Option<Sums>,
 }
 
@@ -20,8 +20,10 @@ pub(super) struct Audit {
 type Sums = BTreeMap<String, u64>;
 
 impl Audit {
-    pub fn begin(phase: usize, slots: &Slots) -> Result<Self> {
-        Ok(Self { phase, frozen: sums(slots)?, folded: None })
+    /// `wanted`: whether what is frozen will be compared.
+    pub fn begin(phase: usize, slots: &Slots, wanted: bool) -> Result<Self> {
+        let frozen = if wanted { sums(slots)? } else { Sums::new() };
+        Ok(Self { phase, frozen, folded: None })
     }
 
     /// After the first backward pass: every learning parameter was reached by a finite gradient. Returns those whose
@@ -54,6 +56,12 @@ impl Audit {
             }
         }
         Ok(Error::Audit { phase: self.phase, unreached: vec![], not_finite, changed: vec![] })
+    }
+
+    /// Before the first step: takes note of the folded copies that the forward pass has made.
+    pub fn copies(&mut self, network: &Network) -> Result<()> {
+        self.folded = Some(network.checksums()?.into_iter().collect());
+        Ok(())
     }
 
     /// Every frozen tensor and its folded copy hold the bytes they held.

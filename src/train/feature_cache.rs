@@ -1,7 +1,7 @@
 //! What the frozen blocks make of every sample, computed once and kept.
 
 use crate::backbone::Network;
-use crate::data::{Batch, Dataset, Loader, Targets};
+use crate::data::{Batch, Dataset, Features, Loader, Targets, batch_end};
 use crate::error::Result;
 use crate::ops::no_grad;
 use candle_core::{DType, Device, Tensor};
@@ -14,6 +14,8 @@ pub(super) struct FeatureCache {
     views: Vec<Vec<Tensor>>,
     size: usize,
     pub bytes: usize,
+    /// The phase of the plan, from 0, that freezes those blocks.
+    phase: usize,
 }
 
 /// How many samples are computed at a time.
@@ -30,10 +32,11 @@ impl FeatureCache {
         views: usize,
         budget: usize,
         (device, dtype): (&Device, DType),
+        phase: usize,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Option<Self>> {
         let total = dataset.len();
-        let mut cache = Self { dataset: dataset.clone(), views: vec![], size: SIZE, bytes: 0 };
+        let mut cache = Self { dataset: dataset.clone(), views: vec![], size: SIZE, bytes: 0, phase };
         let loader = loader.clone().batch_size(SIZE).drop_last(false);
         for view in 0..views {
             let mut parts = Vec::with_capacity(total.div_ceil(SIZE));
@@ -63,18 +66,28 @@ impl FeatureCache {
         let parts = &self.views[view % self.views.len().max(1)];
         let rows: Vec<Tensor> = indices
             .iter()
-            .map(|i| parts[i / self.size].narrow(0, i % self.size, 1))
+            .map(|i| {
+                // The last part may hold one sample more than the others.
+                let part = (i / self.size).min(parts.len().saturating_sub(1));
+                parts[part].narrow(0, i - part * self.size, 1)
+            })
             .collect::<candle_core::Result<_>>()?;
-        let features = Tensor::cat(&rows, 0)?;
+        let tensor = Tensor::cat(&rows, 0)?;
         let targets: Vec<_> = indices.iter().map(|&i| self.dataset.target(i)).collect();
         let targets = Targets::join(&targets, classes, |k| self.dataset.name(indices[k]), device)?;
-        let images = Tensor::zeros((indices.len(), 0, 0, 0), features.dtype(), device)?;
-        Ok(Batch { images, targets, indices: indices.to_vec(), features: Some(features) })
+        let images = Tensor::zeros((indices.len(), 0, 0, 0), tensor.dtype(), device)?;
+        let features = Some(Features { tensor, phase: self.phase });
+        Ok(Batch { images, targets, indices: indices.to_vec(), features })
     }
 
-    /// All samples in order, in batches.
+    /// All samples in order, in the loader's batches: other ones might round differently.
     pub fn in_order(&self, size: usize) -> impl Iterator<Item = Vec<usize>> {
-        let total = self.dataset.len();
-        (0..total.div_ceil(size)).map(move |i| (i * size..(i * size + size).min(total)).collect())
+        let (total, mut from) = (self.dataset.len(), 0);
+        std::iter::from_fn(move || {
+            let end = batch_end(from, total, size);
+            let indices: Vec<usize> = (from..end).collect();
+            from = end;
+            (!indices.is_empty()).then_some(indices)
+        })
     }
 }

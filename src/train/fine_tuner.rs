@@ -8,6 +8,7 @@ use crate::data::{Augment, Dataset};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::loss::Loss;
+use crate::metrics::Evaluation;
 use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::predict::Predictor;
@@ -57,6 +58,22 @@ pub struct Fitted {
     pub report: Report,
 }
 
+impl Fitted {
+    /// The final figure, on data that no choice was made on: evaluates, and puts the accuracy into the report and into
+    /// what the predictor saves.
+    ///
+    /// # Errors
+    /// As [`Predictor::evaluate`].
+    pub fn test<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
+        let evaluation = self.predictor.evaluate(data)?;
+        self.report.top1 = Some(evaluation.top1());
+        if let Some(story) = &mut self.predictor.story {
+            story["top1"] = evaluation.top1().into();
+        }
+        Ok(evaluation)
+    }
+}
+
 /// Features of frozen blocks are kept if they take no more than this many bytes.
 const CACHE_BUDGET: usize = 2 << 30;
 
@@ -87,7 +104,8 @@ impl FineTuner {
         self
     }
 
-    /// Sets the strategy, which makes the plan for the data's size. A plan set as well wins.
+    /// Sets the strategy, which makes the plan for the data's size. A plan set as well wins, and the report names the
+    /// settings in which it differs from the strategy's.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
         self
@@ -166,19 +184,23 @@ impl FineTuner {
     /// # Errors
     /// [`Error::NoStrategy`] without strategy and plan, [`Error::Invalid`] for a plan that cannot work.
     pub fn session<D: Dataset + Clone + 'static>(self, train: &D) -> Result<Session> {
-        let strategy = if self.plan.is_some() { None } else { self.strategy };
+        let mut overrides = Vec::new();
         let mut plan = match (self.plan, self.strategy) {
-            (Some(plan), _) => plan,
+            (Some(plan), None) => plan,
+            (Some(plan), Some(strategy)) => {
+                overrides = plan.edits(&strategy.plan(&self.backbone, train.len()));
+                plan
+            }
             (None, Some(strategy)) => strategy.plan(&self.backbone, train.len()),
             (None, None) => return Err(Error::NoStrategy),
         };
-        let mut overrides = Vec::new();
         if let Some(batch_size) = self.batch_size {
             overrides.push(format!("batch size {batch_size} (the plan had {})", plan.batch_size));
             plan.batch_size = batch_size;
         }
         if let Some(optimizer) = self.optimizer {
-            overrides.push(format!("optimizer {:?}, lr {:e}", optimizer.rule, optimizer.lr));
+            let Optimizer { rule, lr, weight_decay, .. } = optimizer;
+            overrides.push(format!("optimizer {rule:?}, lr {lr:e}, weight decay {weight_decay}"));
             plan.phases.iter_mut().for_each(|phase| phase.optimizer = optimizer);
         }
         if let Some(loss) = self.loss {
@@ -186,7 +208,7 @@ impl FineTuner {
             plan.loss = loss;
         }
         if let Some(augment) = self.augment {
-            overrides.push(if augment.is_random() { "own augmentation".into() } else { "no augmentation".into() });
+            overrides.push(augment.to_string());
             plan.augment = augment;
         }
         if let Some(patience) = self.patience {
@@ -197,7 +219,7 @@ impl FineTuner {
             backbone: self.backbone,
             head: self.head,
             plan,
-            strategy,
+            strategy: self.strategy,
             overrides,
             seed: self.seed,
             workers: self.workers,
@@ -221,6 +243,7 @@ impl FineTuner {
     {
         same_classes(train, valid)?;
         let mut session = self.session(train)?;
+        session.also_skipped(valid.skipped());
         let valid: Arc<dyn Dataset> = Arc::new(valid.clone());
         let mut best: Option<Best> = None;
         let mut phase = None;
@@ -238,6 +261,10 @@ impl FineTuner {
             }
             let evaluation = session.validate(&valid, cache.as_ref())?;
             session.close_epoch(Some(&evaluation))?;
+            if session.phase() != phase {
+                // The next phase's features need the room.
+                cache = None;
+            }
             let better =
                 best.as_ref().is_none_or(|best| (evaluation.correct, -evaluation.loss) > (best.correct, -best.loss));
             if better {

@@ -45,7 +45,7 @@ impl Progress {
             epoch,
             lr,
             train_loss: self.loss / steps,
-            train_top1: self.correct as f64 / self.judged.max(1) as f64,
+            train_top1: (self.judged > 0).then(|| self.correct as f64 / self.judged as f64),
             gradient_norm: self.norm / steps,
             valid_loss: valid.map(|v| v.loss),
             valid_top1: valid.map(Evaluation::top1),

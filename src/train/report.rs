@@ -1,6 +1,5 @@
 //! What a run was and what came of it.
 
-use crate::metrics::Evaluation;
 use crate::plan::Plan;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,7 @@ pub struct Report {
     pub seed: u64,
     /// Training samples.
     pub samples: usize,
-    /// Broken samples that were left out on request.
+    /// Broken samples that were left out on request, of the training and the validation data.
     pub skipped: usize,
     /// The classes.
     pub classes: Vec<String>,
@@ -32,7 +31,7 @@ pub struct Report {
     pub best_epoch: Option<usize>,
     /// Validation accuracy of the weights that were kept, in [0, 1].
     pub valid_top1: Option<f64>,
-    /// The final accuracy, on test data where there are any; see [`Report::conclude`].
+    /// The final accuracy, on test data where there are any; see [`Fitted::test`](crate::Fitted::test).
     pub top1: Option<f64>,
     /// Where the time went.
     pub seconds: Seconds,
@@ -58,8 +57,8 @@ pub struct EpochReport {
     pub lr: f64,
     /// Mean loss over the epoch's steps, with label smoothing and augmentation.
     pub train_loss: f64,
-    /// Accuracy of the training batches as they were seen, in [0, 1].
-    pub train_top1: f64,
+    /// Accuracy of the training batches as they were seen, in [0, 1]; an own loop that makes its own loss has none.
+    pub train_top1: Option<f64>,
     /// Mean norm of the gradients before clipping.
     pub gradient_norm: f64,
     /// Cross entropy on the validation data.
@@ -111,9 +110,13 @@ pub struct StageReport {
 }
 
 impl Report {
-    /// Takes in the final figure, best of data that no choice was made on.
-    pub fn conclude(&mut self, test: &Evaluation) {
-        self.top1 = Some(test.top1());
+    /// The same without what differs from run to run: equal seeds save equal files.
+    pub(super) fn without_measurements(&self) -> Self {
+        let mut report = Self { seconds: Seconds::default(), peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
+        for epoch in &mut report.epochs {
+            (epoch.seconds, epoch.images_per_second) = (0.0, 0.0);
+        }
+        report
     }
 
     /// As JSON, indented.
@@ -140,12 +143,12 @@ impl fmt::Display for Report {
         for (i, e) in self.epochs.iter().enumerate() {
             writeln!(
                 f,
-                "  {:>5} {:>5} {:>8.1e}  {:>10.4}  {:>10.4}  {:>10}  {:>10}  {:>7.2}  {:>8.0}{}",
+                "  {:>5} {:>5} {:>8.1e}  {:>10.4}  {:>10}  {:>10}  {:>10}  {:>7.2}  {:>8.0}{}",
                 e.phase,
                 e.epoch,
                 e.lr,
                 e.train_loss,
-                e.train_top1,
+                number(e.train_top1),
                 number(e.valid_loss),
                 number(e.valid_top1),
                 e.seconds,

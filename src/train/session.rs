@@ -1,6 +1,7 @@
 //! The one place that trains.
 
 mod phases;
+mod steps;
 mod validation;
 
 use super::audit::Audit;
@@ -11,7 +12,7 @@ use super::progress::Progress;
 use super::report::{Report, Seconds, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
 use crate::backbone::{Backbone, Network, random_tensors};
-use crate::data::{Batch, Batches, Dataset, Loader, Transform};
+use crate::data::{Augment, Batch, Batches, Dataset, Loader, Transform, batch_count, batch_end};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::metrics::Evaluation;
@@ -22,11 +23,13 @@ use crate::plan::{Phase, Plan, Start};
 use crate::predict::{Inference, Predictor};
 use crate::rng::Seed;
 use crate::strategy::Strategy;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use phases::Purpose;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use steps::{start_epoch, step};
 
 /// What a session is started with.
 pub(super) struct Setup {
@@ -53,7 +56,7 @@ pub(super) type Listener = Box<dyn FnMut(&Event<'_>) + Send>;
 /// # use candle_finetune::{Arch, Backbone, FineTuner, Loss, Strategy, TensorDataset};
 /// # use candle_finetune::candle_core::{Device, Tensor};
 /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
-/// # let images = Tensor::randn(0f32, 1.0, (8, 3, 32, 32), &Device::Cpu)?;
+/// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
 /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
 /// # let mut plan = Strategy::LargeSimilar.plan(&backbone, 8);
 /// # plan.phases.iter_mut().for_each(|p| p.epochs = 1);
@@ -89,7 +92,7 @@ pub struct Session {
 struct Current {
     index: usize,
     phase: Phase,
-    network: Network,
+    network: Arc<Network>,
     frozen_blocks: usize,
     groups: BTreeMap<String, Group>,
     cache: Option<FeatureCache>,
@@ -111,10 +114,10 @@ struct Epoch {
 }
 
 impl Session {
-    pub(super) fn start<D: Dataset + Clone + 'static>(setup: Setup, data: &D) -> Result<Self> {
+    pub(super) fn start<D: Dataset + Clone + 'static>(mut setup: Setup, data: &D) -> Result<Self> {
         let started = Instant::now();
-        let Setup { backbone, head, plan, seed, .. } = &setup;
-        plan.check(backbone)?;
+        setup.plan.check(&setup.backbone)?;
+        setup.plan = setup.plan.with_names(&setup.backbone)?;
         if data.is_empty() {
             return Err(Error::invalid("dataset", "holds no samples"));
         }
@@ -123,6 +126,12 @@ impl Session {
             let problem = format!("has {} class; there is something to learn from two on", labels.len());
             return Err(Error::invalid("dataset", problem));
         }
+        Transform::train(&setup.backbone.inner.spec, &setup.plan.augment)?;
+        if setup.plan.augment.is_random() && Loader::gives_tensors(data)? {
+            setup.overrides.push("images not varied, since the samples are tensors".into());
+            setup.plan.augment = Augment::none();
+        }
+        let Setup { backbone, head, plan, seed, .. } = &setup;
         let inner = &backbone.inner;
         let channels = inner.spec.channels;
         let tensors = match plan.init {
@@ -197,7 +206,7 @@ impl Session {
                 current.running = Some(epoch);
             }
             let Some(epoch) = &mut current.running else { continue };
-            let to = (epoch.taken + self.setup.plan.batch_size).min(epoch.order.len());
+            let to = batch_end(epoch.taken, epoch.order.len(), self.setup.plan.batch_size);
             let indices = &epoch.order[epoch.taken..to];
             let batch = match (&current.cache, &mut epoch.batches) {
                 (Some(cache), _) => {
@@ -214,12 +223,20 @@ impl Session {
     }
 
     /// Logits (N, classes) with a graph: a Candle tensor from which any loss can be made.
+    ///
+    /// # Errors
+    /// Before the first batch, for images that the network cannot take, and for a batch with kept features that was
+    /// made in another phase.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let Some(current) = &self.current else {
             return Err(Error::invalid("session", "no phase has begun; ask for a batch first"));
         };
         let features = match &batch.features {
-            Some(features) => current.network.suffix(features, current.frozen_blocks)?,
+            Some(features) if features.phase != current.index => {
+                let problem = "was made for another phase, whose frozen blocks are others; ask for a new one";
+                return Err(Error::invalid("batch", problem));
+            }
+            Some(features) => current.network.suffix(&features.tensor, current.frozen_blocks)?,
             None => {
                 self.setup.backbone.check(&batch.images)?;
                 current.network.features(&batch.images.to_dtype(self.setup.backbone.inner.dtype)?)?
@@ -236,7 +253,7 @@ impl Session {
     /// first step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no
     /// step was made then (a forward pass with batch statistics has moved the running ones already).
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
             return Err(Error::Diverged { step: self.steps_done + 1, loss: value });
         }
@@ -250,6 +267,9 @@ impl Session {
                     self.report.zero_gradients.push(name);
                 }
             }
+        }
+        if self.audit_pending {
+            current.audit.copies(&current.network)?;
         }
         let norm = step(&mut self.optimizer, &self.slots, &gradients, current, self.setup.plan.clip)?;
         drop(gradients);
@@ -284,7 +304,7 @@ impl Session {
 
     /// Runs the network as it is over labelled data, frozen and in evaluation mode.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
-        self.inference()?.evaluate(data)
+        self.inference()?.evaluate(data, self.setup.workers)
     }
 
     /// Every tensor that learns, by canonical name, as it is now: shares storage with the session's own.
@@ -347,7 +367,7 @@ impl Session {
             Some(self.labels.clone()),
             true,
         )?;
-        let story = serde_json::to_value(&self.report)
+        let story = serde_json::to_value(self.report.without_measurements())
             .map_err(|error| Error::invalid("report", format!("cannot be written as JSON: {error}")))?;
         let predictor = Predictor::assemble(backbone, self.setup.head, head, self.labels, Some(story))?;
         crate::ops::release_pool();
@@ -358,47 +378,6 @@ impl Session {
     fn inference(&self) -> Result<Inference> {
         Inference::of_slots(&self.setup.backbone, self.setup.head, &self.slots, self.labels.clone())
     }
-}
-
-/// One step of every learning parameter; the norm of the gradients before clipping.
-fn step(
-    optimizer: &mut OptimizerState,
-    slots: &Slots,
-    gradients: &Gradients,
-    current: &Current,
-    clip: Option<f64>,
-) -> Result<f64> {
-    let learning: Vec<_> = slots
-        .iter()
-        .filter_map(|(name, slot)| match slot {
-            Slot::Param(var) => Some((name, var, gradients.get(&var.id())?)),
-            _ => None,
-        })
-        .collect();
-    let norm = global_norm(learning.iter().map(|(.., g)| *g))?;
-    if !norm.is_finite() {
-        return Err(current.audit.not_finite(&learning)?);
-    }
-    let scale = clip.filter(|&most| norm > most).map_or(1.0, |most| most / norm);
-    let factor = current.phase.schedule.factor(current.step, current.steps);
-    for (name, var, gradient) in learning {
-        let Some(&group) = current.groups.get(name) else { continue };
-        optimizer.step(&current.phase.optimizer, (name, var), gradient, group, factor, scale)?;
-    }
-    Ok(norm)
-}
-
-fn start_epoch(loader: &Loader, current: &Current, setup: &Setup, samples: usize, number: usize) -> Result<Epoch> {
-    let mut order: Vec<usize> = (0..samples).collect();
-    order.shuffle(&mut Seed(setup.seed).stream("shuffle", &[number as u64]));
-    let batches = match &current.cache {
-        Some(_) => None,
-        None => {
-            let view = setup.plan.views.map_or(number, |views| number % views.max(1));
-            Some(loader.batches(order.clone(), view as u64, &setup.backbone.inner.device)?)
-        }
-    };
-    Ok(Epoch { order, taken: 0, batches, progress: Progress::new(), pending: 0 })
 }
 
 fn emit(listener: &mut Option<Listener>, event: &Event<'_>) {

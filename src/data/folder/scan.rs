@@ -26,7 +26,7 @@ pub(super) enum Layout {
 pub(super) fn layout(root: &Path) -> Result<Layout> {
     let Entries { folders, .. } = Entries::read(root)?;
     let (mut train, mut valid, mut test) = (None, None, None);
-    let mut others = 0;
+    let mut others = Vec::new();
     for folder in folders {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let part = match name.as_str() {
@@ -34,7 +34,7 @@ pub(super) fn layout(root: &Path) -> Result<Layout> {
             "valid" | "val" | "validation" => &mut valid,
             "test" => &mut test,
             _ => {
-                others += 1;
+                others.push(folder);
                 continue;
             }
         };
@@ -46,7 +46,15 @@ pub(super) fn layout(root: &Path) -> Result<Layout> {
     let is_part = |part: &Option<PathBuf>| -> Result<bool> {
         part.as_ref().map_or(Ok(false), |path| Ok(!Entries::read(path)?.folders.is_empty()))
     };
-    let parts = is_part(&train)? || (others == 0 && train.is_none() && (is_part(&valid)? || is_part(&test)?));
+    let parts = is_part(&train)? || (others.is_empty() && train.is_none() && (is_part(&valid)? || is_part(&test)?));
+    // Images beside the parts would be left out without a word.
+    for other in others.iter().filter(|_| parts) {
+        if Entries::read(other)?.files.iter().any(|file| has_extension(file, &IMAGES)) {
+            let problem =
+                format!("{} holds images beside the folder train; move it into a part, or away", other.display());
+            return Err(Error::invalid(root.display().to_string(), problem));
+        }
+    }
     Ok(if parts { Layout::Splits { train, valid, test } } else { Layout::Classes })
 }
 

@@ -28,7 +28,7 @@ fn lists(error: Error) -> (Vec<String>, Vec<String>, Vec<String>) {
 #[test]
 fn one_changed_bit_of_a_frozen_tensor_is_found() {
     let (_, mut slots, network) = frozen();
-    let mut audit = Audit::begin(1, &slots).unwrap();
+    let mut audit = Audit::begin(1, &slots, true).unwrap();
     network.features(&images(32)).unwrap();
     audit.frozen(&slots, &network).unwrap();
     // More copies are made for other sizes; that is no change.
@@ -49,7 +49,7 @@ fn one_changed_bit_of_a_frozen_tensor_is_found() {
 #[test]
 fn a_folded_copy_that_is_not_that_of_its_tensors_is_found() {
     let (_, mut slots, network) = frozen();
-    let mut audit = Audit::begin(1, &slots).unwrap();
+    let mut audit = Audit::begin(1, &slots, true).unwrap();
     network.features(&images(32)).unwrap();
     audit.frozen(&slots, &network).unwrap();
     // Another network, of which one convolution is folded otherwise, over the same frozen tensors.
@@ -72,7 +72,7 @@ fn gradients_are_sorted_into_missing_endless_and_zero() {
         slots.insert(name.into(), Slot::Param(var.clone()));
     }
     slots.insert("kept".into(), Slot::Frozen(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap()));
-    let audit = Audit::begin(1, &slots).unwrap();
+    let audit = Audit::begin(1, &slots, true).unwrap();
 
     let loss = (good.sqr().unwrap() + (idle.as_tensor() - idle.as_tensor()).unwrap()).unwrap().sum_all().unwrap();
     let gradients = backward(&loss).unwrap();

@@ -3,6 +3,13 @@
 #[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
 
+/// What features are kept for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    Training { varied: bool },
+    Validation,
+}
+
 impl Session {
     pub(super) fn enter_phase(&mut self) -> Result<bool> {
         let Some(phase) = self.setup.plan.phases.get(self.next_phase).cloned() else { return Ok(false) };
@@ -11,18 +18,29 @@ impl Session {
         let blocks = &inner.network.blocks;
         let frozen = phase.freeze.resolve(blocks, &self.declared, inner.arch.classifier())?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
-        let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?;
+        if !self.slots.values().any(|slot| matches!(slot, Slot::Param(_))) {
+            let problem = "freezes everything, the head too, so nothing would learn";
+            return Err(Error::invalid(format!("plan: phase {} freeze", index + 1), problem));
+        }
+        let network = Arc::new(Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?);
         let groups = groups(&self.slots, &self.declared, blocks, &phase);
         self.report.parameters = count(&self.slots, &self.declared, blocks);
         let phases = self.setup.plan.phases.len();
         let event = Event::Phase { phase: index + 1, phases, frozen_blocks: frozen.prefix };
         emit(&mut self.setup.listener, &event);
-        let cache = self.compute_cache(&self.dataset.clone(), &network, frozen.prefix, true)?;
+        let augment = if phase.augment { self.setup.plan.augment.clone() } else { Augment::none() };
+        self.loader = self.loader.clone().transform(Transform::train(&inner.spec, &augment)?);
+        let cache = self.compute_cache(
+            &self.dataset.clone(),
+            &network,
+            (index, frozen.prefix),
+            Purpose::Training { varied: augment.is_random() },
+        )?;
         if let Some(cache) = &cache {
             self.report.cached_mb = self.report.cached_mb.max(cache.bytes as f64 / 1e6);
         }
-        let per_epoch = self.dataset.len().div_ceil(self.setup.plan.batch_size);
-        let audit = Audit::begin(index + 1, &self.slots)?;
+        let per_epoch = batch_count(self.dataset.len(), self.setup.plan.batch_size);
+        let audit = Audit::begin(index + 1, &self.slots, self.setup.audit)?;
         self.audit_pending = self.setup.audit;
         let (steps, frozen_blocks) = (per_epoch.saturating_mul(phase.epochs), frozen.prefix);
         self.current = Some(Current {
@@ -57,30 +75,34 @@ impl Session {
         &mut self,
         dataset: &Arc<dyn Dataset>,
         network: &Network,
-        frozen_blocks: usize,
-        training: bool,
+        (phase, frozen_blocks): (usize, usize),
+        purpose: Purpose,
     ) -> Result<Option<FeatureCache>> {
-        let plan = &self.setup.plan;
-        let views = match (training && plan.augment.is_random(), plan.views) {
-            (false, _) => 1,
-            (true, Some(views)) => views,
-            (true, None) => return Ok(None),
+        let views = match (purpose, self.setup.plan.views) {
+            (Purpose::Training { varied: true }, Some(views)) => views,
+            (Purpose::Training { varied: true }, None) => return Ok(None),
+            _ => 1,
         };
-        if frozen_blocks == 0 || self.setup.cache_budget == 0 {
+        // What training keeps is not there for validation.
+        let taken = self.current.as_ref().and_then(|c| c.cache.as_ref()).map_or(0, |cache| cache.bytes);
+        let budget = self.setup.cache_budget.saturating_sub(taken);
+        if frozen_blocks == 0 || budget == 0 {
             return Ok(None);
         }
         let begun = Instant::now();
-        let loader = if training {
-            self.loader.clone()
-        } else {
-            Loader::new(dataset, Transform::eval(&self.setup.backbone.inner.spec)?)
+        let loader = match (purpose, self.setup.workers) {
+            (Purpose::Training { .. }, _) => self.loader.clone(),
+            (Purpose::Validation, workers) => {
+                let loader = Loader::new(dataset, Transform::eval(&self.setup.backbone.inner.spec)?);
+                workers.into_iter().fold(loader, Loader::workers)
+            }
         };
         let device = self.setup.backbone.inner.device.clone();
-        let budget = self.setup.cache_budget;
         let listener = &mut self.setup.listener;
         let progress = |done, total| emit(listener, &Event::Features { done, total });
         let to = (&device, self.setup.backbone.inner.dtype);
-        let cache = FeatureCache::compute(dataset, &loader, network, frozen_blocks, views, budget, to, progress)?;
+        let cache =
+            FeatureCache::compute(dataset, &loader, network, frozen_blocks, views, budget, to, phase, progress)?;
         if cache.is_none() {
             tracing::warn!(budget, "the frozen part's features do not fit and are computed anew in each epoch");
         }

@@ -4,15 +4,20 @@
 use super::*;
 
 impl Session {
+    /// Counts what the validation data left out.
+    pub(in crate::train) fn also_skipped(&mut self, samples: usize) {
+        self.report.skipped += samples;
+    }
+
     /// The validation data's features at the phase's boundary, computed once per phase.
     pub(in crate::train) fn valid_cache(&mut self, valid: &Arc<dyn Dataset>) -> Result<Option<FeatureCache>> {
-        let Some(mut current) = self.current.take() else { return Ok(None) };
-        let cache = self.compute_cache(valid, &current.network, current.frozen_blocks, false);
-        if let Some(epoch) = &mut current.running {
+        let Some(current) = &self.current else { return Ok(None) };
+        let (network, boundary) = (current.network.clone(), (current.index, current.frozen_blocks));
+        let cache = self.compute_cache(valid, &network, boundary, Purpose::Validation);
+        if let Some(epoch) = self.current.as_mut().and_then(|current| current.running.as_mut()) {
             // The epoch has just been opened; this time is not its own.
             epoch.progress = Progress::new();
         }
-        self.current = Some(current);
         cache
     }
 
@@ -31,12 +36,12 @@ impl Session {
                     let device = &self.setup.backbone.inner.device;
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
                     let Some(features) = &batch.features else { continue };
-                    let logits = inference.logits_from(features, current.frozen_blocks)?;
+                    let logits = inference.logits_from(&features.tensor, current.frozen_blocks)?;
                     Inference::judge(&logits, &batch.targets, &mut evaluation)?;
                 }
                 evaluation.close()
             }
-            _ => inference.evaluate(valid)?,
+            _ => inference.evaluate(valid, self.setup.workers)?,
         };
         self.report.seconds.valid += begun.elapsed().as_secs_f64();
         Ok(evaluation)
