@@ -106,7 +106,7 @@ fn train(options: &Options) -> std::result::Result<(), Failure> {
     let backbone = small::backbone(&Device::Cpu)?;
     // What is cut off for validation is balanced over the classes, whatever the dataset.
     let (train, valid) = split(&Shapes::new(options.samples, options.seed), 0.15, options.seed)?;
-    let test = Shapes::new(200, options.seed + 1);
+    let test = Shapes::new(200, options.seed.wrapping_add(1));
 
     let mut plan = Strategy::LargeDifferent.plan(&backbone, train.len());
     plan.phases[0].epochs = options.epochs;

@@ -64,7 +64,7 @@ struct Options {
     /// cpu, cuda[:N] or metal[:N].
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Leaves out images that cannot be read instead of stopping; the report counts them.
+    /// Leaves out images that cannot be read instead of stopping; the report counts those of train and valid.
     #[arg(long)]
     skip_broken: bool,
     /// Where to save the predictor.
@@ -90,6 +90,13 @@ fn main() -> ExitCode {
 
 fn finetune(options: &Options) -> Result<(), Failure> {
     let device = run::device(&options.device)?;
+    // What cannot be written is better known before the training than after.
+    for file in [&options.out, &options.report].into_iter().flatten() {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(format!("{}: there is no folder {}", file.display(), folder.display()).into());
+        }
+    }
     let source = match &options.weights {
         Some(path) => Source::file(path),
         None => Source::embedded(),
@@ -107,6 +114,9 @@ fn finetune(options: &Options) -> Result<(), Failure> {
         train = train.skip_broken()?;
         valid = valid.skip_broken()?;
         test = test.map(ImageFolder::skip_broken).transpose()?;
+        if let Some(left_out) = test.as_ref().map(|test| test.skipped().len()).filter(|&n| n > 0) {
+            eprintln!("{left_out} broken images of test are left out");
+        }
     } else {
         train.check()?;
         valid.check()?;

@@ -18,7 +18,7 @@ mod transform;
 
 pub use augment::Augment;
 pub use batch::{Batch, Targets};
-pub(crate) use batch::{Features, batch_count, batch_end};
+pub(crate) use batch::{Features, batch_count, batch_end, largest};
 #[cfg(feature = "image")]
 pub use folder::{ImageFolder, Splits};
 pub use image::Image;

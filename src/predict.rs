@@ -6,7 +6,7 @@ mod saved;
 pub(crate) use inference::{BATCH, Inference};
 
 use crate::backbone::{Backbone, Source};
-use crate::data::{Dataset, Image};
+use crate::data::{Dataset, Image, largest};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::metrics::Evaluation;
@@ -114,15 +114,16 @@ impl Predictor {
         all.pop().ok_or_else(|| Error::invalid("images", "there are none"))
     }
 
-    /// What each of some images shows, computed together.
+    /// What each of some images shows, computed 32 at a time.
     pub fn predict_batch(&self, images: &[Image]) -> Result<Vec<Prediction>> {
-        if images.is_empty() {
-            return Ok(vec![]);
+        let mut predictions = Vec::with_capacity(images.len());
+        for images in images.chunks(BATCH) {
+            let tensors: Vec<Tensor> = images.iter().map(|i| self.inference.prepare(i)).collect::<Result<_>>()?;
+            let logits = self.inference.logits(&Tensor::stack(&tensors, 0)?.to_device(self.backbone.device())?)?;
+            let probabilities = softmax(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            predictions.extend(probabilities.into_iter().map(|p| self.prediction(p)));
         }
-        let tensors: Vec<Tensor> = images.iter().map(|i| self.inference.prepare(i)).collect::<Result<_>>()?;
-        let logits = self.inference.logits(&Tensor::stack(&tensors, 0)?.to_device(self.backbone.device())?)?;
-        let probabilities = softmax(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        Ok(probabilities.into_iter().map(|p| self.prediction(p)).collect())
+        Ok(predictions)
     }
 
     /// Logits (N, classes) of images (N, C, H, W) that are prepared already, in the network's number type: what stands
@@ -135,7 +136,7 @@ impl Predictor {
     }
 
     fn prediction(&self, probabilities: Vec<f32>) -> Prediction {
-        let class = inference::largest(&probabilities);
+        let class = largest(&probabilities);
         let label = self.labels().get(class).cloned().unwrap_or_default();
         let probability = probabilities.get(class).copied().unwrap_or(0.0);
         Prediction { class: class as u32, label, probability, probabilities }
@@ -147,7 +148,10 @@ impl Predictor {
     /// If the data holds no samples, its classes are not the predictor's, a sample has a list of labels, or an image is
     /// broken.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
-        self.inference.evaluate(data, None)
+        let evaluation = self.inference.evaluate(data, None);
+        // The memory of large batches is not needed by what comes next.
+        crate::ops::release_pool();
+        evaluation
     }
 
     /// The classes' labels, in their order.

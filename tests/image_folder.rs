@@ -69,6 +69,37 @@ fn without_valid_a_part_of_train_is_cut_off() {
 }
 
 #[test]
+fn groups_stay_together_when_a_part_is_cut_off() {
+    let root = folder(&[("train/a", 40), ("train/b", 40)]);
+    // Pairs of images, as of one patient.
+    let patient = |path: &std::path::Path| {
+        let number: usize = path.file_stem()?.to_str()?.parse().ok()?;
+        Some(format!("{}{}", path.parent()?.display(), number / 2))
+    };
+    let splits = ImageFolder::splits_by(root.path(), 1, patient).unwrap();
+    let patients = |data: &ImageFolder| (0..data.len()).filter_map(|i| patient(data.path(i))).collect::<Vec<_>>();
+    let (train, valid) = (patients(&splits.train), patients(&splits.valid));
+    assert!(valid.len() >= 8 && valid.iter().all(|one| !train.contains(one)), "{valid:?}");
+    assert_eq!(train.len() + valid.len(), 80);
+    // Without groups some pair is torn apart.
+    let torn = ImageFolder::splits(root.path(), 1).unwrap();
+    let train = patients(&torn.train);
+    assert!(patients(&torn.valid).iter().any(|one| train.contains(one)));
+}
+
+#[test]
+fn images_beside_the_parts_are_not_left_out_without_a_word() {
+    let root = folder(&[("train/red", 2), ("train/blue", 2), ("cats", 1)]);
+    let error = ImageFolder::open(root.path()).unwrap_err().to_string();
+    assert!(error.contains("cats"), "{error}");
+    // A folder of something else does no harm.
+    fs::remove_dir_all(root.path().join("cats")).unwrap();
+    fs::create_dir(root.path().join("annotations")).unwrap();
+    fs::write(root.path().join("annotations/all.json"), "{}").unwrap();
+    assert_eq!(ImageFolder::open(root.path()).unwrap().len(), 4);
+}
+
+#[test]
 fn parts_that_are_there_are_taken() {
     for name in ["valid", "val", "Validation"] {
         let root = folder(&[("train/a", 4), ("train/b", 4), (&format!("{name}/a"), 2), ("test/b", 1)]);

@@ -166,6 +166,25 @@ fn files_that_do_not_fit_together_are_typed_errors() {
     assert!(matches!(Predictor::from_file(dir.path().join("none"), &CPU), Err(Error::Io { .. })));
 }
 
+/// One sample.
+#[derive(Clone)]
+struct One(Tensor, Target, Vec<String>);
+
+impl Dataset for One {
+    fn len(&self) -> usize {
+        1
+    }
+    fn classes(&self) -> &[String] {
+        &self.2
+    }
+    fn target(&self, _: usize) -> Target {
+        self.1.clone()
+    }
+    fn sample(&self, _: usize) -> candle_finetune::Result<candle_finetune::Sample> {
+        Ok(candle_finetune::Sample::Tensor(self.0.clone()))
+    }
+}
+
 /// The same samples under other names of the classes.
 fn renamed(data: &VecDataset, names: &[String]) -> VecDataset {
     let class = |i: usize| match data.target(i) {
@@ -225,6 +244,15 @@ fn data_that_is_not_the_predictors_is_refused() {
     let error = with(&["class 0", "class 2", "class 1"]).unwrap_err().to_string();
     assert!(error.contains("class 2"), "{error}");
     assert!(with(&["a", "b", "c", "d"]).is_err());
+    // One class per sample; probabilities count as they are.
+    let names: Vec<String> = fitted.predictor.labels().to_vec();
+    let one = Tensor::zeros((3, 32, 32), candle_finetune::candle_core::DType::F32, &CPU).unwrap();
+    let with_target = |target: Target| fitted.predictor.evaluate(&One(one.clone(), target, names.clone()));
+    let error = with_target(Target::Labels(vec![0])).unwrap_err().to_string();
+    assert!(error.contains("lists of labels"), "{error}");
+    let hard: Vec<f64> = (0..3).map(|class| with_target(Target::Class(class)).unwrap().loss).collect();
+    let soft = with_target(Target::Soft(vec![0.5, 0.25, 0.25])).unwrap().loss;
+    assert!((soft - (0.5 * hard[0] + 0.25 * (hard[1] + hard[2]))).abs() < 1e-9, "{soft} {hard:?}");
     assert!(fitted.predictor.evaluate(&VecDataset::new(vec![], names_of(&data)).unwrap()).is_err());
     let wrong = TensorDataset::new(crate::support::images(2, 1, 32, 1), vec![0, 1], names_of(&data)).unwrap();
     assert!(fitted.predictor.evaluate(&wrong).is_err());

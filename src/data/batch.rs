@@ -135,7 +135,7 @@ impl Targets {
         match self {
             Self::Classes(ids) => Ok(ids.clone()),
             Self::Soft(rows) | Self::Labels(rows) => {
-                Ok(rows.to_vec2::<f32>()?.iter().map(|row| largest(row)).collect())
+                Ok(rows.to_vec2::<f32>()?.iter().map(|row| largest(row) as u32).collect())
             }
         }
     }
@@ -155,14 +155,14 @@ impl Targets {
 }
 
 /// The first index of the largest value.
-pub(super) fn largest(row: &[f32]) -> u32 {
+pub(crate) fn largest<T: PartialOrd>(row: &[T]) -> usize {
     let mut best = 0;
     for (i, value) in row.iter().enumerate() {
         if *value > row[best] {
             best = i;
         }
     }
-    best as u32
+    best
 }
 
 pub(super) fn out_of_range(sample: String, label: u32, classes: usize) -> Error {

@@ -186,7 +186,7 @@ impl Units {
         let stratum = |i: usize| {
             let class = match dataset.target(i) {
                 Target::Class(class) => Some(class),
-                Target::Soft(p) => Some(largest(&p)),
+                Target::Soft(p) => Some(largest(&p) as u32),
                 Target::Labels(labels) => labels.iter().min().copied(),
             };
             class.map_or(strata - 1, |class| (class as usize).min(strata - 1))

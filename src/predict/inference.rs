@@ -3,7 +3,7 @@
 
 use crate::arch::Arch;
 use crate::backbone::{Backbone, Network};
-use crate::data::{Dataset, Image, Loader, Targets, Transform};
+use crate::data::{Dataset, Image, Loader, Targets, Transform, largest};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::metrics::Evaluation;
@@ -132,15 +132,4 @@ impl Inference {
         }
         Ok(())
     }
-}
-
-/// The first index of the largest value.
-pub(crate) fn largest<T: PartialOrd + Copy>(row: &[T]) -> usize {
-    let mut best = 0;
-    for (i, v) in row.iter().enumerate() {
-        if *v > row[best] {
-            best = i;
-        }
-    }
-    best
 }
