@@ -12,7 +12,7 @@
 mod run;
 
 use candle_finetune::{
-    Arch, Augment, Backbone, Dataset, FineTuner, FreezePolicy, Head, ImageFolder, Source, Splits, Strategy,
+    Arch, Augment, Backbone, Dataset, Error, FineTuner, FreezePolicy, Head, ImageFolder, Source, Splits, Strategy,
 };
 use clap::{Parser, ValueEnum};
 use run::Failure;
@@ -34,9 +34,9 @@ struct Options {
     /// Uses the small backbone that the crate carries.
     #[arg(long)]
     embedded: bool,
-    /// small-similar, small-different, large-similar or large-different.
+    /// small-similar, small-different, large-similar or large-different; there is no default.
     #[arg(long)]
-    strategy: Strategy,
+    strategy: Option<Strategy>,
     /// Freezes so many blocks, or up to this stage or block ("layer2"), in the last phase.
     #[arg(long)]
     freeze: Option<String>,
@@ -125,7 +125,8 @@ fn finetune(options: &Options) -> Result<(), Failure> {
         }
     }
 
-    let mut plan = options.strategy.plan(&backbone, train.len());
+    let strategy = options.strategy.ok_or(Error::NoStrategy)?;
+    let mut plan = strategy.plan(&backbone, train.len());
     if let Some(augment) = options.augment {
         plan.augment = match augment {
             Variation::None => Augment::none(),
@@ -149,7 +150,7 @@ fn finetune(options: &Options) -> Result<(), Failure> {
         plan.batch_size = batch_size;
     }
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
-    let tuner = FineTuner::new(backbone).strategy(options.strategy).plan(plan).head(head).seed(options.seed);
+    let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
     let mut tuned = tuner.on_event(run::progress()).fit(&train, &valid)?;
 
     let evaluation = tuned.test(test.as_ref().unwrap_or(&valid))?;
