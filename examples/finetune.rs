@@ -134,6 +134,7 @@ fn finetune(options: &Options) -> Result<(), Failure> {
             Variation::Standard => Augment::standard(),
             Variation::Strong => Augment::strong(),
         };
+        plan.phases.iter_mut().for_each(|phase| phase.augment = true);
     }
     if let Some(phase) = plan.phases.last_mut() {
         if let Some(freeze) = &options.freeze {

@@ -132,8 +132,10 @@ impl Head {
                 let name = format!("{name}.{suffix}");
                 slots.get(&name).map(Slot::tensor).ok_or_else(|| Error::invalid(format!("tensor {name}"), "is missing"))
             };
-            // Copies: a step between this forward and its backward must not reach what the backward reads.
-            x = x.matmul(&get("weight")?.copy()?.t()?)?.broadcast_add(get("bias")?)?;
+            let weight = get("weight")?;
+            // A copy where it learns: a step between this forward and its backward must not reach what that reads.
+            let weight = if weight.track_op() { weight.copy()? } else { weight.clone() };
+            x = x.matmul(&weight.t()?)?.broadcast_add(get("bias")?)?;
             if i + 1 < layers.len() {
                 x = x.relu()?;
             }

@@ -29,7 +29,7 @@ pub struct Optimizer {
 
 /// An update rule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum OptimizerRule {
     /// Stochastic gradient descent, as PyTorch's.

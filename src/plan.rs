@@ -282,7 +282,8 @@ impl Plan {
                 return wrong(&what("warmup"), format!("{} is not in [0, 1)", phase.schedule.warmup));
             }
             let frozen = phase.freeze.frozen_blocks(backbone)?;
-            if self.init == Start::Random && frozen > 0 {
+            let names = matches!(phase.freeze, FreezePolicy::Named(_));
+            if self.init == Start::Random && (frozen > 0 || names) {
                 let problem = "freezes blocks that start from chance, which would never learn anything";
                 return wrong(&what("freeze"), problem.into());
             }
@@ -317,7 +318,7 @@ impl fmt::Display for Plan {
         }
         let start = if self.init == Start::Pretrained { "pretrained weights" } else { "random weights" };
         write!(f, "  start from {start}, batches of {}, {}", self.batch_size, self.augment)?;
-        if let Some(views) = self.views {
+        if let Some(views) = self.views.filter(|_| self.augment.is_random()) {
             write!(f, " in {views} fixed views")?;
         }
         if self.loss.label_smoothing > 0.0 {

@@ -237,9 +237,14 @@ fn data_that_is_not_the_predictors_is_refused() {
         fitted.predictor.evaluate(&VecDataset::new(vec![one], names).unwrap())
     };
     assert!(with(&["class 0", "class 1", "class 2"]).is_ok());
-    for names in [["class 0", "class 1"].as_slice(), &["ant", "bee"], &["ant", "bee", "cat"]] {
+    let cases = [
+        (["class 0", "class 1"].as_slice(), "class 2 is not there"),
+        (&["ant", "bee"], "class 0 is \"ant\""),
+        (&["class 0", "bee", "class 2"], "class 1 is \"bee\", and the network's is \"class 1\""),
+    ];
+    for (names, said) in cases {
         let error = with(names).unwrap_err().to_string();
-        assert!(error.contains("class 2") && error.contains(names[1]), "{error}");
+        assert!(error.contains(said), "{error}");
     }
     let error = with(&["class 0", "class 2", "class 1"]).unwrap_err().to_string();
     assert!(error.contains("class 2"), "{error}");

@@ -540,7 +540,15 @@ fn a_recipe_with_unknown_words_is_refused() {
     let recipe = plans().remove(2);
     let json = serde_json::to_value(&recipe).unwrap();
     assert_eq!(serde_json::from_value::<Plan>(json.clone()).unwrap(), recipe);
-    let paths = ["", "/phases/0", "/phases/0/optimizer", "/phases/0/schedule", "/loss", "/augment"];
+    let paths = [
+        "",
+        "/phases/0",
+        "/phases/0/optimizer",
+        "/phases/0/optimizer/rule/adamw",
+        "/phases/0/schedule",
+        "/loss",
+        "/augment",
+    ];
     for path in paths {
         let mut spoilt = json.clone();
         spoilt.pointer_mut(path).unwrap()["patiance"] = 3.into();
@@ -555,7 +563,8 @@ fn tensors_are_not_varied_and_the_report_says_so() {
     let varied = plans().remove(1).augment(Augment::light());
     let report = tuner(varied).fit(&train, &valid).unwrap().report;
     assert!(!report.plan.augment.is_random() && report.cached_mb > 0.0);
-    assert!(report.overrides[0].contains("not varied"), "{:?}", report.overrides);
+    assert!(report.plan.reasons.iter().any(|reason| reason.contains("tensors")), "{:?}", report.plan.reasons);
+    assert!(report.overrides.is_empty());
 }
 
 #[test]
@@ -574,12 +583,34 @@ fn a_phase_may_leave_images_as_they_are() {
 }
 
 #[test]
+fn images_are_varied_where_that_is_asked_for_by_hand() {
+    let (train, valid) = (pictures(16, 40, 2, 1), pictures(6, 40, 2, 100));
+    let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).seed(1);
+    let mut session = tuner.augment(Augment::standard()).session(&train).unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    assert_eq!(batch.images.dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
+    // A plan whose blocks are counted is no edit of one that names the same.
+    let mut plan = Strategy::SmallDifferent.plan(&backbone(), train.len());
+    plan.phases.iter_mut().for_each(|phase| phase.epochs = 1);
+    plan.phases[1].freeze = FreezePolicy::First(4);
+    let report =
+        FineTuner::new(backbone()).strategy(Strategy::SmallDifferent).plan(plan).fit(&train, &valid).unwrap().report;
+    let fields: Vec<&str> = report.overrides.iter().map(|edit| edit.split(' ').next().unwrap()).collect();
+    assert_eq!(fields, ["phases.1.epochs", "phases.2.epochs"]);
+}
+
+#[test]
 fn a_plan_in_which_nothing_can_learn_is_refused() {
     let (train, valid) = data();
     let all = ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"].map(String::from).to_vec();
     let frozen = plan(vec![phase(FreezePolicy::Named(all), BatchNormMode::Train, 1)], 8);
-    let error = tuner(frozen).fit(&train, &valid).unwrap_err().to_string();
-    assert!(error.contains("nothing would learn"), "{error}");
+    // Also in a later phase it is found before the first one has been trained in vain.
+    let mut later = frozen.clone();
+    later.phases.insert(0, phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1));
+    for frozen in [frozen, later] {
+        let error = tuner(frozen).session(&train).err().unwrap().to_string();
+        assert!(error.contains("nothing would learn"), "{error}");
+    }
     let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Start::Random);
     let error = tuner(random).fit(&train, &valid).unwrap_err().to_string();
     assert!(error.contains("start from chance"), "{error}");

@@ -115,8 +115,12 @@ impl Source {
         let channels = self.channels.unwrap_or(found.channels);
         let mut spec = match (&self.spec, &saved) {
             (Some(spec), _) if spec.channels != channels => {
-                let problem = format!("is for {} channels and the weights for {channels}", spec.channels);
-                return Err(Error::invalid("input spec", format!("{problem}; adapt them with Source::channels")));
+                let remedy = match self.channels {
+                    Some(_) => "give it a mean and a deviation for each with InputSpec::normalize",
+                    None => "adapt the weights with Source::channels",
+                };
+                let problem = format!("is for {} channels, and the network has {channels}; {remedy}", spec.channels);
+                return Err(Error::invalid("input spec", problem));
             }
             (Some(spec), _) => spec.clone(),
             (None, Some(saved)) => saved.input.clone(),

@@ -60,7 +60,8 @@ pub struct Splits {
 }
 
 impl ImageFolder {
-    /// The images of `root/CLASS/*`, or of `root/train/CLASS/*` where there is such a folder.
+    /// The images of `root/CLASS/*`, or of `root/train/CLASS/*` where there is such a folder. Beside train, valid and
+    /// test no other folder may hold images: they would be left out.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
         match scan::layout(root)? {

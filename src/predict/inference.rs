@@ -92,13 +92,16 @@ impl Inference {
             return Err(Error::invalid("dataset", "holds no samples; there is nothing to evaluate"));
         }
         if data.classes() != self.labels {
-            let show = |names: &[String]| {
-                let (first, rest) = names.split_at(names.len().min(12));
-                let more = if rest.is_empty() { String::new() } else { format!(", ... ({} in all)", names.len()) };
-                format!("{}{more}", first.join(", "))
-            };
-            let problem =
-                format!("has the classes {}, and the network knows {}", show(data.classes()), show(&self.labels));
+            let (given, known) = (data.classes(), &self.labels);
+            let at = given.iter().zip(known).take_while(|(a, b)| a == b).count();
+            let name = |names: &[String]| names.get(at).map_or("not there".into(), |name| format!("{name:?}"));
+            let problem = format!(
+                "has {} classes and the network {}; class {at} is {}, and the network's is {}",
+                given.len(),
+                known.len(),
+                name(given),
+                name(known)
+            );
             return Err(Error::invalid(
                 "dataset",
                 format!("{problem}; give it the predictor's labels, in their order"),

@@ -188,6 +188,7 @@ impl FineTuner {
         let mut plan = match (self.plan, self.strategy) {
             (Some(plan), None) => plan,
             (Some(plan), Some(strategy)) => {
+                let plan = plan.with_names(&self.backbone)?;
                 overrides = plan.edits(&strategy.plan(&self.backbone, train.len()));
                 plan
             }
@@ -210,6 +211,8 @@ impl FineTuner {
         if let Some(augment) = self.augment {
             overrides.push(augment.to_string());
             plan.augment = augment;
+            // Asked for by hand, it is for every phase, those for the head alone included.
+            plan.phases.iter_mut().for_each(|phase| phase.augment = true);
         }
         if let Some(patience) = self.patience {
             overrides.push(format!("patience {patience}"));
@@ -276,6 +279,7 @@ impl FineTuner {
                 since_better += 1;
                 if session.plan().patience.is_some_and(|patience| since_better >= patience) {
                     session.end_phase()?;
+                    cache = None;
                 }
             }
         }

@@ -14,6 +14,7 @@ use super::store::{assign, count, groups, restore, snapshot, variable};
 use crate::backbone::{Backbone, Network, random_tensors};
 use crate::data::{Augment, Batch, Batches, Dataset, Loader, Transform, batch_count, batch_end};
 use crate::error::{Error, Result};
+use crate::freeze::Role;
 use crate::head::Head;
 use crate::metrics::Evaluation;
 use crate::ops::{Gradients, backward};
@@ -128,7 +129,7 @@ impl Session {
         }
         Transform::train(&setup.backbone.inner.spec, &setup.plan.augment)?;
         if setup.plan.augment.is_random() && Loader::gives_tensors(data)? {
-            setup.overrides.push("images not varied, since the samples are tensors".into());
+            setup.plan.reasons.push("the samples are tensors, which are not varied".into());
             setup.plan.augment = Augment::none();
         }
         let Setup { backbone, head, plan, seed, .. } = &setup;
@@ -167,6 +168,15 @@ impl Session {
             peak_rss_mb: None,
         };
         let declared = inner.arch.declared(channels)?;
+        let heads = head.names(inner.arch, labels.len());
+        for (i, phase) in plan.phases.iter().enumerate() {
+            let frozen = phase.freeze.resolve(&inner.network.blocks, &declared, inner.arch.classifier())?;
+            let learns = |d: &Declared| frozen.role(d, phase.batch_norm) == Role::Param;
+            if heads.iter().all(|name| frozen.names(name)) && !declared.iter().any(learns) {
+                let problem = "freezes everything, the head too, so nothing would learn";
+                return Err(Error::invalid(format!("plan: phase {} freeze", i + 1), problem));
+            }
+        }
         Ok(Self {
             setup,
             dataset: Arc::new(data.clone()),

@@ -49,7 +49,9 @@ pub(super) fn layout(root: &Path) -> Result<Layout> {
     let parts = is_part(&train)? || (others.is_empty() && train.is_none() && (is_part(&valid)? || is_part(&test)?));
     // Images beside the parts would be left out without a word.
     for other in others.iter().filter(|_| parts) {
-        if Entries::read(other)?.files.iter().any(|file| has_extension(file, &IMAGES)) {
+        // A folder that cannot be read is nobody's class.
+        let Ok(entries) = Entries::read(other) else { continue };
+        if entries.files.iter().any(|file| has_extension(file, &IMAGES)) {
             let problem =
                 format!("{} holds images beside the folder train; move it into a part, or away", other.display());
             return Err(Error::invalid(root.display().to_string(), problem));

@@ -2,21 +2,19 @@
 
 use super::*;
 
+/// A convolution of stride 1 without norm or bias.
+fn plain(filter: &Filter, padding: usize, act: Activation) -> ConvStep<'_> {
+    let (padding, norm) = (Padding::Even(padding), Norm::None { bias: None });
+    ConvStep { filter, stride: 1, dilation: 1, groups: 1, padding, norm, act }
+}
+
 #[test]
 fn gradients_gather_where_a_value_is_used_twice() {
     let (x, w) = (variable(&[2, 4, 6, 6], 1), variable(&[4, 4, 3, 3], 2));
     for path in [Path::Own, Path::Device] {
         check(&[x.clone(), w.clone()], || {
             let filter = Filter::new(w.as_tensor().clone());
-            let step = ConvStep {
-                filter: &filter,
-                stride: 1,
-                dilation: 1,
-                groups: 1,
-                padding: Padding::Even(1),
-                norm: Norm::None { bias: None },
-                act: Activation::Relu,
-            };
+            let step = plain(&filter, 1, Activation::Relu);
             let x = path.map(&x)?;
             let u = x.conv_step(&step, Some(&x))?.0;
             let v = u.max_pool(3, 2, Padding::Even(1))?.mean_pixels()?;
@@ -31,15 +29,7 @@ fn views_are_read_in_their_order() {
     let (x, w) = (variable(&[5, 4, 2, 3], 1), variable(&[3, 2, 2, 2], 2));
     check(&[x.clone(), w.clone()], || {
         let filter = Filter::new(w.transpose(2, 3)?);
-        let step = ConvStep {
-            filter: &filter,
-            stride: 1,
-            dilation: 1,
-            groups: 1,
-            padding: Padding::Even(0),
-            norm: Norm::None { bias: None },
-            act: Activation::Silu,
-        };
+        let step = plain(&filter, 0, Activation::Silu);
         FeatureMap::new(&x.permute((3, 2, 0, 1))?)?.conv_step(&step, None)?.0.to_images()?.permute((0, 3, 1, 2))
     });
 }
@@ -48,15 +38,7 @@ fn views_are_read_in_their_order() {
 fn a_frozen_part_records_nothing() {
     let (x, w) = (random(&[1, 2, 4, 4], 1), random(&[3, 2, 3, 3], 2));
     let filter = Filter::new(w.clone());
-    let step = ConvStep {
-        filter: &filter,
-        stride: 1,
-        dilation: 1,
-        groups: 1,
-        padding: Padding::Even(1),
-        norm: Norm::None { bias: None },
-        act: Activation::Relu,
-    };
+    let step = plain(&filter, 1, Activation::Relu);
     let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0;
     let FeatureMap::F64(value) = &y else { panic!("f64 in, f64 out") };
     assert!(value.edge.is_none());
@@ -73,15 +55,7 @@ fn a_frozen_part_records_nothing() {
 fn a_second_backward_is_an_error_that_says_why() {
     let (x, w) = (random(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
     let filter = Filter::new(w.as_tensor().clone());
-    let step = ConvStep {
-        filter: &filter,
-        stride: 1,
-        dilation: 1,
-        groups: 1,
-        padding: Padding::Even(1),
-        norm: Norm::None { bias: None },
-        act: Activation::Relu,
-    };
+    let step = plain(&filter, 1, Activation::Relu);
     let loss = weighed(&FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap()).unwrap();
     loss.backward().unwrap();
     let message = loss.backward().unwrap_err().to_string();
@@ -94,15 +68,7 @@ fn a_changed_weight_does_not_reach_back() {
     let (x, w) = (variable(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
     let run = |change: bool| {
         let filter = Filter::new(w.as_tensor().clone());
-        let step = ConvStep {
-            filter: &filter,
-            stride: 1,
-            dilation: 1,
-            groups: 1,
-            padding: Padding::Even(1),
-            norm: Norm::None { bias: None },
-            act: Activation::Identity,
-        };
+        let step = plain(&filter, 1, Activation::Identity);
         let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap();
         let before = w.copy().unwrap();
         if change {

@@ -18,10 +18,6 @@ impl Session {
         let blocks = &inner.network.blocks;
         let frozen = phase.freeze.resolve(blocks, &self.declared, inner.arch.classifier())?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
-        if !self.slots.values().any(|slot| matches!(slot, Slot::Param(_))) {
-            let problem = "freezes everything, the head too, so nothing would learn";
-            return Err(Error::invalid(format!("plan: phase {} freeze", index + 1), problem));
-        }
         let network = Arc::new(Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?);
         let groups = groups(&self.slots, &self.declared, blocks, &phase);
         self.report.parameters = count(&self.slots, &self.declared, blocks);
