@@ -193,6 +193,11 @@ impl Arch {
         }
     }
 
+    /// Whether torchvision has it.
+    pub(crate) fn in_torchvision(self) -> bool {
+        self.0.torchvision.is_some()
+    }
+
     /// What a file in this layout calls the tensor with this canonical (timm) name.
     ///
     /// ```

@@ -78,7 +78,13 @@ pub struct Phase {
     /// How the rate moves.
     pub schedule: Schedule,
     /// Whether training images are varied as the plan says. Without, the features of frozen blocks are computed once.
+    #[serde(default = "varied")]
     pub augment: bool,
+}
+
+/// What a plan meant that was written before phases could choose.
+fn varied() -> bool {
+    true
 }
 
 impl Phase {

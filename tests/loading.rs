@@ -232,6 +232,14 @@ fn whose_weights_they_are_decides_how_images_are_prepared() {
     assert_eq!(spec(Arch::RESNET18, Torchvision, None), Arch::RESNET18.input_spec());
     let said = spec(Arch::RESNET18, Torchvision, Some(Torchvision));
     assert_eq!((said.crop_pct, said.interpolation), (0.875, Interpolation::Bilinear));
+    // What contradicts the names, or names what torchvision does not have, is refused.
+    let refused = |arch: Arch, names: Layout, said: Layout| {
+        let (_dir, path) = file(&state(&Backbone::random(arch, 3, &CPU).unwrap(), names, 5));
+        Backbone::load(Source::file(path).arch(arch).layout(said), &CPU).unwrap_err().to_string()
+    };
+    assert!(refused(Arch::EFFICIENTNET_B0, Torchvision, Timm).contains("Torchvision's"));
+    assert!(refused(Arch::EFFICIENTNET_B0, Timm, Torchvision).contains("Timm's"));
+    assert!(refused(Arch::CIFAR_RESNET20, Timm, Torchvision).contains("torchvision has no cifar_resnet20"));
 }
 
 #[test]

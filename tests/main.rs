@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod audit;
 mod freezing;
 mod house;
 #[cfg(feature = "image")]
@@ -10,5 +11,7 @@ mod loading;
 mod parity;
 mod predictor;
 mod readme;
+mod recipes;
+mod session;
 mod support;
 mod training;

@@ -56,13 +56,11 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
         // Outside `suspend`, which holds the bar's lock.
         Event::Epoch(report) if !bar.is_hidden() => {
             let valid = report.valid_top1.map_or(String::new(), |v| format!(", valid top1 {v:.4}"));
+            let train = report.train_top1.map_or(String::new(), |v| format!(", top1 {v:.4}"));
             bar.suspend(|| {
                 eprintln!(
-                    "{phase_text}, epoch {}: train loss {:.4}, top1 {:.4}{valid}, {:.1} s",
-                    report.epoch,
-                    report.train_loss,
-                    report.train_top1.unwrap_or_default(),
-                    report.seconds
+                    "{phase_text}, epoch {}: train loss {:.4}{train}{valid}, {:.1} s",
+                    report.epoch, report.train_loss, report.seconds
                 );
             });
         }

@@ -66,6 +66,15 @@ impl Source {
 
     /// Sets whose weights they are, where the names do not tell: a ResNet's are the same in timm and torchvision, and
     /// so it is taken for timm's, whose images are cropped otherwise.
+    ///
+    /// Loading fails if the names say otherwise, or torchvision has no such architecture.
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Arch, Backbone, Layout, Source, candle_core::Device};
+    /// let source = Source::file("resnet18-f37072fd.pth").arch(Arch::RESNET18).layout(Layout::Torchvision);
+    /// let backbone = Backbone::load(source, &Device::Cpu)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     pub fn layout(mut self, layout: Layout) -> Self {
         self.layout = Some(layout);
         self
@@ -111,7 +120,8 @@ impl Source {
         let saved = saved.filter(|s| s.arch == arch.name());
         let head = saved.as_ref().map(|s| s.head.names(arch, s.labels.len())).unwrap_or_default();
         let found = matched(arch, &weights, &head)?;
-        let layout = self.layout.or(saved.as_ref().map(|s| s.layout)).unwrap_or(found.layout);
+        let told = saved.as_ref().map_or(found.layout, |s| s.layout);
+        let layout = self.layout.map_or(Ok(told), |said| agreed(arch, said, told, saved.is_some(), &weights.path))?;
         let channels = self.channels.unwrap_or(found.channels);
         let mut spec = match (&self.spec, &saved) {
             (Some(spec), _) if spec.channels != channels => {
@@ -147,6 +157,19 @@ impl Source {
     }
 }
 
+/// The layout that was asked for, if the file can have it: `told` is what its names, or its description, say.
+fn agreed(arch: Arch, said: Layout, told: Layout, described: bool, path: &Path) -> Result<Layout> {
+    if said == Layout::Torchvision && !arch.in_torchvision() {
+        return Err(Error::weights(path, format!("torchvision has no {arch}; leave Source::layout out")));
+    }
+    let same_name = |d: &crate::params::Declared| arch.name_in(said, &d.name) == arch.name_in(told, &d.name);
+    if said != told && (described || !arch.declared(3)?.iter().all(same_name)) {
+        let problem = format!("its names are {told:?}'s, and Source::layout says {said:?}; leave that out");
+        return Err(Error::weights(path, problem));
+    }
+    Ok(said)
+}
+
 /// The version of the description inside a saved predictor.
 pub(crate) const DESCRIPTION_VERSION: u32 = 1;
 
@@ -156,9 +179,11 @@ struct Versioned {
     version: u32,
 }
 
-/// What a saved predictor says of itself, as far as a backbone needs it.
-#[derive(serde::Deserialize)]
+/// What a saved predictor says of itself, inside the file.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct Saved {
+    /// [`DESCRIPTION_VERSION`].
+    pub version: u32,
     pub arch: String,
     pub layout: Layout,
     pub input: InputSpec,

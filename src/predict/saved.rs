@@ -1,33 +1,16 @@
 //! The file of a predictor.
 
 use super::Predictor;
-use crate::arch::{InputSpec, Layout};
 use crate::backbone::{Backbone, DESCRIPTION_VERSION, Saved, Source};
 use crate::error::{Error, Result};
-use crate::head::Head;
 use crate::weights::{METADATA_KEY, Weights, write as write_weights};
 use candle_core::{DType, Device, Tensor};
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The description inside the file.
-#[derive(Serialize)]
-struct Description {
-    /// The version of this description.
-    version: u32,
-    arch: String,
-    layout: Layout,
-    input: InputSpec,
-    labels: Vec<String>,
-    head: Head,
-    /// The report of the run that made it.
-    story: Option<serde_json::Value>,
-}
-
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let inner = &predictor.backbone.inner;
-    let description = Description {
+    let description = Saved {
         version: DESCRIPTION_VERSION,
         arch: inner.arch.name().to_string(),
         layout: inner.layout,

@@ -127,7 +127,7 @@ impl Session {
             let problem = format!("has {} class; there is something to learn from two on", labels.len());
             return Err(Error::invalid("dataset", problem));
         }
-        Transform::train(&setup.backbone.inner.spec, &setup.plan.augment)?;
+        let transform = Transform::train(&setup.backbone.inner.spec, &setup.plan.augment)?;
         if setup.plan.augment.is_random() && Loader::gives_tensors(data)? {
             setup.plan.reasons.push("the samples are tensors, which are not varied".into());
             setup.plan.augment = Augment::none();
@@ -143,7 +143,7 @@ impl Session {
         for (name, tensor) in head.start(backbone, labels.len(), *seed)? {
             slots.insert(name, Slot::Param(variable(&tensor)?));
         }
-        let transform = Transform::train(&inner.spec, &plan.augment)?;
+        // Each phase sets its own transform.
         let mut loader = Loader::new(data, transform).batch_size(plan.batch_size).seed(*seed);
         if let Some(workers) = setup.workers {
             loader = loader.workers(workers);

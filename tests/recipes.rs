@@ -1,0 +1,234 @@
+//! Choices: strategies, plans and settings by hand; which win, what is refused, what the report says of them.
+
+use crate::support::{differing, names_of, pictures, plan};
+use crate::training::{backbone, data, phase, plans, saved, tuner};
+use candle_finetune::{
+    Augment, BatchNormMode, Dataset, Error, FineTuner, Fit, FreezePolicy, Head, InputSpec, Loss, Optimizer, Phase,
+    Plan, Start, Strategy, TensorDataset, VecDataset, split,
+};
+
+#[test]
+fn settings_by_hand_win_whatever_the_order_and_the_report_says_so() {
+    let (train, valid) = (pictures(21, 36, 3, 1), pictures(12, 36, 3, 100));
+    let base = || plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1)], 8);
+    let optimizer = Optimizer::sgd(0.05).momentum(0.5);
+    let set = |t: FineTuner| {
+        t.batch_size(5)
+            .optimizer(optimizer)
+            .loss(Loss::cross_entropy().label_smoothing(0.1))
+            .augment(Augment::none().flip(0.5))
+            .patience(7)
+            .seed(5)
+    };
+    let before = set(FineTuner::new(backbone())).plan(base()).fit(&train, &valid).unwrap();
+    let after = set(FineTuner::new(backbone()).plan(base())).fit(&train, &valid).unwrap();
+    assert_eq!(differing(&saved(&before), &saved(&after)), [""; 0]);
+    for report in [&before.report, &after.report] {
+        let plan = &report.plan;
+        assert_eq!((plan.batch_size, plan.patience), (5, Some(7)));
+        assert_eq!((plan.phases[0].optimizer, plan.loss.label_smoothing), (optimizer, 0.1));
+        assert!(plan.augment.is_random());
+        assert_eq!(report.overrides.len(), 5);
+        let text = report.to_string();
+        for setting in &report.overrides {
+            assert!(text.contains(&format!("set by hand: {setting}")), "{text}");
+        }
+    }
+    let plain = tuner(base()).fit(&train, &valid).unwrap();
+    assert!(plain.report.overrides.is_empty());
+    // A plan wins over a strategy, before or after it.
+    for tuner in [
+        FineTuner::new(backbone()).strategy(Strategy::LargeSimilar).plan(base()),
+        FineTuner::new(backbone()).plan(base()).strategy(Strategy::LargeSimilar),
+    ] {
+        let report = tuner.fit(&train, &valid).unwrap().report;
+        assert_eq!((report.strategy, &report.plan), (Some(Strategy::LargeSimilar), &base()));
+        // The report says where it is not the strategy's.
+        assert!(report.overrides.iter().any(|edit| edit.starts_with("phases")), "{:?}", report.overrides);
+    }
+    let mut edited = Strategy::SmallSimilar.plan(&backbone(), train.len()).batch_size(5);
+    edited.phases[0].epochs = 1;
+    let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).plan(edited);
+    let report = tuner.fit(&train, &valid).unwrap().report;
+    let fields: Vec<&str> = report.overrides.iter().map(|edit| edit.split(' ').next().unwrap()).collect();
+    assert_eq!(fields, ["batch_size", "phases.1.epochs"]);
+    let session = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).session(&train).unwrap();
+    assert_eq!(session.report().strategy, Some(Strategy::SmallSimilar));
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_it_starts() {
+    let (train, valid) = data();
+    let error = FineTuner::new(backbone()).fit(&train, &valid).unwrap_err();
+    assert!(matches!(error, Error::NoStrategy));
+    for strategy in Strategy::ALL {
+        assert!(error.to_string().contains(strategy.name()), "{error}");
+    }
+
+    let other = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        TensorDataset::new(crate::support::images(2, 3, 32, 1), vec![0, 1], names).unwrap()
+    };
+    let fit = |valid: &TensorDataset| tuner(plans().remove(0)).fit(&train, valid).unwrap_err().to_string();
+    assert!(fit(&other(&["class 0", "wasp", "hornet"])).contains("wasp, hornet"));
+    assert!(fit(&other(&["class 0", "class 1"])).contains("class 2"));
+    assert!(fit(&other(&["class 0", "class 2", "class 1"])).contains("order"));
+    let none = TensorDataset::new(crate::support::images(1, 3, 32, 1), vec![0], names_of(&train)).unwrap();
+    let none = candle_finetune::Subset::new(&none, vec![]);
+    assert!(none.is_err() || tuner(plans().remove(0)).fit(&train, &none.unwrap()).is_err());
+
+    let one = TensorDataset::new(crate::support::images(2, 3, 32, 1), vec![0, 0], vec!["only".into()]).unwrap();
+    let error = tuner(plans().remove(0)).fit(&one, &one).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { problem, .. } if problem.contains("1 class")), "{error}");
+
+    type Edit = fn(&mut Plan);
+    let edits: [(&str, Edit); 19] = [
+        ("phases", |p| p.phases.clear()),
+        ("batch_size", |p| p.batch_size = 0),
+        ("views", |p| p.views = Some(0)),
+        ("label_smoothing", |p| p.loss.label_smoothing = 1.0),
+        ("clip", |p| p.clip = Some(f64::NAN)),
+        ("patience", |p| p.patience = Some(0)),
+        ("epochs", |p| p.phases[0].epochs = 0),
+        ("lr", |p| p.phases[0].optimizer.lr = f64::INFINITY),
+        ("lr", |p| p.phases[0].optimizer.lr = 0.0),
+        ("backbone_lr_scale", |p| p.phases[0].backbone_lr_scale = -1.0),
+        ("layer_decay", |p| p.phases[0].layer_decay = f64::NAN),
+        ("weight_decay", |p| p.phases[0].optimizer.weight_decay = -0.1),
+        ("warmup", |p| p.phases[0].schedule.warmup = 1.0),
+        ("momentum", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).momentum(1.0)),
+        ("nesterov", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).nesterov(true)),
+        ("betas", |p| p.phases[0].optimizer = Optimizer::adamw(0.1).momentum(-0.1)),
+        ("freeze", |p| p.phases[0].freeze = FreezePolicy::AllBut(11)),
+        ("augment", |p| p.augment = Augment::none().flip(2.0)),
+        ("layer9", |p| p.phases[0].freeze = FreezePolicy::UpTo("layer9".into())),
+    ];
+    for (what, edit) in edits {
+        let mut plan = plans().remove(0);
+        edit(&mut plan);
+        let error = tuner(plan).session(&train).err().unwrap_or_else(|| panic!("{what} is accepted"));
+        assert!(matches!(error, Error::Invalid { .. } | Error::UnknownBlock { .. }), "{what}: {error}");
+        if what != "augment" {
+            assert!(error.to_string().contains(what), "{what}: {error}");
+        }
+    }
+    let mut endless = plans().remove(0);
+    endless.phases[0].epochs = usize::MAX;
+    tuner(endless).session(&train).unwrap().next_batch().unwrap();
+    for head in [Head::mlp(0), Head::linear().dropout(1.0), Head::original()] {
+        assert!(tuner(plans().remove(0)).head(head).session(&train).is_err());
+    }
+}
+
+#[test]
+fn a_strategy_alone_is_enough_and_its_plan_is_kept_by_name() {
+    let (train, valid) = (pictures(24, 32, 2, 1), pictures(8, 32, 2, 50));
+    let mut fitted = FineTuner::new(backbone()).strategy(Strategy::SmallDifferent).seed(1).fit(&train, &valid).unwrap();
+    let report = &fitted.report;
+    assert_eq!((report.strategy, report.overrides.len()), (Some(Strategy::SmallDifferent), 0));
+    assert_eq!(report.plan, Strategy::SmallDifferent.plan(&backbone(), 24));
+    assert_eq!(report.plan.phases[1].freeze, FreezePolicy::UpTo("layer1.2".into()));
+    assert!(fitted.test(&valid).unwrap().total == 8 && fitted.report.top1.is_some());
+    // Blocks that were counted are named as well.
+    let counted = plan(vec![phase(FreezePolicy::First(4), BatchNormMode::Train, 1)], 8);
+    let session = tuner(counted).session(&train).unwrap();
+    assert_eq!(session.report().plan.phases[0].freeze, FreezePolicy::UpTo("layer1.2".into()));
+}
+
+#[test]
+fn a_recipe_with_unknown_words_is_refused() {
+    let recipe = plans().remove(2);
+    let json = serde_json::to_value(&recipe).unwrap();
+    assert_eq!(serde_json::from_value::<Plan>(json.clone()).unwrap(), recipe);
+    let paths = [
+        "",
+        "/phases/0",
+        "/phases/0/optimizer",
+        "/phases/0/optimizer/rule/adamw",
+        "/phases/0/schedule",
+        "/loss",
+        "/augment",
+    ];
+    for path in paths {
+        let mut spoilt = json.clone();
+        spoilt.pointer_mut(path).unwrap()["patiance"] = 3.into();
+        let error = serde_json::from_value::<Plan>(spoilt).unwrap_err().to_string();
+        assert!(error.contains("patiance"), "{path}: {error}");
+    }
+}
+
+#[test]
+fn tensors_are_not_varied_and_the_report_says_so() {
+    let (train, valid) = data();
+    let varied = plans().remove(1).augment(Augment::light());
+    let report = tuner(varied).fit(&train, &valid).unwrap().report;
+    assert!(!report.plan.augment.is_random() && report.cached_mb > 0.0);
+    assert!(report.plan.reasons.iter().any(|reason| reason.contains("tensors")), "{:?}", report.plan.reasons);
+    assert!(report.overrides.is_empty());
+}
+
+#[test]
+fn images_are_varied_where_that_is_asked_for_by_hand() {
+    let (train, valid) = (pictures(16, 40, 2, 1), pictures(6, 40, 2, 100));
+    let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).seed(1);
+    let mut session = tuner.augment(Augment::standard()).session(&train).unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    assert_eq!(batch.images.dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
+    // A plan whose blocks are counted is no edit of one that names the same.
+    let mut plan = Strategy::SmallDifferent.plan(&backbone(), train.len());
+    plan.phases.iter_mut().for_each(|phase| phase.epochs = 1);
+    plan.phases[1].freeze = FreezePolicy::First(4);
+    let report =
+        FineTuner::new(backbone()).strategy(Strategy::SmallDifferent).plan(plan).fit(&train, &valid).unwrap().report;
+    let fields: Vec<&str> = report.overrides.iter().map(|edit| edit.split(' ').next().unwrap()).collect();
+    assert_eq!(fields, ["phases.1.epochs", "phases.2.epochs"]);
+}
+
+#[test]
+fn a_phase_may_leave_images_as_they_are() {
+    let (train, valid) = (pictures(16, 40, 2, 1), pictures(6, 40, 2, 100));
+    let first = phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1);
+    let cached = |phase: Phase, augment: Augment| {
+        let recipe = plan(vec![phase], 8).augment(augment);
+        let report = tuner(recipe).fit(&train, &valid).unwrap().report;
+        (report.cached_mb > 0.0, report.epochs[0].train_loss)
+    };
+    let plain = cached(first.clone(), Augment::none());
+    assert_eq!(cached(first.clone().augment(false), Augment::standard()), plain);
+    let varied = cached(first, Augment::standard());
+    assert!(!varied.0 && varied.1 != plain.1);
+}
+
+#[test]
+fn a_plan_in_which_nothing_can_learn_is_refused() {
+    let (train, valid) = data();
+    let all = ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"].map(String::from).to_vec();
+    let frozen = plan(vec![phase(FreezePolicy::Named(all), BatchNormMode::Train, 1)], 8);
+    // Also in a later phase it is found before the first one has been trained in vain.
+    let mut later = frozen.clone();
+    later.phases.insert(0, phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1));
+    for frozen in [frozen, later] {
+        let error = tuner(frozen).session(&train).err().unwrap().to_string();
+        assert!(error.contains("nothing would learn"), "{error}");
+    }
+    let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Start::Random);
+    let error = tuner(random).fit(&train, &valid).unwrap_err().to_string();
+    assert!(error.contains("start from chance"), "{error}");
+}
+
+#[test]
+fn the_four_strategies_run_on_a_split() {
+    let all: VecDataset = pictures(18, 36, 2, 1);
+    let (train, valid) = split(&all, 0.3, 1).unwrap();
+    for strategy in Strategy::ALL {
+        let backbone = backbone().respecify(InputSpec::new(32).fit(Fit::Squash)).unwrap();
+        let mut plan = strategy.plan(&backbone, train.len());
+        plan.phases.iter_mut().for_each(|p| p.epochs = 1);
+        let phases = plan.phases.len();
+        let fitted = FineTuner::new(backbone).plan(plan).fit(&train, &valid).unwrap();
+        assert_eq!(fitted.report.epochs.len(), phases, "{strategy}");
+        let frozen = fitted.report.parameters.frozen > 0;
+        assert_eq!(frozen, matches!(strategy, Strategy::SmallSimilar | Strategy::SmallDifferent), "{strategy}");
+    }
+    assert_eq!(train.classes(), valid.classes());
+}
