@@ -7,6 +7,7 @@ mod phases;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 use super::geometry::Geometry;
 use super::portable;
@@ -21,7 +22,23 @@ pub(crate) fn algorithm(g: &Geometry) -> Algorithm {
     if depthwise::fits(g) && g.c > 1 {
         return Algorithm::Depthwise;
     }
-    Algorithm::Direct { stride: g.stride, dilation: g.dilation }
+    match winograd::points(g) {
+        Some(points) => Algorithm::Winograd { points },
+        None => Algorithm::Direct { stride: g.stride, dilation: g.dilation },
+    }
+}
+
+/// Evaluates the expression with the number of points per axis as a constant.
+macro_rules! by_points {
+    ($points:expr, $P:ident => $body:expr) => {
+        if $points == 6 {
+            const $P: usize = 6;
+            $body
+        } else {
+            const $P: usize = 4;
+            $body
+        }
+    };
 }
 
 /// Packs an OIHW kernel.
@@ -30,6 +47,7 @@ pub(crate) fn pack<T: Lanes>(level: Level, algorithm: Algorithm, w: &[T], g: &Ge
         Algorithm::Portable => portable::conv::pack(w, g),
         Algorithm::Depthwise => depthwise::pack(w, g),
         Algorithm::Direct { .. } => direct::pack(level, w, g),
+        Algorithm::Winograd { points } => by_points!(points, P => winograd::pack::<T, P>(level, w, g)),
     };
     Packed::new(algorithm, data)
 }
@@ -40,6 +58,10 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &Packed<T>, g: &Geomet
         Algorithm::Portable => portable::conv::forward(x, &w.data, g, e, y),
         Algorithm::Depthwise => depthwise::forward(level, x, &w.data, g, e, y),
         Algorithm::Direct { .. } => direct::forward(level, x, &w.data, g, e, y),
+        Algorithm::Winograd { points } => {
+            let sides = direct::forward_layout(g, T::lanes(level));
+            by_points!(points, P => winograd::product::<T, P>(level, x, &w.data, g, sides, e, y, false));
+        }
     }
 }
 
@@ -52,6 +74,11 @@ pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &Packed<T>, g:
             let backward = w.backward(|| direct::pack_backward(level, &w.data, g));
             direct::input_gradient(level, dy, backward, g, dx, add);
         }
+        Algorithm::Winograd { points } => by_points!(points, P => {
+            let backward = w.backward(|| winograd::pack_backward::<T, P>(level, &w.data, g));
+            let sides = direct::backward_layout(g, T::lanes(level));
+            winograd::product::<T, P>(level, dy, backward, g, sides, &Epilogue::NONE, dx, add);
+        }),
     }
 }
 
@@ -68,5 +95,8 @@ pub(crate) fn weight_gradient<T: Lanes>(
         Algorithm::Portable => portable::conv::weight_gradient(x, dy, g, dw),
         Algorithm::Depthwise => depthwise::weight_gradient(level, x, dy, g, dw),
         Algorithm::Direct { .. } => direct::weight_gradient(level, x, dy, g, dw),
+        Algorithm::Winograd { points } => {
+            by_points!(points, P => winograd::weight_gradient::<T, P>(level, x, dy, g, dw))
+        }
     }
 }

@@ -75,6 +75,8 @@ pub(crate) enum Algorithm {
     Portable,
     /// Tiles in registers (`conv::direct`), any shape; the backward order depends on stride and dilation.
     Direct { stride: usize, dilation: usize },
+    /// 3x3 kernels by their values at so many points per axis (`conv::winograd`): 4 or 6.
+    Winograd { points: usize },
     /// One kernel per channel (`conv::depthwise`).
     Depthwise,
 }

@@ -11,21 +11,24 @@ mod pack;
 mod tile;
 mod weight;
 
+pub(super) use forward::Grid;
 pub(crate) use forward::forward;
 pub(crate) use input::input_gradient;
 pub(crate) use pack::{pack, pack_backward};
+pub(super) use tile::{GradientTile, Walk, gradient_product, next_size};
+pub(super) use weight::unpack;
 pub(crate) use weight::weight_gradient;
 
 use super::layout::{Blocks, Panels};
 use crate::ops::geometry::Geometry;
 
 /// Blocks of the input and panels of the output of one group.
-fn forward_layout(g: &Geometry, lanes: usize) -> (Blocks, Panels) {
+pub(super) fn forward_layout(g: &Geometry, lanes: usize) -> (Blocks, Panels) {
     (Blocks::new(g.c / g.groups), Panels { channels: g.k / g.groups, lanes })
 }
 
 /// Blocks of the output and panels of the input of one group: the layout of the input's gradient.
-fn backward_layout(g: &Geometry, lanes: usize) -> (Blocks, Panels) {
+pub(super) fn backward_layout(g: &Geometry, lanes: usize) -> (Blocks, Panels) {
     (Blocks::new(g.k / g.groups), Panels { channels: g.c / g.groups, lanes })
 }
 

@@ -79,6 +79,13 @@ fn check_all(g: &Geometry) {
             check::<f32>(level, Algorithm::Depthwise, g, 1e-5);
             check::<f64>(level, Algorithm::Depthwise, g, 1e-13);
         }
+        if winograd::fits(g) {
+            // More points, fewer digits.
+            for (points, f32_error, f64_error) in [(4, 1e-5, 1e-13), (6, 5e-5, 1e-12)] {
+                check::<f32>(level, Algorithm::Winograd { points }, g, f32_error);
+                check::<f64>(level, Algorithm::Winograd { points }, g, f64_error);
+            }
+        }
     }
 }
 
@@ -125,6 +132,12 @@ fn edges() {
         ([1, 11, 12, 5], (5, 3, 2), 3, 2, 5, [2, 1, 0, 3]),
         ([1, 4, 70, 16], (16, 1, 12), 1, 1, 16, [0, 6, 0, 5]),
         ([1, 130, 130, 16], (16, 3, 3), 1, 1, 16, [1; 4]),
+        ([1, 1, 1, 1], (1, 3, 3), 1, 1, 1, [1; 4]),
+        ([3, 2, 5, 33], (7, 3, 3), 1, 1, 1, [1; 4]),
+        ([2, 13, 12, 17], (40, 3, 3), 1, 1, 1, [1; 4]),
+        ([5, 7, 7, 64], (48, 3, 3), 1, 1, 1, [1; 4]),
+        ([3, 56, 57, 32], (32, 3, 3), 1, 1, 1, [1; 4]),
+        ([2, 14, 14, 256], (256, 3, 3), 1, 1, 1, [1; 4]),
     ];
     for &case in cases {
         check_all(&geometry(case));
@@ -154,6 +167,8 @@ fn the_same_bytes_for_any_number_of_threads() {
         ([3, 14, 14, 192], (256, 3, 3), 2, 1, 1, [1; 4]),
         ([5, 14, 14, 64], (128, 1, 1), 1, 1, 1, [0; 4]),
         ([4, 33, 33, 32], (32, 3, 3), 1, 1, 32, [1; 4]),
+        ([9, 27, 28, 64], (32, 3, 3), 1, 1, 1, [1; 4]),
+        ([5, 7, 7, 128], (144, 3, 3), 1, 1, 1, [1; 4]),
     ];
     for &case in cases {
         let g = geometry(case);
@@ -161,6 +176,26 @@ fn the_same_bytes_for_any_number_of_threads() {
             let one = bytes_with(1, level, algorithm(&g), &g);
             for threads in [2, 3] {
                 assert!(one == bytes_with(threads, level, algorithm(&g), &g), "{level:?} {threads} {g:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_does_not_feel_its_company() {
+    for size in [3, 7, 14, 28] {
+        let many = geometry(([5, size, size, 64], (48, 3, 3), 1, 1, 1, [1; 4]));
+        let one = geometry(([1, size, size, 64], (48, 3, 3), 1, 1, 1, [1; 4]));
+        assert_eq!(algorithm(&many), algorithm(&one));
+        for level in Level::available() {
+            let (x, w) = (numbers::<f32>(many.input_len(), 1), numbers::<f32>(many.kernel_len(), 2));
+            let packed = pack(level, algorithm(&many), &w, &many);
+            let mut all = vec![0.0; many.output_len()];
+            forward(level, &x, &packed, &many, &Epilogue::NONE, &mut all);
+            for i in 0..5 {
+                let mut y = vec![0.0; one.output_len()];
+                forward(level, &x[i * one.input_len()..][..one.input_len()], &packed, &one, &Epilogue::NONE, &mut y);
+                assert_eq!(y, all[i * y.len()..][..y.len()], "{size} {}", level.name());
             }
         }
     }
@@ -195,5 +230,13 @@ proptest! {
         if let Ok(g) = Geometry::new(dims, kernel, stride, dilation, groups, Padding::Sides(pad)) {
             check_all(&g);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_winograd(n in 1usize..4, h in 1usize..22, w in 1usize..22, c in 9usize..50, k in 9usize..50) {
+        check_all(&geometry(([n, h, w, c], (k, 3, 3), 1, 1, 1, [1; 4])));
     }
 }

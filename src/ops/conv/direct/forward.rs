@@ -90,7 +90,7 @@ pub(super) fn walk(blocks: &Blocks, window: &Window, taps: [usize; 2], steps: [u
 }
 
 /// A grid of output pixels, all of whose input is packed.
-pub(super) struct Grid<'a, T> {
+pub(in crate::ops::conv) struct Grid<'a, T> {
     pub walk: Walk,
     /// From one output row to the next, in the packed input.
     pub row_step: usize,

@@ -147,7 +147,7 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
     for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
         let plan = Plan { level, x, dy, g, blocks, panels, group };
         let sums = if plan.len() <= SMALL { small(&plan) } else { large(&plan) };
-        unpack(&plan, &sums, dw);
+        unpack(&blocks, &panels, g.kh * g.kw, &sums, dw);
     }
 }
 
@@ -217,9 +217,8 @@ fn large<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
 }
 
 /// From [panel][block][kh][kw][input channel][output channel] to OIHW.
-fn unpack<T: Lanes>(plan: &Plan<T>, sums: &[T], dw: &mut [T]) {
-    let (blocks, panels, taps) = (&plan.blocks, &plan.panels, plan.g.kh * plan.g.kw);
-    let depth = plan.depth();
+pub(in crate::ops::conv) fn unpack<T: Lanes>(blocks: &Blocks, panels: &Panels, taps: usize, sums: &[T], dw: &mut [T]) {
+    let depth = blocks.count * taps * blocks.size;
     let lens = (0..panels.count()).map(|p| panels.valid(p) * blocks.channels * taps);
     cut(dw, lens).into_par_iter().enumerate().for_each(|(p, dw)| {
         let width = panels.width(p);

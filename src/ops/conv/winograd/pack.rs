@@ -1,0 +1,144 @@
+//! The kernel's values at the points.
+
+use super::transform::{kernel, kernel_again, kernel_gradient};
+use crate::ops::buffer::Buffer;
+use crate::ops::conv::direct;
+use crate::ops::conv::layout::{Blocks, Panels, cut};
+use crate::ops::geometry::Geometry;
+use crate::ops::simd::{Job, Lanes, Level, Simd};
+use rayon::prelude::*;
+
+/// From OIHW to [point][panel][block][input channel of the block][output channel of the panel].
+pub(crate) fn pack<T: Lanes, const P: usize>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
+    let (blocks, panels) = direct::forward_layout(g, T::lanes(level));
+    to_points::<T, P>(level, &direct::pack(level, w, g), &blocks, &panels)
+}
+
+/// The same for the gradient of the input: the kernel mirrored, its input and output channels exchanged. Mirroring is
+/// nothing that could be done to values at the points, so the kernel is taken back from four of them.
+pub(crate) fn pack_backward<T: Lanes, const P: usize>(level: Level, points: &[T], g: &Geometry) -> Buffer<T> {
+    let lanes = T::lanes(level);
+    let (blocks, panels) = direct::forward_layout(g, lanes);
+    let plain = from_points::<T, P>(level, points, &blocks, &panels, Way::Again);
+    let (blocks, panels) = direct::backward_layout(g, lanes);
+    to_points::<T, P>(level, &direct::pack_backward(level, &plain, g), &blocks, &panels)
+}
+
+/// From [panel][block][3][3][..] to [point][panel][block][..].
+fn to_points<T: Lanes, const P: usize>(level: Level, plain: &[T], blocks: &Blocks, panels: &Panels) -> Buffer<T> {
+    let depth = blocks.count * blocks.size;
+    let point = panels.total() * depth;
+    let mut out = Buffer::arbitrary(P * P * point);
+    // A piece per panel and block at every point: those of one panel and block belong to one task.
+    let lens: Vec<usize> =
+        (0..panels.count()).flat_map(|p| vec![panels.width(p) * blocks.size; blocks.count]).collect();
+    let mut tasks: Vec<Vec<&mut [T]>> = lens.iter().map(|_| Vec::with_capacity(P * P)).collect();
+    for out in out.chunks_exact_mut(point) {
+        tasks.iter_mut().zip(cut(out, lens.iter().copied())).for_each(|(task, piece)| task.push(piece));
+    }
+    tasks.into_par_iter().enumerate().for_each(|(i, points)| {
+        let (p, b) = (i / blocks.count, i % blocks.count);
+        let from = 9 * (panels.first(p) * depth + b * panels.width(p) * blocks.size);
+        T::run(level, KernelToPoints::<T, P> { plain: &plain[from..], points });
+    });
+    out
+}
+
+/// Which way back from values at the points.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// To the kernel whose values they are.
+    Again,
+    /// To the kernel's gradient from that of its values.
+    Gradient,
+}
+
+/// From [point][panel][block][..] to [panel][block][3][3][..].
+pub(super) fn from_points<T: Lanes, const P: usize>(
+    level: Level,
+    points: &[T],
+    blocks: &Blocks,
+    panels: &Panels,
+    way: Way,
+) -> Buffer<T> {
+    let depth = blocks.count * blocks.size;
+    let point = panels.total() * depth;
+    let mut out = Buffer::arbitrary(9 * point);
+    let lens = (0..panels.count()).flat_map(|p| vec![9 * panels.width(p) * blocks.size; blocks.count]);
+    cut(&mut out, lens).into_par_iter().enumerate().for_each(|(i, out)| {
+        let (p, b) = (i / blocks.count, i % blocks.count);
+        let from = panels.first(p) * depth + b * panels.width(p) * blocks.size;
+        T::run(level, KernelFromPoints::<T, P> { points: &points[from..], point, way, out });
+    });
+    out
+}
+
+struct KernelToPoints<'a, T, const P: usize> {
+    /// Nine runs of as many numbers as each of `points` has.
+    plain: &'a [T],
+    points: Vec<&'a mut [T]>,
+}
+
+impl<T: Lanes, const P: usize> Job<T> for KernelToPoints<'_, T, P> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(mut self, s: S) {
+        let len = self.points[0].len();
+        assert!(9 * len <= self.plain.len() && len.is_multiple_of(S::LANES));
+        assert!(self.points.len() == P * P && self.points.iter().all(|p| p.len() == len));
+        for at in (0..len).step_by(S::LANES) {
+            // SAFETY: nine runs of `len` numbers, and a vector from `at` on lies within a run.
+            let get = |i: usize, j: usize| unsafe { s.load(self.plain.as_ptr().add((i * 3 + j) * len + at)) };
+            let half = [0, 1, 2].map(|j| kernel::<S, P>(s, &[get(0, j), get(1, j), get(2, j)]));
+            for i in 0..P {
+                let row = kernel::<S, P>(s, &[half[0][i], half[1][i], half[2][i]]);
+                for (j, v) in row.into_iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { s.store(self.points[i * P + j].as_mut_ptr().add(at), v) };
+                }
+            }
+        }
+    }
+}
+
+struct KernelFromPoints<'a, T, const P: usize> {
+    points: &'a [T],
+    /// From one point to the next.
+    point: usize,
+    way: Way,
+    out: &'a mut [T],
+}
+
+impl<T: Lanes, const P: usize> Job<T> for KernelFromPoints<'_, T, P> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let len = self.out.len() / 9;
+        assert!(len.is_multiple_of(S::LANES) && (P * P - 1) * self.point + len <= self.points.len());
+        for at in (0..len).step_by(S::LANES) {
+            let back = |x: &[S::V; P]| match self.way {
+                Way::Again => kernel_again(s, x),
+                Way::Gradient => kernel_gradient(s, x),
+            };
+            let mut half = [[s.zero(); 3]; P];
+            for (j, half) in half.iter_mut().enumerate() {
+                let mut column = [s.zero(); P];
+                for (i, v) in column.iter_mut().enumerate() {
+                    // SAFETY: `len` numbers at each point, and a vector from `at` on lies within them.
+                    *v = unsafe { s.load(self.points.as_ptr().add((i * P + j) * self.point + at)) };
+                }
+                *half = back(&column);
+            }
+            for i in 0..3 {
+                let mut row = [s.zero(); P];
+                for (v, half) in row.iter_mut().zip(&half) {
+                    *v = half[i];
+                }
+                for (j, v) in back(&row).into_iter().enumerate() {
+                    // SAFETY: nine runs of `len` numbers.
+                    unsafe { s.store(self.out.as_mut_ptr().add((i * 3 + j) * len + at), v) };
+                }
+            }
+        }
+    }
+}

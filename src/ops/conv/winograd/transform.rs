@@ -1,0 +1,277 @@
+//! The values of squares at the points, and back.
+// Loops over registers: a plain counter unrolls for certain.
+#![allow(clippy::needless_range_loop)]
+
+use super::{Slot, Squares};
+use crate::ops::activation::Activation;
+use crate::ops::simd::{Job, Lanes, Simd};
+use candle_core::WithDType;
+
+/// Values of the inputs at the points (B^T of the paper).
+#[inline(always)]
+fn inputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
+    let mut y = *x;
+    if P == 4 {
+        y[0] = s.sub(x[0], x[2]);
+        y[1] = s.add(x[1], x[2]);
+        y[2] = s.sub(x[2], x[1]);
+        y[3] = s.sub(x[1], x[3]);
+        return y;
+    }
+    let n = |v: f64| s.splat(S::T::from_f64(v));
+    y[0] = s.mul_add(n(4.0), x[0], s.mul_add(n(-5.0), x[2], x[4]));
+    let (even, odd) = (s.mul_add(n(-4.0), x[2], x[4]), s.mul_add(n(-4.0), x[1], x[3]));
+    y[1] = s.add(even, odd);
+    y[2] = s.sub(even, odd);
+    let (even, odd) = (s.sub(x[4], x[2]), s.mul(n(2.0), s.sub(x[3], x[1])));
+    y[3] = s.add(even, odd);
+    y[4] = s.sub(even, odd);
+    y[5] = s.mul_add(n(4.0), x[1], s.mul_add(n(-5.0), x[3], x[5]));
+    y
+}
+
+/// The first P - 2 numbers as values at the points: what the gradient of the outputs is multiplied by (A).
+#[inline(always)]
+fn gradients<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
+    let mut y = *x;
+    if P == 4 {
+        y[1] = s.add(x[0], x[1]);
+        y[2] = s.sub(x[0], x[1]);
+        y[3] = s.sub(s.zero(), x[1]);
+        return y;
+    }
+    let n = |v: f64| s.splat(S::T::from_f64(v));
+    let (even, odd) = (s.add(x[0], x[2]), s.add(x[1], x[3]));
+    y[1] = s.add(even, odd);
+    y[2] = s.sub(even, odd);
+    let (even, odd) = (s.mul_add(n(4.0), x[2], x[0]), s.mul(n(2.0), s.mul_add(n(4.0), x[3], x[1])));
+    y[3] = s.add(even, odd);
+    y[4] = s.sub(even, odd);
+    y[5] = x[3];
+    y
+}
+
+/// P - 2 outputs from the products at the points (A^T); the last two numbers mean nothing.
+#[inline(always)]
+fn outputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
+    let mut y = *x;
+    let (sum, difference) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
+    if P == 4 {
+        y[0] = s.add(x[0], sum);
+        y[1] = s.sub(difference, x[3]);
+        return y;
+    }
+    let n = |v: f64| s.splat(S::T::from_f64(v));
+    let (sum2, difference2) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
+    y[0] = s.add(s.add(x[0], sum), sum2);
+    y[1] = s.mul_add(n(2.0), difference2, difference);
+    y[2] = s.mul_add(n(4.0), sum2, sum);
+    y[3] = s.add(s.mul_add(n(8.0), difference2, difference), x[5]);
+    y
+}
+
+/// Values of three kernel numbers at the points (G).
+#[inline(always)]
+pub(super) fn kernel<S: Simd, const P: usize>(s: S, x: &[S::V; 3]) -> [S::V; P] {
+    let mut y = [x[0]; P];
+    let n = |v: f64| s.splat(S::T::from_f64(v));
+    let ends = s.add(x[0], x[2]);
+    if P == 4 {
+        y[1] = s.mul(n(0.5), s.add(ends, x[1]));
+        y[2] = s.mul(n(0.5), s.sub(ends, x[1]));
+        y[3] = x[2];
+        return y;
+    }
+    y[0] = s.mul(n(0.25), x[0]);
+    y[1] = s.mul(n(-1.0 / 6.0), s.add(ends, x[1]));
+    y[2] = s.mul(n(-1.0 / 6.0), s.sub(ends, x[1]));
+    let (even, odd) = (s.mul_add(n(1.0 / 24.0), x[0], s.mul(n(1.0 / 6.0), x[2])), s.mul(n(1.0 / 12.0), x[1]));
+    y[3] = s.add(even, odd);
+    y[4] = s.sub(even, odd);
+    y[5] = x[2];
+    y
+}
+
+/// Three kernel numbers from their values at 0, 1, -1 and infinity: the inverse of [`kernel`].
+#[inline(always)]
+pub(super) fn kernel_again<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {
+    let n = |v: f64| s.splat(S::T::from_f64(v));
+    if P == 4 {
+        return [x[0], s.sub(x[1], x[2]), x[3]];
+    }
+    [s.mul(n(4.0), x[0]), s.mul(n(3.0), s.sub(x[2], x[1])), x[5]]
+}
+
+/// The kernel's gradient from the gradients of its values at the points (G^T).
+#[inline(always)]
+pub(super) fn kernel_gradient<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {
+    let n = |v: f64| s.splat(S::T::from_f64(v));
+    let (sum, difference) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
+    if P == 4 {
+        let half = s.mul(n(0.5), sum);
+        return [s.add(x[0], half), s.mul(n(0.5), difference), s.add(half, x[3])];
+    }
+    let (sum, difference) = (s.mul(n(-1.0 / 6.0), sum), s.mul(n(-1.0 / 6.0), difference));
+    let (sum2, difference2) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
+    [
+        s.mul_add(n(0.25), x[0], s.mul_add(n(1.0 / 24.0), sum2, sum)),
+        s.mul_add(n(1.0 / 12.0), difference2, difference),
+        s.add(s.mul_add(n(1.0 / 6.0), sum2, sum), x[5]),
+    ]
+}
+
+/// Squares of a map to their values at the points: of inputs, or (`GRADIENT`) of the gradient of the outputs.
+pub(super) struct ToPoints<'a, T, const P: usize, const GRADIENT: bool> {
+    /// All images, `channels` numbers per pixel.
+    pub map: &'a [T],
+    pub channels: usize,
+    pub squares: Squares,
+    /// The first square, and how many follow.
+    pub from: usize,
+    pub count: usize,
+    pub slots: &'a [Slot],
+    /// Numbers per point in `out`.
+    pub point: usize,
+    pub out: &'a mut [T],
+}
+
+impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, P, GRADIENT> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Self { map, channels, squares, from, count, slots, point, out } = self;
+        let Squares { h, w, side, .. } = squares;
+        // Inputs reach one pixel further on all sides.
+        let (reach, border) = if GRADIENT { (side, 0) } else { (P, 1) };
+        assert!(count == 0 || (squares.at(from + count - 1).0 + 1) * h * w * channels <= map.len());
+        assert!(slots.iter().all(|slot| {
+            slot.valid <= S::LANES
+                && slot.channel.min(channels) + slot.valid <= channels
+                && (P * P - 1) * point + slot.to + count.max(1) * slot.step - slot.step + S::LANES <= out.len()
+        }));
+        for square in 0..count {
+            let (image, y, x) = squares.at(from + square);
+            let (y, x) = (y as isize - border, x as isize - border);
+            let rows = (-y).max(0) as usize..reach.min((h as isize - y).max(0) as usize);
+            let columns = (-x).max(0) as usize..reach.min((w as isize - x).max(0) as usize);
+            let inside = rows == (0..reach) && columns == (0..reach);
+            let corner = (image * h * w) as isize + y * w as isize + x;
+            for slot in slots {
+                let first = corner * channels as isize + slot.channel.min(channels) as isize;
+                let pixel =
+                    |i: usize, j: usize| map.as_ptr().wrapping_offset(first + ((i * w + j) * channels) as isize);
+                let mut half = [[s.zero(); P]; P];
+                if inside && slot.valid == S::LANES {
+                    for j in 0..reach {
+                        let mut column = [s.zero(); P];
+                        for i in 0..reach {
+                            // SAFETY: the square lies inside its image, the vector inside its pixel (asserted above).
+                            column[i] = unsafe { s.load(pixel(i, j)) };
+                        }
+                        half[j] = if GRADIENT { gradients(s, &column) } else { inputs(s, &column) };
+                    }
+                } else {
+                    for j in columns.clone() {
+                        let mut column = [s.zero(); P];
+                        for i in rows.clone() {
+                            // SAFETY: this pixel lies inside the image, and holds `valid` numbers from here.
+                            column[i] = unsafe { s.load_part(pixel(i, j), slot.valid) };
+                        }
+                        half[j] = if GRADIENT { gradients(s, &column) } else { inputs(s, &column) };
+                    }
+                }
+                let target = out.as_mut_ptr().wrapping_add(slot.to + square * slot.step);
+                for i in 0..P {
+                    let mut row = [s.zero(); P];
+                    for j in 0..P {
+                        row[j] = half[j][i];
+                    }
+                    let row = if GRADIENT { gradients(s, &row) } else { inputs(s, &row) };
+                    for j in 0..P {
+                        // SAFETY: the last point's vector of the last square ends inside `out` (asserted above).
+                        unsafe { s.store(target.wrapping_add((i * P + j) * point), row[j]) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Products at the points, [point][square][pitch], to squares of outputs: y = act(outputs + bias + residual).
+pub(super) struct FromPoints<'a, T, const P: usize> {
+    pub products: &'a [T],
+    pub pitch: usize,
+    pub squares: Squares,
+    /// The first square, and how many follow: whole rows of squares.
+    pub from: usize,
+    pub count: usize,
+    /// The pixels that these squares cover, `channels` numbers each.
+    pub out: &'a mut [T],
+    pub channels: usize,
+    pub bias: Option<&'a [T]>,
+    pub residual: Option<&'a [T]>,
+    /// Whether to add to what is there.
+    pub add: bool,
+    pub act: Activation,
+}
+
+impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Self { products, pitch, squares, from, count, out, channels, bias, residual, add, act } = self;
+        let Squares { h, w, side, columns, .. } = squares;
+        let (point, top) = (count * pitch, squares.pixel_row(from / columns));
+        let pixels = (squares.pixel_row((from + count) / columns) - top) * w;
+        assert!(from.is_multiple_of(columns) && count.is_multiple_of(columns) && P * P * point <= products.len());
+        assert!(pixels * channels <= out.len() && channels <= pitch && pitch.is_multiple_of(S::LANES));
+        assert!(bias.is_none_or(|b| channels <= b.len()) && residual.is_none_or(|r| pixels * channels <= r.len()));
+        let (floor, six) = (s.zero(), s.splat(T::from_f64(6.0)));
+        for square in 0..count {
+            let (image, y, x) = squares.at(from + square);
+            let (rows, right) = (side.min(h - y), side.min(w - x));
+            let corner = ((image * h + y - top) * w + x) * channels;
+            for first in (0..channels).step_by(S::LANES) {
+                let n = S::LANES.min(channels - first);
+                // SAFETY: `p` points at n numbers at least.
+                let get = |p: *const T| unsafe { if n == S::LANES { s.load(p) } else { s.load_part(p, n) } };
+                let source = products.as_ptr().wrapping_add(square * pitch + first);
+                let bias = bias.map_or(s.zero(), |b| get(b.as_ptr().wrapping_add(first)));
+                let mut half = [[s.zero(); P]; P];
+                for j in 0..P {
+                    let mut column = [s.zero(); P];
+                    for i in 0..P {
+                        // SAFETY: a whole vector below `pitch` of this square, at each of the P x P points.
+                        column[i] = unsafe { s.load(source.wrapping_add((i * P + j) * point)) };
+                    }
+                    half[j] = outputs(s, &column);
+                }
+                for i in 0..rows {
+                    let mut row = [s.zero(); P];
+                    for j in 0..P {
+                        row[j] = half[j][i];
+                    }
+                    let row = outputs(s, &row);
+                    for j in 0..right {
+                        let at = corner + (i * w + j) * channels + first;
+                        let p = out.as_mut_ptr().wrapping_add(at);
+                        let mut sum = s.add(row[j], bias);
+                        if let Some(residual) = residual {
+                            sum = s.add(sum, get(residual.as_ptr().wrapping_add(at)));
+                        }
+                        if add {
+                            sum = s.add(sum, get(p));
+                        }
+                        match act {
+                            Activation::Relu => sum = s.max(floor, sum),
+                            Activation::Relu6 => sum = s.min(six, s.max(floor, sum)),
+                            _ => {}
+                        }
+                        // SAFETY: n channels of a pixel of these squares, all of which lie in `out`.
+                        unsafe { if n == S::LANES { s.store(p, sum) } else { s.store_part(p, sum, n) } }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The gradient of a convolution's kernel: a sum over all squares, in an order that the shape alone decides.
+
+use super::pack::{Way, from_points};
+use super::transform::ToPoints;
+use super::{Squares, block_slots, panel_slots};
+use crate::ops::buffer::Buffer;
+use crate::ops::conv::direct::{self, GradientTile, gradient_product, next_size};
+use crate::ops::conv::layout::{Blocks, cut};
+use crate::ops::geometry::Geometry;
+use crate::ops::simd::{Job, Lanes, Level, Simd};
+use rayon::prelude::*;
+
+/// Squares per run: those of a run lie together at every point.
+const RUN: usize = 32;
+/// Bytes of values at the points that are held at once.
+const HELD: usize = 6 << 20;
+
+/// dw = the gradient, OIHW.
+pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], dy: &[T], g: &Geometry, dw: &mut [T]) {
+    let lanes = T::lanes(level);
+    let (blocks, panels) = direct::forward_layout(g, lanes);
+    let squares = Squares::new::<P>(g);
+    let count = g.n * squares.rows * squares.columns;
+    let depth = blocks.count * blocks.size;
+    let (pitch, total) = (blocks.count * blocks.pitch, panels.total());
+    let (run_x, run_dy) = (P * P * pitch * RUN, P * P * total * RUN);
+    let runs = (HELD / ((run_x + run_dy) * size_of::<T>())).clamp(1, count.div_ceil(RUN).max(1));
+    let (mut values, mut gradients) = (Buffer::arbitrary(runs * run_x), Buffer::arbitrary(runs * run_dy));
+    let slots = (block_slots(&blocks, RUN, lanes), panel_slots(&panels, RUN));
+    let mut sums = Buffer::<T>::zeros(P * P * total * depth);
+    for start in (0..count).step_by(runs * RUN) {
+        let runs = (count - start).div_ceil(RUN).min(runs);
+        let list = values.par_chunks_exact_mut(run_x).zip(gradients.par_chunks_exact_mut(run_dy));
+        list.take(runs).with_max_len(1).enumerate().for_each(|(i, (values, gradients))| {
+            let from = start + i * RUN;
+            let count = RUN.min(count - from);
+            if count < RUN {
+                // What is missing from the last run adds nothing.
+                values.fill(T::ZERO);
+                gradients.fill(T::ZERO);
+            }
+            let (channels, slots, point) = ((g.c, g.k), (&slots.0[..], &slots.1[..]), (pitch * RUN, total * RUN));
+            let x = ToPoints::<T, P, false> {
+                map: x,
+                channels: channels.0,
+                squares,
+                from,
+                count,
+                slots: slots.0,
+                point: point.0,
+                out: values,
+            };
+            T::run(level, x);
+            let dy = ToPoints::<T, P, true> {
+                map: dy,
+                channels: channels.1,
+                squares,
+                from,
+                count,
+                slots: slots.1,
+                point: point.1,
+                out: gradients,
+            };
+            T::run(level, dy);
+        });
+        let lens = (0..P * P).flat_map(|_| (0..panels.count()).map(|p| panels.width(p) * depth));
+        cut(&mut sums, lens).into_par_iter().with_max_len(1).enumerate().for_each(|(i, sums)| {
+            let (point, p) = (i / panels.count(), i % panels.count());
+            let job = Accumulate {
+                runs,
+                values: &values[point * pitch * RUN..],
+                value_run: run_x,
+                gradients: &gradients[(point * total + panels.first(p)) * RUN..],
+                gradient_run: run_dy,
+                blocks,
+                vectors: panels.vectors(p),
+                sums,
+            };
+            T::run(level, job);
+        });
+    }
+    let plain = from_points::<T, P>(level, &sums, &blocks, &panels, Way::Gradient);
+    direct::unpack(&blocks, &panels, 9, &plain, dw);
+}
+
+/// Adds the products at one point, for one panel and all blocks.
+struct Accumulate<'a, T> {
+    runs: usize,
+    /// [run] (`value_run` numbers apart), in it [block][square][pitch].
+    values: &'a [T],
+    value_run: usize,
+    /// [run] (`gradient_run` numbers apart), in it [square][width].
+    gradients: &'a [T],
+    gradient_run: usize,
+    blocks: Blocks,
+    vectors: usize,
+    /// [block][input channel][width]
+    sums: &'a mut [T],
+}
+
+impl<T: Lanes> Job<T> for Accumulate<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Blocks { size, pitch, .. } = self.blocks;
+        let width = self.vectors * S::LANES;
+        for (b, sums) in self.sums.chunks_exact_mut(size * width).enumerate() {
+            let mut m = 0;
+            while m < size {
+                let pairs = next_size::<S>(size - m, self.vectors);
+                let t = GradientTile {
+                    images: self.runs,
+                    rows: 1,
+                    columns: RUN,
+                    input: &self.values[b * RUN * pitch + m..],
+                    image_step: self.value_run,
+                    row_step: 0,
+                    pitch,
+                    panel: self.gradients,
+                    panel_image: self.gradient_run,
+                    out: &mut sums[m * width..][..pairs * width],
+                    add: true,
+                };
+                gradient_product(s, pairs, self.vectors, t);
+                m += pairs;
+            }
+        }
+    }
+}
