@@ -85,7 +85,7 @@ fn bench(options: &Options) -> Result<(), Failure> {
         Mode::Head => steps(options, backbone, images, classes, FreezePolicy::Backbone)?,
     };
     times.sort_by(f64::total_cmp);
-    let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
+    let median = f64::midpoint(times[times.len() / 2], times[(times.len() - 1) / 2]);
     let rate = options.batch as f64 / median * 1e3;
     let mode = options.mode.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
     let peak = peak_rss_mb();

@@ -14,8 +14,8 @@ use super::portable;
 use super::real::{Algorithm, Epilogue, Packed};
 use super::simd::{Lanes, Level};
 
-/// The algorithm for this geometry.
-pub(crate) fn algorithm(g: &Geometry) -> Algorithm {
+/// The algorithm for this geometry and a kernel that is frozen or learns.
+pub(crate) fn algorithm(g: &Geometry, frozen: bool) -> Algorithm {
     if g.c == 0 || g.k == 0 {
         return Algorithm::Portable;
     }
@@ -23,7 +23,7 @@ pub(crate) fn algorithm(g: &Geometry) -> Algorithm {
         return Algorithm::Depthwise;
     }
     match winograd::points(g) {
-        Some(points) => Algorithm::Winograd { points },
+        Some(points) => Algorithm::Winograd { points, frozen },
         None => Algorithm::Direct { stride: g.stride, dilation: g.dilation },
     }
 }
@@ -46,8 +46,8 @@ pub(crate) fn pack<T: Lanes>(level: Level, algorithm: Algorithm, w: &[T], g: &Ge
     let data = match algorithm {
         Algorithm::Portable => portable::conv::pack(w, g),
         Algorithm::Depthwise => depthwise::pack(w, g),
-        Algorithm::Direct { .. } => direct::pack(level, w, g),
-        Algorithm::Winograd { points } => by_points!(points, P => winograd::pack::<T, P>(level, w, g)),
+        Algorithm::Direct { .. } | Algorithm::Winograd { frozen: false, .. } => direct::pack(level, w, g),
+        Algorithm::Winograd { points, .. } => by_points!(points, P => winograd::pack::<T, P>(level, w, g)),
     };
     Packed::new(algorithm, data)
 }
@@ -58,10 +58,12 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &Packed<T>, g: &Geomet
         Algorithm::Portable => portable::conv::forward(x, &w.data, g, e, y),
         Algorithm::Depthwise => depthwise::forward(level, x, &w.data, g, e, y),
         Algorithm::Direct { .. } => direct::forward(level, x, &w.data, g, e, y),
-        Algorithm::Winograd { points } => {
+        Algorithm::Winograd { points, frozen } => by_points!(points, P => {
             let sides = direct::forward_layout(g, T::lanes(level));
-            by_points!(points, P => winograd::product::<T, P>(level, x, &w.data, g, sides, e, y, false));
-        }
+            let made = (!frozen).then(|| winograd::to_points::<T, P>(level, &w.data, &sides.0, &sides.1));
+            let kernel = made.as_ref().unwrap_or(&w.data);
+            winograd::product::<T, P>(level, x, kernel, g, sides, e, y, false);
+        }),
     }
 }
 
@@ -74,8 +76,8 @@ pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &Packed<T>, g:
             let backward = w.backward(|| direct::pack_backward(level, &w.data, g));
             direct::input_gradient(level, dy, backward, g, dx, add);
         }
-        Algorithm::Winograd { points } => by_points!(points, P => {
-            let backward = w.backward(|| winograd::pack_backward::<T, P>(level, &w.data, g));
+        Algorithm::Winograd { points, frozen } => by_points!(points, P => {
+            let backward = w.backward(|| winograd::pack_backward::<T, P>(level, &w.data, frozen, g));
             let sides = direct::backward_layout(g, T::lanes(level));
             winograd::product::<T, P>(level, dy, backward, g, sides, &Epilogue::NONE, dx, add);
         }),
@@ -95,8 +97,8 @@ pub(crate) fn weight_gradient<T: Lanes>(
         Algorithm::Portable => portable::conv::weight_gradient(x, dy, g, dw),
         Algorithm::Depthwise => depthwise::weight_gradient(level, x, dy, g, dw),
         Algorithm::Direct { .. } => direct::weight_gradient(level, x, dy, g, dw),
-        Algorithm::Winograd { points } => {
-            by_points!(points, P => winograd::weight_gradient::<T, P>(level, x, dy, g, dw))
+        Algorithm::Winograd { points, .. } => {
+            by_points!(points, P => winograd::weight_gradient::<T, P>(level, x, dy, g, dw));
         }
     }
 }

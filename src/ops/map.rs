@@ -35,11 +35,11 @@ impl Filter {
 
     /// The kernel as the geometry's algorithm wants it: made anew if it learns, once if it is frozen.
     pub fn packed<T: Real>(&self, g: &Geometry) -> Result<Arc<Packed<T>>> {
-        let make = || with_slice(&self.tensor, |w| Ok(Arc::new(T::pack(w, g))));
+        let algorithm = T::algorithm(g, !self.tensor.track_op());
+        let make = || with_slice(&self.tensor, |w| Ok(Arc::new(T::pack(algorithm, w, g))));
         if self.tensor.track_op() {
             return make();
         }
-        let algorithm = T::algorithm(g);
         let find = |packed: &[Arc<dyn Any + Send + Sync>]| {
             packed.iter().filter_map(|p| p.clone().downcast::<Packed<T>>().ok()).find(|p| p.algorithm == algorithm)
         };

@@ -75,8 +75,9 @@ pub(crate) enum Algorithm {
     Portable,
     /// Tiles in registers (`conv::direct`), any shape; the backward order depends on stride and dilation.
     Direct { stride: usize, dilation: usize },
-    /// 3x3 kernels by their values at so many points per axis (`conv::winograd`): 4 or 6.
-    Winograd { points: usize },
+    /// 3x3 kernels by their values at so many points per axis (`conv::winograd`): 4 or 6. Packed are the values where
+    /// the kernel is `frozen`, else, as they take four times the memory, the kernel in the direct order.
+    Winograd { points: usize, frozen: bool },
     /// One kernel per channel (`conv::depthwise`).
     Depthwise,
 }
@@ -117,12 +118,12 @@ pub(crate) trait Real: WithDType + Number {
     /// A tensor's own numbers, if they are of this type.
     fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 
-    /// The algorithm for this geometry.
-    fn algorithm(_: &Geometry) -> Algorithm {
+    /// The algorithm for this geometry and a kernel that is frozen or learns.
+    fn algorithm(_: &Geometry, _frozen: bool) -> Algorithm {
         Algorithm::Portable
     }
-    /// Packs an OIHW kernel for the geometry's algorithm.
-    fn pack(w: &[Self], g: &Geometry) -> Packed<Self> {
+    /// Packs an OIHW kernel for the algorithm.
+    fn pack(_: Algorithm, w: &[Self], g: &Geometry) -> Packed<Self> {
         Packed::new(Algorithm::Portable, portable::conv::pack(w, g))
     }
     /// y = act(conv(x, w) + bias + residual)
@@ -181,11 +182,11 @@ pub(crate) trait Real: WithDType + Number {
 /// The fast kernels, with this processor's best instructions.
 macro_rules! fast_kernels {
     () => {
-        fn algorithm(g: &Geometry) -> Algorithm {
-            conv::algorithm(g)
+        fn algorithm(g: &Geometry, frozen: bool) -> Algorithm {
+            conv::algorithm(g, frozen)
         }
-        fn pack(w: &[Self], g: &Geometry) -> Packed<Self> {
-            conv::pack(Level::chosen(), conv::algorithm(g), w, g)
+        fn pack(algorithm: Algorithm, w: &[Self], g: &Geometry) -> Packed<Self> {
+            conv::pack(Level::chosen(), algorithm, w, g)
         }
         fn conv(x: &[Self], w: &Packed<Self>, g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
             conv::forward(Level::chosen(), x, w, g, e, y);
@@ -194,7 +195,7 @@ macro_rules! fast_kernels {
             conv::input_gradient(Level::chosen(), dy, w, g, dx, add);
         }
         fn conv_weight(x: &[Self], dy: &[Self], g: &Geometry, dw: &mut [Self]) {
-            conv::weight_gradient(Level::chosen(), conv::algorithm(g), x, dy, g, dw);
+            conv::weight_gradient(Level::chosen(), conv::algorithm(g, false), x, dy, g, dw);
         }
         fn moments(x: &[Self], c: usize) -> Moments {
             norm::moments(Level::chosen(), x, c)

@@ -5,14 +5,14 @@
 //! P x P multiplications per pair of channels instead of 9 m m: 36 for 144 with m = 4, 16 for 36 with m = 2. What
 //! remains is a matrix product over the channels for each of the P x P points, by the tiles of `direct`.
 //!
-//! The points are 0, 1, -1, infinity, and for m = 4 also 2 and -2. Larger squares save more and lose digits.
+//! Larger squares save more and lose digits.
 
 mod pack;
 mod product;
 mod transform;
 mod weight;
 
-pub(crate) use pack::{pack, pack_backward};
+pub(crate) use pack::{pack, pack_backward, to_points};
 pub(crate) use product::product;
 pub(crate) use weight::weight_gradient;
 

@@ -14,18 +14,30 @@ pub(crate) fn pack<T: Lanes, const P: usize>(level: Level, w: &[T], g: &Geometry
     to_points::<T, P>(level, &direct::pack(level, w, g), &blocks, &panels)
 }
 
-/// The same for the gradient of the input: the kernel mirrored, its input and output channels exchanged. Mirroring is
-/// nothing that could be done to values at the points, so the kernel is taken back from four of them.
-pub(crate) fn pack_backward<T: Lanes, const P: usize>(level: Level, points: &[T], g: &Geometry) -> Buffer<T> {
+/// The same for the gradient of the input: the kernel mirrored, its input and output channels exchanged. `packed` holds
+/// the kernel in the direct order or, if it is frozen, its values. Mirroring is nothing that could be done to values at
+/// the points, so then the kernel is taken back from some of them.
+pub(crate) fn pack_backward<T: Lanes, const P: usize>(
+    level: Level,
+    packed: &[T],
+    frozen: bool,
+    g: &Geometry,
+) -> Buffer<T> {
     let lanes = T::lanes(level);
     let (blocks, panels) = direct::forward_layout(g, lanes);
-    let plain = from_points::<T, P>(level, points, &blocks, &panels, Way::Again);
+    let plain = frozen.then(|| from_points::<T, P>(level, packed, &blocks, &panels, Way::Again));
     let (blocks, panels) = direct::backward_layout(g, lanes);
-    to_points::<T, P>(level, &direct::pack_backward(level, &plain, g), &blocks, &panels)
+    let mirrored = direct::pack_backward(level, plain.as_deref().unwrap_or(packed), g);
+    to_points::<T, P>(level, &mirrored, &blocks, &panels)
 }
 
 /// From [panel][block][3][3][..] to [point][panel][block][..].
-fn to_points<T: Lanes, const P: usize>(level: Level, plain: &[T], blocks: &Blocks, panels: &Panels) -> Buffer<T> {
+pub(crate) fn to_points<T: Lanes, const P: usize>(
+    level: Level,
+    plain: &[T],
+    blocks: &Blocks,
+    panels: &Panels,
+) -> Buffer<T> {
     let depth = blocks.count * blocks.size;
     let point = panels.total() * depth;
     let mut out = Buffer::arbitrary(P * P * point);

@@ -7,6 +7,17 @@ use crate::ops::activation::Activation;
 use crate::ops::simd::{Job, Lanes, Simd};
 use candle_core::WithDType;
 
+/// With six points they are 0, A, -A, B, -B and infinity. These A and B leave about half the rounding error of 1 and 2,
+/// the paper's choice: 1.6 instead of 3.9 times that of the direct sum, over 64 channels of rectified noise. The minimum
+/// is flat. Products of their squares are exact in f32.
+const A: f64 = 11.0 / 16.0;
+const B: f64 = 13.0 / 8.0;
+const A2: f64 = A * A;
+const B2: f64 = B * B;
+/// The product of the differences of A, and of B, from all other finite points; that of 0 is A2 B2.
+const AT_A: f64 = 2.0 * A2 * (A2 - B2);
+const AT_B: f64 = 2.0 * B2 * (B2 - A2);
+
 /// Values of the inputs at the points (B^T of the paper).
 #[inline(always)]
 fn inputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
@@ -19,14 +30,14 @@ fn inputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
         return y;
     }
     let n = |v: f64| s.splat(S::T::from_f64(v));
-    y[0] = s.mul_add(n(4.0), x[0], s.mul_add(n(-5.0), x[2], x[4]));
-    let (even, odd) = (s.mul_add(n(-4.0), x[2], x[4]), s.mul_add(n(-4.0), x[1], x[3]));
+    y[0] = s.mul_add(n(A2 * B2), x[0], s.mul_add(n(-A2 - B2), x[2], x[4]));
+    let (even, odd) = (s.mul_add(n(-B2), x[2], x[4]), s.mul(n(A), s.mul_add(n(-B2), x[1], x[3])));
     y[1] = s.add(even, odd);
     y[2] = s.sub(even, odd);
-    let (even, odd) = (s.sub(x[4], x[2]), s.mul(n(2.0), s.sub(x[3], x[1])));
+    let (even, odd) = (s.mul_add(n(-A2), x[2], x[4]), s.mul(n(B), s.mul_add(n(-A2), x[1], x[3])));
     y[3] = s.add(even, odd);
     y[4] = s.sub(even, odd);
-    y[5] = s.mul_add(n(4.0), x[1], s.mul_add(n(-5.0), x[3], x[5]));
+    y[5] = s.mul_add(n(A2 * B2), x[1], s.mul_add(n(-A2 - B2), x[3], x[5]));
     y
 }
 
@@ -41,10 +52,10 @@ fn gradients<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
         return y;
     }
     let n = |v: f64| s.splat(S::T::from_f64(v));
-    let (even, odd) = (s.add(x[0], x[2]), s.add(x[1], x[3]));
+    let (even, odd) = (s.mul_add(n(A2), x[2], x[0]), s.mul(n(A), s.mul_add(n(A2), x[3], x[1])));
     y[1] = s.add(even, odd);
     y[2] = s.sub(even, odd);
-    let (even, odd) = (s.mul_add(n(4.0), x[2], x[0]), s.mul(n(2.0), s.mul_add(n(4.0), x[3], x[1])));
+    let (even, odd) = (s.mul_add(n(B2), x[2], x[0]), s.mul(n(B), s.mul_add(n(B2), x[3], x[1])));
     y[3] = s.add(even, odd);
     y[4] = s.sub(even, odd);
     y[5] = x[3];
@@ -64,9 +75,9 @@ fn outputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
     let n = |v: f64| s.splat(S::T::from_f64(v));
     let (sum2, difference2) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
     y[0] = s.add(s.add(x[0], sum), sum2);
-    y[1] = s.mul_add(n(2.0), difference2, difference);
-    y[2] = s.mul_add(n(4.0), sum2, sum);
-    y[3] = s.add(s.mul_add(n(8.0), difference2, difference), x[5]);
+    y[1] = s.mul_add(n(B), difference2, s.mul(n(A), difference));
+    y[2] = s.mul_add(n(B2), sum2, s.mul(n(A2), sum));
+    y[3] = s.mul_add(n(B2 * B), difference2, s.mul_add(n(A2 * A), difference, x[5]));
     y
 }
 
@@ -75,31 +86,32 @@ fn outputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
 pub(super) fn kernel<S: Simd, const P: usize>(s: S, x: &[S::V; 3]) -> [S::V; P] {
     let mut y = [x[0]; P];
     let n = |v: f64| s.splat(S::T::from_f64(v));
-    let ends = s.add(x[0], x[2]);
     if P == 4 {
+        let ends = s.add(x[0], x[2]);
         y[1] = s.mul(n(0.5), s.add(ends, x[1]));
         y[2] = s.mul(n(0.5), s.sub(ends, x[1]));
         y[3] = x[2];
         return y;
     }
-    y[0] = s.mul(n(0.25), x[0]);
-    y[1] = s.mul(n(-1.0 / 6.0), s.add(ends, x[1]));
-    y[2] = s.mul(n(-1.0 / 6.0), s.sub(ends, x[1]));
-    let (even, odd) = (s.mul_add(n(1.0 / 24.0), x[0], s.mul(n(1.0 / 6.0), x[2])), s.mul(n(1.0 / 12.0), x[1]));
+    y[0] = s.mul(n(1.0 / (A2 * B2)), x[0]);
+    let (even, odd) = (s.mul_add(n(A2 / AT_A), x[2], s.mul(n(1.0 / AT_A), x[0])), s.mul(n(A / AT_A), x[1]));
+    y[1] = s.add(even, odd);
+    y[2] = s.sub(even, odd);
+    let (even, odd) = (s.mul_add(n(B2 / AT_B), x[2], s.mul(n(1.0 / AT_B), x[0])), s.mul(n(B / AT_B), x[1]));
     y[3] = s.add(even, odd);
     y[4] = s.sub(even, odd);
     y[5] = x[2];
     y
 }
 
-/// Three kernel numbers from their values at 0, 1, -1 and infinity: the inverse of [`kernel`].
+/// Three kernel numbers from their values at 0, at one pair of points and at infinity: the inverse of [`kernel`].
 #[inline(always)]
 pub(super) fn kernel_again<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {
     let n = |v: f64| s.splat(S::T::from_f64(v));
     if P == 4 {
         return [x[0], s.sub(x[1], x[2]), x[3]];
     }
-    [s.mul(n(4.0), x[0]), s.mul(n(3.0), s.sub(x[2], x[1])), x[5]]
+    [s.mul(n(A2 * B2), x[0]), s.mul(n(AT_A / (2.0 * A)), s.sub(x[1], x[2])), x[5]]
 }
 
 /// The kernel's gradient from the gradients of its values at the points (G^T).
@@ -111,12 +123,11 @@ pub(super) fn kernel_gradient<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [
         let half = s.mul(n(0.5), sum);
         return [s.add(x[0], half), s.mul(n(0.5), difference), s.add(half, x[3])];
     }
-    let (sum, difference) = (s.mul(n(-1.0 / 6.0), sum), s.mul(n(-1.0 / 6.0), difference));
     let (sum2, difference2) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
     [
-        s.mul_add(n(0.25), x[0], s.mul_add(n(1.0 / 24.0), sum2, sum)),
-        s.mul_add(n(1.0 / 12.0), difference2, difference),
-        s.add(s.mul_add(n(1.0 / 6.0), sum2, sum), x[5]),
+        s.mul_add(n(1.0 / (A2 * B2)), x[0], s.mul_add(n(1.0 / AT_B), sum2, s.mul(n(1.0 / AT_A), sum))),
+        s.mul_add(n(B / AT_B), difference2, s.mul(n(A / AT_A), difference)),
+        s.mul_add(n(B2 / AT_B), sum2, s.mul_add(n(A2 / AT_A), sum, x[5])),
     ]
 }
 
