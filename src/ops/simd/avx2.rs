@@ -3,12 +3,14 @@
 use super::lanes::{Job, Simd};
 use std::arch::x86_64::{
     __m256, __m256d, __m256i, _CMP_LT_OQ, _mm_load_sd, _mm_load_ss, _mm256_add_epi32, _mm256_add_epi64, _mm256_add_pd,
-    _mm256_add_ps, _mm256_and_pd, _mm256_and_ps, _mm256_broadcastsd_pd, _mm256_broadcastss_ps, _mm256_castpd_si256,
-    _mm256_castps_si256, _mm256_castsi256_pd, _mm256_castsi256_ps, _mm256_cmp_pd, _mm256_cmp_ps, _mm256_div_pd,
-    _mm256_div_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_maskload_pd, _mm256_maskload_ps, _mm256_maskstore_pd, _mm256_maskstore_ps, _mm256_max_pd, _mm256_max_ps,
-    _mm256_min_pd, _mm256_min_ps, _mm256_mul_pd, _mm256_mul_ps, _mm256_set1_pd, _mm256_set1_ps, _mm256_slli_epi32,
-    _mm256_slli_epi64, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_sub_pd, _mm256_sub_ps,
+    _mm256_add_ps, _mm256_and_pd, _mm256_and_ps, _mm256_broadcastsd_pd, _mm256_broadcastss_ps, _mm256_castpd_ps,
+    _mm256_castpd_si256, _mm256_castps_pd, _mm256_castps_si256, _mm256_castsi256_pd, _mm256_castsi256_ps,
+    _mm256_cmp_pd, _mm256_cmp_ps, _mm256_div_pd, _mm256_div_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_pd, _mm256_maskload_ps, _mm256_maskstore_pd,
+    _mm256_maskstore_ps, _mm256_max_pd, _mm256_max_ps, _mm256_min_pd, _mm256_min_ps, _mm256_mul_pd, _mm256_mul_ps,
+    _mm256_permute2f128_ps, _mm256_set1_pd, _mm256_set1_ps, _mm256_slli_epi32, _mm256_slli_epi64, _mm256_storeu_pd,
+    _mm256_storeu_ps, _mm256_sub_pd, _mm256_sub_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd,
+    _mm256_unpacklo_ps,
 };
 
 static FLAGS_32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -139,6 +141,30 @@ impl Simd for F32 {
         unsafe {
             let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(t));
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), power))
+        }
+    }
+    #[inline(always)]
+    fn transpose(self, rows: &mut [__m256; 16]) {
+        let mut pairs = *rows;
+        let mut fours = *rows;
+        // SAFETY: the token.
+        unsafe {
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+            }
+            // Half h of `fours[4 i + k]` holds number 4 h + k of the rows 4 i to 4 i + 3.
+            for i in [0, 4] {
+                for k in 0..2 {
+                    let (a, b) = (_mm256_castps_pd(pairs[i + k]), _mm256_castps_pd(pairs[i + k + 2]));
+                    fours[i + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                    fours[i + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+                }
+            }
+            for k in 0..4 {
+                rows[k] = _mm256_permute2f128_ps::<0x20>(fours[k], fours[k + 4]);
+                rows[k + 4] = _mm256_permute2f128_ps::<0x31>(fours[k], fours[k + 4]);
+            }
         }
     }
 }

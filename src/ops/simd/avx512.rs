@@ -3,13 +3,14 @@
 use super::lanes::{Job, Simd};
 use std::arch::x86_64::{
     __m512, __m512d, __mmask8, __mmask16, _CMP_LT_OQ, _mm_load_sd, _mm_load_ss, _mm512_add_epi32, _mm512_add_epi64,
-    _mm512_add_pd, _mm512_add_ps, _mm512_broadcastsd_pd, _mm512_broadcastss_ps, _mm512_castpd_si512,
-    _mm512_castps_si512, _mm512_castsi512_pd, _mm512_castsi512_ps, _mm512_cmp_pd_mask, _mm512_cmp_ps_mask,
-    _mm512_div_pd, _mm512_div_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps,
-    _mm512_mask_storeu_pd, _mm512_mask_storeu_ps, _mm512_maskz_loadu_pd, _mm512_maskz_loadu_ps, _mm512_maskz_mov_pd,
-    _mm512_maskz_mov_ps, _mm512_max_pd, _mm512_max_ps, _mm512_min_pd, _mm512_min_ps, _mm512_mul_pd, _mm512_mul_ps,
-    _mm512_set1_pd, _mm512_set1_ps, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_storeu_pd, _mm512_storeu_ps,
-    _mm512_sub_pd, _mm512_sub_ps,
+    _mm512_add_pd, _mm512_add_ps, _mm512_broadcastsd_pd, _mm512_broadcastss_ps, _mm512_castpd_ps, _mm512_castpd_si512,
+    _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_pd, _mm512_castsi512_ps, _mm512_cmp_pd_mask,
+    _mm512_cmp_ps_mask, _mm512_div_pd, _mm512_div_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd,
+    _mm512_loadu_ps, _mm512_mask_storeu_pd, _mm512_mask_storeu_ps, _mm512_maskz_loadu_pd, _mm512_maskz_loadu_ps,
+    _mm512_maskz_mov_pd, _mm512_maskz_mov_ps, _mm512_max_pd, _mm512_max_ps, _mm512_min_pd, _mm512_min_ps,
+    _mm512_mul_pd, _mm512_mul_ps, _mm512_set1_pd, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32,
+    _mm512_slli_epi64, _mm512_storeu_pd, _mm512_storeu_ps, _mm512_sub_pd, _mm512_sub_ps, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 /// A flag for each of the first `n` lanes.
@@ -129,6 +130,35 @@ impl Simd for F32 {
         unsafe {
             let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), power))
+        }
+    }
+    #[inline(always)]
+    fn transpose(self, rows: &mut [__m512; 16]) {
+        let mut pairs = *rows;
+        let mut fours = *rows;
+        // SAFETY: the token.
+        unsafe {
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+            }
+            // Quarter q of `fours[4 i + k]` holds number 4 q + k of the rows 4 i to 4 i + 3.
+            for i in [0, 4, 8, 12] {
+                for k in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(pairs[i + k]), _mm512_castps_pd(pairs[i + k + 2]));
+                    fours[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    fours[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            for k in 0..4 {
+                let [a, b, c, d] = [fours[k], fours[k + 4], fours[k + 8], fours[k + 12]];
+                let (even, even2) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+                let (odd, odd2) = (_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(c, d));
+                rows[k] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+                rows[k + 4] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+                rows[k + 8] = _mm512_shuffle_f32x4::<0xDD>(even, even2);
+                rows[k + 12] = _mm512_shuffle_f32x4::<0xDD>(odd, odd2);
+            }
         }
     }
 }

@@ -66,6 +66,28 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `v` times 2 to the power of the integer in the low bits of `t`, where the result is a normal number.
     fn scale(self, v: Self::V, t: Self::V) -> Self::V;
 
+    /// Rows become columns: number j of vector i changes places with number i of vector j, for the first `LANES`
+    /// vectors (16 at most).
+    #[inline(always)]
+    fn transpose(self, rows: &mut [Self::V; 16]) {
+        let mut numbers = [[Self::T::ZERO; 16]; 16];
+        for (numbers, row) in numbers.iter_mut().zip(rows.iter()).take(Self::LANES) {
+            // SAFETY: no vector is longer than 16 numbers.
+            unsafe { self.store(numbers.as_mut_ptr(), *row) };
+        }
+        for i in 0..Self::LANES {
+            for j in 0..i {
+                let number = numbers[i][j];
+                numbers[i][j] = numbers[j][i];
+                numbers[j][i] = number;
+            }
+        }
+        for (numbers, row) in numbers.iter().zip(rows.iter_mut()).take(Self::LANES) {
+            // SAFETY: as above.
+            *row = unsafe { self.load(numbers.as_ptr()) };
+        }
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::V {
         self.splat(Self::T::ZERO)

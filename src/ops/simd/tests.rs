@@ -113,3 +113,42 @@ fn the_environment_chooses_a_lower_level() {
         assert_eq!(Level::choose(Some(level.name())), level);
     }
 }
+
+/// Rows to columns.
+struct Transposed;
+impl<T: Lanes> Job<T> for Transposed {
+    type Output = Vec<Vec<T>>;
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) -> Vec<Vec<T>> {
+        let mut rows = [s.zero(); 16];
+        for (i, row) in rows.iter_mut().enumerate().take(S::LANES) {
+            let numbers: Vec<T> = (0..S::LANES).map(|j| T::from_number((100 * i + j) as f32)).collect();
+            // SAFETY: as many numbers as a vector holds.
+            *row = unsafe { s.load(numbers.as_ptr()) };
+        }
+        s.transpose(&mut rows);
+        let numbers = |row: &S::V| {
+            let mut numbers = vec![T::ZERO; S::LANES];
+            // SAFETY: as above.
+            unsafe { s.store(numbers.as_mut_ptr(), *row) };
+            numbers
+        };
+        rows[..S::LANES].iter().map(numbers).collect()
+    }
+}
+
+fn transposes<T: Lanes>(level: Level) {
+    for (i, row) in T::run(level, Transposed).into_iter().enumerate() {
+        for (j, number) in row.into_iter().enumerate() {
+            assert_eq!(number.to_f64(), (100 * j + i) as f64, "{} {i} {j}", level.name());
+        }
+    }
+}
+
+#[test]
+fn rows_become_columns() {
+    for level in Level::available() {
+        transposes::<f32>(level);
+        transposes::<f64>(level);
+    }
+}

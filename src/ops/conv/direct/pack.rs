@@ -5,7 +5,7 @@ use crate::ops::buffer::Buffer;
 use crate::ops::conv::layout::{Blocks, Panels, cut};
 use crate::ops::conv::phases::Classes;
 use crate::ops::geometry::Geometry;
-use crate::ops::simd::{Lanes, Level};
+use crate::ops::simd::{Job, Lanes, Level, Simd};
 use rayon::prelude::*;
 
 /// From OIHW to [group][panel][block][kh][kw][input channel of the block][output channel of the panel].
@@ -23,17 +23,70 @@ pub(crate) fn pack<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
             out.fill(T::ZERO);
         }
         for (b, out) in out.chunks_exact_mut(taps * blocks.size * width).enumerate() {
-            for j in 0..valid {
-                let from = &w[((first + j) * cg + b * blocks.size) * taps..][..blocks.valid(b) * taps];
-                for (c, from) in from.chunks_exact(taps).enumerate() {
-                    for (t, &v) in from.iter().enumerate() {
-                        out[(t * blocks.size + c) * width + j] = v;
-                    }
-                }
-            }
+            let w = &w[(first * cg + b * blocks.size) * taps..];
+            let place = Place { taps, size: blocks.size, width };
+            T::run(level, Turn { w, pitch: cg * taps, run: blocks.valid(b) * taps, outputs: valid, place, out });
         }
     });
     out
+}
+
+/// Where a number of OIHW, (input channel, tap) of one output channel, lies in [tap][input channel][width].
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub taps: usize,
+    pub size: usize,
+    pub width: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    pub fn of(&self, i: usize) -> usize {
+        (i % self.taps * self.size + i / self.taps) * self.width
+    }
+}
+
+/// From OIHW to the order of one panel and block.
+struct Turn<'a, T> {
+    /// `run` numbers per output channel, one of which begins every `pitch`.
+    w: &'a [T],
+    pitch: usize,
+    run: usize,
+    outputs: usize,
+    place: Place,
+    out: &'a mut [T],
+}
+
+impl<T: Lanes> Job<T> for Turn<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Self { w, pitch, run, outputs, place, out } = self;
+        // Squares of LANES output channels and as many numbers of each; the last ones may overlap those before.
+        let turned = if run < S::LANES { 0 } else { outputs / S::LANES * S::LANES };
+        assert!(turned == 0 || (turned - 1) * pitch + run <= w.len() && turned <= place.width);
+        assert!(run <= place.size * place.taps && place.taps * place.size * place.width <= out.len());
+        for j in (0..turned).step_by(S::LANES) {
+            for i in (0..run).step_by(S::LANES) {
+                let i = i.min(run - S::LANES);
+                let mut rows = [s.zero(); 16];
+                for (k, row) in rows.iter_mut().enumerate().take(S::LANES) {
+                    // SAFETY: output channel j + k is below `turned`, and LANES numbers from i on lie within its run.
+                    *row = unsafe { s.load(w.as_ptr().add((j + k) * pitch + i)) };
+                }
+                s.transpose(&mut rows);
+                for (k, row) in rows.iter().enumerate().take(S::LANES) {
+                    // SAFETY: number i + k lies within the run, whose place has room for `width` numbers.
+                    unsafe { s.store(out.as_mut_ptr().add(place.of(i + k) + j), *row) };
+                }
+            }
+        }
+        for j in turned..outputs {
+            for (i, &v) in w[j * pitch..][..run].iter().enumerate() {
+                out[place.of(i) + j] = v;
+            }
+        }
+    }
 }
 
 /// Numbers of one group's kernel in backward order, up to the class `(row, column)` of all.
@@ -52,6 +105,8 @@ pub(crate) fn pack_backward<T: Lanes>(level: Level, forward: &[T], g: &Geometry)
     let from_depth = from_blocks.count * g.kh * g.kw * from_blocks.size;
     let classes: Vec<(usize, usize)> =
         (0..axes[0].count()).flat_map(|r| (0..axes[1].count()).map(move |c| (r, c))).collect();
+    // Whole vectors of channels on both sides.
+    let even = blocks.channels.is_multiple_of(16) && panels.channels.is_multiple_of(16);
     let depth = |(r, c): (usize, usize)| blocks.count * axes[0].len(r) * axes[1].len(c) * blocks.size;
     let jobs: Vec<(usize, (usize, usize), usize)> = (0..g.groups)
         .flat_map(|group| classes.iter().map(move |&class| (group, class)))
@@ -70,19 +125,53 @@ pub(crate) fn pack_backward<T: Lanes>(level: Level, forward: &[T], g: &Geometry)
             for (i, j) in (0..axes[0].len(row)).flat_map(|i| (0..axes[1].len(column)).map(move |j| (i, j))) {
                 let t = axes[0].tap(row, i) * g.kw + axes[1].tap(column, j);
                 let Some(out) = steps.next() else { return };
-                for c in 0..valid {
-                    let (from_block, from_c) =
-                        ((panels.first(p) + c) / from_blocks.size, (panels.first(p) + c) % from_blocks.size);
-                    for k in 0..blocks.valid(b) {
-                        let channel = b * blocks.size + k;
-                        let q = channel / (2 * lanes);
-                        let at = from_panels.first(q) * from_depth
-                            + ((from_block * g.kh * g.kw + t) * from_blocks.size + from_c) * from_panels.width(q);
-                        out[k * width + c] = forward[at + channel - from_panels.first(q)];
+                // Where channel c of this panel and output channel k of this block lie.
+                let at = |c: usize, k: usize| {
+                    let (c, k) = (panels.first(p) + c, b * blocks.size + k);
+                    let q = k / (2 * lanes);
+                    let row = (c / from_blocks.size * g.kh * g.kw + t) * from_blocks.size + c % from_blocks.size;
+                    from_panels.first(q) * from_depth + row * from_panels.width(q) + k - from_panels.first(q)
+                };
+                if even {
+                    for (c, k) in (0..valid).step_by(lanes).flat_map(|c| (0..16).step_by(lanes).map(move |k| (c, k))) {
+                        let pitch = from_panels.width((b * blocks.size + k) / (2 * lanes));
+                        let (from, to) = (&forward[at(c, k)..], &mut out[k * width + c..]);
+                        T::run(level, TurnSquare { from, pitch, to, to_pitch: width });
                     }
+                    continue;
+                }
+                for (c, k) in (0..valid).flat_map(|c| (0..blocks.valid(b)).map(move |k| (c, k))) {
+                    out[k * width + c] = forward[at(c, k)];
                 }
             }
         }
     });
     out
+}
+
+/// Turns rows into columns: LANES rows of LANES numbers.
+struct TurnSquare<'a, T> {
+    from: &'a [T],
+    pitch: usize,
+    to: &'a mut [T],
+    to_pitch: usize,
+}
+
+impl<T: Lanes> Job<T> for TurnSquare<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Self { from, pitch, to, to_pitch } = self;
+        assert!((S::LANES - 1) * pitch + S::LANES <= from.len() && (S::LANES - 1) * to_pitch + S::LANES <= to.len());
+        let mut rows = [s.zero(); 16];
+        for (i, row) in rows.iter_mut().enumerate().take(S::LANES) {
+            // SAFETY: the last row's numbers lie in `from` (asserted above).
+            *row = unsafe { s.load(from.as_ptr().add(i * pitch)) };
+        }
+        s.transpose(&mut rows);
+        for (i, row) in rows.iter().enumerate().take(S::LANES) {
+            // SAFETY: the same of `to`.
+            unsafe { s.store(to.as_mut_ptr().add(i * to_pitch), *row) };
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The gradient of a convolution's kernel: a sum over all output pixels, in an order that the shape alone decides.
 
 use super::forward::walk;
+use super::pack::Place;
 use super::tile::{GradientTile, gradient_product, next_size};
 use super::{flatten, forward_layout};
 use crate::ops::buffer::Buffer;
@@ -147,7 +148,7 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
     for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
         let plan = Plan { level, x, dy, g, blocks, panels, group };
         let sums = if plan.len() <= SMALL { small(&plan) } else { large(&plan) };
-        unpack(&blocks, &panels, g.kh * g.kw, &sums, dw);
+        unpack(level, &blocks, &panels, g.kh * g.kw, &sums, dw);
     }
 }
 
@@ -217,21 +218,67 @@ fn large<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
 }
 
 /// From [panel][block][kh][kw][input channel][output channel] to OIHW.
-pub(in crate::ops::conv) fn unpack<T: Lanes>(blocks: &Blocks, panels: &Panels, taps: usize, sums: &[T], dw: &mut [T]) {
+pub(in crate::ops::conv) fn unpack<T: Lanes>(
+    level: Level,
+    blocks: &Blocks,
+    panels: &Panels,
+    taps: usize,
+    sums: &[T],
+    dw: &mut [T],
+) {
     let depth = blocks.count * taps * blocks.size;
     let lens = (0..panels.count()).map(|p| panels.valid(p) * blocks.channels * taps);
     cut(dw, lens).into_par_iter().enumerate().for_each(|(p, dw)| {
         let width = panels.width(p);
         let sums = &sums[panels.first(p) * depth..][..width * depth];
         for (b, sums) in sums.chunks_exact(taps * blocks.size * width).enumerate() {
-            for (j, dw) in dw.chunks_exact_mut(blocks.channels * taps).enumerate() {
-                let dw = &mut dw[b * blocks.size * taps..][..blocks.valid(b) * taps];
-                for (c, dw) in dw.chunks_exact_mut(taps).enumerate() {
-                    for (t, v) in dw.iter_mut().enumerate() {
-                        *v = sums[(t * blocks.size + c) * width + j];
-                    }
+            let dw = &mut dw[b * blocks.size * taps..];
+            let place = Place { taps, size: blocks.size, width };
+            let (run, outputs) = (blocks.valid(b) * taps, panels.valid(p));
+            T::run(level, TurnBack { sums, place, dw, pitch: blocks.channels * taps, run, outputs });
+        }
+    });
+}
+
+/// From the order of one panel and block to OIHW: `run` numbers of each output channel, one of which begins every
+/// `pitch`.
+struct TurnBack<'a, T> {
+    sums: &'a [T],
+    place: Place,
+    dw: &'a mut [T],
+    pitch: usize,
+    run: usize,
+    outputs: usize,
+}
+
+impl<T: Lanes> Job<T> for TurnBack<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<T = T>>(self, s: S) {
+        let Self { sums, place, dw, pitch, run, outputs } = self;
+        // As in the way there: squares of vectors, which may overlap.
+        let turned = if run < S::LANES { 0 } else { outputs / S::LANES * S::LANES };
+        assert!(turned == 0 || (turned - 1) * pitch + run <= dw.len() && turned <= place.width);
+        assert!(run <= place.size * place.taps && place.taps * place.size * place.width <= sums.len());
+        for j in (0..turned).step_by(S::LANES) {
+            for i in (0..run).step_by(S::LANES) {
+                let i = i.min(run - S::LANES);
+                let mut rows = [s.zero(); 16];
+                for (k, row) in rows.iter_mut().enumerate().take(S::LANES) {
+                    // SAFETY: number i + k lies within the run, whose place has room for `width` numbers.
+                    *row = unsafe { s.load(sums.as_ptr().add(place.of(i + k) + j)) };
+                }
+                s.transpose(&mut rows);
+                for (k, row) in rows.iter().enumerate().take(S::LANES) {
+                    // SAFETY: output channel j + k is below `turned`, and LANES numbers from i on lie within its run.
+                    unsafe { s.store(dw.as_mut_ptr().add((j + k) * pitch + i), *row) };
                 }
             }
         }
-    });
+        for j in turned..outputs {
+            for (i, v) in dw[j * pitch..][..run].iter_mut().enumerate() {
+                *v = sums[place.of(i) + j];
+            }
+        }
+    }
 }

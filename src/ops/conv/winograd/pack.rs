@@ -1,4 +1,6 @@
 //! The kernel's values at the points.
+// Loops over registers: a plain counter unrolls for certain, and a closure might not be inlined.
+#![allow(clippy::needless_range_loop)]
 
 use super::transform::{kernel, kernel_again, kernel_gradient};
 use crate::ops::buffer::Buffer;
@@ -65,6 +67,16 @@ pub(super) enum Way {
     Gradient,
 }
 
+impl Way {
+    #[inline(always)]
+    fn back<S: Simd, const P: usize>(self, s: S, x: &[S::V; P]) -> [S::V; 3] {
+        match self {
+            Self::Again => kernel_again(s, x),
+            Self::Gradient => kernel_gradient(s, x),
+        }
+    }
+}
+
 /// From [point][panel][block][..] to [panel][block][3][3][..].
 pub(super) fn from_points<T: Lanes, const P: usize>(
     level: Level,
@@ -99,14 +111,20 @@ impl<T: Lanes, const P: usize> Job<T> for KernelToPoints<'_, T, P> {
         assert!(9 * len <= self.plain.len() && len.is_multiple_of(S::LANES));
         assert!(self.points.len() == P * P && self.points.iter().all(|p| p.len() == len));
         for at in (0..len).step_by(S::LANES) {
-            // SAFETY: nine runs of `len` numbers, and a vector from `at` on lies within a run.
-            let get = |i: usize, j: usize| unsafe { s.load(self.plain.as_ptr().add((i * 3 + j) * len + at)) };
-            let half = [0, 1, 2].map(|j| kernel::<S, P>(s, &[get(0, j), get(1, j), get(2, j)]));
+            let mut half = [[s.zero(); P]; 3];
+            for j in 0..3 {
+                let mut column = [s.zero(); 3];
+                for i in 0..3 {
+                    // SAFETY: nine runs of `len` numbers, and a vector from `at` on lies within a run.
+                    column[i] = unsafe { s.load(self.plain.as_ptr().add((i * 3 + j) * len + at)) };
+                }
+                half[j] = kernel::<S, P>(s, &column);
+            }
             for i in 0..P {
                 let row = kernel::<S, P>(s, &[half[0][i], half[1][i], half[2][i]]);
-                for (j, v) in row.into_iter().enumerate() {
+                for j in 0..P {
                     // SAFETY: as above.
-                    unsafe { s.store(self.points[i * P + j].as_mut_ptr().add(at), v) };
+                    unsafe { s.store(self.points[i * P + j].as_mut_ptr().add(at), row[j]) };
                 }
             }
         }
@@ -128,27 +146,24 @@ impl<T: Lanes, const P: usize> Job<T> for KernelFromPoints<'_, T, P> {
         let len = self.out.len() / 9;
         assert!(len.is_multiple_of(S::LANES) && (P * P - 1) * self.point + len <= self.points.len());
         for at in (0..len).step_by(S::LANES) {
-            let back = |x: &[S::V; P]| match self.way {
-                Way::Again => kernel_again(s, x),
-                Way::Gradient => kernel_gradient(s, x),
-            };
             let mut half = [[s.zero(); 3]; P];
-            for (j, half) in half.iter_mut().enumerate() {
+            for j in 0..P {
                 let mut column = [s.zero(); P];
-                for (i, v) in column.iter_mut().enumerate() {
+                for i in 0..P {
                     // SAFETY: `len` numbers at each point, and a vector from `at` on lies within them.
-                    *v = unsafe { s.load(self.points.as_ptr().add((i * P + j) * self.point + at)) };
+                    column[i] = unsafe { s.load(self.points.as_ptr().add((i * P + j) * self.point + at)) };
                 }
-                *half = back(&column);
+                half[j] = self.way.back(s, &column);
             }
             for i in 0..3 {
                 let mut row = [s.zero(); P];
-                for (v, half) in row.iter_mut().zip(&half) {
-                    *v = half[i];
+                for j in 0..P {
+                    row[j] = half[j][i];
                 }
-                for (j, v) in back(&row).into_iter().enumerate() {
+                let row = self.way.back(s, &row);
+                for j in 0..3 {
                     // SAFETY: nine runs of `len` numbers.
-                    unsafe { s.store(self.out.as_mut_ptr().add((i * 3 + j) * len + at), v) };
+                    unsafe { s.store(self.out.as_mut_ptr().add((i * 3 + j) * len + at), row[j]) };
                 }
             }
         }

@@ -18,6 +18,21 @@ const B2: f64 = B * B;
 const AT_A: f64 = 2.0 * A2 * (A2 - B2);
 const AT_B: f64 = 2.0 * B2 * (B2 - A2);
 
+/// A constant in every lane. (A closure might not be inlined, and then could not use the instructions.)
+#[inline(always)]
+fn n<S: Simd>(s: S, v: f64) -> S::V {
+    s.splat(S::T::from_f64(v))
+}
+
+/// The first `count` numbers at `p`.
+/// # Safety
+/// `count`, at most `LANES`, numbers can be read at `p`.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, p: *const S::T, count: usize) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { if count == S::LANES { s.load(p) } else { s.load_part(p, count) } }
+}
+
 /// Values of the inputs at the points (B^T of the paper).
 #[inline(always)]
 fn inputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
@@ -29,15 +44,14 @@ fn inputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
         y[3] = s.sub(x[1], x[3]);
         return y;
     }
-    let n = |v: f64| s.splat(S::T::from_f64(v));
-    y[0] = s.mul_add(n(A2 * B2), x[0], s.mul_add(n(-A2 - B2), x[2], x[4]));
-    let (even, odd) = (s.mul_add(n(-B2), x[2], x[4]), s.mul(n(A), s.mul_add(n(-B2), x[1], x[3])));
+    y[0] = s.mul_add(n(s, A2 * B2), x[0], s.mul_add(n(s, -A2 - B2), x[2], x[4]));
+    let (even, odd) = (s.mul_add(n(s, -B2), x[2], x[4]), s.mul(n(s, A), s.mul_add(n(s, -B2), x[1], x[3])));
     y[1] = s.add(even, odd);
     y[2] = s.sub(even, odd);
-    let (even, odd) = (s.mul_add(n(-A2), x[2], x[4]), s.mul(n(B), s.mul_add(n(-A2), x[1], x[3])));
+    let (even, odd) = (s.mul_add(n(s, -A2), x[2], x[4]), s.mul(n(s, B), s.mul_add(n(s, -A2), x[1], x[3])));
     y[3] = s.add(even, odd);
     y[4] = s.sub(even, odd);
-    y[5] = s.mul_add(n(A2 * B2), x[1], s.mul_add(n(-A2 - B2), x[3], x[5]));
+    y[5] = s.mul_add(n(s, A2 * B2), x[1], s.mul_add(n(s, -A2 - B2), x[3], x[5]));
     y
 }
 
@@ -51,11 +65,10 @@ fn gradients<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
         y[3] = s.sub(s.zero(), x[1]);
         return y;
     }
-    let n = |v: f64| s.splat(S::T::from_f64(v));
-    let (even, odd) = (s.mul_add(n(A2), x[2], x[0]), s.mul(n(A), s.mul_add(n(A2), x[3], x[1])));
+    let (even, odd) = (s.mul_add(n(s, A2), x[2], x[0]), s.mul(n(s, A), s.mul_add(n(s, A2), x[3], x[1])));
     y[1] = s.add(even, odd);
     y[2] = s.sub(even, odd);
-    let (even, odd) = (s.mul_add(n(B2), x[2], x[0]), s.mul(n(B), s.mul_add(n(B2), x[3], x[1])));
+    let (even, odd) = (s.mul_add(n(s, B2), x[2], x[0]), s.mul(n(s, B), s.mul_add(n(s, B2), x[3], x[1])));
     y[3] = s.add(even, odd);
     y[4] = s.sub(even, odd);
     y[5] = x[3];
@@ -72,12 +85,11 @@ fn outputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
         y[1] = s.sub(difference, x[3]);
         return y;
     }
-    let n = |v: f64| s.splat(S::T::from_f64(v));
     let (sum2, difference2) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
     y[0] = s.add(s.add(x[0], sum), sum2);
-    y[1] = s.mul_add(n(B), difference2, s.mul(n(A), difference));
-    y[2] = s.mul_add(n(B2), sum2, s.mul(n(A2), sum));
-    y[3] = s.mul_add(n(B2 * B), difference2, s.mul_add(n(A2 * A), difference, x[5]));
+    y[1] = s.mul_add(n(s, B), difference2, s.mul(n(s, A), difference));
+    y[2] = s.mul_add(n(s, B2), sum2, s.mul(n(s, A2), sum));
+    y[3] = s.mul_add(n(s, B2 * B), difference2, s.mul_add(n(s, A2 * A), difference, x[5]));
     y
 }
 
@@ -85,19 +97,18 @@ fn outputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
 #[inline(always)]
 pub(super) fn kernel<S: Simd, const P: usize>(s: S, x: &[S::V; 3]) -> [S::V; P] {
     let mut y = [x[0]; P];
-    let n = |v: f64| s.splat(S::T::from_f64(v));
     if P == 4 {
         let ends = s.add(x[0], x[2]);
-        y[1] = s.mul(n(0.5), s.add(ends, x[1]));
-        y[2] = s.mul(n(0.5), s.sub(ends, x[1]));
+        y[1] = s.mul(n(s, 0.5), s.add(ends, x[1]));
+        y[2] = s.mul(n(s, 0.5), s.sub(ends, x[1]));
         y[3] = x[2];
         return y;
     }
-    y[0] = s.mul(n(1.0 / (A2 * B2)), x[0]);
-    let (even, odd) = (s.mul_add(n(A2 / AT_A), x[2], s.mul(n(1.0 / AT_A), x[0])), s.mul(n(A / AT_A), x[1]));
+    y[0] = s.mul(n(s, 1.0 / (A2 * B2)), x[0]);
+    let (even, odd) = (s.mul_add(n(s, A2 / AT_A), x[2], s.mul(n(s, 1.0 / AT_A), x[0])), s.mul(n(s, A / AT_A), x[1]));
     y[1] = s.add(even, odd);
     y[2] = s.sub(even, odd);
-    let (even, odd) = (s.mul_add(n(B2 / AT_B), x[2], s.mul(n(1.0 / AT_B), x[0])), s.mul(n(B / AT_B), x[1]));
+    let (even, odd) = (s.mul_add(n(s, B2 / AT_B), x[2], s.mul(n(s, 1.0 / AT_B), x[0])), s.mul(n(s, B / AT_B), x[1]));
     y[3] = s.add(even, odd);
     y[4] = s.sub(even, odd);
     y[5] = x[2];
@@ -107,27 +118,25 @@ pub(super) fn kernel<S: Simd, const P: usize>(s: S, x: &[S::V; 3]) -> [S::V; P] 
 /// Three kernel numbers from their values at 0, at one pair of points and at infinity: the inverse of [`kernel`].
 #[inline(always)]
 pub(super) fn kernel_again<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {
-    let n = |v: f64| s.splat(S::T::from_f64(v));
     if P == 4 {
         return [x[0], s.sub(x[1], x[2]), x[3]];
     }
-    [s.mul(n(A2 * B2), x[0]), s.mul(n(AT_A / (2.0 * A)), s.sub(x[1], x[2])), x[5]]
+    [s.mul(n(s, A2 * B2), x[0]), s.mul(n(s, AT_A / (2.0 * A)), s.sub(x[1], x[2])), x[5]]
 }
 
 /// The kernel's gradient from the gradients of its values at the points (G^T).
 #[inline(always)]
 pub(super) fn kernel_gradient<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {
-    let n = |v: f64| s.splat(S::T::from_f64(v));
     let (sum, difference) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
     if P == 4 {
-        let half = s.mul(n(0.5), sum);
-        return [s.add(x[0], half), s.mul(n(0.5), difference), s.add(half, x[3])];
+        let half = s.mul(n(s, 0.5), sum);
+        return [s.add(x[0], half), s.mul(n(s, 0.5), difference), s.add(half, x[3])];
     }
     let (sum2, difference2) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
     [
-        s.mul_add(n(1.0 / (A2 * B2)), x[0], s.mul_add(n(1.0 / AT_B), sum2, s.mul(n(1.0 / AT_A), sum))),
-        s.mul_add(n(B / AT_B), difference2, s.mul(n(A / AT_A), difference)),
-        s.mul_add(n(B2 / AT_B), sum2, s.mul_add(n(A2 / AT_A), sum, x[5])),
+        s.mul_add(n(s, 1.0 / (A2 * B2)), x[0], s.mul_add(n(s, 1.0 / AT_B), sum2, s.mul(n(s, 1.0 / AT_A), sum))),
+        s.mul_add(n(s, B / AT_B), difference2, s.mul(n(s, A / AT_A), difference)),
+        s.mul_add(n(s, B2 / AT_B), sum2, s.mul_add(n(s, A2 / AT_A), sum, x[5])),
     ]
 }
 
@@ -166,18 +175,17 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
             let rows = (-y).max(0) as usize..reach.min((h as isize - y).max(0) as usize);
             let columns = (-x).max(0) as usize..reach.min((w as isize - x).max(0) as usize);
             let inside = rows == (0..reach) && columns == (0..reach);
-            let corner = (image * h * w) as isize + y * w as isize + x;
+            let pixel = (image * h * w) as isize + y * w as isize + x;
             for slot in slots {
-                let first = corner * channels as isize + slot.channel.min(channels) as isize;
-                let pixel =
-                    |i: usize, j: usize| map.as_ptr().wrapping_offset(first + ((i * w + j) * channels) as isize);
+                let first = pixel * channels as isize + slot.channel.min(channels) as isize;
+                let corner = map.as_ptr().wrapping_offset(first);
                 let mut half = [[s.zero(); P]; P];
                 if inside && slot.valid == S::LANES {
                     for j in 0..reach {
                         let mut column = [s.zero(); P];
                         for i in 0..reach {
                             // SAFETY: the square lies inside its image, the vector inside its pixel (asserted above).
-                            column[i] = unsafe { s.load(pixel(i, j)) };
+                            column[i] = unsafe { s.load(corner.wrapping_add((i * w + j) * channels)) };
                         }
                         half[j] = if GRADIENT { gradients(s, &column) } else { inputs(s, &column) };
                     }
@@ -186,7 +194,7 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
                         let mut column = [s.zero(); P];
                         for i in rows.clone() {
                             // SAFETY: this pixel lies inside the image, and holds `valid` numbers from here.
-                            column[i] = unsafe { s.load_part(pixel(i, j), slot.valid) };
+                            column[i] = unsafe { s.load_part(corner.wrapping_add((i * w + j) * channels), slot.valid) };
                         }
                         half[j] = if GRADIENT { gradients(s, &column) } else { inputs(s, &column) };
                     }
@@ -244,10 +252,12 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
             let corner = ((image * h + y - top) * w + x) * channels;
             for first in (0..channels).step_by(S::LANES) {
                 let n = S::LANES.min(channels - first);
-                // SAFETY: `p` points at n numbers at least.
-                let get = |p: *const T| unsafe { if n == S::LANES { s.load(p) } else { s.load_part(p, n) } };
                 let source = products.as_ptr().wrapping_add(square * pitch + first);
-                let bias = bias.map_or(s.zero(), |b| get(b.as_ptr().wrapping_add(first)));
+                let mut shift = s.zero();
+                if let Some(bias) = bias {
+                    // SAFETY: there is a number per channel (asserted above).
+                    shift = unsafe { load(s, bias.as_ptr().add(first), n) };
+                }
                 let mut half = [[s.zero(); P]; P];
                 for j in 0..P {
                     let mut column = [s.zero(); P];
@@ -266,19 +276,22 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
                     for j in 0..right {
                         let at = corner + (i * w + j) * channels + first;
                         let p = out.as_mut_ptr().wrapping_add(at);
-                        let mut sum = s.add(row[j], bias);
-                        if let Some(residual) = residual {
-                            sum = s.add(sum, get(residual.as_ptr().wrapping_add(at)));
-                        }
-                        if add {
-                            sum = s.add(sum, get(p));
+                        let mut sum = s.add(row[j], shift);
+                        // SAFETY: n channels of a pixel of these squares, all of which lie in `residual` and `out`.
+                        unsafe {
+                            if let Some(residual) = residual {
+                                sum = s.add(sum, load(s, residual.as_ptr().add(at), n));
+                            }
+                            if add {
+                                sum = s.add(sum, load(s, p, n));
+                            }
                         }
                         match act {
                             Activation::Relu => sum = s.max(floor, sum),
                             Activation::Relu6 => sum = s.min(six, s.max(floor, sum)),
                             _ => {}
                         }
-                        // SAFETY: n channels of a pixel of these squares, all of which lie in `out`.
+                        // SAFETY: as above.
                         unsafe { if n == S::LANES { s.store(p, sum) } else { s.store_part(p, sum, n) } }
                     }
                 }

@@ -27,7 +27,11 @@ pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], d
     let runs = (HELD / ((run_x + run_dy) * size_of::<T>())).clamp(1, count.div_ceil(RUN).max(1));
     let (mut values, mut gradients) = (Buffer::arbitrary(runs * run_x), Buffer::arbitrary(runs * run_dy));
     let slots = (block_slots(&blocks, RUN, lanes), panel_slots(&panels, RUN));
-    let mut sums = Buffer::<T>::zeros(P * P * total * depth);
+    if count == 0 {
+        dw.fill(T::ZERO);
+        return;
+    }
+    let mut sums = Buffer::<T>::arbitrary(P * P * total * depth);
     for start in (0..count).step_by(runs * RUN) {
         let runs = (count - start).div_ceil(RUN).min(runs);
         let list = values.par_chunks_exact_mut(run_x).zip(gradients.par_chunks_exact_mut(run_dy));
@@ -74,16 +78,17 @@ pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], d
                 gradient_run: run_dy,
                 blocks,
                 vectors: panels.vectors(p),
+                add: start > 0,
                 sums,
             };
             T::run(level, job);
         });
     }
     let plain = from_points::<T, P>(level, &sums, &blocks, &panels, Way::Gradient);
-    direct::unpack(&blocks, &panels, 9, &plain, dw);
+    direct::unpack(level, &blocks, &panels, 9, &plain, dw);
 }
 
-/// Adds the products at one point, for one panel and all blocks.
+/// Sums the products at one point, for one panel and all blocks.
 struct Accumulate<'a, T> {
     runs: usize,
     /// [run] (`value_run` numbers apart), in it [block][square][pitch].
@@ -94,6 +99,8 @@ struct Accumulate<'a, T> {
     gradient_run: usize,
     blocks: Blocks,
     vectors: usize,
+    /// Whether to add to the sums, or to begin them.
+    add: bool,
     /// [block][input channel][width]
     sums: &'a mut [T],
 }
@@ -119,7 +126,7 @@ impl<T: Lanes> Job<T> for Accumulate<'_, T> {
                     panel: self.gradients,
                     panel_image: self.gradient_run,
                     out: &mut sums[m * width..][..pairs * width],
-                    add: true,
+                    add: self.add,
                 };
                 gradient_product(s, pairs, self.vectors, t);
                 m += pairs;
