@@ -228,6 +228,25 @@ impl Backbone {
         let (classifier, labels) = (i.classifier.clone(), i.labels.clone());
         Self::assemble(i.arch, i.layout, spec, &i.device, tensors, counters, classifier, labels, i.pretrained)
     }
+
+    /// Everything but the weights: for a session, which has copies of its own.
+    pub(crate) fn outline(&self) -> Self {
+        let i = &self.inner;
+        let inner = Inner {
+            arch: i.arch,
+            layout: i.layout,
+            spec: i.spec.clone(),
+            device: i.device.clone(),
+            dtype: i.dtype,
+            tensors: BTreeMap::new(),
+            counters: i.counters.clone(),
+            classifier: None,
+            labels: None,
+            pretrained: i.pretrained,
+            network: i.network.outline(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
 }
 
 impl std::fmt::Debug for Backbone {

@@ -23,6 +23,11 @@ impl Network {
         Ok(Self { blocks: b.blocks, layers: b.layers, folded: b.folded })
     }
 
+    /// The names of the blocks without anything behind them.
+    pub fn outline(&self) -> Self {
+        Self { blocks: self.blocks.clone(), layers: vec![], folded: vec![] }
+    }
+
     /// Images (N, C, H, W) to features (N, D).
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
         self.rest(FeatureMap::new(images)?, 0)

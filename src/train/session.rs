@@ -177,6 +177,8 @@ impl Session {
                 return Err(Error::invalid(format!("plan: phase {} freeze", i + 1), problem));
             }
         }
+        // What learns is copied, what is frozen shared: nothing else of the weights need stay in memory.
+        setup.backbone = setup.backbone.outline();
         Ok(Self {
             setup,
             dataset: Arc::new(data.clone()),
