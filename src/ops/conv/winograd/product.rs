@@ -118,8 +118,10 @@ fn rows_per_task<T, const P: usize>(rows: usize, columns: usize, blocks: &Blocks
     const KERNEL: usize = 700 << 10;
     const SMALL: usize = 400 << 10;
     const LARGE: usize = 768 << 10;
+    // Each thread keeps that much.
+    const MOST: usize = 6 << 20;
     let kernel = P * P * blocks.channels * panels.total() * size_of::<T>();
-    let budget = if kernel <= KERNEL { SMALL } else { (kernel / 2).max(LARGE) };
+    let budget = if kernel <= KERNEL { SMALL } else { (kernel / 2).clamp(LARGE, MOST) };
     let row = P * P * columns * (blocks.count * blocks.pitch + panels.total()) * size_of::<T>();
     let most = (budget / row).max(1);
     let threads = rayon::current_num_threads();
