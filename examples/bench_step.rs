@@ -68,8 +68,8 @@ fn main() -> ExitCode {
 }
 
 fn bench(options: &Options) -> Result<(), Failure> {
-    if options.batch == 0 || options.steps == 0 {
-        return Err("--batch and --steps are at least 1".into());
+    if options.batch == 0 || options.steps == 0 || options.classes == Some(0) {
+        return Err("--batch, --steps and --classes are at least 1".into());
     }
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;

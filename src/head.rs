@@ -3,6 +3,7 @@
 use crate::arch::Arch;
 use crate::backbone::{Backbone, init_uniform};
 use crate::error::{Error, Result};
+use crate::ops::{Activation, linear};
 use crate::params::{Slot, Slots};
 use crate::rng::Seed;
 use candle_core::{DType, Device, Tensor};
@@ -132,13 +133,8 @@ impl Head {
                 let name = format!("{name}.{suffix}");
                 slots.get(&name).map(Slot::tensor).ok_or_else(|| Error::invalid(format!("tensor {name}"), "is missing"))
             };
-            let weight = get("weight")?;
-            // A copy where it learns: a step between this forward and its backward must not reach what that reads.
-            let weight = if weight.track_op() { weight.copy()? } else { weight.clone() };
-            x = x.matmul(&weight.t()?)?.broadcast_add(get("bias")?)?;
-            if i + 1 < layers.len() {
-                x = x.relu()?;
-            }
+            let act = if i + 1 < layers.len() { Activation::Relu } else { Activation::Identity };
+            x = linear(&x, get("weight")?, get("bias")?, act)?;
         }
         Ok(x)
     }

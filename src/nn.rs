@@ -79,7 +79,7 @@ enum Variant {
 
 /// A frozen convolution whose batch norm is folded into kernel and bias at the first forward.
 pub(crate) struct Folded {
-    kernel: Tensor,
+    filter: Filter,
     bias: Option<Tensor>,
     /// weight, bias, running mean, running variance
     affine: [Tensor; 4],
@@ -101,20 +101,20 @@ impl Folded {
             Some(bias) => (wide(bias)? - wide(mean)?)?,
             None => wide(mean)?.neg()?,
         };
-        let bias = (wide(beta)? + (shift * &a)?)?;
-        let kernel = wide(&self.kernel)?.broadcast_mul(&a.reshape(((), 1, 1, 1))?)?;
-        let dtype = self.kernel.dtype();
-        let narrow = |t: &Tensor| t.to_dtype(dtype)?.to_device(self.kernel.device());
-        let folded = (Filter::new(narrow(&kernel)?), narrow(&bias)?);
+        let bias = (wide(beta)? + (shift * &a)?)?.to_dtype(beta.dtype())?.to_device(beta.device())?;
+        let folded = (self.filter.times(a), bias);
         Ok(self.once.get_or_init(|| folded))
     }
 
-    /// Sums over the bits of the folded kernel and bias, then of each packed copy in the order in which they were
-    /// made; none before the first forward.
-    pub fn checksums(&self) -> Result<Vec<u64>> {
+    /// Sums over the bits of the folded bias and of every copy of the folded kernel, with what they are of; none before
+    /// the first forward.
+    pub fn checksums(&self) -> Result<Vec<(String, u64)>> {
         let Some((filter, bias)) = self.once.get() else { return Ok(vec![]) };
-        let mut sums = vec![checksum(filter.tensor())?, checksum(bias)?];
-        sums.extend(filter.packed_sums());
+        let mut sums = vec![("folded bias".to_string(), checksum(bias)?)];
+        if let Some(product) = filter.kept_product() {
+            sums.push(("folded kernel".to_string(), checksum(product)?));
+        }
+        sums.extend(filter.packed_sums().into_iter().enumerate().map(|(i, sum)| (format!("packed kernel {i}"), sum)));
         Ok(sums)
     }
 }
@@ -140,7 +140,7 @@ impl Conv {
     pub fn new(b: &mut Builder, conv: &str, norm: &str, spec: ConvSpec) -> Result<Self> {
         let ConvSpec { inputs, outputs: k, kernel, groups, .. } = spec;
         let weight = b.slot(format!("{conv}.weight"), vec![k, inputs / groups, kernel, kernel], Kind::Kernel)?;
-        let filter = Filter::new(weight.tensor().clone());
+        let filter = b.filter(weight.tensor().clone());
         let Some(eps) = spec.norm else {
             let bias = b.slot(format!("{conv}.bias"), vec![k], Kind::Bias)?;
             return Ok(Self { spec, variant: Variant::Biased { filter, bias: bias.tensor().clone() } });
@@ -160,8 +160,7 @@ impl Conv {
         } else {
             let affine = [&gamma, &beta, &mean, &var].map(|s| s.tensor().clone());
             if all_frozen {
-                let kernel = weight.tensor().clone();
-                let folded = Arc::new(Folded { kernel, bias, affine, eps, once: OnceLock::new() });
+                let folded = Arc::new(Folded { filter, bias, affine, eps, once: OnceLock::new() });
                 b.folded.push((conv.to_string(), folded.clone()));
                 Variant::Folded(folded)
             } else {

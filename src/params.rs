@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::nn::Folded;
+use crate::ops::Filter;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,6 +66,11 @@ pub(crate) struct Declared {
 /// Answers a network's request for a tensor.
 pub(crate) trait Provider {
     fn slot(&self, declared: &Declared) -> Result<Slot>;
+
+    /// Whether the network will be used so often that packed copies of frozen weights are worth their memory.
+    fn lasts(&self) -> bool {
+        true
+    }
 }
 
 /// Slots by canonical name, sorted, so that every pass over them has one order.
@@ -79,7 +85,7 @@ impl Provider for Slots {
     }
 }
 
-/// Everything frozen: prediction and evaluation.
+/// Everything frozen: evaluation of weights that will change again.
 pub(crate) struct AllFrozen<'a>(pub &'a Slots);
 
 impl Provider for AllFrozen<'_> {
@@ -87,6 +93,11 @@ impl Provider for AllFrozen<'_> {
         let slot = self.0.get(&declared.name).ok_or_else(|| missing(declared))?;
         checked(declared, slot.tensor())?;
         Ok(Slot::Frozen(slot.detached()))
+    }
+
+    /// It lives for one evaluation, beside all that training keeps.
+    fn lasts(&self) -> bool {
+        false
     }
 }
 
@@ -167,6 +178,12 @@ impl<'a> Builder<'a> {
         let layer = build(self)?;
         self.layers.push(Box::new(layer));
         Ok(())
+    }
+
+    /// The weights of a convolution.
+    pub fn filter(&self, tensor: Tensor) -> Filter {
+        let filter = Filter::new(tensor);
+        if self.provider.lasts() { filter } else { filter.passing() }
     }
 
     /// The tensor called `name` of this shape.

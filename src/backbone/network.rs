@@ -76,7 +76,7 @@ impl Network {
         let mut all = Vec::new();
         for (name, folded) in &self.folded {
             let sums = folded.checksums()?;
-            all.extend(sums.into_iter().enumerate().map(|(i, sum)| (format!("{name} (folded copy {i})"), sum)));
+            all.extend(sums.into_iter().map(|(what, sum)| (format!("{name} ({what})"), sum)));
         }
         Ok(all)
     }

@@ -1,5 +1,6 @@
 //! Convolution and its two gradients: chooses among the algorithms.
 
+pub(crate) mod dense;
 mod depthwise;
 mod direct;
 mod layout;
@@ -9,21 +10,25 @@ mod rows;
 mod tests;
 mod winograd;
 
+use super::buffer::Buffer;
 use super::geometry::Geometry;
 use super::portable;
-use super::real::{Algorithm, Epilogue, Packed};
+use super::real::{Algorithm, Epilogue};
 use super::simd::{Lanes, Level};
 
-/// The algorithm for this geometry and a kernel that is frozen or learns.
-pub(crate) fn algorithm(g: &Geometry, frozen: bool) -> Algorithm {
+/// The algorithm for this geometry.
+pub(crate) fn algorithm(g: &Geometry) -> Algorithm {
     if g.c == 0 || g.k == 0 {
         return Algorithm::Portable;
+    }
+    if dense::fits(g) {
+        return Algorithm::Dense;
     }
     if depthwise::fits(g) && g.c > 1 {
         return Algorithm::Depthwise;
     }
     match winograd::points(g) {
-        Some(points) => Algorithm::Winograd { points, frozen },
+        Some(points) => Algorithm::Winograd { points },
         None => Algorithm::Direct { stride: g.stride, dilation: g.dilation },
     }
 }
@@ -41,45 +46,58 @@ macro_rules! by_points {
     };
 }
 
-/// Packs an OIHW kernel.
-pub(crate) fn pack<T: Lanes>(level: Level, algorithm: Algorithm, w: &[T], g: &Geometry) -> Packed<T> {
-    let data = match algorithm {
-        Algorithm::Portable => portable::conv::pack(w, g),
-        Algorithm::Depthwise => depthwise::pack(w, g),
-        Algorithm::Direct { .. } | Algorithm::Winograd { frozen: false, .. } => direct::pack(level, w, g),
-        Algorithm::Winograd { points, .. } => by_points!(points, P => winograd::pack::<T, P>(level, w, g)),
-    };
-    Packed::new(algorithm, data)
+/// An OIHW kernel in the order of the loops for the result or (`back`) for the gradient of the input.
+pub(crate) fn pack<T: Lanes>(level: Level, algorithm: Algorithm, w: &[T], g: &Geometry, back: bool) -> Buffer<T> {
+    match (algorithm, back) {
+        (Algorithm::Portable, _) => portable::conv::pack(w, g),
+        (Algorithm::Depthwise, _) => depthwise::pack(w, g),
+        (Algorithm::Dense, _) => Buffer::copy_of(w),
+        (Algorithm::Direct { .. }, false) => direct::pack(level, w, g),
+        (Algorithm::Direct { .. }, true) => direct::pack_backward(level, w, g),
+        (Algorithm::Winograd { points }, _) => by_points!(points, P => winograd::pack::<T, P>(level, w, g, back)),
+    }
 }
 
-/// y = act(conv(x, w) + bias + residual)
-pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &Packed<T>, g: &Geometry, e: &Epilogue<T>, y: &mut [T]) {
-    match w.algorithm {
-        Algorithm::Portable => portable::conv::forward(x, &w.data, g, e, y),
-        Algorithm::Depthwise => depthwise::forward(level, x, &w.data, g, e, y),
-        Algorithm::Direct { .. } => direct::forward(level, x, &w.data, g, e, y),
-        Algorithm::Winograd { points, frozen } => by_points!(points, P => {
+/// y = act(conv(x, w) + bias + residual), `w` as `pack` made it.
+pub(crate) fn forward<T: Lanes>(
+    level: Level,
+    algorithm: Algorithm,
+    x: &[T],
+    w: &[T],
+    g: &Geometry,
+    e: &Epilogue<T>,
+    y: &mut [T],
+) {
+    match algorithm {
+        Algorithm::Portable => portable::conv::forward(x, w, g, e, y),
+        Algorithm::Depthwise => depthwise::forward(level, x, w, g, e, y),
+        Algorithm::Dense => dense::forward(level, x, w, g, e, y),
+        Algorithm::Direct { .. } => direct::forward(level, x, w, g, e, y),
+        Algorithm::Winograd { points } => by_points!(points, P => {
             let sides = direct::forward_layout(g, T::lanes(level));
-            let made = (!frozen).then(|| winograd::to_points::<T, P>(level, &w.data, &sides.0, &sides.1));
-            let kernel = made.as_ref().unwrap_or(&w.data);
-            winograd::product::<T, P>(level, x, kernel, g, sides, e, y, false);
+            winograd::product::<T, P>(level, x, w, g, sides, e, y, false);
         }),
     }
 }
 
-/// The gradient of the input, written or added.
-pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &Packed<T>, g: &Geometry, dx: &mut [T], add: bool) {
-    match w.algorithm {
-        Algorithm::Portable => portable::conv::input_gradient(dy, &w.data, g, dx, add),
-        Algorithm::Depthwise => depthwise::input_gradient(level, dy, &w.data, g, dx, add),
-        Algorithm::Direct { .. } => {
-            let backward = w.backward(|| direct::pack_backward(level, &w.data, g));
-            direct::input_gradient(level, dy, backward, g, dx, add);
-        }
-        Algorithm::Winograd { points, frozen } => by_points!(points, P => {
-            let backward = w.backward(|| winograd::pack_backward::<T, P>(level, &w.data, frozen, g));
+/// The gradient of the input, written or added; `w` as `pack` made it for the way back.
+pub(crate) fn input_gradient<T: Lanes>(
+    level: Level,
+    algorithm: Algorithm,
+    dy: &[T],
+    w: &[T],
+    g: &Geometry,
+    dx: &mut [T],
+    add: bool,
+) {
+    match algorithm {
+        Algorithm::Portable => portable::conv::input_gradient(dy, w, g, dx, add),
+        Algorithm::Depthwise => depthwise::input_gradient(level, dy, w, g, dx, add),
+        Algorithm::Dense => dense::input_gradient(level, dy, w, g, dx, add),
+        Algorithm::Direct { .. } => direct::input_gradient(level, dy, w, g, dx, add),
+        Algorithm::Winograd { points } => by_points!(points, P => {
             let sides = direct::backward_layout(g, T::lanes(level));
-            winograd::product::<T, P>(level, dy, backward, g, sides, &Epilogue::NONE, dx, add);
+            winograd::product::<T, P>(level, dy, w, g, sides, &Epilogue::NONE, dx, add);
         }),
     }
 }
@@ -96,8 +114,9 @@ pub(crate) fn weight_gradient<T: Lanes>(
     match algorithm {
         Algorithm::Portable => portable::conv::weight_gradient(x, dy, g, dw),
         Algorithm::Depthwise => depthwise::weight_gradient(level, x, dy, g, dw),
+        Algorithm::Dense => dense::weight_gradient(level, x, dy, g, dw),
         Algorithm::Direct { .. } => direct::weight_gradient(level, x, dy, g, dw),
-        Algorithm::Winograd { points, .. } => {
+        Algorithm::Winograd { points } => {
             by_points!(points, P => winograd::weight_gradient::<T, P>(level, x, dy, g, dw));
         }
     }

@@ -38,7 +38,7 @@ pub(super) fn conv_step(
     step: &ConvStep,
     residual: Option<&Tensor>,
 ) -> Result<(Tensor, Option<BatchMoments>)> {
-    let w = step.filter.tensor();
+    let w = step.filter.product()?;
     let g = geometry(x, w.dims4()?, (step.stride, step.dilation, step.groups), step.padding)?;
     let z = padded(x, &g)?.conv2d(w, 0, step.stride, step.dilation, step.groups)?;
     let (y, moments) = match &step.norm {
@@ -71,6 +71,12 @@ pub(super) fn conv_step(
         None => y,
     };
     Ok((activate(&y, step.act)?, moments))
+}
+
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<Tensor> {
+    // A copy where it learns: a step between this forward and its backward must not reach what that reads.
+    let weight = if weight.track_op() { weight.copy()? } else { weight.clone() };
+    activate(&x.matmul(&weight.t()?)?.broadcast_add(bias)?, act)
 }
 
 fn affine(centred: &Tensor, var: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {

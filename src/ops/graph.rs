@@ -7,11 +7,11 @@
 //! `loss.backward()` works, and a loss may be made of any of Candle's operations.
 
 use super::buffer::{Buffer, Number};
+use super::gradient::{Gradient, Gradients, Numbers};
 use super::real::{Real, with_slice};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
@@ -20,45 +20,8 @@ thread_local! {
     static SINK: RefCell<Option<Vec<(TensorId, Gradient)>>> = const { RefCell::new(None) };
 }
 
-/// A gradient on its way to the optimizer, as numbers of our own or as a tensor.
-pub(crate) enum Gradient {
-    F32(Buffer<f32>),
-    F64(Buffer<f64>),
-    Tensor(Tensor),
-}
-
-impl Gradient {
-    /// As a tensor of this shape.
-    pub fn into_tensor(self, shape: &Shape) -> Result<Tensor> {
-        match self {
-            Self::F32(b) => Tensor::from_slice(&b, shape, &Device::Cpu),
-            Self::F64(b) => Tensor::from_slice(&b, shape, &Device::Cpu),
-            Self::Tensor(t) => Ok(t),
-        }
-    }
-
-    /// The sum of the squares, in f64.
-    pub fn square_sum(&self) -> Result<f64> {
-        Ok(match self {
-            Self::F32(b) => square_sum(b),
-            Self::F64(b) => square_sum(b),
-            Self::Tensor(t) => t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?,
-        })
-    }
-}
-
-fn square_sum<T: Real>(values: &[T]) -> f64 {
-    use rayon::prelude::*;
-    let pieces: Vec<f64> =
-        values.par_chunks(1 << 14).map(|p| p.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()).collect();
-    pieces.iter().sum()
-}
-
-/// The gradients of all learning parameters after one backward pass.
-pub(crate) type Gradients = HashMap<TensorId, Gradient>;
-
 /// Where the gradient of a value gathers.
-type Slot<T> = Arc<Mutex<Option<Buffer<T>>>>;
+type Slot<T> = Arc<Mutex<Option<Numbers<T>>>>;
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere cannot leave a slot half written: it is replaced or taken whole.
@@ -75,23 +38,28 @@ pub(crate) struct Edge<T: Number> {
 impl<T: Real> Edge<T> {
     /// Hands a finished gradient over: moved if it is the first, added otherwise.
     pub fn give(&self, gradient: Buffer<T>) {
+        self.give_numbers(Numbers::Full(gradient));
+    }
+
+    /// The same for a gradient in whichever form.
+    pub fn give_numbers(&self, gradient: Numbers<T>) {
         let mut slot = lock(&self.slot);
-        match slot.as_mut() {
-            None => *slot = Some(gradient),
-            Some(sum) => T::add_into(sum, &gradient),
-        }
+        *slot = Some(match slot.take() {
+            None => gradient,
+            Some(sum) => sum.add(gradient),
+        });
     }
 
     /// Lets a kernel write (`false`) or add to (`true`) the gradient of `len` elements, without a temporary.
-    pub fn with(&self, len: usize, f: impl FnOnce(&mut [T], bool)) {
+    pub fn with<R>(&self, len: usize, f: impl FnOnce(&mut [T], bool) -> R) -> R {
         let mut slot = lock(&self.slot);
-        if let Some(sum) = slot.as_mut() {
-            f(sum, true);
-        } else {
-            let mut gradient = Buffer::arbitrary(len);
-            f(&mut gradient, false);
-            *slot = Some(gradient);
-        }
+        let (mut gradient, add) = match slot.take() {
+            Some(sum) => (sum.full(), true),
+            None => (Buffer::arbitrary(len), false),
+        };
+        let result = f(&mut gradient, add);
+        *slot = Some(Numbers::Full(gradient));
+        result
     }
 }
 
@@ -159,7 +127,7 @@ impl<T: Real> CustomOp1 for Node<T> {
         };
         let gradient = lock(&self.slot).take();
         if let Some(gradient) = gradient {
-            backward(gradient)?;
+            backward(gradient.full())?;
         }
         Ok(Some(tokens.zeros_like()?))
     }
@@ -249,7 +217,7 @@ fn gather(store: GradStore, sunk: Vec<(TensorId, Gradient)>) -> Result<Gradients
         // A variable may enter more than once (tied weights).
         let gradient = match all.remove(&id) {
             None => gradient,
-            Some(other) => add(other, gradient)?,
+            Some(other) => other.add(gradient)?,
         };
         all.insert(id, gradient);
     }
@@ -260,27 +228,11 @@ fn gather(store: GradStore, sunk: Vec<(TensorId, Gradient)>) -> Result<Gradients
         let t = Gradient::Tensor(t.detach());
         let gradient = match all.remove(&id) {
             None => t,
-            Some(other) => add(other, t)?,
+            Some(other) => other.add(t)?,
         };
         all.insert(id, gradient);
     }
     Ok(all)
-}
-
-fn add(a: Gradient, b: Gradient) -> Result<Gradient> {
-    Ok(match (a, b) {
-        (Gradient::F32(mut a), Gradient::F32(b)) => {
-            f32::add_into(&mut a, &b);
-            Gradient::F32(a)
-        }
-        (Gradient::F64(mut a), Gradient::F64(b)) => {
-            f64::add_into(&mut a, &b);
-            Gradient::F64(a)
-        }
-        (Gradient::Tensor(a), Gradient::Tensor(b)) => Gradient::Tensor((a + b)?),
-        (Gradient::Tensor(t), own) | (own, Gradient::Tensor(t)) => Gradient::Tensor((own.into_tensor(t.shape())? + t)?),
-        _ => bail!("the gradients of one variable have two types"),
-    })
 }
 
 /// Reads a tensor's numbers into a buffer of our own.

@@ -2,12 +2,11 @@
 
 use super::activation::Activation;
 use super::device;
-use super::geometry::{Geometry, Padding};
-use super::real::{Packed, Real, with_slice};
+use super::filter::Filter;
+use super::geometry::Padding;
+use super::real::Real;
 use super::value::Value;
 use candle_core::{DType, Result, Tensor, bail};
-use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// N images of C channels: NHWC over our own graph on the CPU, an NCHW tensor over Candle's operations elsewhere.
 #[derive(Clone)]
@@ -15,60 +14,6 @@ pub(crate) enum FeatureMap {
     F32(Value<f32>),
     F64(Value<f64>),
     Device(Tensor),
-}
-
-/// A convolution's kernel (K, C / groups, KH, KW), and its packed copies where it is frozen.
-#[derive(Clone)]
-pub(crate) struct Filter {
-    tensor: Tensor,
-    packed: Arc<Mutex<Vec<Arc<dyn Any + Send + Sync>>>>,
-}
-
-impl Filter {
-    pub fn new(tensor: Tensor) -> Self {
-        Self { tensor, packed: Arc::default() }
-    }
-
-    pub fn tensor(&self) -> &Tensor {
-        &self.tensor
-    }
-
-    /// The kernel as the geometry's algorithm wants it: made anew if it learns, once if it is frozen.
-    pub fn packed<T: Real>(&self, g: &Geometry) -> Result<Arc<Packed<T>>> {
-        let algorithm = T::algorithm(g, !self.tensor.track_op());
-        let make = || with_slice(&self.tensor, |w| Ok(Arc::new(T::pack(algorithm, w, g))));
-        if self.tensor.track_op() {
-            return make();
-        }
-        let find = |packed: &[Arc<dyn Any + Send + Sync>]| {
-            packed.iter().filter_map(|p| p.clone().downcast::<Packed<T>>().ok()).find(|p| p.algorithm == algorithm)
-        };
-        if let Some(known) = find(&self.packed.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(known);
-        }
-        // Packing runs on rayon's threads, which may take up other work of the caller's meanwhile, and that may want
-        // this very lock. So it is not held; whoever comes second drops what he made.
-        let new = make()?;
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = find(&packed) {
-            return Ok(known);
-        }
-        packed.push(new.clone());
-        Ok(new)
-    }
-
-    /// For each packed copy a number that changes when the copy does: what the audit compares.
-    pub fn packed_sums(&self) -> Vec<u64> {
-        let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let bits = |p: &Arc<dyn Any + Send + Sync>| -> Option<u64> {
-            if let Some(p) = p.downcast_ref::<Packed<f32>>() {
-                return Some(p.data.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ u64::from(v.to_bits())));
-            }
-            let p = p.downcast_ref::<Packed<f64>>()?;
-            Some(p.data.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_bits()))
-        };
-        packed.iter().filter_map(bits).collect()
-    }
 }
 
 /// What follows the convolution's sum.
@@ -235,6 +180,18 @@ impl FeatureMap {
             Self::F64(v) => v.into_rows(),
             Self::Device(t) => t.flatten_from(1),
         }
+    }
+}
+
+/// A fully connected layer, y = act(x w^T + bias): features (N, C), weights (K, C), bias (K).
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<Tensor> {
+    let (filter, norm) = (&Filter::new(weight.clone()), Norm::None { bias: Some(bias) });
+    let step = ConvStep { filter, stride: 1, dilation: 1, groups: 1, padding: Padding::Even(0), norm, act };
+    match x.dtype() {
+        _ if !x.device().is_cpu() => device::linear(x, weight, bias, act),
+        DType::F32 => Value::<f32>::from_rows(x)?.conv_step(&step, None)?.0.into_rows(),
+        DType::F64 => Value::<f64>::from_rows(x)?.conv_step(&step, None)?.0.into_rows(),
+        other => bail!("features are f32 or f64, and these are {other:?}"),
     }
 }
 

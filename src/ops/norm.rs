@@ -15,7 +15,7 @@ use super::buffer::Buffer;
 use super::real::{Gate, Moments};
 use super::simd::{Lanes, Level};
 use act::with_act;
-use pass::{Affine, GateApply, GateByResult, stream};
+use pass::{Affine, AffineInPlace, GateApply, GateByResult, stream};
 use rayon::prelude::*;
 use sums::{ChannelTerms, GateTerms, MomentTerms, sums};
 
@@ -82,6 +82,18 @@ pub(crate) fn affine<T: Lanes>(
         let (from, len) = (i * size, y.len());
         let (x, residual) = (&x[from..from + len], residual.map(|r| &r[from..from + len]));
         with_act!(act, act => stream(level, len, period, Affine { x, a: &a, b: &b, residual, act, y }));
+    });
+}
+
+/// x becomes act(a x + b), a and b per channel: the same numbers as `affine` gives.
+pub(crate) fn affine_in_place<T: Lanes>(level: Level, x: &mut [T], a: &[T], b: &[T], act: Activation) {
+    if a.is_empty() {
+        return;
+    }
+    let period = period::<T>(level, a.len());
+    let (a, b) = (repeat(a, period), repeat(b, period));
+    x.par_chunks_mut(piece(period)).for_each(|x| {
+        with_act!(act, act => stream(level, x.len(), period, AffineInPlace { x, a: &a, b: &b, act }));
     });
 }
 

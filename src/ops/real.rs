@@ -4,7 +4,7 @@ use super::activation::Activation;
 use super::buffer::{Buffer, Number};
 use super::conv;
 use super::geometry::Geometry;
-use super::graph::Gradient;
+use super::gradient::{Gradient, Numbers};
 use super::map::FeatureMap;
 use super::norm;
 use super::pool;
@@ -12,7 +12,6 @@ use super::portable;
 use super::simd::Level;
 use super::value::Value;
 use candle_core::{CpuStorage, Result, Storage, Tensor, WithDType, bail};
-use std::sync::OnceLock;
 
 /// What happens to a convolution's sum before it is stored: y = act(sum + bias + residual).
 #[derive(Clone, Copy)]
@@ -40,34 +39,6 @@ pub(crate) struct Gate<'a, T> {
     pub y: Option<&'a [T]>,
 }
 
-/// A kernel in the order in which the loops want it, made once per step (once for ever when frozen).
-///
-/// It is a copy, so the weights may change between forward and backward: the gradient is that of the forward pass.
-pub(crate) struct Packed<T: Number> {
-    /// Which algorithm it is packed for.
-    pub algorithm: Algorithm,
-    /// The numbers, in that algorithm's order.
-    pub data: Buffer<T>,
-    /// The same numbers in the order in which the gradient of the input wants them, made when first asked for.
-    backward: OnceLock<Buffer<T>>,
-}
-
-impl<T: Number> Packed<T> {
-    pub fn new(algorithm: Algorithm, data: Buffer<T>) -> Self {
-        Self { algorithm, data, backward: OnceLock::new() }
-    }
-
-    /// The backward order; `make` runs at most once per caller at a time, and the first result stays.
-    pub fn backward(&self, make: impl FnOnce() -> Buffer<T>) -> &Buffer<T> {
-        if let Some(backward) = self.backward.get() {
-            return backward;
-        }
-        // Made outside the lock: `make` uses the thread pool, whose threads may come here for the same kernel.
-        let made = make();
-        self.backward.get_or_init(|| made)
-    }
-}
-
 /// A way to compute a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Algorithm {
@@ -75,11 +46,12 @@ pub(crate) enum Algorithm {
     Portable,
     /// Tiles in registers (`conv::direct`), any shape; the backward order depends on stride and dilation.
     Direct { stride: usize, dilation: usize },
-    /// 3x3 kernels by their values at so many points per axis (`conv::winograd`): 4 or 6. Packed are the values where
-    /// the kernel is `frozen`, else, as they take four times the memory, the kernel in the direct order.
-    Winograd { points: usize, frozen: bool },
+    /// 3x3 kernels by their values at so many points per axis (`conv::winograd`): 4 or 6.
+    Winograd { points: usize },
     /// One kernel per channel (`conv::depthwise`).
     Depthwise,
+    /// A kernel as large as the input, taken as it lies (`conv::dense`).
+    Dense,
 }
 
 /// Per channel: mean and biased variance.
@@ -112,32 +84,37 @@ pub(crate) trait Real: WithDType + Number {
     /// A value of this type as a feature map.
     fn wrap(value: Value<Self>) -> FeatureMap;
     /// A gradient made of these numbers.
-    fn gradient(buffer: Buffer<Self>) -> Gradient;
+    fn gradient(numbers: Numbers<Self>) -> Gradient;
     /// The gradient's numbers, if they are of this type.
-    fn of_gradient(gradient: &Gradient) -> Option<&[Self]>;
+    fn of_gradient(gradient: &Gradient) -> Option<&Numbers<Self>>;
     /// A tensor's own numbers, if they are of this type.
     fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 
-    /// The algorithm for this geometry and a kernel that is frozen or learns.
-    fn algorithm(_: &Geometry, _frozen: bool) -> Algorithm {
+    /// The algorithm for this geometry.
+    fn algorithm(_: &Geometry) -> Algorithm {
         Algorithm::Portable
     }
-    /// Packs an OIHW kernel for the algorithm.
-    fn pack(_: Algorithm, w: &[Self], g: &Geometry) -> Packed<Self> {
-        Packed::new(Algorithm::Portable, portable::conv::pack(w, g))
+    /// An OIHW kernel in the order in which the algorithm's loops want it: those of the result, or (`back`) those of the
+    /// input's gradient.
+    fn pack(_: Algorithm, w: &[Self], g: &Geometry, _back: bool) -> Buffer<Self> {
+        portable::conv::pack(w, g)
     }
-    /// y = act(conv(x, w) + bias + residual)
-    fn conv(x: &[Self], w: &Packed<Self>, g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
-        portable::conv::forward(x, &w.data, g, e, y);
+    /// y = act(conv(x, w) + bias + residual), `w` as `pack` made it.
+    fn conv(_: Algorithm, x: &[Self], w: &[Self], g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
+        portable::conv::forward(x, w, g, e, y);
     }
-    /// The gradient of the input, written or added.
-    fn conv_input(dy: &[Self], w: &Packed<Self>, g: &Geometry, dx: &mut [Self], add: bool) {
-        portable::conv::input_gradient(dy, &w.data, g, dx, add);
+    /// The gradient of the input, written or added; `w` as `pack` made it for the way back.
+    fn conv_input(_: Algorithm, dy: &[Self], w: &[Self], g: &Geometry, dx: &mut [Self], add: bool) {
+        portable::conv::input_gradient(dy, w, g, dx, add);
     }
     /// The gradient of the OIHW kernel.
     fn conv_weight(x: &[Self], dy: &[Self], g: &Geometry, dw: &mut [Self]) {
         portable::conv::weight_gradient(x, dy, g, dw);
     }
+    /// An input of `Algorithm::Dense` in the order of a kernel's rows.
+    fn dense_order(x: &[Self], g: &Geometry) -> Buffer<Self>;
+    /// The numbers from `from` on of the matrix whose row k, column c is the sum over the images of d[k] x[c].
+    fn outer(d: &[Self], x: &[Self], images: usize, from: usize, out: &mut [Self]);
 
     /// Mean and biased variance of each of `c` channels.
     fn moments(x: &[Self], c: usize) -> Moments {
@@ -146,6 +123,11 @@ pub(crate) trait Real: WithDType + Number {
     /// y = act(a x + b + residual), a and b per channel.
     fn affine(x: &[Self], a: &[Self], b: &[Self], residual: Option<&[Self]>, act: Activation, y: &mut [Self]) {
         portable::norm::affine(x, a, b, residual, act, y);
+    }
+    /// x becomes act(a x + b): the same numbers as `affine` gives.
+    fn affine_in_place(x: &mut [Self], a: &[Self], b: &[Self], act: Activation) {
+        let y = Buffer::copy_of(x);
+        Self::affine(&y, a, b, None, act, x);
     }
     /// Per channel, with g = gated dy: the sum of g, and of g (z - mean).
     fn gate_sums(z: &[Self], gate: &Gate<Self>, dy: &[Self], mean: &[Self]) -> (Vec<f64>, Vec<f64>) {
@@ -182,26 +164,35 @@ pub(crate) trait Real: WithDType + Number {
 /// The fast kernels, with this processor's best instructions.
 macro_rules! fast_kernels {
     () => {
-        fn algorithm(g: &Geometry, frozen: bool) -> Algorithm {
-            conv::algorithm(g, frozen)
+        fn algorithm(g: &Geometry) -> Algorithm {
+            conv::algorithm(g)
         }
-        fn pack(algorithm: Algorithm, w: &[Self], g: &Geometry) -> Packed<Self> {
-            conv::pack(Level::chosen(), algorithm, w, g)
+        fn pack(algorithm: Algorithm, w: &[Self], g: &Geometry, back: bool) -> Buffer<Self> {
+            conv::pack(Level::chosen(), algorithm, w, g, back)
         }
-        fn conv(x: &[Self], w: &Packed<Self>, g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
-            conv::forward(Level::chosen(), x, w, g, e, y);
+        fn conv(algorithm: Algorithm, x: &[Self], w: &[Self], g: &Geometry, e: &Epilogue<Self>, y: &mut [Self]) {
+            conv::forward(Level::chosen(), algorithm, x, w, g, e, y);
         }
-        fn conv_input(dy: &[Self], w: &Packed<Self>, g: &Geometry, dx: &mut [Self], add: bool) {
-            conv::input_gradient(Level::chosen(), dy, w, g, dx, add);
+        fn conv_input(algorithm: Algorithm, dy: &[Self], w: &[Self], g: &Geometry, dx: &mut [Self], add: bool) {
+            conv::input_gradient(Level::chosen(), algorithm, dy, w, g, dx, add);
         }
         fn conv_weight(x: &[Self], dy: &[Self], g: &Geometry, dw: &mut [Self]) {
-            conv::weight_gradient(Level::chosen(), conv::algorithm(g, false), x, dy, g, dw);
+            conv::weight_gradient(Level::chosen(), conv::algorithm(g), x, dy, g, dw);
+        }
+        fn dense_order(x: &[Self], g: &Geometry) -> Buffer<Self> {
+            conv::dense::in_order(x, g)
+        }
+        fn outer(d: &[Self], x: &[Self], images: usize, from: usize, out: &mut [Self]) {
+            conv::dense::outer(Level::chosen(), d, x, images, from, out);
         }
         fn moments(x: &[Self], c: usize) -> Moments {
             norm::moments(Level::chosen(), x, c)
         }
         fn affine(x: &[Self], a: &[Self], b: &[Self], residual: Option<&[Self]>, act: Activation, y: &mut [Self]) {
             norm::affine(Level::chosen(), x, a, b, residual, act, y);
+        }
+        fn affine_in_place(x: &mut [Self], a: &[Self], b: &[Self], act: Activation) {
+            norm::affine_in_place(Level::chosen(), x, a, b, act);
         }
         fn gate_sums(z: &[Self], gate: &Gate<Self>, dy: &[Self], mean: &[Self]) -> (Vec<f64>, Vec<f64>) {
             norm::gate_sums(Level::chosen(), z, gate, dy, mean)
@@ -242,11 +233,11 @@ impl Real for f32 {
     fn wrap(value: Value<Self>) -> FeatureMap {
         FeatureMap::F32(value)
     }
-    fn gradient(buffer: Buffer<Self>) -> Gradient {
-        Gradient::F32(buffer)
+    fn gradient(numbers: Numbers<Self>) -> Gradient {
+        Gradient::F32(numbers)
     }
-    fn of_gradient(gradient: &Gradient) -> Option<&[Self]> {
-        if let Gradient::F32(buffer) = gradient { Some(buffer) } else { None }
+    fn of_gradient(gradient: &Gradient) -> Option<&Numbers<Self>> {
+        if let Gradient::F32(numbers) = gradient { Some(numbers) } else { None }
     }
     fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F32(values) = storage { Some(values) } else { None }
@@ -269,11 +260,11 @@ impl Real for f64 {
     fn wrap(value: Value<Self>) -> FeatureMap {
         FeatureMap::F64(value)
     }
-    fn gradient(buffer: Buffer<Self>) -> Gradient {
-        Gradient::F64(buffer)
+    fn gradient(numbers: Numbers<Self>) -> Gradient {
+        Gradient::F64(numbers)
     }
-    fn of_gradient(gradient: &Gradient) -> Option<&[Self]> {
-        if let Gradient::F64(buffer) = gradient { Some(buffer) } else { None }
+    fn of_gradient(gradient: &Gradient) -> Option<&Numbers<Self>> {
+        if let Gradient::F64(numbers) = gradient { Some(numbers) } else { None }
     }
     fn of_storage(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F64(values) = storage { Some(values) } else { None }

@@ -237,6 +237,74 @@ proptest! {
     }
 }
 
+/// What a step's result feeds, where that is made again on the way back: a convolution, factors and the next norm.
+#[test]
+fn chains_of_steps_differentiate() {
+    for act in [Activation::Identity, Activation::Relu, Activation::Relu6, Activation::Silu] {
+        let (x, w) = (variable(&[2, 3, 5, 4], 1), [variable(&[4, 3, 3, 3], 2), variable(&[5, 4, 1, 1], 3)]);
+        let (gamma, beta) = (variable(&[4], 4), variable(&[4], 5));
+        let s = variable(&[2, 4, 1, 1], 6);
+        let run = |path: Path| {
+            let filters = w.each_ref().map(|w| Filter::new(w.as_tensor().clone()));
+            let norm = Norm::Batch { gamma: &gamma, beta: &beta, eps: 1e-3 };
+            let padding = Padding::Even(1);
+            let step = ConvStep { filter: &filters[0], stride: 1, dilation: 1, groups: 1, padding, norm, act };
+            let y = path.map(&x)?.conv_step(&step, None)?.0.scale(&path.map(&s)?)?;
+            let direct = path.map(&x)?.conv_step(&step, None)?.0;
+            let (norm, padding) = (Norm::None { bias: None }, Padding::Even(0));
+            let next = ConvStep { filter: &filters[1], padding, norm, ..step };
+            y.conv_step(&next, Some(&direct.conv_step(&next, None)?.0))?.0.to_images()
+        };
+        let vars = [&x, &w[0], &w[1], &gamma, &beta, &s].map(Var::clone);
+        check(&vars, || run(Path::Own));
+        check(&vars, || run(Path::Device));
+    }
+}
+
+/// The second matrix is so large that its gradient is not written out.
+#[test]
+fn linear_layers_differentiate() {
+    for (n, c, k) in [(1, 1, 1), (2, 5, 7), (5, 19, 6), (3, 520, 520)] {
+        let (x, w, b) = (variable(&[n, c], 1), variable(&[k, c], 2), variable(&[k], 3));
+        for act in [Activation::Identity, Activation::Relu] {
+            check(&[x.clone(), w.clone(), b.clone()], || linear(&x, &w, &b, act));
+            let device = device::linear(&x, &w, &b, act).unwrap();
+            let own = linear(&x, &w, &b, act).unwrap();
+            let worst = (own - device).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(worst < 1e-12, "{n} {c} {k}: {worst}");
+        }
+    }
+    let (x, w, b) = (variable(&[2, 5], 1), variable(&[7, 5], 2), variable(&[7], 3));
+    check(&[x.clone(), w.clone(), b.clone()], || device::linear(&x, &w, &b, Activation::Relu));
+}
+
+/// A step of each rule does the same to a matrix whose gradient is not written out.
+#[test]
+fn an_update_reads_a_gradient_in_either_form() {
+    let (x, b) = (random(&[3, 520], 1), random(&[520], 3));
+    let rules = [
+        Rule::Sgd { lr: 0.1, momentum: 0.0, nesterov: false, decay: 0.1, first: true },
+        Rule::Sgd { lr: 0.1, momentum: 0.9, nesterov: true, decay: 0.1, first: true },
+        Rule::AdamW { lr: 0.1, betas: (0.8, 0.95), eps: 1e-3, decay: 0.1, step: 1 },
+    ];
+    for (rule, count) in rules.into_iter().zip(0..) {
+        let after = |written: bool| {
+            let w = variable(&[520, 520], 2);
+            let loss = weighed(&linear(&x, &w, &b, Activation::Identity).unwrap()).unwrap();
+            let mut gradient = backward(&loss).unwrap().remove(&w.id()).unwrap();
+            if written {
+                gradient = Gradient::Tensor(gradient.into_tensor(w.shape()).unwrap());
+            } else {
+                assert!(matches!(gradient, Gradient::F64(gradient::Numbers::Outer(_))));
+            }
+            let mut moments = Moments::zeros(&w, count).unwrap();
+            update(&w, &gradient, &mut moments, rule, 0.5).unwrap();
+            w.flatten_all().unwrap().to_vec1::<f64>().unwrap()
+        };
+        assert!(after(true) == after(false), "{rule:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -282,8 +350,6 @@ fn row_operations_match_their_formulas() {
     let huge = Tensor::new(&[[1e4f64, 0.0], [-1e4, 0.0]], &Device::Cpu).unwrap();
     assert!(softmax(&huge).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap().iter().all(|v| v.is_finite()));
 }
-
-/// A residual block uses its input twice, and the pool's gradient has to be added to the convolution's.
 
 #[test]
 fn a_masked_class_of_no_weight_adds_nothing() {

@@ -1,7 +1,8 @@
 //! Parameters changed in place, with their moments, in one pass over memory.
 
 use super::buffer::Buffer;
-use super::graph::Gradient;
+use super::gradient::{Gradient, Numbers};
+use super::reading::before_change;
 use super::real::{Real, with_slice};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
@@ -49,6 +50,7 @@ impl Moments {
 
 /// Applies one step of `rule` with the gradient times `scale`.
 pub(crate) fn update(var: &Var, gradient: &Gradient, moments: &mut Moments, rule: Rule, scale: f64) -> Result<()> {
+    before_change(var)?;
     match moments {
         Moments::F32(m) => on_cpu(var, gradient, m, rule, scale),
         Moments::F64(m) => on_cpu(var, gradient, m, rule, scale),
@@ -56,18 +58,47 @@ pub(crate) fn update(var: &Var, gradient: &Gradient, moments: &mut Moments, rule
     }
 }
 
+/// Gives a variable other numbers.
+pub(crate) fn overwrite(var: &Var, with: &Tensor) -> Result<()> {
+    before_change(var)?;
+    var.set(with)
+}
+
 fn on_cpu<T: Real>(var: &Var, gradient: &Gradient, m: &mut [Buffer<T>], rule: Rule, scale: f64) -> Result<()> {
-    let mut apply = |g: &[T]| var.inplace_op1(&InPlace { g, m: Mutex::new(&mut *m), rule, scale });
+    let mut apply = |g: Source<T>| var.inplace_op1(&InPlace { g, m: Mutex::new(&mut *m), rule, scale });
     match (T::of_gradient(gradient), gradient) {
-        (Some(g), _) => apply(g),
-        (None, Gradient::Tensor(t)) => with_slice(t, apply),
+        (Some(g), _) => apply(Source::Numbers(g)),
+        (None, Gradient::Tensor(t)) => with_slice(t, |g| apply(Source::Slice(g))),
         _ => bail!("the gradient of a parameter of {:?} has another type", var.dtype()),
+    }
+}
+
+/// Where a gradient's numbers come from.
+enum Source<'a, T: Real> {
+    Slice(&'a [T]),
+    Numbers(&'a Numbers<T>),
+}
+
+impl<T: Real> Source<'_, T> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Slice(g) => g.len(),
+            Self::Numbers(g) => g.len(),
+        }
+    }
+
+    /// Lets `f` read piece `i` of a parameter, which has `len` numbers.
+    fn piece(&self, i: usize, len: usize, f: impl FnOnce(&[T])) {
+        match self {
+            Self::Slice(g) => f(&g[i * PIECE..][..len]),
+            Self::Numbers(g) => g.piece(i * PIECE, len, f),
+        }
     }
 }
 
 /// One step on a tensor's own numbers.
 struct InPlace<'a, T: Real> {
-    g: &'a [T],
+    g: Source<'a, T>,
     m: Mutex<&'a mut [Buffer<T>]>,
     rule: Rule,
     scale: f64,
@@ -90,21 +121,23 @@ impl<T: Real> InplaceOp1 for InPlace<'_, T> {
         match (&mut m[..], self.rule) {
             ([], Rule::Sgd { lr, decay, .. }) => {
                 let (lr, decay) = (T::from_f64(lr), T::from_f64(decay));
-                w.par_chunks_mut(PIECE).zip(self.g.par_chunks(PIECE)).for_each(|(w, g)| {
-                    w.iter_mut().zip(g).for_each(|(w, &g)| *w -= lr * (g * scale + decay * *w));
+                w.par_chunks_mut(PIECE).enumerate().for_each(|(i, w)| {
+                    self.g.piece(i, w.len(), |g| {
+                        w.iter_mut().zip(g).for_each(|(w, &g)| *w -= lr * (g * scale + decay * *w));
+                    });
                 });
             }
             ([m], Rule::Sgd { lr, momentum, nesterov, decay, first }) => {
                 let (lr, decay, momentum) = (T::from_f64(lr), T::from_f64(decay), T::from_f64(momentum));
-                w.par_chunks_mut(PIECE).zip(self.g.par_chunks(PIECE)).zip(m.par_chunks_mut(PIECE)).for_each(
-                    |((w, g), m)| {
+                w.par_chunks_mut(PIECE).zip(m.par_chunks_mut(PIECE)).enumerate().for_each(|(i, (w, m))| {
+                    self.g.piece(i, w.len(), |g| {
                         for ((w, &g), m) in w.iter_mut().zip(g).zip(m) {
                             let g = g * scale + decay * *w;
                             *m = if first { g } else { momentum * *m + g };
                             *w -= lr * if nesterov { g + momentum * *m } else { *m };
                         }
-                    },
-                );
+                    });
+                });
             }
             ([m, v], Rule::AdamW { lr, betas: (b1, b2), eps, decay, step }) => {
                 let keep = T::from_f64(1.0 - lr * decay);
@@ -114,13 +147,15 @@ impl<T: Real> InplaceOp1 for InPlace<'_, T> {
                 let (b2, c2) = (T::from_f64(b2), T::from_f64(1.0 - b2));
                 let eps = T::from_f64(eps);
                 let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
-                w.par_chunks_mut(PIECE).zip(self.g.par_chunks(PIECE)).zip(moments).for_each(|((w, g), (m, v))| {
-                    for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                        let g = g * scale;
-                        *m = b1 * *m + c1 * g;
-                        *v = b2 * *v + c2 * g * g;
-                        *w = *w * keep - rate * *m / (v.root() * correct + eps);
-                    }
+                w.par_chunks_mut(PIECE).zip(moments).enumerate().for_each(|(i, (w, (m, v)))| {
+                    self.g.piece(i, w.len(), |g| {
+                        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                            let g = g * scale;
+                            *m = b1 * *m + c1 * g;
+                            *v = b2 * *v + c2 * g * g;
+                            *w = *w * keep - rate * *m / (v.root() * correct + eps);
+                        }
+                    });
                 });
             }
             _ => bail!("this optimizer keeps another number of moments"),

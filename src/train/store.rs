@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::freeze::{BatchNormMode, Frozen, Role};
+use crate::ops::overwrite;
 use crate::optim::Group;
 use crate::params::{Block, Declared, Kind, Slot, Slots};
 use crate::plan::Phase;
@@ -100,7 +101,7 @@ pub(super) fn snapshot(slots: &Slots) -> Result<BTreeMap<String, Tensor>> {
 pub(super) fn restore(slots: &mut Slots, from: &BTreeMap<String, Tensor>) -> Result<()> {
     for (name, tensor) in from {
         match slots.get_mut(name) {
-            Some(Slot::Param(var) | Slot::Buffer(var)) => var.set(tensor)?,
+            Some(Slot::Param(var) | Slot::Buffer(var)) => overwrite(var, tensor)?,
             Some(slot @ Slot::Frozen(_)) => *slot = Slot::Frozen(tensor.clone()),
             None => {}
         }

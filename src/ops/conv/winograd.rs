@@ -12,7 +12,7 @@ mod product;
 mod transform;
 mod weight;
 
-pub(crate) use pack::{pack, pack_backward, to_points};
+pub(crate) use pack::pack;
 pub(crate) use product::product;
 pub(crate) use weight::weight_gradient;
 

@@ -101,6 +101,30 @@ impl<T: Lanes, A: Act> Pass<T> for Affine<'_, T, A> {
     }
 }
 
+/// x becomes act(a x + b)
+pub(super) struct AffineInPlace<'a, T, A> {
+    pub x: &'a mut [T],
+    pub a: &'a [T],
+    pub b: &'a [T],
+    pub act: A,
+}
+
+impl<T: Lanes, A: Act> Pass<T> for AffineInPlace<'_, T, A> {
+    #[inline(always)]
+    fn fits(&self, len: usize, period: usize) -> bool {
+        self.x.len() == len && self.a.len() == period && self.b.len() == period
+    }
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = T>>(&mut self, s: S, at: usize, column: usize, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (get(s, self.a, column, n), get(s, self.b, column, n));
+            let u = s.mul_add(get(s, self.x, at, n), a, b);
+            put(s, self.x, at, self.act.value(s, u), n);
+        }
+    }
+}
+
 /// d becomes k0 g + k1 z + k2 and `residual` g, with g the gated d.
 pub(super) struct GateApply<'a, T, A> {
     pub z: &'a [T],

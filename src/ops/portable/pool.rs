@@ -1,5 +1,6 @@
 //! Max and average pools.
 
+use crate::ops::buffer::Buffer;
 use crate::ops::geometry::Geometry;
 use crate::ops::real::Real;
 use rayon::prelude::*;
@@ -54,6 +55,22 @@ fn max_window<T: Real, const L: usize>(x: &[T], g: &Geometry, [n, oy, ox, j]: [u
     for (tap, index) in tap[..L].iter_mut().zip(index) {
         *tap = index as u8;
     }
+}
+
+/// What lies at the positions that won a max-pool in whose windows there always is a pixel.
+pub(crate) fn winners<T: Real>(x: &[T], tap: &[u8], g: &Geometry) -> Buffer<T> {
+    let mut out = Buffer::arbitrary(g.output_len());
+    let row_len = (g.ow * g.k).max(1);
+    out.par_chunks_mut(row_len).zip(tap.par_chunks(row_len)).enumerate().for_each(|(row, (out, tap))| {
+        let (image, top) = (&x[row / g.oh * g.h * g.w * g.c..], row % g.oh * g.stride);
+        for (ox, (out, tap)) in out.chunks_exact_mut(g.k).zip(tap.chunks_exact(g.k)).enumerate() {
+            for (c, (out, &tap)) in out.iter_mut().zip(tap).enumerate() {
+                let (y, x) = (top + usize::from(tap) / g.kw, ox * g.stride + usize::from(tap) % g.kw);
+                *out = image[((y - g.pad[0]) * g.w + x - g.pad[1]) * g.c + c];
+            }
+        }
+    });
+    out
 }
 
 /// Each input pixel gathers from the windows that chose it.

@@ -72,10 +72,10 @@ fn a_changed_weight_does_not_reach_back() {
         let y = FeatureMap::new(&x).unwrap().conv_step(&step, None).unwrap().0.to_images().unwrap();
         let before = w.copy().unwrap();
         if change {
-            w.set(&w.zeros_like().unwrap()).unwrap();
+            overwrite(&w, &w.zeros_like().unwrap()).unwrap();
         }
         let gradients = weighed(&y).unwrap().backward().unwrap();
-        w.set(&before).unwrap();
+        overwrite(&w, &before).unwrap();
         gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
     };
     assert_eq!(run(false), run(true));
@@ -99,4 +99,34 @@ fn one_value_per_channel_has_no_variance() {
         let error = path.map(&x).unwrap().conv_step(&step, None).err().unwrap().to_string();
         assert!(error.contains("no variance"), "{error}");
     }
+}
+
+/// What a frozen kernel keeps: one packed copy per algorithm, of its product with the factors. A learning one keeps
+/// none, and neither does one that is passing.
+#[test]
+fn packed_copies_are_kept_where_they_last() {
+    let g = geometry::Geometry::new([1, 14, 14, 16], (16, 16, 3, 3), 1, 1, 1, Padding::Even(1)).unwrap();
+    let (frozen, w) = (Filter::new(random(&[16, 16, 3, 3], 2)), variable(&[16, 16, 3, 3], 2));
+    let (x, dy) = (random(&[1, 14, 14, 16], 1), random(&[1, 14, 14, 16], 3));
+    let both = |filter: &Filter| {
+        let kernel = filter.kernel::<f64>(&g).unwrap();
+        let (mut y, mut dx) = (vec![0.0; g.output_len()], vec![0.0; g.input_len()]);
+        let (x, dy): (Vec<f64>, Vec<f64>) = (flat(&x), flat(&dy));
+        kernel.conv(&x, &g, &real::Epilogue::NONE, &mut y).unwrap();
+        kernel.input(&dy, &g, &mut dx, false).unwrap();
+        (y, dx)
+    };
+    let results = both(&frozen);
+    assert!(results == both(&frozen) && frozen.packed_sums().len() == 1);
+    for other in [Filter::new(w.as_tensor().clone()), frozen.passing()] {
+        assert!(results == both(&other) && other.packed_sums().is_empty());
+    }
+    let halved = frozen.times(Tensor::full(0.5f64, 16, &Device::Cpu).unwrap());
+    let (y, dx) = both(&halved);
+    assert!(y.iter().zip(&results.0).chain(dx.iter().zip(&results.1)).all(|(half, whole)| 2.0 * half == *whole));
+    assert!(halved.packed_sums().len() == 1 && halved.kept_product().is_none());
+}
+
+fn flat(t: &Tensor) -> Vec<f64> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
 }

@@ -50,3 +50,21 @@ pub(super) fn start_epoch(
     };
     Ok(Epoch { order, taken: 0, batches, progress: Progress::new(), pending: 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Arch, Backbone, BatchNormMode, FineTuner, Optimizer, TensorDataset};
+
+    #[test]
+    fn the_weights_that_came_are_not_kept_beside_those_that_learn() {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        let given = Arc::downgrade(&backbone.inner);
+        let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
+        let data = TensorDataset::new(images, vec![0, 1], vec!["a".into(), "b".into()]).unwrap();
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).batch_norm(BatchNormMode::Train);
+        let session = FineTuner::new(backbone).plan(Plan::new(vec![phase])).session(&data).unwrap();
+        assert!(given.upgrade().is_none());
+        drop(session);
+    }
+}

@@ -96,8 +96,12 @@ pub(super) fn class_offset(blocks: &Blocks, panels: &Panels, axes: [Classes; 2],
     before * blocks.count * blocks.size * panels.total()
 }
 
-/// From the forward order to [group][class][panel][block][class's kh][class's kw][output channel][input channel].
-pub(crate) fn pack_backward<T: Lanes>(level: Level, forward: &[T], g: &Geometry) -> Buffer<T> {
+/// From OIHW to [group][class][panel][block][class's kh][class's kw][output channel][input channel].
+pub(crate) fn pack_backward<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
+    if g.kh * g.kw == 1 {
+        return pack_backward_pixels(level, w, g);
+    }
+    let forward = &pack(level, w, g)[..];
     let lanes = T::lanes(level);
     let (from_blocks, from_panels) = forward_layout(g, lanes);
     let (blocks, panels) = backward_layout(g, lanes);
@@ -143,6 +147,31 @@ pub(crate) fn pack_backward<T: Lanes>(level: Level, forward: &[T], g: &Geometry)
                 for (c, k) in (0..valid).flat_map(|c| (0..blocks.valid(b)).map(move |k| (c, k))) {
                     out[k * width + c] = forward[at(c, k)];
                 }
+            }
+        }
+    });
+    out
+}
+
+/// The same for kernels of one pixel, whose input channels lie side by side already.
+fn pack_backward_pixels<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
+    let (blocks, panels) = backward_layout(g, T::lanes(level));
+    let depth = blocks.count * blocks.size;
+    let mut out = Buffer::arbitrary(g.groups * panels.total() * depth);
+    let lens = (0..g.groups).flat_map(|_| (0..panels.count()).map(|p| panels.width(p) * depth));
+    cut(&mut out, lens).into_par_iter().enumerate().for_each(|(i, out)| {
+        let (group, p) = (i / panels.count(), i % panels.count());
+        let (width, valid) = (panels.width(p), panels.valid(p));
+        for (b, out) in out.chunks_exact_mut(blocks.size * width).enumerate() {
+            let rows = blocks.valid(b);
+            for (k, out) in out.chunks_exact_mut(width).enumerate() {
+                if k >= rows {
+                    out.fill(T::ZERO);
+                    continue;
+                }
+                let row = group * blocks.channels + b * blocks.size + k;
+                out[..valid].copy_from_slice(&w[row * panels.channels + panels.first(p)..][..valid]);
+                out[valid..].fill(T::ZERO);
             }
         }
     });

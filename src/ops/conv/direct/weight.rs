@@ -16,7 +16,7 @@ const SMALL: usize = 200_000;
 /// Output pixels that are packed at once: their panel stays in the first-level cache.
 const PIXELS: usize = 512;
 /// Numbers that are packed at once where the gradient is not small.
-const PACKED_AT_ONCE: usize = 8 << 20;
+const PACKED_AT_ONCE: usize = 4 << 20;
 
 /// Everything about the sums of one group that does not change from piece to piece.
 #[derive(Clone, Copy)]

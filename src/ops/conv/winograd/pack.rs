@@ -2,7 +2,7 @@
 // Loops over registers: a plain counter unrolls for certain, and a closure might not be inlined.
 #![allow(clippy::needless_range_loop)]
 
-use super::transform::{kernel, kernel_again, kernel_gradient};
+use super::transform::{kernel, kernel_gradient};
 use crate::ops::buffer::Buffer;
 use crate::ops::conv::direct;
 use crate::ops::conv::layout::{Blocks, Panels, cut};
@@ -10,36 +10,21 @@ use crate::ops::geometry::Geometry;
 use crate::ops::simd::{Job, Lanes, Level, Simd};
 use rayon::prelude::*;
 
-/// From OIHW to [point][panel][block][input channel of the block][output channel of the panel].
-pub(crate) fn pack<T: Lanes, const P: usize>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
-    let (blocks, panels) = direct::forward_layout(g, T::lanes(level));
-    to_points::<T, P>(level, &direct::pack(level, w, g), &blocks, &panels)
-}
-
-/// The same for the gradient of the input: the kernel mirrored, its input and output channels exchanged. `packed` holds
-/// the kernel in the direct order or, if it is frozen, its values. Mirroring is nothing that could be done to values at
-/// the points, so then the kernel is taken back from some of them.
-pub(crate) fn pack_backward<T: Lanes, const P: usize>(
-    level: Level,
-    packed: &[T],
-    frozen: bool,
-    g: &Geometry,
-) -> Buffer<T> {
+/// From OIHW to [point][panel][block][channel of the block][channel of the panel]. `back`: for the gradient of the
+/// input, the kernel mirrored, its input and output channels exchanged.
+pub(crate) fn pack<T: Lanes, const P: usize>(level: Level, w: &[T], g: &Geometry, back: bool) -> Buffer<T> {
     let lanes = T::lanes(level);
-    let (blocks, panels) = direct::forward_layout(g, lanes);
-    let plain = frozen.then(|| from_points::<T, P>(level, packed, &blocks, &panels, Way::Again));
-    let (blocks, panels) = direct::backward_layout(g, lanes);
-    let mirrored = direct::pack_backward(level, plain.as_deref().unwrap_or(packed), g);
-    to_points::<T, P>(level, &mirrored, &blocks, &panels)
+    if back {
+        let (blocks, panels) = direct::backward_layout(g, lanes);
+        to_points::<T, P>(level, &direct::pack_backward(level, w, g), &blocks, &panels)
+    } else {
+        let (blocks, panels) = direct::forward_layout(g, lanes);
+        to_points::<T, P>(level, &direct::pack(level, w, g), &blocks, &panels)
+    }
 }
 
 /// From [panel][block][3][3][..] to [point][panel][block][..].
-pub(crate) fn to_points<T: Lanes, const P: usize>(
-    level: Level,
-    plain: &[T],
-    blocks: &Blocks,
-    panels: &Panels,
-) -> Buffer<T> {
+fn to_points<T: Lanes, const P: usize>(level: Level, plain: &[T], blocks: &Blocks, panels: &Panels) -> Buffer<T> {
     let depth = blocks.count * blocks.size;
     let point = panels.total() * depth;
     let mut out = Buffer::arbitrary(P * P * point);
@@ -58,32 +43,12 @@ pub(crate) fn to_points<T: Lanes, const P: usize>(
     out
 }
 
-/// Which way back from values at the points.
-#[derive(Clone, Copy)]
-pub(super) enum Way {
-    /// To the kernel whose values they are.
-    Again,
-    /// To the kernel's gradient from that of its values.
-    Gradient,
-}
-
-impl Way {
-    #[inline(always)]
-    fn back<S: Simd, const P: usize>(self, s: S, x: &[S::V; P]) -> [S::V; 3] {
-        match self {
-            Self::Again => kernel_again(s, x),
-            Self::Gradient => kernel_gradient(s, x),
-        }
-    }
-}
-
-/// From [point][panel][block][..] to [panel][block][3][3][..].
+/// The kernel's gradient from that of its values: from [point][panel][block][..] to [panel][block][3][3][..].
 pub(super) fn from_points<T: Lanes, const P: usize>(
     level: Level,
     points: &[T],
     blocks: &Blocks,
     panels: &Panels,
-    way: Way,
 ) -> Buffer<T> {
     let depth = blocks.count * blocks.size;
     let point = panels.total() * depth;
@@ -92,7 +57,7 @@ pub(super) fn from_points<T: Lanes, const P: usize>(
     cut(&mut out, lens).into_par_iter().enumerate().for_each(|(i, out)| {
         let (p, b) = (i / blocks.count, i % blocks.count);
         let from = panels.first(p) * depth + b * panels.width(p) * blocks.size;
-        T::run(level, KernelFromPoints::<T, P> { points: &points[from..], point, way, out });
+        T::run(level, KernelFromPoints::<T, P> { points: &points[from..], point, out });
     });
     out
 }
@@ -123,7 +88,7 @@ impl<T: Lanes, const P: usize> Job<T> for KernelToPoints<'_, T, P> {
             for i in 0..P {
                 let row = kernel::<S, P>(s, &[half[0][i], half[1][i], half[2][i]]);
                 for j in 0..P {
-                    // SAFETY: as above.
+                    // SAFETY: each of the P x P pieces holds `len` numbers (asserted above).
                     unsafe { s.store(self.points[i * P + j].as_mut_ptr().add(at), row[j]) };
                 }
             }
@@ -135,7 +100,6 @@ struct KernelFromPoints<'a, T, const P: usize> {
     points: &'a [T],
     /// From one point to the next.
     point: usize,
-    way: Way,
     out: &'a mut [T],
 }
 
@@ -153,14 +117,14 @@ impl<T: Lanes, const P: usize> Job<T> for KernelFromPoints<'_, T, P> {
                     // SAFETY: `len` numbers at each point, and a vector from `at` on lies within them.
                     column[i] = unsafe { s.load(self.points.as_ptr().add((i * P + j) * self.point + at)) };
                 }
-                half[j] = self.way.back(s, &column);
+                half[j] = kernel_gradient::<S, P>(s, &column);
             }
             for i in 0..3 {
                 let mut row = [s.zero(); P];
                 for j in 0..P {
                     row[j] = half[j][i];
                 }
-                let row = self.way.back(s, &row);
+                let row = kernel_gradient::<S, P>(s, &row);
                 for j in 0..3 {
                     // SAFETY: nine runs of `len` numbers.
                     unsafe { s.store(self.out.as_mut_ptr().add((i * 3 + j) * len + at), row[j]) };

@@ -118,7 +118,7 @@ fn rows_per_task<T, const P: usize>(rows: usize, columns: usize, blocks: &Blocks
     const KERNEL: usize = 700 << 10;
     const SMALL: usize = 400 << 10;
     const LARGE: usize = 768 << 10;
-    // Each thread keeps that much.
+    // Each thread keeps that much; one row of squares of a very wide map may take more.
     const MOST: usize = 6 << 20;
     let kernel = P * P * blocks.channels * panels.total() * size_of::<T>();
     let budget = if kernel <= KERNEL { SMALL } else { (kernel / 2).clamp(LARGE, MOST) };

@@ -115,15 +115,6 @@ pub(super) fn kernel<S: Simd, const P: usize>(s: S, x: &[S::V; 3]) -> [S::V; P] 
     y
 }
 
-/// Three kernel numbers from their values at 0, at one pair of points and at infinity: the inverse of [`kernel`].
-#[inline(always)]
-pub(super) fn kernel_again<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {
-    if P == 4 {
-        return [x[0], s.sub(x[1], x[2]), x[3]];
-    }
-    [s.mul(n(s, A2 * B2), x[0]), s.mul(n(s, AT_A / (2.0 * A)), s.sub(x[1], x[2])), x[5]]
-}
-
 /// The kernel's gradient from the gradients of its values at the points (G^T).
 #[inline(always)]
 pub(super) fn kernel_gradient<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; 3] {

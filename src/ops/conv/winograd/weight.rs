@@ -1,19 +1,23 @@
 //! The gradient of a convolution's kernel: a sum over all squares, in an order that the shape alone decides.
 
-use super::pack::{Way, from_points};
+use super::pack::from_points;
 use super::transform::ToPoints;
 use super::{Squares, block_slots, panel_slots};
 use crate::ops::buffer::Buffer;
 use crate::ops::conv::direct::{self, GradientTile, gradient_product, next_size};
-use crate::ops::conv::layout::{Blocks, cut};
+use crate::ops::conv::layout::{Blocks, Panels, cut};
 use crate::ops::geometry::Geometry;
 use crate::ops::simd::{Job, Lanes, Level, Simd};
 use rayon::prelude::*;
 
 /// Squares per run: those of a run lie together at every point.
 const RUN: usize = 32;
-/// Bytes of values at the points that are held at once.
-const HELD: usize = 6 << 20;
+/// Numbers of values at the points that are held at once, and runs at least.
+const HELD: usize = 3 << 19;
+const RUNS: usize = 4;
+/// Numbers of the gradient at the points that are summed at once: they should stay in the last cache, for each of them
+/// is read and written again for every `HELD` values.
+const SUMS: usize = 2 << 20;
 
 /// dw = the gradient, OIHW.
 pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], dy: &[T], g: &Geometry, dw: &mut [T]) {
@@ -21,16 +25,41 @@ pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], d
     let (blocks, panels) = direct::forward_layout(g, lanes);
     let squares = Squares::new::<P>(g);
     let count = g.n * squares.rows * squares.columns;
+    if count == 0 {
+        return dw.fill(T::ZERO);
+    }
+    // Some panels of output channels after the others. What it costs, the inputs' values anew, is little.
+    let at_once = (SUMS / (P * P * blocks.count * blocks.size * 2 * lanes)).max(1);
+    for first in (0..panels.count()).step_by(at_once) {
+        let channel = panels.first(first);
+        let channels = (g.k - channel).min(at_once * 2 * lanes);
+        let dw = &mut dw[channel * g.c * 9..][..channels * g.c * 9];
+        some_channels::<T, P>(level, x, dy, g, channel, Panels { channels, lanes }, dw);
+    }
+}
+
+/// The same for the output channels of `panels`, the first of which is `channel` of all.
+fn some_channels<T: Lanes, const P: usize>(
+    level: Level,
+    x: &[T],
+    dy: &[T],
+    g: &Geometry,
+    channel: usize,
+    panels: Panels,
+    dw: &mut [T],
+) {
+    let lanes = panels.lanes;
+    let blocks = Blocks::new(g.c);
+    let squares = Squares::new::<P>(g);
+    let count = g.n * squares.rows * squares.columns;
     let depth = blocks.count * blocks.size;
     let (pitch, total) = (blocks.count * blocks.pitch, panels.total());
     let (run_x, run_dy) = (P * P * pitch * RUN, P * P * total * RUN);
-    let runs = (HELD / ((run_x + run_dy) * size_of::<T>())).clamp(1, count.div_ceil(RUN).max(1));
+    let runs = (HELD / (run_x + run_dy)).max(RUNS).min(count.div_ceil(RUN));
     let (mut values, mut gradients) = (Buffer::arbitrary(runs * run_x), Buffer::arbitrary(runs * run_dy));
-    let slots = (block_slots(&blocks, RUN, lanes), panel_slots(&panels, RUN));
-    if count == 0 {
-        dw.fill(T::ZERO);
-        return;
-    }
+    let x_slots = block_slots(&blocks, RUN, lanes);
+    let mut dy_slots = panel_slots(&panels, RUN);
+    dy_slots.iter_mut().for_each(|slot| slot.channel += channel);
     let mut sums = Buffer::<T>::arbitrary(P * P * total * depth);
     for start in (0..count).step_by(runs * RUN) {
         let runs = (count - start).div_ceil(RUN).min(runs);
@@ -43,26 +72,25 @@ pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], d
                 values.fill(T::ZERO);
                 gradients.fill(T::ZERO);
             }
-            let (channels, slots, point) = ((g.c, g.k), (&slots.0[..], &slots.1[..]), (pitch * RUN, total * RUN));
             let x = ToPoints::<T, P, false> {
                 map: x,
-                channels: channels.0,
+                channels: g.c,
                 squares,
                 from,
                 count,
-                slots: slots.0,
-                point: point.0,
+                slots: &x_slots,
+                point: pitch * RUN,
                 out: values,
             };
             T::run(level, x);
             let dy = ToPoints::<T, P, true> {
                 map: dy,
-                channels: channels.1,
+                channels: g.k,
                 squares,
                 from,
                 count,
-                slots: slots.1,
-                point: point.1,
+                slots: &dy_slots,
+                point: total * RUN,
                 out: gradients,
             };
             T::run(level, dy);
@@ -84,7 +112,9 @@ pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], d
             T::run(level, job);
         });
     }
-    let plain = from_points::<T, P>(level, &sums, &blocks, &panels, Way::Gradient);
+    drop((values, gradients));
+    let plain = from_points::<T, P>(level, &sums, &blocks, &panels);
+    drop(sums);
     direct::unpack(level, &blocks, &panels, 9, &plain, dw);
 }
 

@@ -1,0 +1,221 @@
+//! Gradients on their way to the optimizer.
+
+use super::buffer::{Buffer, Number};
+use super::real::Real;
+use candle_core::{DType, Device, Result, Shape, Tensor, TensorId, bail};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// Numbers that one task handles.
+const PIECE: usize = 1 << 14;
+
+/// The gradients of all learning parameters after one backward pass.
+pub(crate) type Gradients = HashMap<TensorId, Gradient>;
+
+/// The gradient of one parameter, as numbers of our own or as a tensor.
+pub(crate) enum Gradient {
+    F32(Numbers<f32>),
+    F64(Numbers<f64>),
+    Tensor(Tensor),
+}
+
+/// The numbers of a gradient, in the order of its parameter.
+pub(crate) enum Numbers<T: Number> {
+    Full(Buffer<T>),
+    /// Of a large matrix: few images reached it, and what they bring is far smaller than the matrix itself.
+    Outer(Outer<T>),
+}
+
+/// The matrix whose row k, column c is the sum over the images n of `d[n][k] x[n][c]`.
+pub(crate) struct Outer<T: Number> {
+    pub images: usize,
+    pub d: Buffer<T>,
+    pub x: Buffer<T>,
+}
+
+impl<T: Real> Outer<T> {
+    /// More images than this, or fewer numbers than this, and the matrix is written out: then that costs little more.
+    const MOST_IMAGES: usize = 16;
+    const LEAST_NUMBERS: usize = 1 << 18;
+
+    /// The gradient of a matrix of `rows` x `columns`, from what reached it and what it read.
+    pub fn numbers(images: usize, d: &[T], x: Buffer<T>) -> Numbers<T> {
+        let outer = Self { images, d: Buffer::copy_of(d), x };
+        if images <= Self::MOST_IMAGES && outer.len() >= Self::LEAST_NUMBERS {
+            Numbers::Outer(outer)
+        } else {
+            Numbers::Full(outer.full())
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.d.len() / self.images.max(1)
+    }
+
+    fn columns(&self) -> usize {
+        self.x.len() / self.images.max(1)
+    }
+
+    fn len(&self) -> usize {
+        self.rows() * self.columns()
+    }
+
+    fn full(&self) -> Buffer<T> {
+        let mut out = Buffer::arbitrary(self.len());
+        out.par_chunks_mut(PIECE)
+            .enumerate()
+            .for_each(|(i, out)| T::outer(&self.d, &self.x, self.images, i * PIECE, out));
+        out
+    }
+
+    /// The sum of the squares without the matrix: over pairs of images, (d_n . d_m) (x_n . x_m).
+    fn square_sum(&self) -> f64 {
+        let dot = |v: &[T], len: usize, n: usize, m: usize| -> f64 {
+            let pairs = v[n * len..][..len].iter().zip(&v[m * len..][..len]);
+            pairs.map(|(a, b)| a.to_f64() * b.to_f64()).sum()
+        };
+        let pairs: Vec<(usize, usize)> = (0..self.images).flat_map(|n| (0..=n).map(move |m| (n, m))).collect();
+        let of = |&(n, m): &(usize, usize)| {
+            let product = dot(&self.d, self.rows(), n, m) * dot(&self.x, self.columns(), n, m);
+            if n == m { product } else { 2.0 * product }
+        };
+        let parts: Vec<f64> = pairs.par_iter().map(of).collect();
+        let sum: f64 = parts.iter().sum();
+        // Rounding may leave a sum that should be zero a little below it. (NaN stays.)
+        if sum < 0.0 { 0.0 } else { sum }
+    }
+}
+
+impl<T: Real> Numbers<T> {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Full(b) => b.len(),
+            Self::Outer(o) => o.len(),
+        }
+    }
+
+    /// Lets `f` read `len` of the numbers from `from` on.
+    pub fn piece<R>(&self, from: usize, len: usize, f: impl FnOnce(&[T]) -> R) -> R {
+        match self {
+            Self::Full(b) => f(&b[from..from + len]),
+            Self::Outer(o) => {
+                let mut piece = Buffer::arbitrary(len);
+                T::outer(&o.d, &o.x, o.images, from, &mut piece);
+                f(&piece)
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn full(self) -> Buffer<T> {
+        match self {
+            Self::Full(b) => b,
+            Self::Outer(o) => o.full(),
+        }
+    }
+
+    /// self += other
+    pub fn add(self, other: Self) -> Self {
+        let mut sum = self.full();
+        T::add_into(&mut sum, &other.full());
+        Self::Full(sum)
+    }
+
+    fn square_sum(&self) -> f64 {
+        match self {
+            Self::Full(b) => square_sum(b),
+            Self::Outer(o) => o.square_sum(),
+        }
+    }
+}
+
+impl Gradient {
+    /// As a tensor of this shape.
+    pub fn into_tensor(self, shape: &Shape) -> Result<Tensor> {
+        match self {
+            Self::F32(n) => Tensor::from_slice(&n.full(), shape, &Device::Cpu),
+            Self::F64(n) => Tensor::from_slice(&n.full(), shape, &Device::Cpu),
+            Self::Tensor(t) => Ok(t),
+        }
+    }
+
+    /// The sum of the squares, in f64.
+    pub fn square_sum(&self) -> Result<f64> {
+        Ok(match self {
+            Self::F32(n) => n.square_sum(),
+            Self::F64(n) => n.square_sum(),
+            Self::Tensor(t) => t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?,
+        })
+    }
+
+    /// The sum of two gradients of one parameter.
+    pub fn add(self, other: Self) -> Result<Self> {
+        Ok(match (self, other) {
+            (Self::F32(a), Self::F32(b)) => Self::F32(a.add(b)),
+            (Self::F64(a), Self::F64(b)) => Self::F64(a.add(b)),
+            (Self::Tensor(a), Self::Tensor(b)) => Self::Tensor((a + b)?),
+            (Self::Tensor(t), own) | (own, Self::Tensor(t)) => Self::Tensor((own.into_tensor(t.shape())? + t)?),
+            _ => bail!("the gradients of one variable have two types"),
+        })
+    }
+}
+
+/// In pieces whose order the length alone decides; in each, sixteen sums side by side.
+fn square_sum<T: Real>(values: &[T]) -> f64 {
+    let of = |piece: &[T]| {
+        let mut sums = [0.0; 16];
+        let (whole, rest) = piece.as_chunks::<16>();
+        for chunk in whole {
+            for (sum, v) in sums.iter_mut().zip(chunk) {
+                let v = v.to_f64();
+                *sum += v * v;
+            }
+        }
+        sums.iter().sum::<f64>() + rest.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
+    };
+    let pieces: Vec<f64> = values.par_chunks(PIECE).map(of).collect();
+    pieces.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outer(images: usize, rows: usize, columns: usize) -> Outer<f64> {
+        let numbers = |len: usize, seed: f64| {
+            let values: Vec<f64> = (0..len).map(|i| (i as f64 * 0.7 + seed).sin()).collect();
+            Buffer::copy_of(&values)
+        };
+        Outer { images, d: numbers(images * rows, 1.0), x: numbers(images * columns, 2.0) }
+    }
+
+    #[test]
+    fn an_outer_gradient_is_the_matrix_it_stands_for() {
+        for (images, rows, columns) in [(1, 1, 1), (3, 5, 7), (4, 130, 257), (2, 3, 20_000), (0, 4, 4)] {
+            let o = outer(images, rows, columns);
+            let entry = |k: usize, c: usize| (0..images).map(|n| o.d[n * rows + k] * o.x[n * columns + c]).sum::<f64>();
+            let full = o.full();
+            assert_eq!(full.len(), if images == 0 { 0 } else { rows * columns });
+            for (i, v) in full.iter().enumerate() {
+                assert!((v - entry(i / columns, i % columns)).abs() < 1e-14, "{images} {rows} {columns} {i}");
+            }
+            let squares: f64 = full.iter().map(|v| v * v).sum();
+            assert!((o.square_sum() - squares).abs() <= 1e-12 * squares);
+            assert!((square_sum(&full) - squares).abs() <= 1e-12 * squares);
+            let numbers = Numbers::Outer(o);
+            let (from, len) = (full.len() / 3, full.len() / 2);
+            assert!(numbers.piece(from, len, |piece| piece == &full[from..from + len]));
+            assert!(numbers.full()[..] == full[..]);
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_shows_in_the_sum() {
+        let mut o = outer(2, 3, 4);
+        o.d[1] = f64::NAN;
+        assert!(o.square_sum().is_nan());
+        let mut o = outer(2, 3, 4);
+        o.d.fill(0.0);
+        assert_eq!(o.square_sum(), 0.0);
+    }
+}
