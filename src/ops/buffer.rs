@@ -20,6 +20,9 @@ const POOLED: usize = 16 * 1024;
 /// The least size of a segment. The system maps so large a piece without touching it: what is never used costs nothing.
 const SEGMENT: usize = 256 << 20;
 
+/// Blocks from this size on are large.
+const LARGE: usize = 1 << 20;
+
 /// Plain numbers: every bit pattern is a value, zero included.
 pub(crate) trait Number: Copy + Send + Sync + 'static {}
 impl Number for f32 {}
@@ -128,8 +131,7 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 impl Pool {
-    /// The front of the first idle block that has `bytes`, in the order of age and address; of a new segment if there
-    /// is none. What comes and goes stays at the front that way, and the rest of the last segment untouched.
+    /// `bytes` of the first segment that has so many in one idle block; of a new one if there is none.
     fn take(&mut self, bytes: usize) -> NonNull<u8> {
         for segment in &mut self.segments {
             if let Some(start) = segment.take(bytes) {
@@ -173,14 +175,21 @@ impl Segment {
         self.start <= start && start.as_ptr() < end(self.start, self.bytes)
     }
 
+    /// The front of the first idle block that is large enough; large ones come from the end of the last such block, so
+    /// that small ones do not cut up their room.
     fn take(&mut self, bytes: usize) -> Option<NonNull<u8>> {
-        let (start, size) = self.idle.iter().map(|(s, b)| (*s, *b)).find(|&(_, size)| size >= bytes)?;
+        let fits = |(start, size): (&NonNull<u8>, &usize)| (*size >= bytes).then_some((*start, *size));
+        let large = bytes >= LARGE;
+        let (start, size) =
+            if large { self.idle.iter().rev().find_map(fits) } else { self.idle.iter().find_map(fits) }?;
         self.idle.remove(&start);
-        if size > bytes {
-            // SAFETY: the block has more than `bytes` bytes, so this is an address within it.
-            self.idle.insert(unsafe { start.add(bytes) }, size - bytes);
+        let rest = size - bytes;
+        // SAFETY: within the block, which has `bytes` and the rest.
+        let (taken, left) = unsafe { if large { (start.add(rest), start) } else { (start, start.add(bytes)) } };
+        if rest > 0 {
+            self.idle.insert(left, rest);
         }
-        Some(start)
+        Some(taken)
     }
 
     /// Takes a block back, joined with idle neighbours.
