@@ -15,7 +15,9 @@
 mod run;
 
 use candle_finetune::candle_core::{Device, Tensor};
-use candle_finetune::{Arch, Backbone, BatchNormMode, FineTuner, FreezePolicy, Optimizer, Phase, Plan, TensorDataset};
+use candle_finetune::{
+    Arch, Backbone, BatchNormMode, FineTuner, Forecast, FreezePolicy, Head, Optimizer, Phase, Plan, TensorDataset,
+};
 use clap::{Parser, ValueEnum};
 use run::Failure;
 use std::process::ExitCode;
@@ -75,15 +77,18 @@ fn bench(options: &Options) -> Result<(), Failure> {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let threads = rayon::current_num_threads();
-    let backbone = Backbone::random(options.arch, 1, &Device::Cpu)?;
+    let mut backbone = Backbone::random(options.arch, 1, &Device::Cpu)?;
     let size = options.size.unwrap_or(backbone.input_spec().size.0);
+    // The first one goes: two of them would hold the weights.
+    backbone = backbone.input_size(size, size)?;
     let classes = options.classes.unwrap_or(if backbone.feature_dim() <= 128 { 10 } else { 1000 });
     let images = images(options.batch, size)?;
-    let mut times = match options.mode {
-        Mode::Frozen => frozen(options, &backbone, &images, classes)?,
+    let (mut times, forecast) = match options.mode {
+        Mode::Frozen => (frozen(options, &backbone, &images, classes)?, None),
         Mode::Train => steps(options, backbone, images, classes, FreezePolicy::Nothing)?,
         Mode::Head => steps(options, backbone, images, classes, FreezePolicy::Backbone)?,
     };
+    let forecast_mb = forecast.map(|f| f.total() as f64 / (1 << 20) as f64);
     times.sort_by(f64::total_cmp);
     let median = f64::midpoint(times[times.len() / 2], times[(times.len() - 1) / 2]);
     let rate = options.batch as f64 / median * 1e3;
@@ -92,13 +97,14 @@ fn bench(options: &Options) -> Result<(), Failure> {
     if options.json {
         let line = serde_json::json!({
             "arch": options.arch.name(), "batch": options.batch, "size": size, "mode": mode, "threads": threads,
-            "median_ms": median, "images_per_s": rate, "peak_rss_mb": peak,
+            "median_ms": median, "images_per_s": rate, "peak_rss_mb": peak, "forecast_mb": forecast_mb,
         });
         println!("{line}");
     } else {
         print!("{}, {mode}, batch {}, {size} px, {threads} threads: ", options.arch.name(), options.batch);
         print!("{median:.1} ms, {rate:.1} images/s");
-        println!("{}", peak.map(|mb| format!(", at most {mb:.0} MB")).unwrap_or_default());
+        print!("{}", peak.map(|mb| format!(", at most {mb:.0} MB")).unwrap_or_default());
+        println!("{}", forecast_mb.map(|mb| format!(" (forecast {mb:.0} and the program)")).unwrap_or_default());
     }
     Ok(())
 }
@@ -136,18 +142,21 @@ fn steps(
     images: Tensor,
     classes: usize,
     freeze: FreezePolicy,
-) -> Result<Vec<f64>, Failure> {
+) -> Result<(Vec<f64>, Option<Forecast>), Failure> {
     let labels = (0..options.batch as u32).map(|i| i % 10 % classes as u32).collect();
     let data = TensorDataset::new(images, labels, (0..classes).map(|i| i.to_string()).collect())?;
     let norms = if freeze == FreezePolicy::Backbone { BatchNormMode::Frozen } else { BatchNormMode::Train };
     let phase = Phase::new(1, Optimizer::sgd(1e-3).momentum(0.9)).freeze(freeze).batch_norm(norms);
-    let tuner = FineTuner::new(backbone).plan(Plan::new(vec![phase]).batch_size(options.batch));
+    let plan = Plan::new(vec![phase]).batch_size(options.batch);
+    let forecast = plan.forecast(&backbone, Head::linear(), classes)?;
+    let tuner = FineTuner::new(backbone).plan(plan);
     let mut session = tuner.cache_budget(0).workers(0).session(&data)?;
     let batch = session.next_batch()?.ok_or("the data set has no batch")?;
-    time(options, || {
+    let times = time(options, || {
         session.step(&batch)?;
         Ok(())
-    })
+    })?;
+    Ok((times, Some(forecast)))
 }
 
 /// The largest memory of this process so far, where the system tells it.

@@ -3,10 +3,10 @@
 use crate::arch::Arch;
 use crate::backbone::{Backbone, init_uniform};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, linear};
+use crate::ops::{Activation, FeatureMap, fully_connected, linear};
 use crate::params::{Slot, Slots};
 use crate::rng::Seed;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,31 @@ impl Head {
             .into_iter()
             .flat_map(|(name, ..)| [format!("{name}.weight"), format!("{name}.bias")])
             .collect()
+    }
+
+    /// Name and shape of each of its tensors.
+    pub(crate) fn shapes(self, arch: Arch, classes: usize) -> Vec<(String, Vec<usize>)> {
+        let of = |(name, out, dim): (String, usize, usize)| {
+            [(format!("{name}.weight"), vec![out, dim]), (format!("{name}.bias"), vec![out])]
+        };
+        self.layers(arch, classes).into_iter().flat_map(of).collect()
+    }
+
+    /// The head of a network on paper; `frozen` says of a name whether it does not learn.
+    pub(crate) fn on_paper(
+        self,
+        mut x: FeatureMap,
+        arch: Arch,
+        classes: usize,
+        dtype: DType,
+        frozen: impl Fn(&str) -> bool,
+    ) -> Result<FeatureMap> {
+        for (name, out, dim) in self.layers(arch, classes) {
+            let zero = Var::zeros(1, dtype, &Device::Cpu)?;
+            let zero = if frozen(&format!("{name}.weight")) { zero.detach() } else { zero.as_tensor().clone() };
+            x = fully_connected(&x, zero.broadcast_as((out, dim))?)?;
+        }
+        Ok(x)
     }
 
     /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.

@@ -11,6 +11,7 @@ pub mod bench;
 mod data;
 mod embedded;
 mod error;
+mod forecast;
 mod freeze;
 mod head;
 mod loss;
@@ -37,6 +38,7 @@ pub use data::{
 #[cfg(feature = "image")]
 pub use data::{ImageFolder, Splits};
 pub use error::{BoxError, Error, Result};
+pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 pub use loss::Loss;

@@ -110,6 +110,15 @@ impl Optimizer {
 }
 
 impl Optimizer {
+    /// Numbers kept for each that learns.
+    pub(crate) fn moments(&self) -> usize {
+        match self.rule {
+            OptimizerRule::Sgd { momentum: 0.0, .. } => 0,
+            OptimizerRule::Sgd { .. } => 1,
+            OptimizerRule::AdamW { .. } => 2,
+        }
+    }
+
     /// What is wrong with the rule's numbers, if anything.
     pub(crate) fn problem(&self) -> Option<String> {
         let share = |value: f64| (0.0..1.0).contains(&value);
@@ -157,11 +166,7 @@ impl OptimizerState {
         factor: f64,
         clip: f64,
     ) -> Result<()> {
-        let count = match optimizer.rule {
-            OptimizerRule::Sgd { momentum: 0.0, .. } => 0,
-            OptimizerRule::Sgd { .. } => 1,
-            OptimizerRule::AdamW { .. } => 2,
-        };
+        let count = optimizer.moments();
         let (moments, steps) = match self.of.entry(name.to_string()) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => entry.insert((Moments::zeros(var, count)?, 0)),

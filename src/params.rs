@@ -16,13 +16,15 @@ pub(crate) enum Slot {
     Param(Var),
     /// Changes outside the gradient: a batch norm's running statistics.
     Buffer(Var),
+    /// Would learn, but has no numbers of its own: part of a sketch.
+    Paper(Tensor),
 }
 
 impl Slot {
     /// The tensor, tracked if it learns.
     pub fn tensor(&self) -> &Tensor {
         match self {
-            Self::Frozen(t) => t,
+            Self::Frozen(t) | Self::Paper(t) => t,
             Self::Param(v) | Self::Buffer(v) => v.as_tensor(),
         }
     }
@@ -31,6 +33,7 @@ impl Slot {
     pub fn detached(&self) -> Tensor {
         match self {
             Self::Frozen(t) => t.clone(),
+            Self::Paper(t) => t.detach(),
             Self::Param(v) | Self::Buffer(v) => v.as_detached_tensor(),
         }
     }

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod audit;
+mod forecast;
 mod freezing;
 mod house;
 #[cfg(feature = "image")]

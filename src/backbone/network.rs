@@ -71,6 +71,14 @@ impl Network {
         pooled(x)
     }
 
+    /// All blocks and the mean over all pixels, as a map of one pixel.
+    pub fn pooled(&self, mut x: FeatureMap) -> Result<FeatureMap> {
+        for layer in &self.layers {
+            x = layer.forward(&x)?;
+        }
+        Ok(x.mean_pixels()?)
+    }
+
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
     pub fn checksums(&self) -> Result<Vec<(String, u64)>> {
         let mut all = Vec::new();

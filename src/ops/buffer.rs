@@ -15,13 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const ALIGN: usize = 64;
 
 /// Buffers below this many bytes are left to the system allocator, which is quick at small ones.
-const POOLED: usize = 16 * 1024;
+pub(super) const POOLED: usize = 16 * 1024;
 
 /// The least size of a segment. The system maps so large a piece without touching it: what is never used costs nothing.
 const SEGMENT: usize = 256 << 20;
 
 /// Blocks from this size on are large.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 2 << 20;
 
 /// Plain numbers: every bit pattern is a value, zero included.
 pub(crate) trait Number: Copy + Send + Sync + 'static {}
@@ -45,9 +45,7 @@ unsafe impl<T: Number> Sync for Buffer<T> {}
 impl<T: Number> Buffer<T> {
     /// `len` numbers of arbitrary (but initialised) value: for results that are written in full.
     pub fn arbitrary(len: usize) -> Self {
-        let Some(bytes) = len.checked_mul(size_of::<T>()).and_then(|n| n.checked_next_multiple_of(ALIGN)) else {
-            too_large()
-        };
+        let Some(bytes) = len.checked_mul(size_of::<T>()).and_then(block_size) else { too_large() };
         let start = match bytes {
             0 => NonNull::dangling(),
             _ if bytes < POOLED => zeroed(small(bytes)).cast(),
@@ -100,92 +98,45 @@ impl<T: Number> Drop for Buffer<T> {
     }
 }
 
-/// Memory that is cut into blocks.
-struct Segment {
-    /// What the system gave, for giving it back.
-    given: NonNull<u8>,
-    layout: Layout,
-    /// The aligned start and the size of what is cut.
-    start: NonNull<u8>,
+/// Bytes of the block that holds so many.
+pub(super) fn block_size(bytes: usize) -> Option<usize> {
+    bytes.checked_next_multiple_of(ALIGN)
+}
+
+/// Which parts of a segment are in use. It counts from the segment's start and knows no address, so that a step can be
+/// played through on paper as well.
+pub(super) struct Room {
     bytes: usize,
-    /// Start and size of the blocks that nobody has.
-    idle: BTreeMap<NonNull<u8>, usize>,
+    /// Start and size of the blocks that nobody has. Blocks are whole multiples of `ALIGN`, and neighbours that are both
+    /// idle are one block.
+    idle: BTreeMap<usize, usize>,
 }
 
-// SAFETY: a segment is exclusively owned memory; nothing in it is tied to a thread.
-unsafe impl Send for Segment {}
-
-/// Segments, and the blocks in them that nobody has.
-///
-/// Blocks are whole multiples of `ALIGN`, and neighbours that are both idle are one block.
-struct Pool {
-    /// The oldest first.
-    segments: Vec<Segment>,
-}
-
-static POOL: Mutex<Pool> = Mutex::new(Pool { segments: vec![] });
-
-fn pool() -> MutexGuard<'static, Pool> {
-    // No panic can come while a segment's list is changed, short of one for want of memory.
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Pool {
-    /// `bytes` of the first segment that has so many in one idle block; of a new one if there is none.
-    fn take(&mut self, bytes: usize) -> NonNull<u8> {
-        for segment in &mut self.segments {
-            if let Some(start) = segment.take(bytes) {
-                return start;
-            }
-        }
-        // Half as much again as there is, so that segments stay few.
-        let have: usize = self.segments.iter().map(|s| s.bytes).sum();
-        let mut segment = Segment::new(bytes.max(SEGMENT).max(have / 2 / ALIGN * ALIGN));
-        let Some(start) = segment.take(bytes) else { too_large() };
-        self.segments.push(segment);
-        start
+impl Room {
+    /// Room for `bytes` beside segments of `have` bytes: half as much again as there is, so that segments stay few.
+    pub fn new(bytes: usize, have: usize) -> Self {
+        let bytes = bytes.max(SEGMENT).max(have / 2 / ALIGN * ALIGN);
+        Self { bytes, idle: BTreeMap::from([(0, bytes)]) }
     }
 
-    /// Takes a block back.
-    fn put(&mut self, start: NonNull<u8>, bytes: usize) {
-        if let Some(segment) = self.segments.iter_mut().find(|s| s.holds(start)) {
-            segment.put(start, bytes);
-        }
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Gives segments back in which nothing is in use.
-    fn release(&mut self) {
-        self.segments.retain(|s| s.idle.get(&s.start) != Some(&s.bytes));
-    }
-}
-
-impl Segment {
-    /// One idle block of `bytes`.
-    fn new(bytes: usize) -> Self {
-        // The system's own alignment, for asking for more makes it touch every page.
-        let layout = bytes.checked_add(ALIGN).and_then(|n| Layout::from_size_align(n, 8).ok());
-        let layout = layout.unwrap_or_else(|| too_large());
-        let given = zeroed(layout);
-        // SAFETY: less than the ALIGN bytes that were asked for on top.
-        let start = unsafe { given.add(given.as_ptr().align_offset(ALIGN)) };
-        Self { given, layout, start, bytes, idle: BTreeMap::from([(start, bytes)]) }
-    }
-
-    fn holds(&self, start: NonNull<u8>) -> bool {
-        self.start <= start && start.as_ptr() < end(self.start, self.bytes)
+    fn is_idle(&self) -> bool {
+        self.idle.get(&0) == Some(&self.bytes)
     }
 
     /// The front of the first idle block that is large enough; large ones come from the end of the last such block, so
     /// that small ones do not cut up their room.
-    fn take(&mut self, bytes: usize) -> Option<NonNull<u8>> {
-        let fits = |(start, size): (&NonNull<u8>, &usize)| (*size >= bytes).then_some((*start, *size));
+    pub fn take(&mut self, bytes: usize) -> Option<usize> {
+        let fits = |(start, size): (&usize, &usize)| (*size >= bytes).then_some((*start, *size));
         let large = bytes >= LARGE;
         let (start, size) =
             if large { self.idle.iter().rev().find_map(fits) } else { self.idle.iter().find_map(fits) }?;
         self.idle.remove(&start);
         let rest = size - bytes;
-        // SAFETY: within the block, which has `bytes` and the rest.
-        let (taken, left) = unsafe { if large { (start.add(rest), start) } else { (start, start.add(bytes)) } };
+        let (taken, left) = if large { (start + rest, start) } else { (start, start + bytes) };
         if rest > 0 {
             self.idle.insert(left, rest);
         }
@@ -193,16 +144,90 @@ impl Segment {
     }
 
     /// Takes a block back, joined with idle neighbours.
-    fn put(&mut self, mut start: NonNull<u8>, mut bytes: usize) {
-        if let Some((&next, &size)) = self.idle.range(start..).next().filter(|(n, _)| n.as_ptr() == end(start, bytes)) {
-            self.idle.remove(&next);
+    pub fn put(&mut self, mut start: usize, mut bytes: usize) {
+        if let Some(size) = self.idle.remove(&(start + bytes)) {
             bytes += size;
         }
         let before = self.idle.range(..start).next_back().map(|(b, s)| (*b, *s));
-        if let Some((before, size)) = before.filter(|&(b, s)| end(b, s) == start.as_ptr()) {
+        if let Some((before, size)) = before.filter(|&(b, s)| b + s == start) {
             (start, bytes) = (before, bytes + size);
         }
         self.idle.insert(start, bytes);
+    }
+}
+
+/// Memory that is cut into blocks.
+struct Segment {
+    /// What the system gave, for giving it back.
+    given: NonNull<u8>,
+    layout: Layout,
+    /// The aligned start of what is cut.
+    start: NonNull<u8>,
+    room: Room,
+}
+
+// SAFETY: a segment is exclusively owned memory; nothing in it is tied to a thread.
+unsafe impl Send for Segment {}
+
+/// Segments, the oldest first.
+struct Pool(Vec<Segment>);
+
+static POOL: Mutex<Pool> = Mutex::new(Pool(vec![]));
+
+fn pool() -> MutexGuard<'static, Pool> {
+    // No panic can come while a room's list is changed, short of one for want of memory.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// `bytes` of the first segment that has so many in one idle block; of a new one if there is none.
+    fn take(&mut self, bytes: usize) -> NonNull<u8> {
+        for segment in &mut self.0 {
+            if let Some(start) = segment.take(bytes) {
+                return start;
+            }
+        }
+        let have: usize = self.0.iter().map(|s| s.room.bytes).sum();
+        let mut segment = Segment::new(Room::new(bytes, have));
+        let Some(start) = segment.take(bytes) else { too_large() };
+        self.0.push(segment);
+        start
+    }
+
+    /// Takes a block back.
+    fn put(&mut self, start: NonNull<u8>, bytes: usize) {
+        let place = self.0.iter_mut().find_map(|s| Some((s.offset(start)?, s)));
+        if let Some((offset, segment)) = place {
+            segment.room.put(offset, bytes);
+        }
+    }
+
+    /// Gives segments back in which nothing is in use.
+    fn release(&mut self) {
+        self.0.retain(|s| !s.room.is_idle());
+    }
+}
+
+impl Segment {
+    fn new(room: Room) -> Self {
+        // The system's own alignment, for asking for more makes it touch every page.
+        let layout = room.bytes.checked_add(ALIGN).and_then(|n| Layout::from_size_align(n, 8).ok());
+        let layout = layout.unwrap_or_else(|| too_large());
+        let given = zeroed(layout);
+        // SAFETY: less than the ALIGN bytes that were asked for on top.
+        let start = unsafe { given.add(given.as_ptr().align_offset(ALIGN)) };
+        Self { given, layout, start, room }
+    }
+
+    fn take(&mut self, bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the room lies within the segment.
+        self.room.take(bytes).map(|offset| unsafe { self.start.add(offset) })
+    }
+
+    /// How far from the segment's start this lies, if it does.
+    fn offset(&self, block: NonNull<u8>) -> Option<usize> {
+        let offset = (block.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
+        (offset < self.room.bytes).then_some(offset)
     }
 }
 
@@ -211,11 +236,6 @@ impl Drop for Segment {
         // SAFETY: it came from the system with this layout, and `release` makes sure that none of its blocks is in use.
         unsafe { dealloc(self.given.as_ptr(), self.layout) };
     }
-}
-
-/// The address behind a block.
-fn end(start: NonNull<u8>, bytes: usize) -> *mut u8 {
-    start.as_ptr().wrapping_add(bytes)
 }
 
 /// Zeroed memory: every later read is one of initialised bytes. The layout's size is not zero.
@@ -267,7 +287,7 @@ mod tests {
     /// Takes and puts in a shuffled order: blocks never overlap, lie in a segment, and all join up again in the end.
     #[test]
     fn blocks_never_overlap_and_join_again() {
-        let mut pool = Pool { segments: vec![] };
+        let mut pool = Pool(vec![]);
         let mut held: Vec<(NonNull<u8>, usize)> = vec![];
         let mut chance = 1u64;
         for _ in 0..4000 {
@@ -282,8 +302,7 @@ mod tests {
             let start = pool.take(bytes);
             assert_eq!(start.as_ptr() as usize % ALIGN, 0);
             let (from, to) = (start.as_ptr() as usize, start.as_ptr() as usize + bytes);
-            let inside = |s: &Segment| s.start.as_ptr() as usize <= from && to <= s.start.as_ptr() as usize + s.bytes;
-            assert!(pool.segments.iter().any(inside));
+            assert!(pool.0.iter().any(|s| s.offset(start).is_some_and(|offset| offset + bytes <= s.room.bytes)));
             let apart = |&(s, b): &(NonNull<u8>, usize)| to <= s.as_ptr() as usize || s.as_ptr() as usize + b <= from;
             assert!(held.iter().all(apart));
             // The whole block can be written.
@@ -291,17 +310,17 @@ mod tests {
             unsafe { start.as_ptr().write_bytes(1, bytes) };
             held.push((start, bytes));
         }
-        assert!(pool.segments.len() > 1);
+        assert!(pool.0.len() > 1);
         let in_use: usize = held.iter().map(|(_, bytes)| bytes).sum();
-        let total: usize = pool.segments.iter().map(|s| s.bytes).sum();
-        assert_eq!(pool.segments.iter().flat_map(|s| s.idle.values()).sum::<usize>() + in_use, total);
+        let total: usize = pool.0.iter().map(|s| s.room.bytes).sum();
+        assert_eq!(pool.0.iter().flat_map(|s| s.room.idle.values()).sum::<usize>() + in_use, total);
         let (last, _) = held[0];
         held.drain(1..).for_each(|(start, bytes)| pool.put(start, bytes));
         pool.release();
-        assert!(pool.segments.len() == 1 && pool.segments[0].holds(last));
+        assert!(pool.0.len() == 1 && pool.0[0].offset(last).is_some());
         held.drain(..).for_each(|(start, bytes)| pool.put(start, bytes));
-        assert!(pool.segments[0].idle.len() == 1);
+        assert!(pool.0[0].room.is_idle());
         pool.release();
-        assert!(pool.segments.is_empty());
+        assert!(pool.0.is_empty());
     }
 }

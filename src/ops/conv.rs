@@ -10,6 +10,8 @@ mod rows;
 mod tests;
 mod winograd;
 
+pub(crate) use winograd::scratch as winograd_scratch;
+
 use super::buffer::Buffer;
 use super::geometry::Geometry;
 use super::portable;

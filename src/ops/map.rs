@@ -4,6 +4,7 @@ use super::activation::Activation;
 use super::device;
 use super::filter::Filter;
 use super::geometry::Padding;
+use super::paper::{Sketch, mixed};
 use super::real::Real;
 use super::value::Value;
 use candle_core::{DType, Result, Tensor, bail};
@@ -14,6 +15,8 @@ pub(crate) enum FeatureMap {
     F32(Value<f32>),
     F64(Value<f64>),
     Device(Tensor),
+    /// Sizes alone.
+    Sketch(Sketch),
 }
 
 /// What follows the convolution's sum.
@@ -47,11 +50,12 @@ pub(crate) struct BatchMoments {
 
 /// Runs the same expression over either number type.
 macro_rules! map {
-    ($map:expr, $value:ident => $own:expr, $tensor:ident => $device:expr) => {
+    ($map:expr, $value:ident => $own:expr, $tensor:ident => $device:expr, $sketch:ident => $paper:expr) => {
         match $map {
             FeatureMap::F32($value) => Ok(Real::wrap($own?)),
             FeatureMap::F64($value) => Ok(Real::wrap($own?)),
             FeatureMap::Device($tensor) => Ok(FeatureMap::Device($device?)),
+            FeatureMap::Sketch($sketch) => Ok(FeatureMap::Sketch($paper?)),
         }
     };
 }
@@ -81,6 +85,7 @@ impl FeatureMap {
             Self::F32(v) => v.to_images(),
             Self::F64(v) => v.to_images(),
             Self::Device(t) => Ok(t.clone()),
+            Self::Sketch(_) => mixed(),
         }
     }
 
@@ -91,6 +96,7 @@ impl FeatureMap {
             Self::F32(v) => Ok(nchw(v.dims)),
             Self::F64(v) => Ok(nchw(v.dims)),
             Self::Device(t) => t.dims4(),
+            Self::Sketch(s) => Ok(s.dims()),
         }
     }
 
@@ -113,7 +119,16 @@ impl FeatureMap {
                 let (y, moments) = device::conv_step(x, step, residual)?;
                 Ok((Self::Device(y), moments))
             }
+            Self::Sketch(x) => {
+                let residual = residual.map(|r| r.sketch()).transpose()?;
+                Ok((Self::Sketch(x.conv_step(step, residual)?), None))
+            }
         }
+    }
+
+    /// The sketch that this is.
+    pub fn sketch(&self) -> Result<&Sketch> {
+        if let Self::Sketch(sketch) = self { Ok(sketch) } else { mixed() }
     }
 
     fn tensor(&self) -> Result<&Tensor> {
@@ -125,33 +140,36 @@ impl FeatureMap {
 
     #[cfg_attr(not(test), expect(dead_code, reason = "every activation here follows a convolution"))]
     pub fn activate(&self, act: Activation) -> Result<Self> {
-        map!(self, v => v.activate(act), t => device::activate(t, act))
+        map!(self, v => v.activate(act), t => device::activate(t, act), _s => mixed())
     }
 
     /// Max-pool over `kernel` x `kernel` pixels.
     pub fn max_pool(&self, kernel: usize, stride: usize, padding: Padding) -> Result<Self> {
-        map!(self, v => v.max_pool(kernel, stride, padding), t => device::max_pool(t, kernel, stride, padding))
+        map!(self, v => v.max_pool(kernel, stride, padding), t => device::max_pool(t, kernel, stride, padding),
+             s => s.max_pool(kernel, stride, padding))
     }
 
     /// Average pool over `kernel` x `kernel` pixels, no padding.
     #[cfg_attr(not(test), expect(dead_code, reason = "no architecture here has one"))]
     pub fn average_pool(&self, kernel: usize, stride: usize) -> Result<Self> {
-        map!(self, v => v.average_pool(kernel, stride), t => device::average_pool(t, kernel, stride))
+        map!(self, v => v.average_pool(kernel, stride), t => device::average_pool(t, kernel, stride), _s => mixed())
     }
 
     /// Averages down (or repeats up) to `rows` x `columns` pixels.
     pub fn adaptive_average(&self, rows: usize, columns: usize) -> Result<Self> {
-        map!(self, v => v.adaptive_average(rows, columns), t => device::adaptive_average(t, rows, columns))
+        map!(self, v => v.adaptive_average(rows, columns), t => device::adaptive_average(t, rows, columns),
+             s => candle_core::Result::Ok(s.average(rows, columns)))
     }
 
     /// The mean over all pixels, as an image of one pixel.
     pub fn mean_pixels(&self) -> Result<Self> {
-        map!(self, v => v.mean_pixels(), t => t.mean_keepdim((2, 3)))
+        map!(self, v => v.mean_pixels(), t => t.mean_keepdim((2, 3)), s => candle_core::Result::Ok(s.average(1, 1)))
     }
 
     /// Every `stride`-th pixel, with zero channels around.
     pub fn subsample(&self, stride: usize, before: usize, after: usize) -> Result<Self> {
-        map!(self, v => v.subsample(stride, before, after), t => device::subsample(t, stride, before, after))
+        map!(self, v => v.subsample(stride, before, after), t => device::subsample(t, stride, before, after),
+             s => candle_core::Result::Ok(s.subsample(stride, before, after)))
     }
 
     /// Every channel times a factor of its own per image; `factors` has one pixel.
@@ -160,6 +178,7 @@ impl FeatureMap {
             Self::F32(v) => Ok(Self::F32(v.scale(same(factors)?)?)),
             Self::F64(v) => Ok(Self::F64(v.scale(same(factors)?)?)),
             Self::Device(t) => Ok(Self::Device(t.broadcast_mul(factors.tensor()?)?)),
+            Self::Sketch(s) => Ok(Self::Sketch(s.scale(factors.sketch()?))),
         }
     }
 
@@ -170,6 +189,7 @@ impl FeatureMap {
             Self::F32(v) => Ok(Self::F32(v.add(same(other)?)?)),
             Self::F64(v) => Ok(Self::F64(v.add(same(other)?)?)),
             Self::Device(t) => Ok(Self::Device((t + other.tensor()?)?)),
+            Self::Sketch(_) => mixed(),
         }
     }
 
@@ -179,6 +199,7 @@ impl FeatureMap {
             Self::F32(v) => v.into_rows(),
             Self::F64(v) => v.into_rows(),
             Self::Device(t) => t.flatten_from(1),
+            Self::Sketch(_) => mixed(),
         }
     }
 }
@@ -193,6 +214,13 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation
         DType::F64 => Value::<f64>::from_rows(x)?.conv_step(&step, None)?.0.into_rows(),
         other => bail!("features are f32 or f64, and these are {other:?}"),
     }
+}
+
+/// A fully connected layer without a bias over a map of one pixel.
+pub(crate) fn fully_connected(x: &FeatureMap, weight: Tensor) -> Result<FeatureMap> {
+    let (filter, norm, act) = (&Filter::new(weight), Norm::None { bias: None }, Activation::Identity);
+    let step = ConvStep { filter, stride: 1, dilation: 1, groups: 1, padding: Padding::Even(0), norm, act };
+    Ok(x.conv_step(&step, None)?.0)
 }
 
 fn same<T: Real>(map: &FeatureMap) -> Result<&Value<T>> {

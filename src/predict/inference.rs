@@ -11,7 +11,7 @@ use crate::ops::no_grad;
 use crate::params::{AllFrozen, Slots};
 use candle_core::{DType, Device, Tensor};
 
-/// Samples per batch. Fixed, because a matrix product may round differently for other sizes.
+/// Samples per batch. Fixed, because a device's matrix product may round differently for other sizes.
 pub(crate) const BATCH: usize = 32;
 
 /// A network and a head, frozen.

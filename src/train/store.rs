@@ -36,7 +36,8 @@ pub(super) fn assign(slots: &mut Slots, declared: &[Declared], frozen: &Frozen, 
 
 /// A variable with a copy of the tensor's numbers.
 pub(super) fn variable(t: &Tensor) -> Result<Var> {
-    Ok(Var::from_tensor(&t.copy()?)?)
+    // Of a tensor that is no variable itself, this is a copy.
+    Ok(Var::from_tensor(&t.detach())?)
 }
 
 /// How each learning tensor is stepped: earlier stages at smaller rates, decay for kernels and weights alone.
@@ -92,7 +93,7 @@ pub(super) fn count(slots: &Slots, declared: &[Declared], blocks: &[Block]) -> P
 pub(super) fn snapshot(slots: &Slots) -> Result<BTreeMap<String, Tensor>> {
     let keep = |slot: &Slot| match slot {
         Slot::Frozen(t) => Ok(t.clone()),
-        Slot::Param(_) | Slot::Buffer(_) => slot.detached().copy(),
+        Slot::Param(_) | Slot::Buffer(_) | Slot::Paper(_) => slot.detached().copy(),
     };
     slots.iter().map(|(name, slot)| Ok((name.clone(), keep(slot)?))).collect()
 }
@@ -102,7 +103,7 @@ pub(super) fn restore(slots: &mut Slots, from: &BTreeMap<String, Tensor>) -> Res
     for (name, tensor) in from {
         match slots.get_mut(name) {
             Some(Slot::Param(var) | Slot::Buffer(var)) => overwrite(var, tensor)?,
-            Some(slot @ Slot::Frozen(_)) => *slot = Slot::Frozen(tensor.clone()),
+            Some(slot @ (Slot::Frozen(_) | Slot::Paper(_))) => *slot = Slot::Frozen(tensor.clone()),
             None => {}
         }
     }

@@ -13,7 +13,7 @@ mod transform;
 mod weight;
 
 pub(crate) use pack::pack;
-pub(crate) use product::product;
+pub(crate) use product::{product, scratch};
 pub(crate) use weight::weight_gradient;
 
 use super::layout::{Blocks, Panels};

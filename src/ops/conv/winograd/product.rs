@@ -111,17 +111,22 @@ fn matrix_product<'a, T>(
     }
 }
 
+/// Bytes of values and products that a thread keeps at hand, for a kernel of so many numbers at the points. (One row of
+/// squares of a very wide map may take more.)
+pub(crate) fn scratch(kernel: usize, size: usize) -> usize {
+    const KERNEL: usize = 700 << 10;
+    const SMALL: usize = 400 << 10;
+    const LARGE: usize = 768 << 10;
+    const MOST: usize = 6 << 20;
+    let kernel = kernel * size;
+    if kernel <= KERNEL { SMALL } else { (kernel / 2).clamp(LARGE, MOST) }
+}
+
 /// Rows of squares per task. Each point's kernel is read once per task, so a task wants many squares; their values and
 /// products should stay in the second-level cache, together with the kernel if that is small. The cut does not change
 /// the result, so it may depend on the number of threads.
 fn rows_per_task<T, const P: usize>(rows: usize, columns: usize, blocks: &Blocks, panels: &Panels) -> usize {
-    const KERNEL: usize = 700 << 10;
-    const SMALL: usize = 400 << 10;
-    const LARGE: usize = 768 << 10;
-    // Each thread keeps that much; one row of squares of a very wide map may take more.
-    const MOST: usize = 6 << 20;
-    let kernel = P * P * blocks.channels * panels.total() * size_of::<T>();
-    let budget = if kernel <= KERNEL { SMALL } else { (kernel / 2).clamp(LARGE, MOST) };
+    let budget = scratch(P * P * blocks.channels * panels.total(), size_of::<T>());
     let row = P * P * columns * (blocks.count * blocks.pitch + panels.total()) * size_of::<T>();
     let most = (budget / row).max(1);
     let threads = rayon::current_num_threads();
