@@ -3,11 +3,15 @@
 //! ```text
 //! cargo run --release --example bench_step -- --arch resnet18 --batch 8 --size 224 --mode train
 //! cargo run --release --example bench_step -- --arch resnet50 --mode frozen --threads 2 --json
+//! cargo run --release --example bench_step -- --mode loader --data DIR --threads 2
+//! cargo run --release --example bench_step -- --mode start --arch resnet50 --weights FILE
 //! ```
 //!
 //! `train` is a step in which everything learns: forward with the batch's statistics, backward, SGD with momentum.
 //! `frozen` is the forward pass of a frozen backbone, batch norms folded, and its classifier. `head` computes frozen
-//! features and steps the head on them. Weights and images are made up, so no file is needed. Prints the median of the
+//! features and steps the head on them. `loader` decodes, crops and flips the images of DIR/train without a network, on
+//! as many threads beside the one that takes the batches; its step is a pass over all. `start` reads weights from a
+//! file and predicts one image, once. Otherwise weights and images are made up, so no file is needed. Prints the median of the
 //! steps after three to warm up, images per second, and the largest memory of the process; with `--json` as one line of
 //! JSON.
 
@@ -16,10 +20,12 @@ mod run;
 
 use candle_finetune::candle_core::{Device, Tensor};
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, FineTuner, Forecast, FreezePolicy, Head, Optimizer, Phase, Plan, TensorDataset,
+    Arch, Augment, Backbone, BatchNormMode, Dataset, FineTuner, Forecast, FreezePolicy, Head, Image, ImageFolder,
+    InputSpec, Loader, Optimizer, Phase, Plan, Predictor, Source, TensorDataset, Transform,
 };
 use clap::{Parser, ValueEnum};
 use run::Failure;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -31,6 +37,10 @@ enum Mode {
     Frozen,
     /// The head learns, features are computed in each step.
     Head,
+    /// Batches from a folder alone.
+    Loader,
+    /// From a file to the first prediction.
+    Start,
 }
 
 /// Times one training step or forward pass.
@@ -47,6 +57,12 @@ struct Options {
     size: Option<usize>,
     #[arg(long, value_enum, default_value = "train")]
     mode: Mode,
+    /// The folder of images, for `loader`.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The file with weights and classifier, for `start`.
+    #[arg(long)]
+    weights: Option<PathBuf>,
     /// Threads; by default as many as there are cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -77,6 +93,11 @@ fn bench(options: &Options) -> Result<(), Failure> {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let threads = rayon::current_num_threads();
+    match options.mode {
+        Mode::Loader => return loader(options, threads),
+        Mode::Start => return start(options),
+        Mode::Train | Mode::Frozen | Mode::Head => {}
+    }
     let mut backbone = Backbone::random(options.arch, 1, &Device::Cpu)?;
     let size = options.size.unwrap_or(backbone.input_spec().size.0);
     // The first one goes: two of them would hold the weights.
@@ -86,7 +107,7 @@ fn bench(options: &Options) -> Result<(), Failure> {
     let (mut times, forecast) = match options.mode {
         Mode::Frozen => (frozen(options, &backbone, &images, classes)?, None),
         Mode::Train => steps(options, backbone, images, classes, FreezePolicy::Nothing)?,
-        Mode::Head => steps(options, backbone, images, classes, FreezePolicy::Backbone)?,
+        Mode::Head | Mode::Loader | Mode::Start => steps(options, backbone, images, classes, FreezePolicy::Backbone)?,
     };
     let forecast_mb = forecast.map(|f| f.total() as f64 / (1 << 20) as f64);
     times.sort_by(f64::total_cmp);
@@ -105,6 +126,43 @@ fn bench(options: &Options) -> Result<(), Failure> {
         print!("{median:.1} ms, {rate:.1} images/s");
         print!("{}", peak.map(|mb| format!(", at most {mb:.0} MB")).unwrap_or_default());
         println!("{}", forecast_mb.map(|mb| format!(" (forecast {mb:.0} and the program)")).unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn start(options: &Options) -> Result<(), Failure> {
+    let path = options.weights.as_ref().ok_or("--mode start wants --weights")?;
+    let image = Image::from_rgb8(320, 240, (0..320 * 240 * 3).map(|i| (i * 31 % 251) as u8).collect())?;
+    let start = Instant::now();
+    let predictor = Predictor::pretrained(Source::file(path).arch(options.arch), &Device::Cpu)?;
+    let loaded = start.elapsed().as_secs_f64() * 1e3;
+    predictor.predict(&image)?;
+    let predicted = start.elapsed().as_secs_f64() * 1e3;
+    println!("{}, from its file in {loaded:.0} ms, first prediction after {predicted:.0} ms", options.arch.name());
+    Ok(())
+}
+
+fn loader(options: &Options, threads: usize) -> Result<(), Failure> {
+    let data = options.data.as_ref().ok_or("--mode loader wants --data")?;
+    let data = ImageFolder::open(data.join("train"))?;
+    let spec = InputSpec::new(options.size.unwrap_or(224));
+    let transform = Transform::train(&spec, &Augment::none().crop_scale(0.08, 1.0).flip(0.5))?;
+    let loader = Loader::new(&data, transform).batch_size(32).workers(threads);
+    let mut epoch = 0;
+    let mut times = time(options, || {
+        epoch += 1;
+        for batch in loader.batches((0..data.len()).collect(), epoch, &Device::Cpu)? {
+            batch?;
+        }
+        Ok(())
+    })?;
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    let rate = data.len() as f64 / median * 1e3;
+    if options.json {
+        println!("{}", serde_json::json!({ "mode": "loader", "threads": threads, "images_per_s": rate }));
+    } else {
+        println!("loader, {} images, {threads} threads: {rate:.1} images/s", data.len());
     }
     Ok(())
 }

@@ -4,6 +4,8 @@
     cargo build --release --example bench_step
     python benches/peers/race.py resnet18:8:224 resnet50:8:224     # ARCHITECTURE:BATCH:PIXELS
     python benches/peers/race.py --modes train --rounds 3 cifar_resnet20:128:32
+    (cd benches/peers/candle && cargo build --release)
+    python benches/peers/race.py --ways candle --steps 3 resnet18:8:224
 
 Machines differ and are never quite idle, so times of different runs say little; ratios of one run do. The python that
 runs this needs torch, torchvision and timm; everything else is in this repository.
@@ -18,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ROOT / "target" / "release" / "examples" / "bench_step"
+CANDLE = ROOT / "benches" / "peers" / "candle" / "target" / "release" / "candle-peer"
 WAYS = ["nchw", "channels_last", "bf16"]
 
 
@@ -28,6 +31,17 @@ def run(command: list[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def peer(way: str, options: argparse.Namespace, case: list[str], mode: str) -> list[str]:
+    """The command that runs a peer; `way` is one of PyTorch's, or candle, which knows ResNet-18 alone."""
+    arch, batch, size = case
+    numbers = [str(options.threads), str(options.steps)]
+    if way == "candle":
+        return [str(options.candle), batch, size, mode, *numbers]
+    script = str(Path(__file__).with_name("torch_step.py"))
+    named = ["--arch", arch, "--batch", batch, "--size", size, "--threads", numbers[0], "--steps", numbers[1]]
+    return [sys.executable, script, *named, "--mode", mode, "--way", way]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+", metavar="ARCHITECTURE:BATCH:PIXELS")
@@ -36,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--candle", type=Path, default=CANDLE, help="the program of benches/peers/candle")
     options = parser.parse_args()
 
     ways = options.ways.split(",")
@@ -51,8 +66,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 rows.setdefault("ours", []).append(run([str(OURS), *common, "--mode", mode, "--json"]))
                 for way in ways:
-                    torch_step = [sys.executable, str(Path(__file__).with_name("torch_step.py"))]
-                    rows.setdefault(way, []).append(run([*torch_step, *common, "--mode", mode, "--way", way]))
+                    rows.setdefault(way, []).append(run(peer(way, options, [arch, batch, size], mode)))
             time = {who: statistics.median(r["median_ms"] for r in found) for who, found in rows.items()}
             memory = {who: max(r["peak_rss_mb"] for r in found) for who, found in rows.items()}
             least = min(memory[way] for way in ways)

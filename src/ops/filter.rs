@@ -5,6 +5,7 @@ use super::geometry::Geometry;
 use super::reading::Reading;
 use super::real::{Algorithm, Epilogue, Real, with_slice};
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
 use std::any::Any;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -75,6 +76,19 @@ impl Filter {
     /// The kernel times its factors. Computed in f64, rounded once.
     fn weights(&self) -> Result<Tensor> {
         let (tensor, Some(factors)) = (&self.0.tensor, &self.0.factors) else { return Ok(self.0.tensor.clone()) };
+        if tensor.device().is_cpu() && tensor.dtype() == DType::F32 {
+            let factors = factors.to_vec1::<f64>()?;
+            let product = with_slice::<f32, _>(tensor, |w| {
+                let row = (w.len() / factors.len().max(1)).max(1);
+                let mut product = vec![0.0; w.len()];
+                let rows = product.par_chunks_mut(row).zip(w.par_chunks(row)).zip(&factors);
+                rows.for_each(|((to, from), &factor)| {
+                    to.iter_mut().zip(from).for_each(|(to, &w)| *to = (f64::from(w) * factor) as f32);
+                });
+                Ok(product)
+            })?;
+            return Tensor::from_vec(product, tensor.shape(), &Device::Cpu);
+        }
         // On the CPU, since not every device knows f64.
         let wide = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         wide.broadcast_mul(&factors.reshape(((), 1, 1, 1))?)?.to_dtype(tensor.dtype())?.to_device(tensor.device())
