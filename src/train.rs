@@ -3,6 +3,7 @@
 mod audit;
 mod event;
 mod feature_cache;
+mod feature_file;
 mod fine_tuner;
 mod progress;
 mod report;

@@ -1,6 +1,7 @@
 //! Runs: the same for the same seed, whatever the threads and whether features are kept; best weights; settings.
 
 use crate::support::{CPU, all_bits, differing, pictures, plan, read, tensors};
+use candle_finetune::candle_core::DType;
 use candle_finetune::{
     Arch, Augment, Backbone, BatchNormMode, Event, FineTuner, Fitted, FreezePolicy, Head, Loss, Optimizer, Phase, Plan,
     Report, Schedule, TensorDataset,
@@ -85,10 +86,41 @@ fn kept_features_change_nothing() {
         let (kept, anew) = (run(None), run(Some(0)));
         assert_eq!(differing(&kept.0, &anew.0), [""; 0], "{plan}");
         assert!(kept.1 == anew.1 && kept.2 == anew.2, "{plan}");
+        // In a file, which goes with the session.
+        let dir = tempfile::tempdir().unwrap();
+        let filed = tuner(plan.clone()).head(Head::linear().dropout(0.1)).cache_budget(1000).cache_dir(dir.path());
+        let filed = filed.fit(&train, &valid).unwrap();
+        assert!(filed.report.cached_mb > 0.0);
+        assert_eq!(differing(&kept.0, &saved(&filed)), [""; 0], "{plan}");
+        assert!(kept.1 == steps(&filed.report) && std::fs::read_dir(dir.path()).unwrap().count() == 0);
         // A budget that is too small is as none.
         let little = tuner(plan.clone()).cache_budget(1000).fit(&train, &valid).unwrap();
         assert_eq!(little.report.cached_mb, 0.0);
     }
+}
+
+/// Half precision takes half the memory, in memory or in a file alike, and rounds.
+#[test]
+fn features_in_half_precision() {
+    let (train, valid) = data();
+    let plan = plans().remove(0);
+    let dir = tempfile::tempdir().unwrap();
+    let run = |dtype: Option<DType>, filed: bool| {
+        let tuner = dtype.into_iter().fold(tuner(plan.clone()), FineTuner::cache_dtype);
+        let tuner = if filed { tuner.cache_budget(0).cache_dir(dir.path()) } else { tuner };
+        tuner.fit(&train, &valid).unwrap()
+    };
+    let full = run(None, false);
+    for dtype in [DType::F16, DType::BF16] {
+        let (half, filed) = (run(Some(dtype), false), run(Some(dtype), true));
+        assert!((half.report.cached_mb * 2.0 - full.report.cached_mb).abs() < 1e-9);
+        assert_eq!(differing(&saved(&half), &saved(&filed)), [""; 0], "{dtype:?}");
+        assert!(!differing(&saved(&half), &saved(&full)).is_empty(), "{dtype:?} does not round");
+        let loss = |fitted: &Fitted| fitted.report.epochs.last().unwrap().train_loss;
+        assert!((loss(&half) - loss(&full)).abs() < 0.02 * loss(&full), "{dtype:?}");
+    }
+    let error = tuner(plan.clone()).cache_dtype(DType::U8).fit(&train, &valid).unwrap_err().to_string();
+    assert!(error.contains("cache_dtype"), "{error}");
 }
 
 /// Losses of every epoch, to the bit.

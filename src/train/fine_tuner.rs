@@ -1,6 +1,7 @@
 //! Choices in, a predictor out.
 
 use super::event::Event;
+use super::feature_cache::CacheSettings;
 use super::report::Report;
 use super::session::{Listener, Session, Setup};
 use crate::backbone::Backbone;
@@ -13,6 +14,8 @@ use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::predict::Predictor;
 use crate::strategy::Strategy;
+use candle_core::DType;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Fine-tunes a backbone on labelled images.
@@ -43,7 +46,7 @@ pub struct FineTuner {
     patience: Option<usize>,
     seed: u64,
     workers: Option<usize>,
-    cache_budget: usize,
+    cache: CacheSettings,
     audit: bool,
     listener: Option<Listener>,
 }
@@ -92,7 +95,7 @@ impl FineTuner {
             patience: None,
             seed: 0,
             workers: None,
-            cache_budget: CACHE_BUDGET,
+            cache: CacheSettings { budget: CACHE_BUDGET, dir: None, dtype: None },
             audit: true,
             listener: None,
         }
@@ -159,10 +162,24 @@ impl FineTuner {
         self
     }
 
-    /// Sets how many bytes of frozen blocks' features may be kept (2 GiB by default); 0 keeps none and computes them
-    /// anew in every epoch, with the same result.
+    /// Sets how many bytes of frozen blocks' features may be kept in memory (2 GiB by default). Features that would take
+    /// more, any with 0, are computed anew in every epoch, or go to [`FineTuner::cache_dir`]. The result is the same.
     pub fn cache_budget(mut self, bytes: usize) -> Self {
-        self.cache_budget = bytes;
+        self.cache.budget = bytes;
+        self
+    }
+
+    /// Sets the folder for features that exceed [`FineTuner::cache_budget`]: a file there, which goes when the phase
+    /// ends. The folder is made if it is not there.
+    pub fn cache_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.cache.dir = Some(dir.as_ref().to_path_buf());
+        self
+    }
+
+    /// Sets the type in which features are kept: `DType::F16` or `DType::BF16` take half of the memory, and round. By
+    /// default it is the network's own.
+    pub fn cache_dtype(mut self, dtype: DType) -> Self {
+        self.cache.dtype = Some(dtype);
         self
     }
 
@@ -218,6 +235,14 @@ impl FineTuner {
             overrides.push(format!("patience {patience}"));
             plan.patience = Some(patience);
         }
+        if let Some(dtype) = self.cache.dtype
+            && !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+        {
+            return Err(Error::invalid(
+                "cache_dtype",
+                format!("{dtype:?} cannot hold features; F16, BF16, F32 and F64 can"),
+            ));
+        }
         let setup = Setup {
             backbone: self.backbone,
             head: self.head,
@@ -226,7 +251,7 @@ impl FineTuner {
             overrides,
             seed: self.seed,
             workers: self.workers,
-            cache_budget: self.cache_budget,
+            cache: self.cache,
             audit: self.audit,
             listener: self.listener,
         };

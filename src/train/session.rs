@@ -6,7 +6,7 @@ mod validation;
 
 use super::audit::Audit;
 use super::event::Event;
-use super::feature_cache::FeatureCache;
+use super::feature_cache::{CacheSettings, FeatureCache};
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
 use super::report::{Report, Seconds, peak_rss_mb};
@@ -41,7 +41,7 @@ pub(super) struct Setup {
     pub overrides: Vec<String>,
     pub seed: u64,
     pub workers: Option<usize>,
-    pub cache_budget: usize,
+    pub cache: CacheSettings,
     pub audit: bool,
     pub listener: Option<Listener>,
 }

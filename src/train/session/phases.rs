@@ -80,9 +80,9 @@ impl Session {
             _ => 1,
         };
         // What training keeps is not there for validation.
-        let taken = self.current.as_ref().and_then(|c| c.cache.as_ref()).map_or(0, |cache| cache.bytes);
-        let budget = self.setup.cache_budget.saturating_sub(taken);
-        if frozen_blocks == 0 || budget == 0 {
+        let taken = self.current.as_ref().and_then(|c| c.cache.as_ref()).map_or(0, FeatureCache::in_memory);
+        let settings = self.setup.cache.clone();
+        if frozen_blocks == 0 || (settings.budget <= taken && settings.dir.is_none()) {
             return Ok(None);
         }
         let begun = Instant::now();
@@ -97,10 +97,22 @@ impl Session {
         let listener = &mut self.setup.listener;
         let progress = |done, total| emit(listener, &Event::Features { done, total });
         let to = (&device, self.setup.backbone.inner.dtype);
-        let cache =
-            FeatureCache::compute(dataset, &loader, network, frozen_blocks, views, budget, to, phase, progress)?;
+        let cache = FeatureCache::compute(
+            dataset,
+            &loader,
+            network,
+            frozen_blocks,
+            views,
+            (&settings, taken),
+            to,
+            phase,
+            progress,
+        )?;
         if cache.is_none() {
-            tracing::warn!(budget, "the frozen part's features do not fit and are computed anew in each epoch");
+            tracing::warn!(
+                settings.budget,
+                "the frozen part's features do not fit and are computed anew in each epoch"
+            );
         }
         self.report.seconds.features += begun.elapsed().as_secs_f64();
         Ok(cache)
