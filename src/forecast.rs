@@ -60,12 +60,16 @@ impl Plan {
     /// For a plan that could not run either.
     pub fn forecast(&self, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
         self.check(backbone)?;
+        head.check(backbone, classes)?;
         let phases: Vec<Forecast> =
             self.phases.iter().map(|phase| of_phase(self, phase, backbone, head, classes)).collect::<Result<_>>()?;
         let most = phases.into_iter().max_by_key(Forecast::total);
         most.ok_or_else(|| Error::invalid("plan: phases", "there are none"))
     }
 }
+
+/// Bytes of a batch's images beyond which nothing is foreseen.
+const MOST: usize = 16 << 30;
 
 fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
     let inner = &backbone.inner;
@@ -84,7 +88,11 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let provider = OnPaper { frozen: &frozen, phase, dtype: inner.dtype };
     let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &provider)?;
     let (height, width) = inner.spec.size;
-    let images = plan.batch_size * inner.spec.channels * height * width;
+    let images = [inner.spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
+    let Some(images) = images.filter(|&bytes| bytes <= MOST) else {
+        let problem = format!("{}; its images alone would take more than {} GB", plan.batch_size, MOST >> 30);
+        return Err(Error::invalid("plan: batch_size", problem));
+    };
     let shape = (plan.batch_size, inner.spec.channels, height, width);
     let step = |before: Option<&Aftermath>, moments: &[usize]| -> Result<Aftermath> {
         let features = network.pooled(FeatureMap::Sketch(Sketch::new(shape, inner.dtype, before)))?;
@@ -100,7 +108,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let touched = first.touched().max(step(Some(&first), &[])?.touched());
     let moments = per_number * learning * size;
     // The batch itself lies beside the copy in the layout of the kernels.
-    let step = images * size + touched.saturating_sub(moments);
+    let step = images + touched.saturating_sub(moments);
     // At its start a session copies what learns, before there are moments and steps.
     let step = step.max((learning * size).saturating_sub(moments));
     Ok(Forecast { weights: all * size, moments, step })

@@ -106,24 +106,32 @@ impl Head {
         Ok(x)
     }
 
-    /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.
-    pub(crate) fn start(self, backbone: &Backbone, classes: usize, seed: u64) -> Result<Vec<(String, Tensor)>> {
+    /// Refuses what cannot be a head of this backbone for so many classes.
+    pub(crate) fn check(self, backbone: &Backbone, classes: usize) -> Result<()> {
         if let HeadKind::Mlp(0) = self.kind {
             return Err(Error::invalid("head", "an mlp needs at least one hidden number"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::invalid("head", format!("dropout {} is not in [0, 1)", self.dropout)));
         }
-        let inner = &backbone.inner;
-        if self.kind == HeadKind::Original {
-            let Some((weight, bias)) = &inner.classifier else {
-                return Err(Error::invalid("head", "the weights came without a classifier; use Head::linear()"));
-            };
-            let have = weight.dims().first().copied().unwrap_or(0);
-            if have != classes {
+        if self.kind != HeadKind::Original {
+            return Ok(());
+        }
+        match backbone.num_classes() {
+            None => Err(Error::invalid("head", "the weights came without a classifier; use Head::linear()")),
+            Some(have) if have != classes => {
                 let problem = format!("the original classifier has {have} classes and the data {classes}");
-                return Err(Error::invalid("head", format!("{problem}; use Head::linear()")));
+                Err(Error::invalid("head", format!("{problem}; use Head::linear()")))
             }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.
+    pub(crate) fn start(self, backbone: &Backbone, classes: usize, seed: u64) -> Result<Vec<(String, Tensor)>> {
+        self.check(backbone, classes)?;
+        let inner = &backbone.inner;
+        if let (HeadKind::Original, Some((weight, bias))) = (self.kind, &inner.classifier) {
             let name = backbone.arch().classifier();
             return Ok(vec![(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]);
         }

@@ -114,7 +114,7 @@ impl Folded {
         if let Some(product) = filter.kept_product() {
             sums.push(("folded kernel".to_string(), checksum(product)?));
         }
-        sums.extend(filter.packed_sums().into_iter().enumerate().map(|(i, sum)| (format!("packed kernel {i}"), sum)));
+        sums.extend(filter.packed_sums());
         Ok(sums)
     }
 }

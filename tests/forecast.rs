@@ -33,6 +33,14 @@ fn a_forecast_follows_what_learns() {
     let two = Plan::new(vec![phase(FreezePolicy::Backbone), phase(FreezePolicy::Nothing)]);
     assert_eq!(of(two.batch_size(16)), all, "the phase that needs most");
     assert!(plan(FreezePolicy::First(99), sgd, 16).forecast(&backbone, Head::linear(), 10).is_err());
+    for head in [Head::original(), Head::mlp(0), Head::linear().dropout(1.5)] {
+        let error = plan(FreezePolicy::Nothing, sgd, 16).forecast(&backbone, head, 10).unwrap_err().to_string();
+        assert!(error.contains("head"), "{error}");
+    }
+    for huge in [1 << 24, usize::MAX / 2] {
+        let error = plan(FreezePolicy::Nothing, sgd, huge).forecast(&backbone, Head::linear(), 10).unwrap_err();
+        assert!(error.to_string().contains("batch_size"), "{error}");
+    }
     assert!(all.to_string().contains(" MB: weights "), "{all}");
 }
 

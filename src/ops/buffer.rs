@@ -35,6 +35,8 @@ pub(crate) struct Buffer<T: Number> {
     len: usize,
     /// Size of the block in bytes; 0 when nothing was allocated.
     bytes: usize,
+    /// Whether the block is the pool's.
+    pooled: bool,
 }
 
 // SAFETY: a buffer owns its block exclusively, as a Vec does.
@@ -45,13 +47,22 @@ unsafe impl<T: Number> Sync for Buffer<T> {}
 impl<T: Number> Buffer<T> {
     /// `len` numbers of arbitrary (but initialised) value: for results that are written in full.
     pub fn arbitrary(len: usize) -> Self {
+        Self::new(len, true)
+    }
+
+    /// The same from the system, for what a thread keeps: in the pool it would keep a whole segment from going back.
+    pub fn apart(len: usize) -> Self {
+        Self::new(len, false)
+    }
+
+    fn new(len: usize, pooled: bool) -> Self {
         let Some(bytes) = len.checked_mul(size_of::<T>()).and_then(block_size) else { too_large() };
         let start = match bytes {
             0 => NonNull::dangling(),
-            _ if bytes < POOLED => zeroed(small(bytes)).cast(),
+            _ if bytes < POOLED || !pooled => zeroed(small(bytes)).cast(),
             _ => pool().take(bytes).cast(),
         };
-        Self { start, len, bytes }
+        Self { start, len, bytes, pooled: pooled && bytes >= POOLED }
     }
 
     /// `len` zeros.
@@ -92,7 +103,7 @@ impl<T: Number> Drop for Buffer<T> {
         match self.bytes {
             0 => {}
             // SAFETY: the block came from `zeroed` with this very layout, and is not used again.
-            bytes if bytes < POOLED => unsafe { dealloc(start.as_ptr(), small(bytes)) },
+            bytes if !self.pooled => unsafe { dealloc(start.as_ptr(), small(bytes)) },
             bytes => pool().put(start, bytes),
         }
     }
@@ -115,7 +126,10 @@ pub(super) struct Room {
 impl Room {
     /// Room for `bytes` beside segments of `have` bytes: half as much again as there is, so that segments stay few.
     pub fn new(bytes: usize, have: usize) -> Self {
-        let bytes = bytes.max(SEGMENT).max(have / 2 / ALIGN * ALIGN);
+        Self::of(bytes.max(SEGMENT).max(have / 2 / ALIGN * ALIGN))
+    }
+
+    fn of(bytes: usize) -> Self {
         Self { bytes, idle: BTreeMap::from([(0, bytes)]) }
     }
 
@@ -188,7 +202,7 @@ impl Pool {
             }
         }
         let have: usize = self.0.iter().map(|s| s.room.bytes).sum();
-        let mut segment = Segment::new(Room::new(bytes, have));
+        let mut segment = Segment::new(Room::new(bytes, have), bytes);
         let Some(start) = segment.take(bytes) else { too_large() };
         self.0.push(segment);
         start
@@ -209,11 +223,21 @@ impl Pool {
 }
 
 impl Segment {
-    fn new(room: Room) -> Self {
-        // The system's own alignment, for asking for more makes it touch every page.
-        let layout = room.bytes.checked_add(ALIGN).and_then(|n| Layout::from_size_align(n, 8).ok());
-        let layout = layout.unwrap_or_else(|| too_large());
-        let given = zeroed(layout);
+    /// Of `room`, or of half of that and so on where the system refuses so much, down to `least`.
+    fn new(mut room: Room, least: usize) -> Self {
+        let (given, layout) = loop {
+            // The system's own alignment, for asking for more makes it touch every page.
+            let layout = room.bytes.checked_add(ALIGN).and_then(|n| Layout::from_size_align(n, 8).ok());
+            let layout = layout.unwrap_or_else(|| too_large());
+            // SAFETY: the size is not zero.
+            if let Some(given) = NonNull::new(unsafe { alloc_zeroed(layout) }) {
+                break (given, layout);
+            }
+            if room.bytes <= least {
+                handle_alloc_error(layout);
+            }
+            room = Room::of((room.bytes / 2 / ALIGN * ALIGN).max(least));
+        };
         // SAFETY: less than the ALIGN bytes that were asked for on top.
         let start = unsafe { given.add(given.as_ptr().align_offset(ALIGN)) };
         Self { given, layout, start, room }
@@ -322,5 +346,13 @@ mod tests {
         assert!(pool.0[0].room.is_idle());
         pool.release();
         assert!(pool.0.is_empty());
+    }
+
+    /// No system has 2^56 bytes.
+    #[test]
+    fn a_segment_that_cannot_be_had_is_made_smaller() {
+        let segment = Segment::new(Room::of(1 << 56), 4096);
+        assert!(segment.room.bytes >= 4096 && segment.room.bytes < 1 << 56);
+        assert!(segment.room.is_idle());
     }
 }

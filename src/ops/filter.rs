@@ -148,17 +148,20 @@ impl Filter {
         self.0.product.get()
     }
 
-    /// For each packed copy, in the order in which they were made, a number that changes when the copy does.
-    pub fn packed_sums(&self) -> Vec<u64> {
+    /// For each packed copy its name and a number that changes when the copy does.
+    pub fn packed_sums(&self) -> Vec<(String, u64)> {
+        fn of<T: Real>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
+            let sum = |b: &Buffer<T>| b.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_f64().to_bits());
+            let there = (format!("packed kernel {i}"), sum(&packed.there));
+            let back = packed.back.get().map(|back| (format!("packed kernel {i} for the way back"), sum(back)));
+            std::iter::once(there).chain(back).collect()
+        }
         let packed = self.0.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let bits = |p: &Arc<dyn Any + Send + Sync>| -> Option<u64> {
-            if let Some(p) = p.downcast_ref::<Packed<f32>>() {
-                return Some(p.there.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ u64::from(v.to_bits())));
-            }
-            let p = p.downcast_ref::<Packed<f64>>()?;
-            Some(p.there.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_bits()))
+        let each = |(i, p): (usize, &Arc<dyn Any + Send + Sync>)| match p.downcast_ref::<Packed<f32>>() {
+            Some(p) => of(p, i),
+            None => p.downcast_ref::<Packed<f64>>().map(|p| of(p, i)).unwrap_or_default(),
         };
-        packed.iter().filter_map(bits).collect()
+        packed.iter().enumerate().flat_map(each).collect()
     }
 }
 

@@ -68,7 +68,8 @@ impl<T: Real> Outer<T> {
         out
     }
 
-    /// The sum of the squares without the matrix: over pairs of images, (d_n . d_m) (x_n . x_m).
+    /// The sum of the squares without the matrix: over pairs of images, (d_n . d_m) (x_n . x_m). Where those cancel
+    /// to little, or a product might not be a number of this type, by the matrix after all.
     fn square_sum(&self) -> f64 {
         let dot = |v: &[T], len: usize, n: usize, m: usize| -> f64 {
             let pairs = v[n * len..][..len].iter().zip(&v[m * len..][..len]);
@@ -80,9 +81,12 @@ impl<T: Real> Outer<T> {
             if n == m { product } else { 2.0 * product }
         };
         let parts: Vec<f64> = pairs.par_iter().map(of).collect();
-        let sum: f64 = parts.iter().sum();
-        // Rounding may leave a sum that should be zero a little below it. (NaN stays.)
-        if sum < 0.0 { 0.0 } else { sum }
+        let (sum, size): (f64, f64) = (parts.iter().sum(), parts.iter().map(|p| p.abs()).sum());
+        let largest = |v: &[T]| v.iter().fold(0.0, |m: f64, v| m.max(v.to_f64().abs()));
+        if sum > 1e-9 * size && largest(&self.d) * largest(&self.x) < 1e30 {
+            return sum;
+        }
+        square_sum(&self.full())
     }
 }
 
@@ -217,5 +221,17 @@ mod tests {
         let mut o = outer(2, 3, 4);
         o.d.fill(0.0);
         assert_eq!(o.square_sum(), 0.0);
+        // Two images whose parts cancel but for the last digits.
+        let mut o = outer(2, 3, 4);
+        for i in 0..3 {
+            o.d[3 + i] = -o.d[i];
+        }
+        for i in 0..4 {
+            o.x[4 + i] = o.x[i] * (1.0 + 1e-12);
+        }
+        let squares: f64 = o.full().iter().map(|v| v * v).sum();
+        assert!(squares > 0.0 && o.square_sum() == square_sum(&o.full()));
+        let huge = Outer { images: 1, d: Buffer::copy_of(&[1e30f32]), x: Buffer::copy_of(&[1e30f32]) };
+        assert!(huge.square_sum().is_infinite());
     }
 }

@@ -51,15 +51,16 @@ impl<T: Real> Edge<T> {
     }
 
     /// Lets a kernel write (`false`) or add to (`true`) the gradient of `len` elements, without a temporary.
-    pub fn with<R>(&self, len: usize, f: impl FnOnce(&mut [T], bool) -> R) -> R {
+    pub fn with(&self, len: usize, f: impl FnOnce(&mut [T], bool) -> Result<()>) -> Result<()> {
         let mut slot = lock(&self.slot);
         let (mut gradient, add) = match slot.take() {
             Some(sum) => (sum.full(), true),
             None => (Buffer::arbitrary(len), false),
         };
-        let result = f(&mut gradient, add);
+        // What was not written in full is no gradient.
+        f(&mut gradient, add)?;
         *slot = Some(Numbers::Full(gradient));
-        result
+        Ok(())
     }
 }
 

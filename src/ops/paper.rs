@@ -19,8 +19,8 @@ const AT_HAND: usize = 3 << 20;
 #[derive(Default)]
 struct Rooms(Vec<(Room, Vec<bool>)>);
 
-/// Bytes of a page.
-const PAGE: usize = 4096;
+/// Bytes whose touch is noted together: some pages of the system.
+const PAGE: usize = 1 << 16;
 
 impl Rooms {
     /// Room and place of so many bytes; small ones are not pooled.

@@ -65,11 +65,13 @@ impl Drop for Reading {
 
 /// To be called before the variable's numbers change in place.
 pub(crate) fn before_change(var: &Tensor) -> Result<()> {
-    let list: Vec<Arc<Reading>> = {
+    // Nothing may be dropped while the lock is held, for dropping a reading takes it.
+    let mut list: Vec<Arc<Reading>> = {
         let waiting = waiting();
         let list = waiting.as_ref().and_then(|map| map.get(&var.id()));
-        list.into_iter().flatten().filter_map(Weak::upgrade).filter(|r| r.old.get().is_none()).collect()
+        list.into_iter().flatten().filter_map(Weak::upgrade).collect()
     };
+    list.retain(|reading| reading.old.get().is_none());
     if list.is_empty() {
         return Ok(());
     }

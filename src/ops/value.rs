@@ -106,7 +106,10 @@ impl<T: Real> Value<T> {
         let recipe = self.recipe.as_ref().and_then(|r| r.pooled(tap.clone(), g)).map(Arc::new);
         let edge = record(&[self.edge.as_ref()], move |d| {
             if let Some(input) = input {
-                input.with(g.input_len(), |dx, add| T::max_pool_input(&d, &tap, &g, dx, add));
+                input.with(g.input_len(), |dx, add| {
+                    T::max_pool_input(&d, &tap, &g, dx, add);
+                    Ok(())
+                })?;
             }
             Ok(())
         })?;
@@ -154,7 +157,10 @@ impl<T: Real> Value<T> {
         let input = self.edge.clone();
         let edge = record(&[self.edge.as_ref()], move |d| {
             if let Some(input) = input {
-                input.with(n * pixels * c, |dx, add| norm::mean_pixels_gradient(&d, pixels, c, dx, add));
+                input.with(n * pixels * c, |dx, add| {
+                    norm::mean_pixels_gradient(&d, pixels, c, dx, add);
+                    Ok(())
+                })?;
             }
             Ok(())
         })?;
@@ -175,10 +181,16 @@ impl<T: Real> Value<T> {
         let edge = record(&[self.edge.as_ref(), factors.edge.as_ref()], move |d| {
             if let (Some(by), Some(x)) = (by, x) {
                 let x = x.data()?;
-                by.with(n * c, |ds, add| norm::scale_gradient(&x, &d, pixels, c, ds, add));
+                by.with(n * c, |ds, add| {
+                    norm::scale_gradient(&x, &d, pixels, c, ds, add);
+                    Ok(())
+                })?;
             }
             if let Some(input) = input {
-                input.with(n * pixels * c, |dx, add| norm::scale(&d, &s, pixels, c, dx, add));
+                input.with(n * pixels * c, |dx, add| {
+                    norm::scale(&d, &s, pixels, c, dx, add);
+                    Ok(())
+                })?;
             }
             Ok(())
         })?;

@@ -45,7 +45,9 @@ impl FeatureFile {
     pub fn append(&self, features: &Tensor) -> Result<()> {
         let bytes = to_bytes(features)?;
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&bytes).map_err(Error::io("write", &self.path))
+        // A read may have been between.
+        let written = file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(&bytes));
+        written.map_err(Error::io("write", &self.path))
     }
 
     /// These rows, in this order.
@@ -114,8 +116,10 @@ mod tests {
             let file = FeatureFile::create(&dir.path().join("new"), &all).unwrap();
             let second = FeatureFile::create(&dir.path().join("new"), &all).unwrap();
             file.append(&all.narrow(0, 0, 2).unwrap()).unwrap();
-            file.append(&all.narrow(0, 2, 3).unwrap()).unwrap();
+            file.append(&all.narrow(0, 2, 2).unwrap()).unwrap();
             let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            assert_eq!(file.rows([1].into_iter()).unwrap().dims(), &[1, 3, 2, 2]);
+            file.append(&all.narrow(0, 4, 1).unwrap()).unwrap();
             let rows = file.rows([4, 0, 2].into_iter()).unwrap();
             assert_eq!((rows.dims(), rows.dtype()), (&[3, 3, 2, 2][..], dtype));
             let wanted = all.index_select(&Tensor::new(&[4u32, 0, 2], &Device::Cpu).unwrap(), 0).unwrap();

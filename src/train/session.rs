@@ -321,7 +321,7 @@ impl Session {
 
     /// Every tensor that learns, by canonical name, as it is now: shares storage with the session's own.
     ///
-    /// A gradient store's `get` takes them, for looking at gradients before a step.
+    /// A gradient store's `get` takes them, for looking at gradients before a step. They are for reading alone.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let learning = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Param(_)));
         learning.map(|(name, slot)| (name.clone(), slot.tensor().clone())).collect()
@@ -382,6 +382,7 @@ impl Session {
         let story = serde_json::to_value(self.report.without_measurements())
             .map_err(|error| Error::invalid("report", format!("cannot be written as JSON: {error}")))?;
         let predictor = Predictor::assemble(backbone, self.setup.head, head, self.labels, Some(story))?;
+        drop(self.optimizer);
         crate::ops::release_pool();
         Ok(Fitted { predictor, report: self.report })
     }

@@ -27,7 +27,7 @@ scratch!(f64);
 /// Lends `len` numbers of arbitrary value. A use inside another one gets memory of its own.
 pub(crate) fn with_scratch<T: Scratch, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let kept = T::kept().take().filter(|b| b.len() >= len);
-    let mut buffer = kept.unwrap_or_else(|| Buffer::arbitrary(len));
+    let mut buffer = kept.unwrap_or_else(|| Buffer::apart(len));
     let result = f(&mut buffer[..len]);
     T::kept().set(Some(buffer));
     result
