@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 8] = [
     &["arch", "weights", "embedded"],
     &["backbone", "head", "freeze"],
     &["data", "loss", "optim"],
-    &["plan", "strategy", "train", "predict"],
+    &["plan", "strategy", "forecast", "train", "predict"],
     &["lib", "bench"],
 ];
 
