@@ -3,7 +3,7 @@
 use crate::arch::Arch;
 use crate::backbone::{Backbone, init_uniform};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, FeatureMap, fully_connected, linear};
+use crate::ops::{Activation, FeatureMap, linear, linear_sketch};
 use crate::params::{Slot, Slots};
 use crate::rng::Seed;
 use candle_core::{DType, Device, Tensor, Var};
@@ -75,10 +75,7 @@ impl Head {
 
     /// The head's tensor names, weight and bias of each layer.
     pub(crate) fn names(self, arch: Arch, classes: usize) -> Vec<String> {
-        self.layers(arch, classes)
-            .into_iter()
-            .flat_map(|(name, ..)| [format!("{name}.weight"), format!("{name}.bias")])
-            .collect()
+        self.shapes(arch, classes).into_iter().map(|(name, _)| name).collect()
     }
 
     /// Name and shape of each of its tensors.
@@ -90,7 +87,7 @@ impl Head {
     }
 
     /// The head of a network on paper; `frozen` says of a name whether it does not learn.
-    pub(crate) fn on_paper(
+    pub(crate) fn sketch(
         self,
         mut x: FeatureMap,
         arch: Arch,
@@ -101,7 +98,7 @@ impl Head {
         for (name, out, dim) in self.layers(arch, classes) {
             let zero = Var::zeros(1, dtype, &Device::Cpu)?;
             let zero = if frozen(&format!("{name}.weight")) { zero.detach() } else { zero.as_tensor().clone() };
-            x = fully_connected(&x, zero.broadcast_as((out, dim))?)?;
+            x = linear_sketch(&x, zero.broadcast_as((out, dim))?)?;
         }
         Ok(x)
     }

@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
-pub(crate) use write::{METADATA_KEY, write};
+pub(crate) use elements::read_tensor;
+pub(crate) use write::{METADATA_KEY, tensor_bytes, write};
 
 use crate::{Error, Result};
 

@@ -3,7 +3,7 @@
 use crate::arch::{Arch, Layout};
 use crate::error::Result;
 use crate::nn::Folded;
-use crate::ops::FeatureMap;
+use crate::ops::{FeatureMap, Sketch};
 use crate::params::{Block, Builder, Layer, Provider};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -35,10 +35,7 @@ impl Network {
 
     /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
     pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
-        let mut x = FeatureMap::new(images)?;
-        for layer in &self.layers[..count] {
-            x = layer.forward(&x)?;
-        }
+        let x = through(&self.layers[..count], FeatureMap::new(images)?)?;
         if count == self.layers.len() { pooled(x) } else { Ok(x.to_images()?) }
     }
 
@@ -64,19 +61,13 @@ impl Network {
     }
 
     /// The blocks from number `from` on, and the mean over all pixels.
-    fn rest(&self, mut x: FeatureMap, from: usize) -> Result<Tensor> {
-        for layer in &self.layers[from..] {
-            x = layer.forward(&x)?;
-        }
-        pooled(x)
+    fn rest(&self, x: FeatureMap, from: usize) -> Result<Tensor> {
+        pooled(through(&self.layers[from..], x)?)
     }
 
-    /// All blocks and the mean over all pixels, as a map of one pixel.
-    pub fn pooled(&self, mut x: FeatureMap) -> Result<FeatureMap> {
-        for layer in &self.layers {
-            x = layer.forward(&x)?;
-        }
-        Ok(x.mean_pixels()?)
+    /// All blocks and the mean over all pixels, on paper.
+    pub fn sketch(&self, x: Sketch) -> Result<FeatureMap> {
+        Ok(through(&self.layers, FeatureMap::Sketch(x))?.mean_pixels()?)
     }
 
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
@@ -88,6 +79,10 @@ impl Network {
         }
         Ok(all)
     }
+}
+
+fn through(layers: &[Box<dyn Layer>], x: FeatureMap) -> Result<FeatureMap> {
+    layers.iter().try_fold(x, |x, layer| layer.forward(&x))
 }
 
 /// The mean over all pixels: (N, C, H, W) to (N, C).

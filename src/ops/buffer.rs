@@ -211,6 +211,7 @@ impl Pool {
     /// Takes a block back.
     fn put(&mut self, start: NonNull<u8>, bytes: usize) {
         let place = self.0.iter_mut().find_map(|s| Some((s.offset(start)?, s)));
+        debug_assert!(place.is_some(), "a block of no segment");
         if let Some((offset, segment)) = place {
             segment.room.put(offset, bytes);
         }

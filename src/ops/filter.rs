@@ -44,7 +44,7 @@ enum Weights {
 struct Packed<T: Real> {
     algorithm: Algorithm,
     there: Buffer<T>,
-    /// Made when first asked for: few frozen kernels have anything that learns before them.
+    /// Made when first asked for, if it differs: few frozen kernels have anything that learns before them.
     back: OnceLock<Buffer<T>>,
 }
 
@@ -191,6 +191,10 @@ impl<T: Real> Kernel<T> {
         let Some(packed) = &self.packed else {
             return self.once(g, true, |w| T::conv_input(self.algorithm, dy, w, g, dx, add));
         };
+        if !self.algorithm.turns() {
+            T::conv_input(self.algorithm, dy, &packed.there, g, dx, add);
+            return Ok(());
+        }
         if packed.back.get().is_none() {
             // Made outside the cell's lock: packing uses the thread pool, whose threads may come here for this kernel.
             let made = self.weights.with(false, |w| Ok(T::pack(self.algorithm, w, g, true)))?;

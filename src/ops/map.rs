@@ -127,7 +127,11 @@ impl FeatureMap {
     }
 
     /// The sketch that this is.
-    pub fn sketch(&self) -> Result<&Sketch> {
+    pub fn into_sketch(self) -> Result<Sketch> {
+        if let Self::Sketch(sketch) = self { Ok(sketch) } else { mixed() }
+    }
+
+    fn sketch(&self) -> Result<&Sketch> {
         if let Self::Sketch(sketch) = self { Ok(sketch) } else { mixed() }
     }
 
@@ -206,8 +210,8 @@ impl FeatureMap {
 
 /// A fully connected layer, y = act(x w^T + bias): features (N, C), weights (K, C), bias (K).
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<Tensor> {
-    let (filter, norm) = (&Filter::new(weight.clone()), Norm::None { bias: Some(bias) });
-    let step = ConvStep { filter, stride: 1, dilation: 1, groups: 1, padding: Padding::Even(0), norm, act };
+    let filter = Filter::new(weight.clone());
+    let step = matrix_step(&filter, Some(bias), act);
     match x.dtype() {
         _ if !x.device().is_cpu() => device::linear(x, weight, bias, act),
         DType::F32 => Value::<f32>::from_rows(x)?.conv_step(&step, None)?.0.into_rows(),
@@ -216,11 +220,14 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation
     }
 }
 
-/// A fully connected layer without a bias over a map of one pixel.
-pub(crate) fn fully_connected(x: &FeatureMap, weight: Tensor) -> Result<FeatureMap> {
-    let (filter, norm, act) = (&Filter::new(weight), Norm::None { bias: None }, Activation::Identity);
-    let step = ConvStep { filter, stride: 1, dilation: 1, groups: 1, padding: Padding::Even(0), norm, act };
-    Ok(x.conv_step(&step, None)?.0)
+/// A fully connected layer over a sketch of one pixel. A bias and an activation take no memory worth counting.
+pub(crate) fn linear_sketch(x: &FeatureMap, weight: Tensor) -> Result<FeatureMap> {
+    Ok(x.conv_step(&matrix_step(&Filter::new(weight), None, Activation::Identity), None)?.0)
+}
+
+fn matrix_step<'a>(filter: &'a Filter, bias: Option<&'a Tensor>, act: Activation) -> ConvStep<'a> {
+    let (norm, padding) = (Norm::None { bias }, Padding::Even(0));
+    ConvStep { filter, stride: 1, dilation: 1, groups: 1, padding, norm, act }
 }
 
 fn same<T: Real>(map: &FeatureMap) -> Result<&Value<T>> {

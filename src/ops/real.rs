@@ -54,6 +54,13 @@ pub(crate) enum Algorithm {
     Dense,
 }
 
+impl Algorithm {
+    /// Whether the gradient of the input wants the kernel in an order of its own.
+    pub fn turns(self) -> bool {
+        matches!(self, Self::Direct { .. } | Self::Winograd { .. })
+    }
+}
+
 /// Per channel: mean and biased variance.
 pub(crate) struct Moments {
     pub mean: Vec<f64>,

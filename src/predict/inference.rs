@@ -136,3 +136,29 @@ impl Inference {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Source;
+    use crate::params::Slot;
+
+    /// Beside all that training keeps, an evaluation leaves no packed copy of the network.
+    #[test]
+    fn what_lives_for_one_evaluation_keeps_no_packed_weights() {
+        let backbone = Backbone::load(Source::embedded(), &Device::Cpu).unwrap();
+        let slots: Slots = backbone.tensors().iter().map(|(name, t)| (name.clone(), Slot::Frozen(t.clone()))).collect();
+        let images = Tensor::ones((2, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
+        let passing = Inference::of_slots(&backbone, Head::linear(), &slots, vec![]).unwrap();
+        let lasting = Inference::new(&backbone, Head::linear(), slots.clone(), vec![]).unwrap();
+        let features = |inference: &Inference| {
+            no_grad(|| inference.network.features(&images)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(features(&passing), features(&lasting));
+        let packed = |inference: &Inference| {
+            let sums = inference.network.checksums().unwrap();
+            sums.iter().filter(|(name, _)| name.contains("packed")).count()
+        };
+        assert!(packed(&passing) == 0 && packed(&lasting) > 0);
+    }
+}

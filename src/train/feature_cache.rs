@@ -79,7 +79,7 @@ impl FeatureCache {
                     }
                 }
                 cache.bytes += bytes;
-                match &cache.store {
+                match &mut cache.store {
                     Store::Memory(_) => parts.push(features),
                     Store::File(file) => file.append(&features)?,
                 }
@@ -96,22 +96,16 @@ impl FeatureCache {
     /// A batch of features instead of images.
     pub fn batch(&self, indices: &[usize], view: usize, classes: usize, device: &Device) -> Result<Batch> {
         let view = view % self.views.max(1);
-        let tensor = match &self.store {
+        let row = |&i: &usize| match &self.store {
             Store::Memory(views) => {
-                let parts = &views[view];
-                let rows: Vec<Tensor> = indices
-                    .iter()
-                    .map(|i| {
-                        // The last part may hold one sample more than the others.
-                        let part = (i / self.size).min(parts.len().saturating_sub(1));
-                        parts[part].narrow(0, i - part * self.size, 1)
-                    })
-                    .collect::<candle_core::Result<_>>()?;
-                Tensor::cat(&rows, 0)?
+                // The last part may hold one sample more than the others.
+                let part = (i / self.size).min(views[view].len().saturating_sub(1));
+                Ok(views[view][part].narrow(0, i - part * self.size, 1)?)
             }
-            Store::File(file) => file.rows(indices.iter().map(|i| view * self.dataset.len() + i))?.to_device(device)?,
+            Store::File(file) => file.row(view * self.dataset.len() + i),
         };
-        let tensor = tensor.to_dtype(self.dtype)?;
+        let rows: Vec<Tensor> = indices.iter().map(row).collect::<Result<_>>()?;
+        let tensor = Tensor::cat(&rows, 0)?.to_device(device)?.to_dtype(self.dtype)?;
         let targets: Vec<_> = indices.iter().map(|&i| self.dataset.target(i)).collect();
         let targets = Targets::join(&targets, classes, |k| self.dataset.name(indices[k]), device)?;
         let images = Tensor::zeros((indices.len(), 0, 0, 0), tensor.dtype(), device)?;

@@ -170,14 +170,23 @@ impl FineTuner {
     }
 
     /// Sets the folder for features that exceed [`FineTuner::cache_budget`]: a file there, which goes when the phase
-    /// ends. The folder is made if it is not there.
+    /// ends. The folder is made if it is not there. Training fails with [`Error::Io`] if the file cannot be written.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Strategy, candle_core::{DType, Device}};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// let tuner = FineTuner::new(backbone).strategy(Strategy::SmallSimilar);
+    /// let tuner = tuner.cache_budget(1 << 30).cache_dir("features").cache_dtype(DType::F16);
+    /// # let _ = tuner;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     pub fn cache_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.cache.dir = Some(dir.as_ref().to_path_buf());
         self
     }
 
     /// Sets the type in which features are kept: `DType::F16` or `DType::BF16` take half of the memory, and round. By
-    /// default it is the network's own.
+    /// default it is the network's own. A session refuses other types than these, `F32` and `F64`.
     pub fn cache_dtype(mut self, dtype: DType) -> Self {
         self.cache.dtype = Some(dtype);
         self

@@ -3,7 +3,8 @@
 use std::collections::TryReserveError;
 use std::io::{self, Read};
 
-use candle_core::{Device, Tensor};
+use super::write::dtype_name;
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 /// An element type in a file.
@@ -87,6 +88,13 @@ impl Kind {
             Self::Bool => Data::I64(fill(reader, count, |[b]| i64::from(b != 0))?),
         })
     }
+}
+
+/// A tensor of this shape from its little-endian elements; half precision becomes f32.
+pub(crate) fn read_tensor(reader: &mut impl Read, dtype: DType, shape: &[usize]) -> io::Result<Tensor> {
+    let kind = dtype_name(dtype).and_then(Kind::from_safetensors);
+    let kind = kind.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, format!("{dtype:?} has no reader")))?;
+    kind.read(reader, shape.iter().product())?.into_tensor(shape).map_err(io::Error::other)
 }
 
 /// Elements in memory.

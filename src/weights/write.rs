@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use serde::Serialize;
 
 use super::MAX_HEADER;
-use super::atomic::{Disk, Os, Output, replace};
+use super::atomic::{Disk, Os, replace};
 use crate::{Error, Result};
 
 /// The key of the header's free texts under which all of this crate's metadata stands, as one JSON text.
@@ -45,7 +45,7 @@ pub(crate) fn write_through(
     let header = header(path, &entries, metadata)?;
     replace(disk, path, |out| {
         out.write(&header)?;
-        entries.iter().try_for_each(|(_, _, tensor)| write_tensor(out, tensor))
+        entries.iter().try_for_each(|(_, _, tensor)| tensor_bytes(tensor, |bytes| out.write(bytes)))
     })
 }
 
@@ -90,7 +90,7 @@ fn header(path: &Path, entries: &[(&String, &str, &Tensor)], metadata: Option<&s
     Ok(header)
 }
 
-fn dtype_name(dtype: DType) -> Option<&'static str> {
+pub(super) fn dtype_name(dtype: DType) -> Option<&'static str> {
     Some(match dtype {
         DType::F64 => "F64",
         DType::F32 => "F32",
@@ -105,29 +105,29 @@ fn dtype_name(dtype: DType) -> Option<&'static str> {
     })
 }
 
-fn write_tensor<D: Disk>(out: &mut Output<'_, D>, tensor: &Tensor) -> Result<()> {
+/// A tensor's little-endian bytes, in pieces of at most a mebibyte.
+pub(crate) fn tensor_bytes(tensor: &Tensor, mut out: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
         return Err(Error::invalid("a tensor to write", "it did not become contiguous on the CPU"));
     };
     match storage {
-        CpuStorage::F64(data) => write_elements(out, &data[start..end], f64::to_le_bytes),
-        CpuStorage::F32(data) => write_elements(out, &data[start..end], f32::to_le_bytes),
-        CpuStorage::F16(data) => write_elements(out, &data[start..end], f16::to_le_bytes),
-        CpuStorage::BF16(data) => write_elements(out, &data[start..end], bf16::to_le_bytes),
-        CpuStorage::I64(data) => write_elements(out, &data[start..end], i64::to_le_bytes),
-        CpuStorage::I32(data) => write_elements(out, &data[start..end], i32::to_le_bytes),
-        CpuStorage::I16(data) => write_elements(out, &data[start..end], i16::to_le_bytes),
-        CpuStorage::U32(data) => write_elements(out, &data[start..end], u32::to_le_bytes),
-        CpuStorage::U8(data) => out.write(&data[start..end]),
+        CpuStorage::F64(data) => elements(out, &data[start..end], f64::to_le_bytes),
+        CpuStorage::F32(data) => elements(out, &data[start..end], f32::to_le_bytes),
+        CpuStorage::F16(data) => elements(out, &data[start..end], f16::to_le_bytes),
+        CpuStorage::BF16(data) => elements(out, &data[start..end], bf16::to_le_bytes),
+        CpuStorage::I64(data) => elements(out, &data[start..end], i64::to_le_bytes),
+        CpuStorage::I32(data) => elements(out, &data[start..end], i32::to_le_bytes),
+        CpuStorage::I16(data) => elements(out, &data[start..end], i16::to_le_bytes),
+        CpuStorage::U32(data) => elements(out, &data[start..end], u32::to_le_bytes),
+        CpuStorage::U8(data) => out(&data[start..end]),
         _ => Err(Error::invalid("a tensor to write", format!("{:?} has no writer", tensor.dtype()))),
     }
 }
 
-/// Little-endian bytes by way of a buffer of at most a mebibyte.
-fn write_elements<D: Disk, T: WithDType, const N: usize>(
-    out: &mut Output<'_, D>,
+fn elements<T: WithDType, const N: usize>(
+    mut out: impl FnMut(&[u8]) -> Result<()>,
     data: &[T],
     to_bytes: impl Fn(T) -> [u8; N],
 ) -> Result<()> {
@@ -135,7 +135,7 @@ fn write_elements<D: Disk, T: WithDType, const N: usize>(
     for piece in data.chunks((1 << 20) / N) {
         buffer.clear();
         buffer.extend(piece.iter().flat_map(|&x| to_bytes(x)));
-        out.write(&buffer)?;
+        out(&buffer)?;
     }
     Ok(())
 }

@@ -168,7 +168,7 @@ fn dots<S: Simd, const K: usize, const N: usize>(
         // SAFETY: `n` numbers from i on lie in each of the rows of `len` numbers (asserted above).
         let get = |p: &[S::T], row: usize| unsafe {
             let p = p.as_ptr().add(row * len + i);
-            if n == S::LANES { s.load(p) } else { s.load_part(p, n) }
+            s.load_first(p, n)
         };
         let mut rows = [s.zero(); N];
         for (j, row) in rows.iter_mut().enumerate() {
@@ -222,7 +222,7 @@ impl<T: Lanes> Job<T> for Rows<'_, T> {
                     // SAFETY: row k + i is below `outputs`, and `n` numbers from j on lie within its `width`.
                     *v = unsafe {
                         let p = w.as_ptr().add((k + i) * pitch + j);
-                        if n == S::LANES { s.load(p) } else { s.load_part(p, n) }
+                        s.load_first(p, n)
                     };
                 }
                 for image in 0..images {
@@ -230,7 +230,7 @@ impl<T: Lanes> Job<T> for Rows<'_, T> {
                     // of each image.
                     unsafe {
                         let p = sums.as_mut_ptr().add(image * width + j);
-                        let mut sum = if n == S::LANES { s.load(p) } else { s.load_part(p, n) };
+                        let mut sum = s.load_first(p, n);
                         let d = dy.as_ptr().add(image * outputs + k);
                         if rows == AT_ONCE {
                             for (i, &v) in vectors.iter().enumerate() {
@@ -241,7 +241,7 @@ impl<T: Lanes> Job<T> for Rows<'_, T> {
                                 sum = s.mul_add(s.broadcast(d.add(i)), v, sum);
                             }
                         }
-                        if n == S::LANES { s.store(p, sum) } else { s.store_part(p, sum, n) }
+                        s.store_first(p, sum, n);
                     }
                 }
                 j += S::LANES;
@@ -311,7 +311,7 @@ fn outer_tile<S: Simd, const V: usize>(
             let x = x.as_ptr().add(image * x_pitch);
             for (v, sum) in sums.iter_mut().enumerate() {
                 let p = x.add(v * S::LANES);
-                let x = if n == S::LANES { s.load(p) } else { s.load_part(p, n) };
+                let x = s.load_first(p, n);
                 *sum = s.mul_add(d, x, *sum);
             }
         }
@@ -320,7 +320,7 @@ fn outer_tile<S: Simd, const V: usize>(
         // SAFETY: asserted above.
         unsafe {
             let p = out.as_mut_ptr().add(v * S::LANES);
-            if n == S::LANES { s.store(p, *sum) } else { s.store_part(p, *sum, n) }
+            s.store_first(p, *sum, n);
         }
     }
 }

@@ -89,7 +89,7 @@ impl<T: Lanes> Job<T> for PackRows<'_, T> {
                         // which every vector length divides.
                         unsafe {
                             let p = source.as_ptr().add(v.min(valid));
-                            let numbers = if n == S::LANES { s.load(p) } else { s.load_part(p, n) };
+                            let numbers = s.load_first(p, n);
                             s.store(target.as_mut_ptr().add(v), numbers);
                         }
                         v += S::LANES;
@@ -139,7 +139,7 @@ impl<T: Lanes> Job<T> for PackPanels<'_, T> {
                     // SAFETY: `source` has at least n numbers from v, `target` a whole vector.
                     unsafe {
                         let p = source.as_ptr().add(v.min(valid));
-                        let numbers = if n == S::LANES { s.load(p) } else { s.load_part(p, n) };
+                        let numbers = s.load_first(p, n);
                         s.store(target.as_mut_ptr().add(v), numbers);
                     }
                     v += S::LANES;

@@ -10,7 +10,7 @@ use crate::ops::simd::{Job, Lanes, Level, Simd};
 pub(super) unsafe fn get<S: Simd>(s: S, from: &[S::T], at: usize, n: usize) -> S::V {
     let p = from.as_ptr().wrapping_add(at);
     // SAFETY: the caller's promise.
-    unsafe { if n == S::LANES { s.load(p) } else { s.load_part(p, n) } }
+    unsafe { s.load_first(p, n) }
 }
 
 /// Writes `n` numbers from position `at` on.
@@ -20,7 +20,7 @@ pub(super) unsafe fn get<S: Simd>(s: S, from: &[S::T], at: usize, n: usize) -> S
 unsafe fn put<S: Simd>(s: S, to: &mut [S::T], at: usize, v: S::V, n: usize) {
     let p = to.as_mut_ptr().wrapping_add(at);
     // SAFETY: the caller's promise.
-    unsafe { if n == S::LANES { s.store(p, v) } else { s.store_part(p, v, n) } }
+    unsafe { s.store_first(p, v, n) }
 }
 
 /// What a pass does with one vector.

@@ -49,6 +49,23 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `n` numbers can be written at `p`.
     unsafe fn store_part(self, p: *mut Self::T, v: Self::V, n: usize);
 
+    /// The first `n` (at most `LANES`) numbers, then zeros: the whole vector at once where it is whole.
+    /// # Safety
+    /// `n` numbers can be read at `p`.
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const Self::T, n: usize) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { if n == Self::LANES { self.load(p) } else { self.load_part(p, n) } }
+    }
+    /// Stores the first `n` (at most `LANES`) numbers, a whole vector at once.
+    /// # Safety
+    /// `n` numbers can be written at `p`.
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut Self::T, v: Self::V, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { if n == Self::LANES { self.store(p, v) } else { self.store_part(p, v, n) } }
+    }
+
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;

@@ -110,9 +110,9 @@ impl<T: Real> Value<T> {
         let kept = (res.is_some() && step.act != Activation::Identity).then(|| y.clone());
         let (g, act) = (*g, step.act);
         let edge = record(&parents.each_ref().map(Option::as_ref), move |mut d| {
-            let sums = z.get()?;
-            drop(z);
-            let z = sums;
+            let sums = z;
+            let z = sums.get()?;
+            drop(sums);
             let gate = Gate { act, a: &scale.a, b: &scale.b, y: kept.as_ref().map(|y| &y[..]) };
             let affine_learns = gamma.is_some() || beta.is_some();
             let (sum, sum_z) =
@@ -219,8 +219,8 @@ enum Sums<T: Real> {
 
 impl<T: Real> Sums<T> {
     fn new(z: Buffer<T>, x: &Value<T>, kernel: &Kernel<T>, g: &Geometry) -> Self {
-        // So few terms cost no more than a few passes over memory. It is a first convolution, over the colours alone,
-        // whose sums may be the largest map of all.
+        // So few terms cost no more than a few passes over memory. It is a first convolution, over the colours alone, or
+        // the expansion of a few channels: the largest maps of all.
         if g.groups == 1 && g.c * g.kh * g.kw <= 32 {
             Self::Again { x: x.kept(), kernel: kernel.clone(), g: *g }
         } else {

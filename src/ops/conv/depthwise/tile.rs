@@ -128,7 +128,7 @@ unsafe fn tile<S: Simd, const M: usize>(s: S, p: &mut Plane<S::T>, row: usize, x
         let n = (p.channels - first).min(S::LANES);
         // SAFETY: n channels from `first` on lie inside the block, the pixels inside the plane.
         unsafe {
-            let get = |p: *const S::T| if n == S::LANES { s.load(p) } else { s.load_part(p, n) };
+            let get = |p: *const S::T| s.load_first(p, n);
             let bias = if let Some(bias) = p.bias { get(bias.as_ptr().wrapping_add(first)) } else { s.zero() };
             for m in 0..M {
                 let at = at + m * p.out_pixel + first;
@@ -145,7 +145,7 @@ unsafe fn tile<S: Simd, const M: usize>(s: S, p: &mut Plane<S::T>, row: usize, x
                     Activation::Relu6 => sum = s.min(six, s.max(floor, sum)),
                     _ => {}
                 }
-                if n == S::LANES { s.store(out, sum) } else { s.store_part(out, sum, n) }
+                s.store_first(out, sum, n);
             }
         }
         first += S::LANES;

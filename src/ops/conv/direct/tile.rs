@@ -121,7 +121,7 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
             }
             // SAFETY: n channels from v * LANES on are below `channels`, so every access is below `last`.
             unsafe {
-                let get = |p: *const T| if n == S::LANES { s.load(p) } else { s.load_part(p, n) };
+                let get = |p: *const T| s.load_first(p, n);
                 let bias = if let Some(bias) = t.bias { get(bias.as_ptr().add(v * S::LANES)) } else { s.zero() };
                 for i in 0..M {
                     let at = i * t.out_pitch + v * S::LANES;
@@ -138,7 +138,7 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
                         Activation::Relu6 => sum = s.min(six, s.max(floor, sum)),
                         _ => {}
                     }
-                    if n == S::LANES { s.store(p, sum) } else { s.store_part(p, sum, n) }
+                    s.store_first(p, sum, n);
                 }
             }
         }

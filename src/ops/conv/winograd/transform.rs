@@ -24,15 +24,6 @@ fn n<S: Simd>(s: S, v: f64) -> S::V {
     s.splat(S::T::from_f64(v))
 }
 
-/// The first `count` numbers at `p`.
-/// # Safety
-/// `count`, at most `LANES`, numbers can be read at `p`.
-#[inline(always)]
-unsafe fn load<S: Simd>(s: S, p: *const S::T, count: usize) -> S::V {
-    // SAFETY: the caller's promise.
-    unsafe { if count == S::LANES { s.load(p) } else { s.load_part(p, count) } }
-}
-
 /// Values of the inputs at the points (B^T of the paper).
 #[inline(always)]
 fn inputs<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [S::V; P] {
@@ -247,7 +238,7 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
                 let mut shift = s.zero();
                 if let Some(bias) = bias {
                     // SAFETY: there is a number per channel (asserted above).
-                    shift = unsafe { load(s, bias.as_ptr().add(first), n) };
+                    shift = unsafe { s.load_first(bias.as_ptr().add(first), n) };
                 }
                 let mut half = [[s.zero(); P]; P];
                 for j in 0..P {
@@ -271,10 +262,10 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
                         // SAFETY: n channels of a pixel of these squares, all of which lie in `residual` and `out`.
                         unsafe {
                             if let Some(residual) = residual {
-                                sum = s.add(sum, load(s, residual.as_ptr().add(at), n));
+                                sum = s.add(sum, s.load_first(residual.as_ptr().add(at), n));
                             }
                             if add {
-                                sum = s.add(sum, load(s, p, n));
+                                sum = s.add(sum, s.load_first(p, n));
                             }
                         }
                         match act {
@@ -283,7 +274,7 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
                             _ => {}
                         }
                         // SAFETY: as above.
-                        unsafe { if n == S::LANES { s.store(p, sum) } else { s.store_part(p, sum, n) } }
+                        unsafe { s.store_first(p, sum, n) }
                     }
                 }
             }
