@@ -4,7 +4,8 @@
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{
-    Arch, Backbone, Batch, FineTuner, FreezePolicy, Optimizer, Phase, Plan, Result, Session, TensorDataset, bench::wave,
+    Arch, Backbone, Batch, FeatureCache, FineTuner, FreezePolicy, Optimizer, Phase, Plan, Result, Session,
+    TensorDataset, bench::wave,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
@@ -24,7 +25,7 @@ fn start(backbone: &Backbone, size: usize, batch: usize, freeze: FreezePolicy, k
     plan.batch_size = batch;
     let mut tuner = FineTuner::new(backbone.clone()).plan(plan).workers(0);
     if !kept {
-        tuner = tuner.cache_budget(0);
+        tuner = tuner.cache(&FeatureCache::off());
     }
     let mut session = tuner.session(&data)?;
     let batch = session.next_batch()?.ok_or_else(|| candle_finetune::candle_core::Error::msg("no batch"))?;

@@ -20,8 +20,8 @@ mod run;
 
 use candle_finetune::candle_core::{Device, Tensor};
 use candle_finetune::{
-    Arch, Augment, Backbone, BatchNormMode, Dataset, FineTuner, Forecast, FreezePolicy, Head, Image, ImageFolder,
-    InputSpec, Loader, Optimizer, Phase, Plan, Predictor, Source, TensorDataset, Transform,
+    Arch, Augment, Backbone, BatchNormMode, Dataset, FeatureCache, FineTuner, Forecast, FreezePolicy, Head, Image,
+    ImageFolder, InputSpec, Loader, Optimizer, Phase, Plan, Predictor, Source, TensorDataset, Transform,
 };
 use clap::{Parser, ValueEnum};
 use run::Failure;
@@ -208,7 +208,7 @@ fn steps(
     let plan = Plan::new(vec![phase]).batch_size(options.batch);
     let forecast = plan.forecast(&backbone, Head::linear(), classes)?;
     let tuner = FineTuner::new(backbone).plan(plan);
-    let mut session = tuner.cache_budget(0).workers(0).session(&data)?;
+    let mut session = tuner.cache(&FeatureCache::off()).workers(0).session(&data)?;
     let batch = session.next_batch()?.ok_or("the data set has no batch")?;
     let times = time(options, || {
         session.step(&batch)?;

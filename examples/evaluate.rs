@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release --example evaluate -- --data DIR --arch resnet18 --weights resnet18.safetensors
 //! cargo run --release --example evaluate -- --data DIR --predictor tuned.safetensors
+//! cargo run --release --example evaluate -- --data DIR --hub timm/resnet18.a1_in1k
 //! ```
 //!
 //! DIR holds CLASS/*.jpg, or test/ (else valid/) with those. A saved predictor knows its labels; the folders of
@@ -12,8 +13,10 @@
 
 #[path = "support/run.rs"]
 mod run;
+#[path = "support/which.rs"]
+mod which;
 
-use candle_finetune::{Arch, Dataset, ImageFolder, Predictor, Source};
+use candle_finetune::{Dataset, ImageFolder};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -25,15 +28,8 @@ struct Options {
     /// The folder of images.
     #[arg(long)]
     data: PathBuf,
-    /// A predictor that this crate saved.
-    #[arg(long, conflicts_with = "weights", required_unless_present = "weights")]
-    predictor: Option<PathBuf>,
-    /// A file of weights with its classifier; needs --arch.
-    #[arg(long, requires = "arch")]
-    weights: Option<PathBuf>,
-    /// The architecture of the weights.
-    #[arg(long)]
-    arch: Option<Arch>,
+    #[command(flatten)]
+    which: which::Which,
     /// Prints how often each class is taken for which.
     #[arg(long)]
     confusion: bool,
@@ -49,10 +45,8 @@ fn main() -> ExitCode {
 
 fn evaluate(options: &Options) -> Result<(), Failure> {
     let device = run::device(&options.device)?;
-    let predictor = match (&options.predictor, &options.weights, options.arch) {
-        (Some(path), ..) => Predictor::from_file(path, &device)?,
-        (None, Some(path), Some(arch)) => Predictor::pretrained(Source::file(path).arch(arch), &device)?,
-        _ => return Err("name a --predictor, or --weights and --arch".into()),
+    let Some(predictor) = options.which.load(&device)? else {
+        return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
     };
     let data = ImageFolder::eval_part(&options.data)?;
     // Folders called by numbers are indices, unless the labels are such numbers themselves.

@@ -8,23 +8,19 @@
 //! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with those. Without valid/, 15 % of train/ are cut off. Prints
 //! the report as a table and, last, the accuracy on test/ (on valid/ where there is none): `top1 0.9412 144/153`.
 
+#[path = "support/job.rs"]
+mod job;
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{
-    Arch, Augment, Backbone, Dataset, Error, FineTuner, FreezePolicy, Head, ImageFolder, Source, Splits, Strategy,
-};
-use clap::{Parser, ValueEnum};
-use run::Failure;
+use candle_finetune::{Arch, Source};
+use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Fine-tunes a backbone on a folder of images.
+/// Fine-tunes a backbone on a folder of images. There is no default strategy.
 #[derive(Parser)]
 struct Options {
-    /// The folder of images: CLASS/*, or {train,valid,test}/CLASS/*.
-    #[arg(long)]
-    data: PathBuf,
     /// The file of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it.
     #[arg(long, conflicts_with = "embedded", required_unless_present = "embedded")]
     weights: Option<PathBuf>,
@@ -34,134 +30,13 @@ struct Options {
     /// Uses the small backbone that the crate carries.
     #[arg(long)]
     embedded: bool,
-    /// small-similar, small-different, large-similar or large-different; there is no default.
-    #[arg(long)]
-    strategy: Option<Strategy>,
-    /// Freezes so many blocks, or up to this stage or block ("layer2"), in the last phase.
-    #[arg(long)]
-    freeze: Option<String>,
-    /// Epochs of the last phase.
-    #[arg(long)]
-    epochs: Option<usize>,
-    /// Samples per step.
-    #[arg(long)]
-    batch_size: Option<usize>,
-    /// The head's learning rate in the last phase; the backbone keeps its share of it.
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Height and width of the network's input in pixels.
-    #[arg(long)]
-    image_size: Option<usize>,
-    /// How training images are varied.
-    #[arg(long)]
-    augment: Option<Variation>,
-    /// Hidden numbers of a head of two layers.
-    #[arg(long)]
-    hidden: Option<usize>,
-    /// The seed of all chance.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// cpu, cuda[:N] or metal[:N].
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Leaves out images that cannot be read instead of stopping; the report counts those of train and valid.
-    #[arg(long)]
-    skip_broken: bool,
-    /// Where to save the predictor.
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Where to write the report as JSON.
-    #[arg(long)]
-    report: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Variation {
-    None,
-    Light,
-    Standard,
-    Strong,
+    #[command(flatten)]
+    job: job::Job,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    run::run(|| finetune(&options))
-}
-
-fn finetune(options: &Options) -> Result<(), Failure> {
-    let device = run::device(&options.device)?;
-    // What cannot be written is better known before the training than after.
-    for file in [&options.out, &options.report].into_iter().flatten() {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            return Err(format!("{}: there is no folder {}", file.display(), folder.display()).into());
-        }
-    }
-    let source = match &options.weights {
-        Some(path) => Source::file(path),
-        None => Source::embedded(),
-    };
-    let source = match options.arch {
-        Some(arch) => source.arch(arch),
-        None => source,
-    };
-    let mut backbone = Backbone::load(source, &device)?;
-    if let Some(size) = options.image_size {
-        backbone = backbone.input_size(size, size)?;
-    }
-    let Splits { mut train, mut valid, mut test, .. } = ImageFolder::splits(&options.data, options.seed)?;
-    if options.skip_broken {
-        train = train.skip_broken()?;
-        valid = valid.skip_broken()?;
-        test = test.map(ImageFolder::skip_broken).transpose()?;
-        if let Some(left_out) = test.as_ref().map(|test| test.skipped().len()).filter(|&n| n > 0) {
-            eprintln!("{left_out} broken images of test are left out");
-        }
-    } else {
-        train.check()?;
-        valid.check()?;
-        if let Some(test) = &test {
-            test.check()?;
-        }
-    }
-
-    let strategy = options.strategy.ok_or(Error::NoStrategy)?;
-    let mut plan = strategy.plan(&backbone, train.len());
-    if let Some(augment) = options.augment {
-        plan.augment = match augment {
-            Variation::None => Augment::none(),
-            Variation::Light => Augment::light(),
-            Variation::Standard => Augment::standard(),
-            Variation::Strong => Augment::strong(),
-        };
-        plan.phases.iter_mut().for_each(|phase| phase.augment = true);
-    }
-    if let Some(phase) = plan.phases.last_mut() {
-        if let Some(freeze) = &options.freeze {
-            phase.freeze = freeze.parse().map_or_else(|_| FreezePolicy::UpTo(freeze.clone()), FreezePolicy::First);
-        }
-        if let Some(epochs) = options.epochs {
-            phase.epochs = epochs;
-        }
-        if let Some(lr) = options.lr {
-            phase.optimizer.lr = lr;
-        }
-    }
-    if let Some(batch_size) = options.batch_size {
-        plan.batch_size = batch_size;
-    }
-    let head = options.hidden.map_or_else(Head::linear, Head::mlp);
-    let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
-    let mut tuned = tuner.on_event(run::progress()).fit(&train, &valid)?;
-
-    let evaluation = tuned.test(test.as_ref().unwrap_or(&valid))?;
-    print!("{}", tuned.report);
-    if let Some(path) = &options.out {
-        tuned.predictor.save(path)?;
-    }
-    if let Some(path) = &options.report {
-        std::fs::write(path, tuned.report.to_json()?).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    println!("{evaluation}");
-    Ok(())
+    let source = options.weights.as_ref().map_or_else(Source::embedded, Source::file);
+    let source = options.arch.into_iter().fold(source, Source::arch);
+    run::run(|| job::finetune(&options.job, source, None).map(drop))
 }

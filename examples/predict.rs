@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example predict -- --predictor tuned.safetensors bee.jpg ant.jpg
 //! cargo run --release --example predict -- --arch resnet18 --weights resnet18.safetensors --top5 dog.jpg
+//! cargo run --release --example predict -- --hub timm/resnet18.a1_in1k dog.jpg
 //! cargo run --release --example predict
 //! ```
 //!
@@ -14,11 +15,11 @@
 mod run;
 #[path = "support/small.rs"]
 mod small;
+#[path = "support/which.rs"]
+mod which;
 
 use candle_finetune::candle_core::Device;
-use candle_finetune::{
-    Arch, Dataset, FineTuner, Image, ImageFolder, Prediction, Predictor, Source, Splits, Strategy, Target,
-};
+use candle_finetune::{Dataset, FineTuner, Image, ImageFolder, Prediction, Predictor, Splits, Strategy, Target};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -29,15 +30,8 @@ use std::process::ExitCode;
 struct Options {
     /// The images; without any, one of each class of those that come with the crate.
     images: Vec<PathBuf>,
-    /// A predictor that this crate saved.
-    #[arg(long, conflicts_with = "weights")]
-    predictor: Option<PathBuf>,
-    /// A file of weights with its classifier; needs --arch.
-    #[arg(long, requires = "arch")]
-    weights: Option<PathBuf>,
-    /// The architecture of the weights.
-    #[arg(long, requires = "weights")]
-    arch: Option<Arch>,
+    #[command(flatten)]
+    which: which::Which,
     /// Prints the five likeliest labels of each image.
     #[arg(long)]
     top5: bool,
@@ -56,10 +50,9 @@ fn main() -> ExitCode {
 
 fn predict(options: &Options) -> Result<(), Failure> {
     let device = run::device(&options.device)?;
-    let predictor = match (&options.predictor, &options.weights, options.arch) {
-        (Some(path), ..) => Predictor::from_file(path, &device)?,
-        (None, Some(path), Some(arch)) => Predictor::pretrained(Source::file(path).arch(arch), &device)?,
-        _ => tune(&device)?,
+    let predictor = match options.which.load(&device)? {
+        Some(predictor) => predictor,
+        None => tune(&device)?,
     };
     let paths = if options.images.is_empty() { one_of_each_class()? } else { options.images.clone() };
     for paths in paths.chunks(TOGETHER) {

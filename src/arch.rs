@@ -48,6 +48,8 @@ pub enum Layout {
     Timm,
     /// torchvision's names.
     Torchvision,
+    /// The names that Hugging Face's transformers writes. ResNets only.
+    Transformers,
 }
 
 /// ImageNet's mean and standard deviation at this size.
@@ -189,6 +191,7 @@ impl Arch {
     pub fn input_spec_in(&self, layout: Layout) -> InputSpec {
         match (layout, self.0.torchvision) {
             (Layout::Torchvision, Some((size, interpolation, crop_pct))) => imagenet(size, interpolation, crop_pct),
+            (Layout::Transformers, _) => (self.0.spec)(),
             _ => self.input_spec(),
         }
     }
@@ -196,6 +199,20 @@ impl Arch {
     /// Whether torchvision has it.
     pub(crate) fn in_torchvision(self) -> bool {
         self.0.torchvision.is_some()
+    }
+
+    /// The architecture that transformers describes by these facts of a config.json of `model_type` resnet.
+    pub(crate) fn of_transformers_resnet(bottleneck: bool, depths: &[usize], widths: &[usize]) -> Option<Self> {
+        let fits = |arch: &&Self| match &arch.0.family {
+            Family::ResNet(net) => net.is_transformers(bottleneck, depths, widths),
+            _ => false,
+        };
+        Self::all().iter().find(fits).copied()
+    }
+
+    /// Whether transformers' own weights of it can be read.
+    pub(crate) fn in_transformers(self) -> bool {
+        matches!(&self.0.family, Family::ResNet(net) if net.is_plain())
     }
 
     /// What a file in this layout calls the tensor with this canonical (timm) name.
@@ -207,7 +224,8 @@ impl Arch {
     /// ```
     pub fn name_in(&self, layout: Layout, canonical: &str) -> String {
         match self.0.family {
-            Family::ResNet(_) | Family::Cifar(_) => resnet::ResNet::name_in(layout, canonical),
+            Family::ResNet(_) => resnet::ResNet::name_in(layout, canonical),
+            Family::Cifar(_) => canonical.to_string(),
             Family::Vgg(_) => vgg::Vgg::name_in(layout, canonical),
             Family::EfficientNet(_) => efficientnet::EfficientNet::name_in(layout, canonical),
         }

@@ -3,10 +3,12 @@
 mod init;
 mod matching;
 mod network;
+mod snapshot;
 mod source;
 
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 pub(crate) use network::Network;
+pub(crate) use snapshot::Snapshot;
 pub use source::Source;
 pub(crate) use source::{DESCRIPTION_VERSION, Saved};
 
@@ -53,8 +55,8 @@ pub(crate) struct Inner {
     pub classifier: Option<(Tensor, Tensor)>,
     /// What the original classifier's classes are called.
     pub labels: Option<Vec<String>>,
-    /// Whether the weights come from a file rather than from chance.
-    pub pretrained: bool,
+    /// Where the weights come from: a repository of the hub, a file's name; `None` for those made by chance.
+    pub origin: Option<String>,
     pub network: Network,
 }
 
@@ -67,6 +69,21 @@ impl Backbone {
     /// are missing, names that the architecture does not own, and wrong shapes.
     pub fn from_file(arch: Arch, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::load(Source::file(path).arch(arch), device)
+    }
+
+    /// Loads from the Hugging Face hub: `owner/name`, or `owner/name@revision`. See [`Source::hub`].
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Backbone, candle_core::Device};
+    /// let backbone = Backbone::from_hub("timm/resnet18.a1_in1k", &Device::Cpu)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Hub`], whose [`kind`](crate::HubError) tells what to do; otherwise as [`Backbone::from_file`].
+    #[cfg(feature = "hub")]
+    pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
+        Self::load(Source::hub(id), device)
     }
 
     /// Loads from a [`Source`], which carries the options.
@@ -85,7 +102,7 @@ impl Backbone {
     pub fn random(arch: Arch, seed: u64, device: &Device) -> Result<Self> {
         let spec = arch.input_spec();
         let tensors = random_tensors(arch, spec.channels, seed, DType::F32, device)?;
-        Self::assemble(arch, Layout::Timm, spec, device, tensors, BTreeMap::new(), None, None, false)
+        Self::assemble(arch, Layout::Timm, spec, device, tensors, BTreeMap::new(), None, None, None)
     }
 
     #[allow(clippy::too_many_arguments)] // the fields of one private struct
@@ -98,13 +115,12 @@ impl Backbone {
         counters: BTreeMap<String, Tensor>,
         classifier: Option<(Tensor, Tensor)>,
         labels: Option<Vec<String>>,
-        pretrained: bool,
+        origin: Option<String>,
     ) -> Result<Self> {
         let network = Network::build(arch, layout, spec.channels, &tensors)?;
         let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
         let device = device.clone();
-        let inner =
-            Inner { arch, layout, spec, device, dtype, tensors, counters, classifier, labels, pretrained, network };
+        let inner = Inner { arch, layout, spec, device, dtype, tensors, counters, classifier, labels, origin, network };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -225,8 +241,8 @@ impl Backbone {
         }
         let i = &self.inner;
         let (tensors, counters) = (i.tensors.clone(), i.counters.clone());
-        let (classifier, labels) = (i.classifier.clone(), i.labels.clone());
-        Self::assemble(i.arch, i.layout, spec, &i.device, tensors, counters, classifier, labels, i.pretrained)
+        let (classifier, labels, origin) = (i.classifier.clone(), i.labels.clone(), i.origin.clone());
+        Self::assemble(i.arch, i.layout, spec, &i.device, tensors, counters, classifier, labels, origin)
     }
 
     /// Everything but the weights: for a session, which has copies of its own.
@@ -242,7 +258,7 @@ impl Backbone {
             counters: i.counters.clone(),
             classifier: None,
             labels: None,
-            pretrained: i.pretrained,
+            origin: i.origin.clone(),
             network: i.network.outline(),
         };
         Self { inner: Arc::new(inner) }

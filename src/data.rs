@@ -29,6 +29,7 @@ pub use transform::Transform;
 
 use crate::Result;
 use candle_core::Tensor;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// What a network is trained or evaluated on: samples by index, each with its target.
@@ -96,6 +97,21 @@ pub trait Dataset: Send + Sync {
         0
     }
 
+    /// What sample `i` is, as a number: samples of equal fingerprints are taken to be the same, in whatever dataset.
+    ///
+    /// With it, what frozen blocks make of the sample is shared between runs, folds and strategies
+    /// ([`FeatureCache`](crate::FeatureCache)); with `None`, each run computes that for itself.
+    fn fingerprint(&self, i: usize) -> Option<u64> {
+        let _ = i;
+        None
+    }
+
+    /// The number that chance goes by when sample `i` is varied. A part of a dataset gives the number in the whole, so
+    /// that a sample has the same views in every fold.
+    fn origin(&self, i: usize) -> usize {
+        i
+    }
+
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -126,6 +142,12 @@ macro_rules! forward_dataset {
             fn skipped(&self) -> usize {
                 (**self).skipped()
             }
+            fn fingerprint(&self, i: usize) -> Option<u64> {
+                (**self).fingerprint(i)
+            }
+            fn origin(&self, i: usize) -> usize {
+                (**self).origin(i)
+            }
             fn is_empty(&self) -> bool {
                 (**self).is_empty()
             }
@@ -133,6 +155,13 @@ macro_rules! forward_dataset {
     )*};
 }
 forward_dataset!(&D, Box<D>, Arc<D>);
+
+/// A number for equal things, the same while the program runs.
+pub(crate) fn hash(what: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
 
 /// What a sample should be recognised as.
 #[derive(Debug, Clone, PartialEq)]

@@ -97,6 +97,20 @@ pub enum Error {
         loss: f64,
     },
 
+    /// The hub did not give what was asked of it.
+    #[error("{repository}: {problem}{}", because(cause.as_ref()))]
+    Hub {
+        /// The repository, with its revision where one was named.
+        repository: String,
+        /// What kind of failure it is.
+        kind: HubError,
+        /// What went wrong and what to do.
+        problem: String,
+        /// What lies behind it, where that is known.
+        #[source]
+        cause: Option<BoxError>,
+    },
+
     /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
     #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
     Weights {
@@ -223,6 +237,24 @@ pub enum Error {
     },
 }
 
+/// The kinds of [`Error::Hub`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HubError {
+    /// The hub cannot be reached, or must not be, and the cache has not what is needed.
+    Offline,
+    /// There is no such repository, revision or file, as far as this user may know.
+    NotFound,
+    /// The user may not.
+    Denied,
+    /// The hub is too busy, or broken, and went on being so.
+    Busy,
+    /// What came is not what was announced, twice.
+    Damaged,
+    /// The hub's answer, or what was asked of it, makes no sense.
+    Refused,
+}
+
 fn audit_remedy() -> &'static str {
     " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
 }
@@ -261,6 +293,11 @@ fn first_of(mut items: Vec<String>, separator: &str) -> String {
 }
 
 impl Error {
+    /// Whether it failed for want of a network: with one, the same call may succeed.
+    pub fn is_offline(&self) -> bool {
+        matches!(self, Self::Hub { kind: HubError::Offline, .. })
+    }
+
     /// An [`Error::Io`] that keeps the path.
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

@@ -14,6 +14,8 @@ mod error;
 mod forecast;
 mod freeze;
 mod head;
+#[cfg(feature = "hub")]
+mod hub;
 mod loss;
 mod metrics;
 mod nn;
@@ -37,10 +39,12 @@ pub use data::{
 };
 #[cfg(feature = "image")]
 pub use data::{ImageFolder, Splits};
-pub use error::{BoxError, Error, Result};
+pub use error::{BoxError, Error, HubError, Result};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
+#[cfg(feature = "hub")]
+pub use hub::{Download, Push};
 pub use loss::Loss;
 pub use metrics::Evaluation;
 pub use optim::{Optimizer, OptimizerRule};
@@ -49,4 +53,6 @@ pub use plan::{Phase, Plan, Start};
 pub use predict::{Prediction, Predictor};
 pub use schedule::{Schedule, Shape};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{EpochReport, Event, FineTuner, Fitted, Parameters, Report, Seconds, Session, StageReport};
+pub use train::{
+    EpochReport, Event, FeatureCache, FineTuner, Fitted, Parameters, Report, Seconds, Session, StageReport,
+};

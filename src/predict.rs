@@ -1,5 +1,6 @@
 //! What comes out of training: labels for images.
 
+mod folder;
 mod inference;
 mod saved;
 
@@ -59,12 +60,31 @@ impl Predictor {
         saved::read(path.as_ref(), device)
     }
 
+    /// A predictor of the Hugging Face hub, `owner/name` or `owner/name@revision`: one that [`Predictor::push_to_hub`]
+    /// put there, or a pretrained network with its original classifier. See [`Source::hub`].
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Predictor, candle_core::Device};
+    /// let predictor = Predictor::from_hub("timm/resnet18.a1_in1k", &Device::Cpu)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    #[cfg(feature = "hub")]
+    pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
+        Self::pretrained(Source::hub(id), device)
+    }
+
     /// A pretrained network with its original classifier, and its labels where the file has them; else the classes
-    /// are called by their numbers.
+    /// are called by their numbers. A predictor that this crate saved comes back as it was.
     ///
     /// # Errors
     /// As [`Backbone::load`], and if the file has no classifier.
     pub fn pretrained(source: Source, device: &Device) -> Result<Self> {
+        let (source, weights, _) = source.read()?;
+        if let Some(saved) = saved::description(&weights)?
+            && source.may_be(saved.arch.parse()?)
+        {
+            return saved::assemble(&weights, saved, source, device);
+        }
         let backbone = Backbone::load(source, device)?;
         let Some(classes) = backbone.num_classes() else {
             let problem = "the weights came without a classifier; fine-tune one, or load a backbone";
@@ -106,6 +126,34 @@ impl Predictor {
     /// it was made. The file appears whole or not at all.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         saved::write(self, path.as_ref())
+    }
+
+    /// Saves a folder as timm has it on the hub: `model.safetensors` with all that [`Predictor::save`] writes, a
+    /// `config.json` from which `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the same network, and a
+    /// `README.md`, the model card. [`Source::dir`](crate::Source::dir) opens it. The folder is made if it is not there.
+    ///
+    /// timm knows linear heads, and architectures of its own; the card says so where it cannot load the network.
+    pub fn save_folder(&self, path: impl AsRef<Path>) -> Result<()> {
+        folder::write(self, path.as_ref(), None)
+    }
+
+    /// Puts the folder of [`Predictor::save_folder`] on the Hugging Face hub as one commit. Returns its address.
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Predictor, Push, candle_core::Device};
+    /// let predictor = Predictor::from_file("ants-bees.safetensors", &Device::Cpu)?;
+    /// // The token is HF_TOKEN's, or that of `hf auth login`.
+    /// predictor.push_to_hub(&Push::to("me/ants-bees").create().private())?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Hub`]: where it must be created first, where the token may not write, where nothing can be reached.
+    #[cfg(feature = "hub")]
+    pub fn push_to_hub(&self, to: &crate::Push) -> Result<String> {
+        let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        folder::write(self, folder.path(), Some(to.id()))?;
+        to.push(folder.path(), &folder::FILES)
     }
 
     /// What one image shows.

@@ -4,6 +4,7 @@ mod audit;
 mod event;
 mod feature_cache;
 mod feature_file;
+mod features;
 mod fine_tuner;
 mod progress;
 mod report;
@@ -11,6 +12,7 @@ mod session;
 mod store;
 
 pub use event::Event;
+pub use feature_cache::FeatureCache;
 pub use fine_tuner::{FineTuner, Fitted};
 pub use report::{EpochReport, Parameters, Report, Seconds, StageReport};
 pub use session::Session;

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
+pub(crate) use atomic::write_text;
 pub(crate) use elements::read_tensor;
+pub(crate) use shards::names as shard_names;
 pub(crate) use write::{METADATA_KEY, tensor_bytes, write};
 
 use crate::{Error, Result};

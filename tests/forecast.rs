@@ -2,7 +2,7 @@
 
 use candle_finetune::candle_core::{DType, Device, Tensor};
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, FineTuner, FreezePolicy, Head, Optimizer, Phase, Plan, TensorDataset,
+    Arch, Backbone, BatchNormMode, FeatureCache, FineTuner, FreezePolicy, Head, Optimizer, Phase, Plan, TensorDataset,
 };
 
 /// What a child process is to measure.
@@ -74,7 +74,8 @@ fn child() {
     let images = (images + 0.5).unwrap();
     let labels = (0..batch as u32).map(|i| i % 10).collect();
     let data = TensorDataset::new(images, labels, (0..10).map(|i| i.to_string()).collect()).unwrap();
-    let mut session = FineTuner::new(backbone).plan(plan).cache_budget(0).workers(0).session(&data).unwrap();
+    let mut session =
+        FineTuner::new(backbone).plan(plan).cache(&FeatureCache::off()).workers(0).session(&data).unwrap();
     let batch = session.next_batch().unwrap().unwrap();
     for _ in 0..2 {
         session.step(&batch).unwrap();

@@ -2,7 +2,8 @@
 
 use crate::support::{CPU, all_bits, all_sums, bits, differing, images, plan, tensors, worn};
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, Error, FineTuner, FreezePolicy, Loss, Optimizer, Phase, Session, TensorDataset,
+    Arch, Backbone, BatchNormMode, Error, FeatureCache, FineTuner, FreezePolicy, Loss, Optimizer, Phase, Session,
+    TensorDataset,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -128,7 +129,8 @@ fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
     let learning = |k: usize| -> BTreeSet<String> {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(FreezePolicy::First(k)).batch_norm(BatchNormMode::Frozen);
         // Without its audit and its kept features, which are not looked at here.
-        let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false).cache_budget(0);
+        let tuner =
+            FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false).cache(&FeatureCache::off());
         let mut session = tuner.workers(0).session(data).unwrap();
         session.next_batch().unwrap();
         session.parameters().into_iter().map(|(name, _)| name).collect()
@@ -335,7 +337,7 @@ fn a_frozen_backbone_leaves_no_graph() {
     // What is behind the logits shows in the store: with the backbone frozen, the head's few nodes and nothing else.
     let count = |freeze: FreezePolicy| {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
-        let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache_budget(0);
+        let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache(&FeatureCache::off());
         let mut session = tuner.session(&data).unwrap();
         let batch = session.next_batch().unwrap().unwrap();
         let loss = session.forward(&batch).unwrap().sum_all().unwrap();

@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 8] = [
     &["ops"],
     &["nn", "params"],
     &["arch", "weights", "embedded"],
-    &["backbone", "head", "freeze"],
+    &["backbone", "head", "freeze", "hub"],
     &["data", "loss", "optim"],
     &["plan", "strategy", "forecast", "train", "predict"],
     &["lib", "bench"],

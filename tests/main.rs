@@ -4,6 +4,8 @@ mod audit;
 mod forecast;
 mod freezing;
 mod house;
+#[cfg(feature = "hub")]
+mod hub;
 #[cfg(feature = "image")]
 mod image_files;
 #[cfg(feature = "image")]
@@ -14,5 +16,6 @@ mod predictor;
 mod readme;
 mod recipes;
 mod session;
+mod sharing;
 mod support;
 mod training;

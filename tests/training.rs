@@ -3,8 +3,8 @@
 use crate::support::{CPU, all_bits, differing, pictures, plan, read, tensors};
 use candle_finetune::candle_core::DType;
 use candle_finetune::{
-    Arch, Augment, Backbone, BatchNormMode, Event, FineTuner, Fitted, FreezePolicy, Head, Loss, Optimizer, Phase, Plan,
-    Report, Schedule, TensorDataset,
+    Arch, Augment, Backbone, BatchNormMode, Event, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, Loss,
+    Optimizer, Phase, Plan, Report, Schedule, TensorDataset,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -75,7 +75,7 @@ fn kept_features_change_nothing() {
     for plan in plans() {
         let run = |budget: Option<usize>| {
             let tuner = tuner(plan.clone()).head(Head::linear().dropout(0.1));
-            let tuner = budget.into_iter().fold(tuner, FineTuner::cache_budget);
+            let tuner = budget.into_iter().fold(tuner, |tuner, bytes| tuner.cache(&FeatureCache::new().budget(bytes)));
             let fitted = tuner.fit(&train, &valid).unwrap();
             assert_eq!(fitted.report.cached_mb > 0.0, budget.is_none());
             let best = fitted.report.best_epoch.unwrap() - 1;
@@ -88,13 +88,15 @@ fn kept_features_change_nothing() {
         assert!(kept.1 == anew.1 && kept.2 == anew.2, "{plan}");
         // In a file, which goes with the session.
         let dir = tempfile::tempdir().unwrap();
-        let filed = tuner(plan.clone()).head(Head::linear().dropout(0.1)).cache_budget(1000).cache_dir(dir.path());
+        let filed = tuner(plan.clone())
+            .head(Head::linear().dropout(0.1))
+            .cache(&FeatureCache::new().budget(1000).dir(dir.path()));
         let filed = filed.fit(&train, &valid).unwrap();
         assert!(filed.report.cached_mb > 0.0);
         assert_eq!(differing(&kept.0, &saved(&filed)), [""; 0], "{plan}");
         assert!(kept.1 == steps(&filed.report) && std::fs::read_dir(dir.path()).unwrap().count() == 0);
         // A budget that is too small is as none.
-        let little = tuner(plan.clone()).cache_budget(1000).fit(&train, &valid).unwrap();
+        let little = tuner(plan.clone()).cache(&FeatureCache::new().budget(1000)).fit(&train, &valid).unwrap();
         assert_eq!(little.report.cached_mb, 0.0);
     }
 }
@@ -106,9 +108,9 @@ fn features_in_half_precision() {
     let plan = plans().remove(0);
     let dir = tempfile::tempdir().unwrap();
     let run = |dtype: Option<DType>, filed: bool| {
-        let tuner = dtype.into_iter().fold(tuner(plan.clone()), FineTuner::cache_dtype);
-        let tuner = if filed { tuner.cache_budget(0).cache_dir(dir.path()) } else { tuner };
-        tuner.fit(&train, &valid).unwrap()
+        let cache = dtype.into_iter().fold(FeatureCache::new(), FeatureCache::dtype);
+        let cache = if filed { cache.budget(0).dir(dir.path()) } else { cache };
+        tuner(plan.clone()).cache(&cache).fit(&train, &valid).unwrap()
     };
     let full = run(None, false);
     for dtype in [DType::F16, DType::BF16] {
@@ -119,8 +121,9 @@ fn features_in_half_precision() {
         let loss = |fitted: &Fitted| fitted.report.epochs.last().unwrap().train_loss;
         assert!((loss(&half) - loss(&full)).abs() < 0.02 * loss(&full), "{dtype:?}");
     }
-    let error = tuner(plan.clone()).cache_dtype(DType::U8).fit(&train, &valid).unwrap_err().to_string();
-    assert!(error.contains("cache_dtype"), "{error}");
+    let odd = FeatureCache::new().dtype(DType::U8);
+    let error = tuner(plan.clone()).cache(&odd).fit(&train, &valid).unwrap_err().to_string();
+    assert!(error.contains("feature cache's dtype"), "{error}");
 }
 
 /// Losses of every epoch, to the bit.
@@ -141,7 +144,7 @@ fn fixed_views_kept_or_not() {
                 *counter.lock().unwrap() += 1;
             }
         });
-        let tuner = budget.into_iter().fold(tuner, FineTuner::cache_budget);
+        let tuner = budget.into_iter().fold(tuner, |tuner, bytes| tuner.cache(&FeatureCache::new().budget(bytes)));
         let fitted = tuner.fit(&train, &valid).unwrap();
         let steps = *count.lock().unwrap();
         assert_eq!(steps, 9);
@@ -322,7 +325,8 @@ fn a_single_sample_left_over_does_not_break_batch_statistics() {
     let small = backbone().input_size(4, 4).unwrap();
     let recipe = plan(vec![phase(FreezePolicy::First(1), BatchNormMode::Train, 2)], 4);
     for budget in [0, 1 << 20] {
-        let tuner = FineTuner::new(small.clone()).plan(recipe.clone()).seed(1).cache_budget(budget);
+        let tuner =
+            FineTuner::new(small.clone()).plan(recipe.clone()).seed(1).cache(&FeatureCache::new().budget(budget));
         let fitted = tuner.fit(&tensors(9, 4, 3, 1), &tensors(5, 4, 3, 2)).unwrap();
         assert_eq!(fitted.report.epochs.len(), 2);
         assert!(fitted.report.epochs.iter().all(|e| e.train_loss.is_finite()));
@@ -356,7 +360,7 @@ fn double_precision_trains_with_kept_features_too() {
     let double = Backbone::load(source.dtype(candle_finetune::candle_core::DType::F64), &CPU).unwrap();
     let (train, valid) = data();
     for budget in [0, 1 << 30] {
-        let tuner = FineTuner::new(double.clone()).plan(plans().remove(2)).cache_budget(budget);
+        let tuner = FineTuner::new(double.clone()).plan(plans().remove(2)).cache(&FeatureCache::new().budget(budget));
         let fitted = tuner.fit(&train, &valid).unwrap();
         assert_eq!(fitted.report.epochs.len(), 4);
         let path = dir.path().join("p.safetensors");

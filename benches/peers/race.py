@@ -6,6 +6,8 @@
     python benches/peers/race.py --modes train --rounds 3 cifar_resnet20:128:32
     (cd benches/peers/candle && cargo build --release)
     python benches/peers/race.py --ways candle --steps 3 resnet18:8:224
+    (cd benches/peers/burn && cargo build --release)
+    python benches/peers/race.py --ways burn --steps 3 resnet18:8:224
 
 Machines differ and are never quite idle, so times of different runs say little; ratios of one run do. The python that
 runs this needs torch, torchvision and timm; everything else is in this repository.
@@ -21,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ROOT / "target" / "release" / "examples" / "bench_step"
 CANDLE = ROOT / "benches" / "peers" / "candle" / "target" / "release" / "candle-peer"
+BURN = ROOT / "benches" / "peers" / "burn" / "target" / "release" / "burn-peer"
 WAYS = ["nchw", "channels_last", "bf16"]
 
 
@@ -32,11 +35,12 @@ def run(command: list[str]) -> dict:
 
 
 def peer(way: str, options: argparse.Namespace, case: list[str], mode: str) -> list[str]:
-    """The command that runs a peer; `way` is one of PyTorch's, or candle, which knows ResNet-18 alone."""
+    """The command that runs a peer; `way` is one of PyTorch's, or candle or burn, which know ResNet-18 alone."""
     arch, batch, size = case
     numbers = [str(options.threads), str(options.steps)]
-    if way == "candle":
-        return [str(options.candle), batch, size, mode, *numbers]
+    programs = {"candle": options.candle, "burn": options.burn}
+    if way in programs:
+        return [str(programs[way]), batch, size, mode, *numbers]
     script = str(Path(__file__).with_name("torch_step.py"))
     named = ["--arch", arch, "--batch", batch, "--size", size, "--threads", numbers[0], "--steps", numbers[1]]
     return [sys.executable, script, *named, "--mode", mode, "--way", way]
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--candle", type=Path, default=CANDLE, help="the program of benches/peers/candle")
+    parser.add_argument("--burn", type=Path, default=BURN, help="the program of benches/peers/burn")
     options = parser.parse_args()
 
     ways = options.ways.split(",")

@@ -12,8 +12,8 @@ pub use figures::Figures;
 use candle_finetune::candle_core::safetensors::save;
 use candle_finetune::candle_core::{DType, Device, Tensor};
 use candle_finetune::{
-    Arch, Backbone, Batch, FineTuner, FreezePolicy, Head, Layout, Loss, Optimizer, Phase, Plan, Predictor, Session,
-    Source, Targets, TensorDataset,
+    Arch, Backbone, Batch, FeatureCache, FineTuner, FreezePolicy, Head, Layout, Loss, Optimizer, Phase, Plan,
+    Predictor, Session, Source, Targets, TensorDataset,
 };
 use errors::Group;
 use figures::Trajectory;
@@ -142,7 +142,7 @@ impl Parity {
         plan.batch_size = self.figures.batch;
         let classes = (0..self.figures.num_classes).map(|class| class.to_string()).collect();
         let data = TensorDataset::new(self.images.clone(), self.labels.clone(), classes)?;
-        let tuner = FineTuner::new(backbone.clone()).head(Head::original()).plan(plan).cache_budget(0);
+        let tuner = FineTuner::new(backbone.clone()).head(Head::original()).plan(plan).cache(&FeatureCache::off());
         Ok(tuner.session(&data)?)
     }
 

@@ -67,3 +67,17 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
         _ => {}
     }
 }
+
+/// A listener that draws downloads on standard error; silent where that is no terminal.
+#[cfg(feature = "hub")]
+pub fn downloads() -> impl Fn(&candle_finetune::Download) + Send + Sync + 'static {
+    let bar = ProgressBar::new(1);
+    if let Ok(style) = ProgressStyle::with_template("{msg:40} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    move |download| {
+        bar.set_message(download.file.clone());
+        bar.set_length(download.total);
+        bar.set_position(download.done);
+    }
+}

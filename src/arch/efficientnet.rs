@@ -175,7 +175,7 @@ impl EfficientNet {
 
     /// torchvision numbers what timm names.
     pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
-        if layout == Layout::Timm {
+        if layout != Layout::Torchvision {
             return canonical.to_string();
         }
         let (module, leaf) = canonical.rsplit_once('.').unwrap_or((canonical, ""));

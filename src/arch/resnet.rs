@@ -144,9 +144,48 @@ impl ResNet {
         Ok(())
     }
 
-    /// torchvision and timm agree on a ResNet's names.
-    pub(super) fn name_in(_: Layout, canonical: &str) -> String {
-        canonical.to_string()
+    /// Neither wide nor grouped: what transformers has.
+    pub(super) fn is_plain(&self) -> bool {
+        self.groups == 1 && self.base_width == 64
+    }
+
+    /// Whether transformers' configuration says the same.
+    pub(super) fn is_transformers(&self, bottleneck: bool, depths: &[usize], widths: &[usize]) -> bool {
+        let expansion = if self.bottleneck { 4 } else { 1 };
+        let own = [64, 128, 256, 512].map(|planes: usize| planes * expansion);
+        self.is_plain() && self.bottleneck == bottleneck && self.layers == depths && own == widths
+    }
+
+    /// torchvision and timm agree on a ResNet's names; transformers counts stages and layers from 0.
+    pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
+        let renamed = match layout {
+            Layout::Timm | Layout::Torchvision => None,
+            Layout::Transformers => Self::transformers_name(canonical),
+        };
+        renamed.unwrap_or_else(|| canonical.to_string())
+    }
+
+    fn transformers_name(canonical: &str) -> Option<String> {
+        let (module, leaf) = canonical.rsplit_once('.')?;
+        let of = |norm: bool| if norm { "normalization" } else { "convolution" };
+        let module = match module {
+            "conv1" | "bn1" => format!("resnet.embedder.embedder.{}", of(module == "bn1")),
+            "fc" => "classifier.1".to_string(),
+            _ => {
+                let mut parts = module.strip_prefix("layer")?.splitn(3, '.');
+                let (stage, i, part) = (parts.next()?.parse::<usize>().ok()?, parts.next()?, parts.next()?);
+                let layer = match part.strip_prefix("downsample.") {
+                    Some(index) => format!("shortcut.{}", of(index == "1")),
+                    None => {
+                        let number =
+                            part.trim_start_matches(|c: char| c.is_ascii_alphabetic()).parse::<usize>().ok()?;
+                        format!("layer.{}.{}", number.checked_sub(1)?, of(part.starts_with("bn")))
+                    }
+                };
+                format!("resnet.encoder.stages.{}.layers.{i}.{layer}", stage.checked_sub(1)?)
+            }
+        };
+        Some(format!("{module}.{leaf}"))
     }
 }
 

@@ -123,7 +123,7 @@ impl Vgg {
     pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
         let rename = |from: &str, to: &str| canonical.strip_prefix(from).map(|rest| format!("{to}{rest}"));
         match layout {
-            Layout::Timm => canonical.to_string(),
+            Layout::Timm | Layout::Transformers => canonical.to_string(),
             Layout::Torchvision => rename("pre_logits.fc1.", "classifier.0.")
                 .or_else(|| rename("pre_logits.fc2.", "classifier.3."))
                 .or_else(|| rename("head.fc.", "classifier.6."))

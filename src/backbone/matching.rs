@@ -16,9 +16,9 @@ pub(super) struct Matched {
     pub classifier: Option<(Tensor, Tensor)>,
 }
 
-const LAYOUTS: [Layout; 2] = [Layout::Timm, Layout::Torchvision];
+const LAYOUTS: [Layout; 3] = [Layout::Timm, Layout::Torchvision, Layout::Transformers];
 
-/// Finds every tensor of `arch` in the file, under timm's or torchvision's names, whichever fits better. `head`: the
+/// Finds every tensor of `arch` in the file, under the names of whichever library fits best. `head`: the
 /// names of a head that the file is known to hold besides.
 pub(super) fn matched(arch: Arch, weights: &Weights, head: &[String]) -> Result<Matched> {
     let declared = arch.declared(3)?;

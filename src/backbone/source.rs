@@ -2,8 +2,11 @@
 
 use super::Backbone;
 use super::matching::matched;
+use super::snapshot::Snapshot;
 use crate::arch::{Arch, InputSpec, Layout};
 use crate::error::{Error, Result};
+#[cfg(feature = "hub")]
+use crate::hub::Remote;
 use crate::weights::{METADATA_KEY, Weights};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
@@ -28,14 +31,20 @@ pub struct Source {
     spec: Option<InputSpec>,
     channels: Option<usize>,
     dtype: DType,
+    /// An option of the hub that was set for another place.
+    #[cfg(feature = "hub")]
+    misplaced: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
 enum Place {
     File(PathBuf),
+    Dir(PathBuf),
     Embedded,
-    /// Weights already read.
-    Read(Arc<Weights>),
+    /// Weights already read, with what lay beside them.
+    Read(Arc<Weights>, Option<Snapshot>),
+    #[cfg(feature = "hub")]
+    Hub(Remote),
 }
 
 impl Source {
@@ -44,18 +53,41 @@ impl Source {
         Self::new(Place::File(path.as_ref().to_path_buf()))
     }
 
+    /// A folder as the hub has it, a snapshot in its cache for one: `model.safetensors` (or an index with its shards, or
+    /// `pytorch_model.bin`) beside a `config.json` of timm's or transformers' that says which architecture it is, how it
+    /// wants its images and what its classes are called. No network is used.
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Predictor, Source, candle_core::Device};
+    /// let predictor = Predictor::pretrained(Source::dir("models/resnet18.a1_in1k"), &Device::Cpu)?;
+    /// println!("{} classes", predictor.labels().len());
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn dir(path: impl AsRef<Path>) -> Self {
+        Self::new(Place::Dir(path.as_ref().to_path_buf()))
+    }
+
     /// The weights that the crate carries.
     pub fn embedded() -> Self {
         Self::new(Place::Embedded)
     }
 
     /// Weights already read.
-    pub(crate) fn weights(weights: Weights) -> Self {
-        Self::new(Place::Read(Arc::new(weights)))
+    pub(crate) fn weights(weights: Arc<Weights>) -> Self {
+        Self::new(Place::Read(weights, None))
     }
 
     fn new(place: Place) -> Self {
-        Self { place, arch: None, layout: None, spec: None, channels: None, dtype: DType::F32 }
+        Self {
+            place,
+            arch: None,
+            layout: None,
+            spec: None,
+            channels: None,
+            dtype: DType::F32,
+            #[cfg(feature = "hub")]
+            misplaced: None,
+        }
     }
 
     /// Sets the architecture. A file that this crate saved knows its own.
@@ -99,27 +131,60 @@ impl Source {
         self
     }
 
+    /// Reads the file, which is fetched first if it is on the hub. The source that comes back has it in memory.
+    pub(crate) fn read(mut self) -> Result<(Self, Arc<Weights>, Option<Snapshot>)> {
+        #[cfg(feature = "hub")]
+        if let Some(option) = self.misplaced {
+            return Err(Error::invalid(format!("Source::{option}"), "is for weights on the hub: Source::hub(id)"));
+        }
+        let snapshot = match &self.place {
+            Place::Dir(path) => Some(Snapshot::open(path, self.arch)?),
+            #[cfg(feature = "hub")]
+            Place::Hub(remote) => Some(remote.fetch(self.arch)?),
+            Place::Read(_, snapshot) => snapshot.clone(),
+            Place::File(_) | Place::Embedded => None,
+        };
+        let weights = match (&self.place, &snapshot) {
+            (Place::Read(weights, _), _) => weights.clone(),
+            (Place::File(path), _) => Arc::new(Weights::read(path)?),
+            (_, Some(snapshot)) => Arc::new(Weights::read(&snapshot.weights)?),
+            _ => Arc::new(crate::embedded::weights()?),
+        };
+        self.place = Place::Read(weights.clone(), snapshot.clone());
+        Ok((self, weights, snapshot))
+    }
+
+    /// The type that numbers will have.
+    pub(crate) fn number_type(&self) -> DType {
+        self.dtype
+    }
+
+    /// Whether nobody says that it is something else than this.
+    pub(crate) fn may_be(&self, arch: Arch) -> bool {
+        self.arch.is_none_or(|said| said == arch)
+    }
+
     pub(super) fn load(self, device: &Device) -> Result<Backbone> {
         if !matches!(self.dtype, DType::F32 | DType::F64) {
             return Err(Error::invalid("dtype", format!("{:?}; networks run in F32 or F64", self.dtype)));
         }
-        let weights = match &self.place {
-            Place::File(path) => Arc::new(Weights::read(path)?),
-            Place::Embedded => Arc::new(crate::embedded::weights()?),
-            Place::Read(weights) => weights.clone(),
-        };
+        let (this, weights, snapshot) = self.read()?;
+        this.assemble(&weights, snapshot, device)
+    }
+
+    fn assemble(self, weights: &Weights, snapshot: Option<Snapshot>, device: &Device) -> Result<Backbone> {
         let saved = weights.metadata.get(METADATA_KEY).map(|text| Saved::parse(text, &weights.path)).transpose()?;
-        let arch = match (self.arch, &saved) {
-            (Some(arch), _) => arch,
-            (None, Some(saved)) => saved.arch.parse()?,
-            (None, None) => {
+        let arch = match (self.arch, &saved, snapshot.as_ref().and_then(|s| s.arch)) {
+            (Some(arch), _, _) | (None, None, Some(arch)) => arch,
+            (None, Some(saved), _) => saved.arch.parse()?,
+            (None, None, None) => {
                 let problem = "does not say which architecture it holds; name it with Source::arch";
                 return Err(Error::weights(&weights.path, problem));
             }
         };
         let saved = saved.filter(|s| s.arch == arch.name());
         let head = saved.as_ref().map(|s| s.head.names(arch, s.labels.len())).unwrap_or_default();
-        let found = matched(arch, &weights, &head)?;
+        let found = matched(arch, weights, &head)?;
         let told = saved.as_ref().map_or(found.layout, |s| s.layout);
         let layout = self.layout.map_or(Ok(told), |said| agreed(arch, said, told, saved.is_some(), &weights.path))?;
         let channels = self.channels.unwrap_or(found.channels);
@@ -134,11 +199,21 @@ impl Source {
             }
             (Some(spec), _) => spec.clone(),
             (None, Some(saved)) => saved.input.clone(),
-            (None, None) => arch.input_spec_in(layout),
+            (None, None) => match snapshot.as_ref().and_then(|s| s.spec.clone()) {
+                Some(spec) if spec.channels != found.channels => {
+                    let (said, had) = (spec.channels, found.channels);
+                    let problem = format!("the description beside it speaks of {said} channels, and it has {had}");
+                    return Err(Error::weights(&weights.path, problem));
+                }
+                Some(spec) => spec,
+                None => arch.input_spec_in(layout),
+            },
         };
         if spec.channels != channels || channels == 0 {
             spec = for_channels(spec, channels)?;
         }
+        let name = || Some(weights.path.file_name()?.to_string_lossy().into_owned());
+        let origin = snapshot.as_ref().and_then(|s| s.repository.clone()).or_else(name);
         let move_to = |t: &Tensor| -> Result<Tensor> { Ok(t.to_dtype(self.dtype)?.to_device(device)?) };
         let mut tensors = std::collections::BTreeMap::new();
         for (name, tensor) in &found.tensors {
@@ -152,15 +227,94 @@ impl Source {
         }
         let classifier =
             found.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
-        let labels = saved.as_ref().map(|s| s.labels.clone());
-        Backbone::assemble(arch, layout, spec, device, tensors, found.counters, classifier, labels, true)
+        let labels = match (saved, snapshot.and_then(|s| s.labels), &classifier) {
+            (Some(saved), _, _) => Some(saved.labels),
+            (None, Some(labels), Some((weight, _))) if labels.len() != weight.dim(0)? => {
+                let (said, had) = (labels.len(), weight.dim(0)?);
+                let problem = format!("the description beside it names {said} classes, and its classifier has {had}");
+                return Err(Error::weights(&weights.path, problem));
+            }
+            (None, labels, classifier) => labels.filter(|_| classifier.is_some()),
+        };
+        Backbone::assemble(arch, layout, spec, device, tensors, found.counters, classifier, labels, origin)
+    }
+}
+
+#[cfg(feature = "hub")]
+impl Source {
+    /// A repository of the Hugging Face hub: `owner/name`, or `owner/name@revision` for a branch, tag or commit.
+    ///
+    /// It is fetched once into the cache that Python's libraries use too, and every file's size and checksum is held
+    /// against what the hub says before it is used. Later starts ask the hub whether the revision has moved (a commit's
+    /// 40 digits need not be asked about), and work without network from the cache. These environment variables are
+    /// honoured: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`,
+    /// `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_ETAG_TIMEOUT`; the setters here win over them.
+    ///
+    /// `config.json` tells the architecture, how images are prepared and what the classes are called, as for
+    /// [`Source::dir`].
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Backbone, Source, candle_core::Device};
+    /// let source = Source::hub("timm/resnet18.a1_in1k").on_download(|d| println!("{d}"));
+    /// let backbone = Backbone::load(source, &Device::Cpu)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn hub(id: impl Into<String>) -> Self {
+        Self::new(Place::Hub(Remote::new(id.into())))
+    }
+
+    /// Sets the branch, tag or commit; `main` by default.
+    pub fn revision(self, revision: impl Into<String>) -> Self {
+        let revision = revision.into();
+        self.remote("revision", |remote| remote.revision = Some(revision))
+    }
+
+    /// Sets the folder of the cache.
+    pub fn cache_dir(self, path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_path_buf();
+        self.remote("cache_dir", |remote| remote.cache = Some(path))
+    }
+
+    /// Sets the token for repositories that are private or gated. It is never part of a message.
+    pub fn token(self, token: impl Into<String>) -> Self {
+        let token = token.into();
+        self.remote("token", |remote| remote.token = Some(token))
+    }
+
+    /// Sets the hub's address, for a mirror or a hub of one's own.
+    pub fn endpoint(self, url: impl Into<String>) -> Self {
+        let url = url.into();
+        self.remote("endpoint", |remote| remote.endpoint = Some(url))
+    }
+
+    /// Uses what is in the cache and no network.
+    pub fn offline(self) -> Self {
+        self.remote("offline", |remote| remote.offline = true)
+    }
+
+    /// Sets who hears how far a download is.
+    pub fn on_download(self, listener: impl Fn(&crate::Download) + Send + Sync + 'static) -> Self {
+        self.remote("on_download", |remote| remote.listener = Some(Arc::new(listener)))
+    }
+
+    fn remote(mut self, option: &'static str, set: impl FnOnce(&mut Remote)) -> Self {
+        match &mut self.place {
+            Place::Hub(remote) => set(remote),
+            _ => self.misplaced = Some(option),
+        }
+        self
     }
 }
 
 /// The layout that was asked for, if the file can have it: `told` is what its names, or its description, say.
 fn agreed(arch: Arch, said: Layout, told: Layout, described: bool, path: &Path) -> Result<Layout> {
-    if said == Layout::Torchvision && !arch.in_torchvision() {
-        return Err(Error::weights(path, format!("torchvision has no {arch}; leave Source::layout out")));
+    let absent = match said {
+        Layout::Torchvision => (!arch.in_torchvision()).then_some("torchvision"),
+        Layout::Transformers => (!arch.in_transformers()).then_some("transformers"),
+        Layout::Timm => None,
+    };
+    if let Some(library) = absent {
+        return Err(Error::weights(path, format!("{library} has no {arch}; leave Source::layout out")));
     }
     let same_name = |d: &crate::params::Declared| arch.name_in(said, &d.name) == arch.name_in(told, &d.name);
     if said != told && (described || !arch.declared(3)?.iter().all(same_name)) {

@@ -6,7 +6,7 @@ mod scan;
 use super::decode::{self, MAX_PIXELS};
 use super::memory::check_classes;
 use super::split::split_indices;
-use super::{Dataset, Sample, Target};
+use super::{Dataset, Sample, Target, hash};
 use crate::{Error, Result};
 use scan::Layout;
 use std::collections::BTreeMap;
@@ -266,6 +266,13 @@ impl Dataset for ImageFolder {
 
     fn name(&self, i: usize) -> String {
         self.files[i].path.display().to_string()
+    }
+
+    /// Of path, size and time of change.
+    fn fingerprint(&self, i: usize) -> Option<u64> {
+        let path = &self.files[i].path;
+        let file = path.metadata().ok()?;
+        Some(hash(&(path, file.len(), file.modified().ok()?)))
     }
 
     fn skipped(&self) -> usize {

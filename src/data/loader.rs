@@ -192,7 +192,7 @@ impl Job {
                 Sample::Tensor(tensor) => Input::Tensor(tensor),
                 Sample::Image(image) => Input::Values(
                     transform
-                        .values(&image, *seed, self.epoch, i as u64)
+                        .values(&image, *seed, self.epoch, dataset.origin(i) as u64)
                         .map_err(|error| Error::bad_sample(dataset.name(i), error.to_string()))?,
                 ),
             };

@@ -1,7 +1,8 @@
 //! Datasets that lie in memory.
 
 use super::batch::{check_target, out_of_range};
-use super::{Dataset, Image, Sample, Target};
+use super::{Dataset, Image, Sample, Target, hash};
+use crate::nn::checksum;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
@@ -66,6 +67,11 @@ impl Dataset for TensorDataset {
     fn sample(&self, i: usize) -> Result<Sample> {
         Ok(Sample::Tensor(self.images.get(i)?))
     }
+
+    fn fingerprint(&self, i: usize) -> Option<u64> {
+        let image = self.images.get(i).ok()?;
+        Some(hash(&(image.dims(), checksum(&image).ok()?)))
+    }
 }
 
 /// Images in a vector, with a label each. A clone is cheap.
@@ -113,6 +119,11 @@ impl Dataset for VecDataset {
 
     fn sample(&self, i: usize) -> Result<Sample> {
         Ok(Sample::Image(self.images[i].0.clone()))
+    }
+
+    fn fingerprint(&self, i: usize) -> Option<u64> {
+        let image = &self.images[i].0;
+        Some(hash(&(image.width(), image.height(), image.channels(), image.bytes())))
     }
 }
 

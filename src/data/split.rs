@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub struct Subset {
     dataset: Arc<dyn Dataset>,
     indices: Arc<[usize]>,
+    origins: Arc<[usize]>,
 }
 
 impl Subset {
@@ -25,7 +26,16 @@ impl Subset {
         if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
             return Err(Error::invalid("subset", format!("index {i} of a dataset of {} samples", dataset.len())));
         }
-        Ok(Self { dataset, indices: indices.into() })
+        // A sample that is here twice is varied in two ways.
+        let mut times = BTreeMap::new();
+        let origin = |&i: &usize| {
+            let before = times.entry(i).or_insert(0);
+            let origin = dataset.origin(i) + *before * dataset.len();
+            *before += 1;
+            origin
+        };
+        let origins = indices.iter().map(origin).collect();
+        Ok(Self { dataset, indices: indices.into(), origins })
     }
 
     /// The indices into the whole dataset.
@@ -61,6 +71,14 @@ impl Dataset for Subset {
 
     fn skipped(&self) -> usize {
         self.dataset.skipped()
+    }
+
+    fn fingerprint(&self, i: usize) -> Option<u64> {
+        self.dataset.fingerprint(self.indices[i])
+    }
+
+    fn origin(&self, i: usize) -> usize {
+        self.origins[i]
     }
 }
 

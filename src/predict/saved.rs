@@ -7,6 +7,7 @@ use crate::weights::{METADATA_KEY, Weights, write as write_weights};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let inner = &predictor.backbone.inner;
@@ -42,16 +43,27 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
 }
 
 pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
-    let weights = Weights::read(path)?;
-    let Some(text) = weights.metadata.get(METADATA_KEY) else {
+    let weights = Arc::new(Weights::read(path)?);
+    let Some(description) = description(&weights)? else {
         let problem = "this is no saved predictor (it has no description of one); \
                        load weights with Predictor::pretrained or Backbone::from_file";
         return Err(Error::weights(path, problem));
     };
-    let description = Saved::parse(text, path)?;
     let dtype = weights.tensors.values().find(|t| t.dtype() == DType::F64).map_or(DType::F32, Tensor::dtype);
-    let arch: crate::Arch = description.arch.parse()?;
-    let names = description.head.names(arch, description.labels.len());
+    let source = Source::weights(weights.clone()).arch(description.arch.parse()?).dtype(dtype);
+    assemble(&weights, description, source, device)
+}
+
+/// What a file says of the predictor that it holds, if it holds one.
+pub(super) fn description(weights: &Weights) -> Result<Option<Saved>> {
+    weights.metadata.get(METADATA_KEY).map(|text| Saved::parse(text, &weights.path)).transpose()
+}
+
+/// The predictor in a file; `source` has the file, and the options for its backbone.
+pub(super) fn assemble(weights: &Weights, saved: Saved, source: Source, device: &Device) -> Result<Predictor> {
+    let (path, dtype) = (&weights.path, source.number_type());
+    let arch: crate::Arch = saved.arch.parse()?;
+    let names = saved.head.names(arch, saved.labels.len());
     let mut head = Vec::with_capacity(names.len());
     for name in names {
         let tensor = weights
@@ -60,9 +72,9 @@ pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
             .ok_or_else(|| Error::weights(path, format!("the head's tensor {name} is missing")))?;
         head.push((name, tensor.to_dtype(dtype)?.to_device(device)?));
     }
-    check_head(&head, arch.feature_dim(), description.labels.len(), path)?;
-    let backbone = Backbone::load(Source::weights(weights).arch(arch).dtype(dtype), device)?;
-    Predictor::assemble(backbone, description.head, head, description.labels, description.story)
+    check_head(&head, arch.feature_dim(), saved.labels.len(), path)?;
+    let backbone = Backbone::load(source, device)?;
+    Predictor::assemble(backbone, saved.head, head, saved.labels, saved.story)
 }
 
 /// The layers' widths must fit the features, each other and the labels.

@@ -1,7 +1,7 @@
 //! Choices in, a predictor out.
 
 use super::event::Event;
-use super::feature_cache::CacheSettings;
+use super::feature_cache::FeatureCache;
 use super::report::Report;
 use super::session::{Listener, Session, Setup};
 use crate::backbone::Backbone;
@@ -14,8 +14,6 @@ use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::predict::Predictor;
 use crate::strategy::Strategy;
-use candle_core::DType;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Fine-tunes a backbone on labelled images.
@@ -46,7 +44,7 @@ pub struct FineTuner {
     patience: Option<usize>,
     seed: u64,
     workers: Option<usize>,
-    cache: CacheSettings,
+    cache: FeatureCache,
     audit: bool,
     listener: Option<Listener>,
 }
@@ -77,9 +75,6 @@ impl Fitted {
     }
 }
 
-/// Features of frozen blocks are kept if they take no more than this many bytes.
-const CACHE_BUDGET: usize = 2 << 30;
-
 impl FineTuner {
     /// With a linear head, seed 0, and no recipe yet: set a strategy or a plan.
     pub fn new(backbone: Backbone) -> Self {
@@ -95,7 +90,7 @@ impl FineTuner {
             patience: None,
             seed: 0,
             workers: None,
-            cache: CacheSettings { budget: CACHE_BUDGET, dir: None, dtype: None },
+            cache: FeatureCache::new(),
             audit: true,
             listener: None,
         }
@@ -162,33 +157,10 @@ impl FineTuner {
         self
     }
 
-    /// Sets how many bytes of frozen blocks' features may be kept in memory (2 GiB by default). Features that would take
-    /// more, any with 0, are computed anew in every epoch, or go to [`FineTuner::cache_dir`]. The result is the same.
-    pub fn cache_budget(mut self, bytes: usize) -> Self {
-        self.cache.budget = bytes;
-        self
-    }
-
-    /// Sets the folder for features that exceed [`FineTuner::cache_budget`]: a file there, which goes when the phase
-    /// ends. The folder is made if it is not there. Training fails with [`Error::Io`] if the file cannot be written.
-    ///
-    /// ```
-    /// # use candle_finetune::{Arch, Backbone, FineTuner, Strategy, candle_core::{DType, Device}};
-    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
-    /// let tuner = FineTuner::new(backbone).strategy(Strategy::SmallSimilar);
-    /// let tuner = tuner.cache_budget(1 << 30).cache_dir("features").cache_dtype(DType::F16);
-    /// # let _ = tuner;
-    /// # Ok::<(), candle_finetune::Error>(())
-    /// ```
-    pub fn cache_dir(mut self, dir: impl AsRef<Path>) -> Self {
-        self.cache.dir = Some(dir.as_ref().to_path_buf());
-        self
-    }
-
-    /// Sets the type in which features are kept: `DType::F16` or `DType::BF16` take half of the memory, and round. By
-    /// default it is the network's own. A session refuses other types than these, `F32` and `F64`.
-    pub fn cache_dtype(mut self, dtype: DType) -> Self {
-        self.cache.dtype = Some(dtype);
+    /// Sets where features of frozen blocks are kept: a cache shared with other runs, or [`FeatureCache::off`]. By default
+    /// each run has one of its own, of 2 GiB at most. What comes out is the same, unless the cache rounds.
+    pub fn cache(mut self, cache: &FeatureCache) -> Self {
+        self.cache = cache.clone();
         self
     }
 
@@ -244,14 +216,7 @@ impl FineTuner {
             overrides.push(format!("patience {patience}"));
             plan.patience = Some(patience);
         }
-        if let Some(dtype) = self.cache.dtype
-            && !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
-        {
-            return Err(Error::invalid(
-                "cache_dtype",
-                format!("{dtype:?} cannot hold features; F16, BF16, F32 and F64 can"),
-            ));
-        }
+        self.cache.check()?;
         let setup = Setup {
             backbone: self.backbone,
             head: self.head,

@@ -11,6 +11,9 @@ use std::fmt;
 pub struct Report {
     /// The architecture.
     pub arch: String,
+    /// Where the pretrained weights came from: a repository of the hub, or a file's name.
+    #[serde(default)]
+    pub base_model: Option<String>,
     /// The strategy, if one was named.
     pub strategy: Option<Strategy>,
     /// The recipe that was followed, after all settings.

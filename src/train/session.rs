@@ -6,7 +6,8 @@ mod validation;
 
 use super::audit::Audit;
 use super::event::Event;
-use super::feature_cache::{CacheSettings, FeatureCache};
+use super::feature_cache::FeatureCache;
+use super::features::KeptFeatures;
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
 use super::report::{Report, Seconds, peak_rss_mb};
@@ -41,7 +42,7 @@ pub(super) struct Setup {
     pub overrides: Vec<String>,
     pub seed: u64,
     pub workers: Option<usize>,
-    pub cache: CacheSettings,
+    pub cache: FeatureCache,
     pub audit: bool,
     pub listener: Option<Listener>,
 }
@@ -96,7 +97,7 @@ struct Current {
     network: Arc<Network>,
     frozen_blocks: usize,
     groups: BTreeMap<String, Group>,
-    cache: Option<FeatureCache>,
+    cache: Option<KeptFeatures>,
     audit: Audit,
     epoch: usize,
     step: usize,
@@ -150,6 +151,7 @@ impl Session {
         }
         let report = Report {
             arch: inner.arch.name().to_string(),
+            base_model: inner.origin.clone().filter(|_| plan.init == Start::Pretrained),
             strategy: setup.strategy,
             plan: plan.clone(),
             overrides: setup.overrides.clone(),
@@ -377,7 +379,7 @@ impl Session {
             inner.counters.clone(),
             classifier,
             Some(self.labels.clone()),
-            true,
+            inner.origin.clone(),
         )?;
         let story = serde_json::to_value(self.report.without_measurements())
             .map_err(|error| Error::invalid("report", format!("cannot be written as JSON: {error}")))?;

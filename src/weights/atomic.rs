@@ -54,6 +54,11 @@ pub(crate) fn replace<D: Disk>(
     sync_folder(disk, &folder)
 }
 
+/// Replaces the file at `path`, or creates it, with this text.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    replace(&mut Os, path, |out| out.write(text.as_bytes()))
+}
+
 /// A file that is being written, through the seam.
 pub(crate) struct Output<'a, D> {
     disk: &'a mut D,

@@ -15,8 +15,14 @@ struct Index {
     weight_map: Unique<String>,
 }
 
-/// Reads all shards that the index names, and holds them against it.
-pub(super) fn read(mut source: Source) -> Result<Weights> {
+/// The files that the index at this path names.
+pub(crate) fn names(path: &Path) -> Result<BTreeSet<String>> {
+    let (_, index) = parse(Source::open(path)?)?;
+    Ok(index.into_values().collect())
+}
+
+/// Which shard holds each tensor. Every shard's name is one of a file in the index's own folder.
+fn parse(mut source: Source) -> Result<(Source, BTreeMap<String, String>)> {
     if source.len > MAX_HEADER {
         return Err(source.error(format!("an index of {} bytes is refused; at most {MAX_HEADER} are read", source.len)));
     }
@@ -29,15 +35,21 @@ pub(super) fn read(mut source: Source) -> Result<Weights> {
             cause,
         )
     })?;
+    if let Some(shard) = weight_map.values().find(|shard| !is_file_name(shard)) {
+        return Err(source.error(format!(
+            "the shard name {shard:?} is refused: shards are named by a plain file name and lie in the folder of \
+             the index"
+        )));
+    }
+    Ok((source, weight_map))
+}
+
+/// Reads all shards that the index names, and holds them against it.
+pub(super) fn read(source: Source) -> Result<Weights> {
+    let (source, weight_map) = parse(source)?;
     let shards: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
     let mut missing = Vec::new();
     for &shard in &shards {
-        if !is_file_name(shard) {
-            return Err(source.error(format!(
-                "the shard name {shard:?} is refused: shards are named by a plain file name and lie in the folder of \
-                 the index"
-            )));
-        }
         if !source.path.with_file_name(shard).exists() {
             missing.push(shard);
         }

@@ -1,12 +1,15 @@
 //! From one phase of the plan to the next.
 
+use super::super::features::Maker;
 #[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
+use crate::data::hash;
+use crate::nn::checksum;
 
 /// What features are kept for.
 #[derive(Clone, Copy)]
-pub(super) enum Purpose {
-    Training { varied: bool },
+pub(super) enum Purpose<'a> {
+    Training(&'a Augment),
     Validation,
 }
 
@@ -26,14 +29,10 @@ impl Session {
         emit(&mut self.setup.listener, &event);
         let augment = if phase.augment { self.setup.plan.augment.clone() } else { Augment::none() };
         self.loader = self.loader.clone().transform(Transform::train(&inner.spec, &augment)?);
-        let cache = self.compute_cache(
-            &self.dataset.clone(),
-            &network,
-            (index, frozen.prefix),
-            Purpose::Training { varied: augment.is_random() },
-        )?;
+        let cache =
+            self.compute_cache(&self.dataset.clone(), &network, (index, frozen.prefix), Purpose::Training(&augment))?;
         if let Some(cache) = &cache {
-            self.report.cached_mb = self.report.cached_mb.max(cache.bytes as f64 / 1e6);
+            self.report.cached_mb = self.report.cached_mb.max(cache.bytes() as f64 / 1e6);
         }
         let per_epoch = batch_count(self.dataset.len(), self.setup.plan.batch_size);
         let audit = Audit::begin(index + 1, &self.slots, self.setup.audit)?;
@@ -72,49 +71,67 @@ impl Session {
         dataset: &Arc<dyn Dataset>,
         network: &Network,
         (phase, frozen_blocks): (usize, usize),
-        purpose: Purpose,
-    ) -> Result<Option<FeatureCache>> {
+        purpose: Purpose<'_>,
+    ) -> Result<Option<KeptFeatures>> {
         let views = match (purpose, self.setup.plan.views) {
-            (Purpose::Training { varied: true }, Some(views)) => views,
-            (Purpose::Training { varied: true }, None) => return Ok(None),
-            _ => 1,
+            (Purpose::Training(augment), Some(views)) if augment.is_random() => {
+                (views, Some(hash(&(self.setup.seed, format!("{augment:?}")))))
+            }
+            (Purpose::Training(augment), None) if augment.is_random() => {
+                self.setup.cache.forget_others(None);
+                return Ok(None);
+            }
+            _ => (1, None),
         };
-        // What training keeps is not there for validation.
-        let taken = self.current.as_ref().and_then(|c| c.cache.as_ref()).map_or(0, FeatureCache::in_memory);
-        let settings = self.setup.cache.clone();
-        if frozen_blocks == 0 || (settings.budget <= taken && settings.dir.is_none()) {
+        if frozen_blocks == 0 || self.setup.cache.is_off() {
+            self.setup.cache.forget_others(None);
             return Ok(None);
         }
         let begun = Instant::now();
+        let made = self.made(frozen_blocks)?;
+        self.setup.cache.forget_others(Some(made));
         let loader = match (purpose, self.setup.workers) {
-            (Purpose::Training { .. }, _) => self.loader.clone(),
+            (Purpose::Training(_), _) => self.loader.clone(),
             (Purpose::Validation, workers) => {
                 let loader = Loader::new(dataset, Transform::eval(&self.setup.backbone.inner.spec)?);
                 workers.into_iter().fold(loader, Loader::workers)
             }
         };
-        let device = self.setup.backbone.inner.device.clone();
+        let inner = &self.setup.backbone.inner;
+        let (dtype, device) = (inner.dtype, &inner.device);
+        let maker = Maker { loader: &loader, network, frozen_blocks, made, dtype, device, phase };
         let listener = &mut self.setup.listener;
         let progress = |done, total| emit(listener, &Event::Features { done, total });
-        let to = (&device, self.setup.backbone.inner.dtype);
-        let cache = FeatureCache::compute(
-            dataset,
-            &loader,
-            network,
-            frozen_blocks,
-            views,
-            (&settings, taken),
-            to,
-            phase,
-            progress,
-        )?;
-        if cache.is_none() {
+        let kept = KeptFeatures::gather(dataset, &maker, &self.setup.cache, views, progress)?;
+        if kept.is_none() {
             tracing::warn!(
-                settings.budget,
+                cache = ?self.setup.cache,
                 "the frozen part's features do not fit and are computed anew in each epoch"
             );
         }
         self.report.seconds.features += begun.elapsed().as_secs_f64();
-        Ok(cache)
+        Ok(kept)
+    }
+
+    /// A number for all that features depend on besides the sample: the frozen blocks' weights, what an image becomes
+    /// before them, and how features are stored.
+    fn made(&self, frozen_blocks: usize) -> Result<u64> {
+        let inner = &self.setup.backbone.inner;
+        let mut weights = Vec::new();
+        for d in self.declared.iter().filter(|d| d.block < frozen_blocks) {
+            if let Some(slot) = self.slots.get(&d.name) {
+                weights.push((&d.name, checksum(&slot.detached())?));
+            }
+        }
+        let stored = self.setup.cache.stored(inner.dtype);
+        let place = format!(
+            "{} {:?} {:?} {:?} {stored:?} {:?}",
+            inner.arch,
+            inner.layout,
+            inner.spec,
+            inner.dtype,
+            inner.device.location()
+        );
+        Ok(hash(&(place, frozen_blocks, weights)))
     }
 }

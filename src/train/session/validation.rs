@@ -10,7 +10,7 @@ impl Session {
     }
 
     /// The validation data's features at the phase's boundary, computed once per phase.
-    pub(in crate::train) fn valid_cache(&mut self, valid: &Arc<dyn Dataset>) -> Result<Option<FeatureCache>> {
+    pub(in crate::train) fn valid_cache(&mut self, valid: &Arc<dyn Dataset>) -> Result<Option<KeptFeatures>> {
         let Some(current) = &self.current else { return Ok(None) };
         let (network, boundary) = (current.network.clone(), (current.index, current.frozen_blocks));
         let cache = self.compute_cache(valid, &network, boundary, Purpose::Validation);
@@ -25,7 +25,7 @@ impl Session {
     pub(in crate::train) fn validate(
         &mut self,
         valid: &Arc<dyn Dataset>,
-        cache: Option<&FeatureCache>,
+        cache: Option<&KeptFeatures>,
     ) -> Result<Evaluation> {
         let begun = Instant::now();
         let inference = self.inference()?;

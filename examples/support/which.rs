@@ -1,0 +1,43 @@
+//! Which network an example runs: the options, and the predictor that they name.
+
+use crate::run::Failure;
+use candle_finetune::candle_core::Device;
+use candle_finetune::{Arch, Predictor, Source};
+use clap::Args;
+use std::path::PathBuf;
+
+/// The network, in one of several places.
+#[derive(Args)]
+pub struct Which {
+    /// A predictor that this crate saved.
+    #[arg(long, group = "place")]
+    predictor: Option<PathBuf>,
+    /// A file of weights with its classifier; needs --arch.
+    #[arg(long, group = "place", requires = "arch")]
+    weights: Option<PathBuf>,
+    /// A folder with weights and a config.json, as on the hub.
+    #[arg(long, group = "place")]
+    dir: Option<PathBuf>,
+    /// A repository of the Hugging Face hub: OWNER/NAME, or OWNER/NAME@REVISION.
+    #[cfg(feature = "hub")]
+    #[arg(long, group = "place")]
+    hub: Option<String>,
+    /// The architecture, where the weights do not say it.
+    #[arg(long, requires = "place")]
+    arch: Option<Arch>,
+}
+
+impl Which {
+    /// Loads it; `None` if none is named.
+    pub fn load(&self, device: &Device) -> Result<Option<Predictor>, Failure> {
+        if let Some(path) = &self.predictor {
+            return Ok(Some(Predictor::from_file(path, device)?));
+        }
+        let source = self.weights.as_ref().map(Source::file).or_else(|| self.dir.as_ref().map(Source::dir));
+        #[cfg(feature = "hub")]
+        let source =
+            source.or_else(|| self.hub.as_ref().map(|id| Source::hub(id).on_download(crate::run::downloads())));
+        let source = source.map(|source| self.arch.into_iter().fold(source, Source::arch));
+        Ok(source.map(|source| Predictor::pretrained(source, device)).transpose()?)
+    }
+}

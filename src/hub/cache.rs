@@ -1,0 +1,226 @@
+//! The cache in the layout of Python's huggingface_hub: `models--owner--name` with `blobs` by etag, `snapshots` of
+//! links by commit, `refs` by revision, `.no_exist`, and locks beside. `.verified` is ours: what each file was when its
+//! checksum was last computed, so that the next start need not compute it again.
+
+use super::{Repository, is_commit};
+use crate::error::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// The part of the cache that belongs to one repository.
+pub(super) struct Cache {
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+/// What the cache has of a file.
+#[derive(Debug, PartialEq)]
+pub(super) enum State {
+    Missing,
+    /// Its size and checksum are those that the hub gave, now or when it last changed.
+    Good(PathBuf),
+    /// It has this many bytes, and nothing here tells whether they are the right ones.
+    Unproven(PathBuf, u64),
+    Damaged,
+}
+
+impl Cache {
+    pub fn new(root: &Path, repository: &Repository) -> Self {
+        let name = format!("models--{}--{}", repository.owner, repository.name);
+        Self { folder: root.join(&name), locks: root.join(".locks").join(name) }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The commit that the revision was when the hub was last asked.
+    pub fn commit_of(&self, revision: &str) -> Option<String> {
+        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        Some(text.trim().to_string()).filter(|text| is_commit(text))
+    }
+
+    pub fn remember_revision(&self, revision: &str, commit: &str) -> Result<()> {
+        if is_commit(revision) || self.commit_of(revision).as_deref() == Some(commit) {
+            return Ok(());
+        }
+        write(&self.folder.join("refs").join(revision), commit.as_bytes())
+    }
+
+    /// Whether the hub has said that the commit has no such file.
+    pub fn is_absent(&self, commit: &str, name: &str) -> bool {
+        self.folder.join(".no_exist").join(commit).join(name).exists()
+    }
+
+    pub fn remember_absent(&self, commit: &str, name: &str) -> Result<()> {
+        write(&self.folder.join(".no_exist").join(commit).join(name), b"")
+    }
+
+    /// Where users of the cache look for a file.
+    pub fn pointer(&self, commit: &str, name: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit).join(name)
+    }
+
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Where a download gathers, under the name that Python gives it.
+    pub fn partial(&self, etag: &str) -> Result<PathBuf> {
+        let blobs = self.folder.join("blobs");
+        fs::create_dir_all(&blobs).map_err(Error::io("create", &blobs))?;
+        Ok(blobs.join(format!("{etag}.incomplete")))
+    }
+
+    /// Keeps other processes, Python's too, from downloading the same. Waits as long as one does.
+    pub async fn lock(&self, etag: &str) -> Result<File> {
+        fs::create_dir_all(&self.locks).map_err(Error::io("create", &self.locks))?;
+        let path = self.locks.join(format!("{etag}.lock"));
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(Error::io("create", &path))?;
+        for waited in 0u64.. {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(fs::TryLockError::WouldBlock) => {}
+                Err(fs::TryLockError::Error(cause)) => return Err(Error::io("lock", &path)(cause)),
+            }
+            if waited % 600 == 20 {
+                tracing::info!(lock = %path.display(), "another process downloads this file; waiting for it");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(file)
+    }
+
+    /// Looks at a file, and computes its checksum if it has changed since the last time.
+    pub fn check(&self, commit: &str, name: &str) -> Result<State> {
+        let path = self.pointer(commit, name);
+        let about = match fs::metadata(&path) {
+            Ok(about) if about.is_file() => about,
+            Ok(_) => return Ok(State::Damaged),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::Missing),
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        let record = fs::read_to_string(self.record(commit, name)).ok();
+        let record: Vec<&str> = record.as_deref().unwrap_or_default().split_whitespace().collect();
+        // Where there are links, the link tells the etag; else the record does.
+        let linked = fs::read_link(&path).ok().and_then(|blob| Some(blob.file_name()?.to_str()?.to_string()));
+        let Some(etag) = linked.or_else(|| record.first().map(ToString::to_string)) else {
+            return Ok(State::Unproven(path, about.len()));
+        };
+        if record == stamp(&etag, &about).split_whitespace().collect::<Vec<_>>() {
+            return Ok(State::Good(path));
+        }
+        if is_sha256(&etag) {
+            if sha256(&path)? != etag.to_ascii_lowercase() {
+                return Ok(State::Damaged);
+            }
+            self.remember(commit, name, &etag)?;
+            return Ok(State::Good(path));
+        }
+        match record.get(1) {
+            Some(size) if *size != about.len().to_string() => Ok(State::Damaged),
+            _ => Ok(State::Unproven(path, about.len())),
+        }
+    }
+
+    /// Notes that a file is what the hub says.
+    pub fn remember(&self, commit: &str, name: &str, etag: &str) -> Result<()> {
+        let path = self.pointer(commit, name);
+        let about = fs::metadata(&path).map_err(Error::io("read", &path))?;
+        write(&self.record(commit, name), stamp(etag, &about).as_bytes())
+    }
+
+    /// The etag that a file of the cache goes by.
+    pub fn etag(&self, commit: &str, name: &str) -> Option<String> {
+        let blob = fs::read_link(self.pointer(commit, name)).ok()?;
+        Some(blob.file_name()?.to_str()?.to_string())
+    }
+
+    /// Takes away a file that is damaged, so that nobody uses it.
+    pub fn discard(&self, commit: &str, name: &str) -> Result<()> {
+        let pointer = self.pointer(commit, name);
+        if let Some(etag) = self.etag(commit, name) {
+            remove(&self.blob(&etag))?;
+        }
+        remove(&pointer)?;
+        remove(&self.record(commit, name))
+    }
+
+    /// Makes a blob known as the commit's file of that name.
+    pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<PathBuf> {
+        let pointer = self.pointer(commit, name);
+        let folder = self.folder.join("snapshots").join(commit);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        remove(&pointer)?;
+        let linked = link(&self.blob(etag), &Path::new("../../blobs").join(etag), &pointer);
+        match linked {
+            // Another process has been as quick.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            other => other.map_err(Error::io("link", &pointer))?,
+        }
+        self.remember(commit, name, etag)?;
+        Ok(pointer)
+    }
+
+    fn record(&self, commit: &str, name: &str) -> PathBuf {
+        self.folder.join(".verified").join(commit).join(name)
+    }
+}
+
+#[cfg(unix)]
+fn link(_: &Path, relative: &Path, pointer: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(relative, pointer)
+}
+
+/// Links need rights there that few users have.
+#[cfg(not(unix))]
+fn link(blob: &Path, _: &Path, pointer: &Path) -> io::Result<()> {
+    fs::copy(blob, pointer).map(drop)
+}
+
+/// What tells whether a file has changed since its checksum was computed: etag, size, time of change.
+fn stamp(etag: &str, about: &Metadata) -> String {
+    let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    format!("{etag} {} {}", about.len(), changed.map_or(0, |time| time.as_nanos()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    fs::write(path, bytes).map_err(Error::io("write", path))
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an etag is the checksum of the file's bytes, as it is for large files; those of small ones are git's own.
+pub(super) fn is_sha256(etag: &str) -> bool {
+    etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The checksum of a file, in hexadecimal digits.
+pub(super) fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 17]);
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // into a String, which cannot fail
+        text
+    }))
+}

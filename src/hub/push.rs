@@ -1,0 +1,109 @@
+//! From this machine to the hub.
+
+use super::cache::sha256;
+use super::fetch::Fetcher;
+use super::settings::Settings;
+use super::{Remote, Repository, apart};
+use crate::error::{Error, HubError, Result};
+use hf_hub::repository::CommitOperation;
+use std::path::Path;
+
+/// Where to put a predictor on the hub, and how.
+///
+/// ```
+/// use candle_finetune::Push;
+/// let to = Push::to("me/ants-bees").create().private().message("Ants and bees");
+/// ```
+#[derive(Debug, Clone)]
+pub struct Push {
+    remote: Remote,
+    id: String,
+    create: bool,
+    private: bool,
+    message: String,
+}
+
+impl Push {
+    /// The repository `owner/name`, or a branch of it as `owner/name@branch`.
+    pub fn to(id: impl Into<String>) -> Self {
+        let id = id.into();
+        let remote = Remote::new(id.clone());
+        Self { remote, id, create: false, private: false, message: "Upload of a predictor".into() }
+    }
+
+    /// Creates the repository if it is not there.
+    pub fn create(mut self) -> Self {
+        self.create = true;
+        self
+    }
+
+    /// Lets nobody else see it. For one that is created here; one that is there stays as it is.
+    pub fn private(mut self) -> Self {
+        self.private = true;
+        self
+    }
+
+    /// Sets the commit's message.
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
+    /// Sets the token; otherwise it is that of the environment, as for [`Source::hub`](crate::Source::hub).
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.remote.token = Some(token.into());
+        self
+    }
+
+    /// Sets the hub's address, for a hub of one's own.
+    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
+        self.remote.endpoint = Some(url.into());
+        self
+    }
+
+    /// The repository without a branch.
+    pub(crate) fn id(&self) -> &str {
+        self.id.split('@').next().unwrap_or_default()
+    }
+
+    /// Puts these files of a folder there as one commit, and looks whether they have arrived.
+    pub(crate) fn push(&self, folder: &Path, files: &[&str]) -> Result<String> {
+        let settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
+        let repository = Repository::parse(&self.id, None)?;
+        if settings.offline {
+            let problem = "HF_HUB_OFFLINE is set, and nothing can be pushed without a network";
+            return Err(repository.error(HubError::Offline, problem));
+        }
+        if repository.commit().is_some() {
+            return Err(repository.error(HubError::Refused, "a commit never changes; push to a branch"));
+        }
+        let address = format!("{}/{}", settings.endpoint, repository.id());
+        let (create, private, message) = (self.create, self.private, self.message.clone());
+        apart(move |runtime| {
+            let fetcher = Fetcher::new(settings, repository.clone(), None)?;
+            runtime.block_on(async {
+                let client = fetcher.client();
+                if create {
+                    let id = repository.id();
+                    let made = client.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
+                    let made = made.private(private).exist_ok(true).send().await;
+                    made.map_err(|error| fetcher.error(error))?;
+                }
+                let adds = files.iter().map(|name| CommitOperation::add_file(*name, folder.join(name))).collect();
+                let model = client.model(&repository.owner, &repository.name);
+                let commit = model.create_commit().operations(adds).commit_message(message);
+                let commit = commit.revision(&repository.revision).send().await;
+                let commit = commit.map_err(|error| fetcher.error(error))?;
+                for name in files {
+                    let path = folder.join(name);
+                    let size = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+                    if !fetcher.has(name, size, &sha256(&path)?).await? {
+                        let problem = format!("{name} was sent, but what the hub has of it now is another file");
+                        return Err(repository.error(HubError::Damaged, problem));
+                    }
+                }
+                Ok(commit.commit_url.unwrap_or(address))
+            })
+        })
+    }
+}

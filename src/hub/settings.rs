@@ -1,0 +1,156 @@
+//! Where the hub is, who asks, and where its files are kept: from the user's words first, then the environment.
+
+use super::Remote;
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a fetch goes by.
+#[derive(Clone)]
+pub(super) struct Settings {
+    /// Without a slash at its end.
+    pub endpoint: String,
+    pub cache: PathBuf,
+    pub token: Option<String>,
+    pub offline: bool,
+    /// How often something is tried that may go better the next time.
+    pub attempts: u32,
+    /// How long to wait before the second attempt; before each later one twice as long.
+    pub pause: Duration,
+    /// The longest pause that a hub may ask for.
+    pub longest_pause: Duration,
+    /// How long a question may take.
+    pub patience: Duration,
+    /// How long a download may bring nothing.
+    pub stall: Duration,
+}
+
+const ENDPOINT: &str = "https://huggingface.co";
+
+impl Settings {
+    /// `env` reads the environment.
+    pub fn resolve(remote: &Remote, env: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let env = |name: &str| env(name).filter(|value| !value.trim().is_empty());
+        let endpoint = remote.endpoint.clone().or_else(|| env("HF_ENDPOINT")).unwrap_or_else(|| ENDPOINT.into());
+        let endpoint = endpoint.trim().trim_end_matches('/').to_string();
+        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            let problem = format!("{endpoint:?} should begin with https:// (Source::endpoint, HF_ENDPOINT)");
+            return Err(Error::invalid("the hub's address", problem));
+        }
+        let user = env("HOME").or_else(|| env("USERPROFILE"));
+        let path = |text: String| match (text.strip_prefix("~/"), &user) {
+            (Some(rest), Some(user)) => PathBuf::from(user).join(rest),
+            _ => PathBuf::from(text),
+        };
+        let home = env("HF_HOME")
+            .map(path)
+            .or_else(|| env("XDG_CACHE_HOME").map(|folder| path(folder).join("huggingface")))
+            .or_else(|| user.as_ref().map(|user| PathBuf::from(user).join(".cache/huggingface")));
+        let cache = remote
+            .cache
+            .clone()
+            .or_else(|| env("HF_HUB_CACHE").or_else(|| env("HUGGINGFACE_HUB_CACHE")).map(path))
+            .or_else(|| home.as_ref().map(|home| home.join("hub")));
+        let Some(cache) = cache else {
+            let problem = "has no place: set HF_HOME or Source::cache_dir (there is no HOME either)";
+            return Err(Error::invalid("the hub's cache", problem));
+        };
+        let yes = |name: &str| env(name).is_some_and(|v| ["1", "true", "yes", "on"].contains(&&*v.to_lowercase()));
+        let stored = || {
+            let file = env("HF_TOKEN_PATH").map(path).or_else(|| Some(home.as_ref()?.join("token")))?;
+            std::fs::read_to_string(file).ok()
+        };
+        let implicit = || if yes("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { env("HF_TOKEN").or_else(stored) };
+        let token = remote.token.clone().or_else(implicit).map(|token| token.trim().to_string());
+        let token = token.filter(|token| !token.is_empty());
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
+            let problem = "holds letters that no token has; was something else pasted in its place?";
+            return Err(Error::invalid("the hub's token", problem));
+        }
+        let seconds = |name: &str, default: u64| -> Result<Duration> {
+            let Some(text) = env(name) else { return Ok(Duration::from_secs(default)) };
+            let wrong = || Error::invalid(name, format!("{text:?} should be a number of seconds, 1 to 86400"));
+            let seconds: f64 = text.trim().parse().map_err(|_| wrong())?;
+            if (1.0..=86400.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
+        };
+        Ok(Self {
+            endpoint,
+            cache,
+            token,
+            offline: remote.offline || yes("HF_HUB_OFFLINE"),
+            attempts: 5,
+            pause: Duration::from_millis(300),
+            longest_pause: Duration::from_secs(60),
+            patience: seconds("HF_HUB_ETAG_TIMEOUT", 30)?,
+            stall: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn resolve(remote: &Remote, env: &[(&str, &str)]) -> Result<Settings> {
+        let env: HashMap<&str, &str> = env.iter().copied().collect();
+        Settings::resolve(remote, |name| env.get(name).map(ToString::to_string))
+    }
+
+    fn remote() -> Remote {
+        Remote::new("acme/x".into())
+    }
+
+    #[test]
+    fn the_cache_has_the_place_that_python_gives_it() {
+        let cache = |env: &[(&str, &str)]| resolve(&remote(), env).unwrap().cache;
+        let home = ("HOME", "/home/u");
+        assert_eq!(cache(&[home]), PathBuf::from("/home/u/.cache/huggingface/hub"));
+        assert_eq!(cache(&[home, ("XDG_CACHE_HOME", "/x")]), PathBuf::from("/x/huggingface/hub"));
+        assert_eq!(cache(&[home, ("XDG_CACHE_HOME", "/x"), ("HF_HOME", "~/h")]), PathBuf::from("/home/u/h/hub"));
+        assert_eq!(cache(&[home, ("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/o")]), PathBuf::from("/o"));
+        let all = [home, ("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/o"), ("HF_HUB_CACHE", "/c")];
+        assert_eq!(cache(&all), PathBuf::from("/c"));
+        assert_eq!(cache(&[home, ("HF_HUB_CACHE", "  ")]), PathBuf::from("/home/u/.cache/huggingface/hub"));
+        let said = Remote { cache: Some("/mine".into()), ..remote() };
+        assert_eq!(resolve(&said, &all).unwrap().cache, PathBuf::from("/mine"));
+        assert!(resolve(&remote(), &[]).err().unwrap().to_string().contains("HF_HOME"));
+    }
+
+    #[test]
+    fn tokens_are_found_and_never_printed() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_str().unwrap();
+        std::fs::write(dir.path().join("token"), "hf_stored\n").unwrap();
+        std::fs::write(dir.path().join("other"), "hf_other").unwrap();
+        let other = dir.path().join("other");
+        let token = |env: &[(&str, &str)]| resolve(&remote(), &[&[("HF_HOME", home)], env].concat()).unwrap().token;
+        assert_eq!(token(&[]).as_deref(), Some("hf_stored"));
+        assert_eq!(token(&[("HF_TOKEN_PATH", other.to_str().unwrap())]).as_deref(), Some("hf_other"));
+        assert_eq!(token(&[("HF_TOKEN", " hf_env ")]).as_deref(), Some("hf_env"));
+        assert_eq!(token(&[("HF_TOKEN", "hf_env"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
+        let said = Remote { token: Some("hf_secret".into()), ..remote() };
+        let env = [("HF_HOME", home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "True")];
+        assert_eq!(resolve(&said, &env).unwrap().token.as_deref(), Some("hf_secret"));
+        assert!(!format!("{said:?}").contains("secret"));
+        let odd = Remote { token: Some("hf_sec ret".into()), ..remote() };
+        assert!(!resolve(&odd, &env).err().unwrap().to_string().contains("ret\""));
+    }
+
+    #[test]
+    fn the_rest() {
+        let home = ("HOME", "/home/u");
+        let settings = resolve(&remote(), &[home]).unwrap();
+        assert_eq!((settings.endpoint.as_str(), settings.offline), ("https://huggingface.co", false));
+        let settings = resolve(&remote(), &[home, ("HF_ENDPOINT", "http://hub.example/"), ("HF_HUB_OFFLINE", "ON")]);
+        let settings = settings.unwrap();
+        assert_eq!((settings.endpoint.as_str(), settings.offline), ("http://hub.example", true));
+        assert!(!resolve(&remote(), &[home, ("HF_HUB_OFFLINE", "0")]).unwrap().offline);
+        assert!(resolve(&remote(), &[home, ("HF_ENDPOINT", "hub.example")]).is_err());
+        let settings = resolve(&remote(), &[home, ("HF_HUB_ETAG_TIMEOUT", "3")]).unwrap();
+        assert_eq!((settings.patience, settings.stall), (Duration::from_secs(3), Duration::from_secs(60)));
+        for odd in ["soon", "0", "-1", "nan", "1e9"] {
+            assert!(resolve(&remote(), &[home, ("HF_HUB_DOWNLOAD_TIMEOUT", odd)]).is_err(), "{odd}");
+        }
+    }
+}

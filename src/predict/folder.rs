@@ -1,0 +1,143 @@
+//! A predictor as a folder of timm's shape, with a model card.
+
+use super::{Predictor, saved};
+use crate::arch::{Arch, Fit, Interpolation};
+use crate::error::{Error, Result};
+use crate::head::HeadKind;
+use crate::weights::write_text;
+use serde_json::json;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// What the folder holds.
+pub(super) const FILES: [&str; 3] = ["model.safetensors", "config.json", "README.md"];
+
+/// Writes the folder. `id`: what it will be called on the hub.
+pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
+    saved::write(predictor, &path.join(FILES[0]))?;
+    write_text(&path.join(FILES[1]), &config(predictor)?)?;
+    write_text(&path.join(FILES[2]), &card(predictor, id)?)
+}
+
+/// timm's config.json.
+fn config(predictor: &Predictor) -> Result<String> {
+    let backbone = &predictor.backbone;
+    let (arch, spec, classes) = (backbone.arch(), backbone.input_spec(), predictor.labels().len());
+    let interpolation = match spec.interpolation {
+        Interpolation::Nearest => "nearest",
+        Interpolation::Bilinear => "bilinear",
+        Interpolation::Bicubic => "bicubic",
+        Interpolation::Lanczos => "lanczos",
+    };
+    let crop_mode = match spec.fit {
+        Fit::Crop => "center",
+        Fit::Squash => "squash",
+        Fit::Pad => "border",
+    };
+    let first = arch.declared(spec.channels)?.first().map(|d| d.name.clone()).unwrap_or_default();
+    let config = json!({
+        "architecture": arch.name(),
+        "num_classes": classes,
+        "num_features": arch.feature_dim(),
+        "global_pool": "avg",
+        "label_names": predictor.labels(),
+        "model_args": { "num_classes": classes, "in_chans": spec.channels, "global_pool": "avg" },
+        "pretrained_cfg": {
+            "custom_load": false,
+            "input_size": [spec.channels, spec.size.0, spec.size.1],
+            "fixed_input_size": false,
+            "interpolation": interpolation,
+            "crop_pct": spec.crop_pct,
+            "crop_mode": crop_mode,
+            "mean": rounded(&spec.mean),
+            "std": rounded(&spec.std),
+            "num_classes": classes,
+            "first_conv": first.trim_end_matches(".weight"),
+            "classifier": arch.classifier(),
+        },
+    });
+    let text = serde_json::to_string_pretty(&config);
+    text.map(|text| text + "\n").map_err(|error| Error::invalid("config.json", error.to_string()))
+}
+
+/// The shortest numbers that are these: 0.485, not 0.48500001430511475.
+fn rounded(values: &[f32]) -> Vec<serde_json::Value> {
+    let number = |v: &f32| v.to_string().parse::<f64>().unwrap_or(f64::from(*v)).into();
+    values.iter().map(number).collect()
+}
+
+/// Whether timm has the architecture, with a head as it would have it.
+fn in_timm(predictor: &Predictor, arch: Arch) -> bool {
+    arch.hub_id().is_some() && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
+}
+
+/// The model card: what it is made of, how, how good it is, and how to use it.
+fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
+    let arch = predictor.backbone.arch();
+    let timm = in_timm(predictor, arch);
+    let report = predictor.report()?;
+    let base = report.as_ref().and_then(|report| report.base_model.clone());
+    let mut card = String::from("---\npipeline_tag: image-classification\n");
+    // Writing into a String cannot fail.
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        let _ = writeln!(card, "{text}");
+    };
+    line(format_args!("library_name: {}", if timm { "timm" } else { "candle-finetune" }));
+    line(format_args!("tags:\n- image-classification\n- candle-finetune"));
+    if let Some(base) = base.as_ref().filter(|base| base.contains('/')) {
+        line(format_args!("base_model: {base}"));
+    }
+    line(format_args!("metrics:\n- accuracy\n---\n"));
+    line(format_args!("# {}\n", id.unwrap_or("Image classifier")));
+    let (labels, spec) = (predictor.labels(), predictor.backbone.input_spec());
+    line(format_args!("A {arch} that tells {} classes apart: {}.\n", labels.len(), listed(labels)));
+    line(format_args!("| | |\n|---|---|"));
+    if let Some(base) = &base {
+        line(format_args!("| Base model | {base} |"));
+    }
+    if let Some(report) = &report {
+        let strategy = report.strategy.map_or("a plan of its own", |strategy| strategy.name());
+        line(format_args!("| Strategy | {strategy} |"));
+        line(format_args!("| Training images | {} |", report.samples));
+        line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
+        let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
+        line(format_args!("| Parameters that learnt, last phase | {:.1} % |", 100.0 * share));
+        for (what, top1) in [("Top-1 on validation data", report.valid_top1), ("Top-1 on test data", report.top1)] {
+            if let Some(top1) = top1 {
+                line(format_args!("| {what} | {:.2} % |", 100.0 * top1));
+            }
+        }
+    }
+    let (height, width) = spec.size;
+    line(format_args!("| Input | {height} x {width} pixels, {} channels |\n", spec.channels));
+    if let Some(report) = &report {
+        line(format_args!("## How it was trained\n\n```text\n{}```\n", report.plan));
+    }
+    let name = id.unwrap_or("FOLDER");
+    line(format_args!("## Use\n\nIn Rust, with candle-finetune:\n\n```rust"));
+    if id.is_some() {
+        line(format_args!("let predictor = Predictor::from_hub(\"{name}\", &Device::Cpu)?;"));
+    } else {
+        line(format_args!("let predictor = Predictor::pretrained(Source::dir(\"{name}\"), &Device::Cpu)?;"));
+    }
+    line(format_args!("let prediction = predictor.predict(&Image::open(\"image.jpg\")?)?;\n```\n"));
+    if timm {
+        let place = if id.is_some() { "hf-hub" } else { "local-dir" };
+        line(format_args!("In Python, with timm:\n\n```python"));
+        line(format_args!("model = timm.create_model(\"{place}:{name}\", pretrained=True).eval()\n```"));
+    } else {
+        line(format_args!("timm has no such network, so it cannot load this one."));
+    }
+    Ok(card)
+}
+
+/// The first labels, and how many more there are.
+fn listed(labels: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = labels[..labels.len().min(SHOWN)].join(", ");
+    if labels.len() > SHOWN {
+        let _ = write!(text, " and {} more", labels.len() - SHOWN); // into a String
+    }
+    text
+}

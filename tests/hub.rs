@@ -1,0 +1,347 @@
+//! Backbones and predictors from a hub, and back.
+
+#[path = "../examples/support/local_hub.rs"]
+mod local_hub;
+
+use crate::support::{CPU, images, pictures, plan, write};
+use crate::training::{phase, saved};
+use candle_finetune::candle_core::{DType, Tensor};
+use candle_finetune::{
+    Arch, Backbone, BatchNormMode, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, HubError, InputSpec, Layout,
+    Predictor, Push, Source,
+};
+use local_hub::LocalHub;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+struct Place {
+    dir: tempfile::TempDir,
+    hub: LocalHub,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = LocalHub::start(&dir.path().join("hub")).unwrap();
+        Self { dir, hub }
+    }
+
+    fn repository(&self, id: &str) -> PathBuf {
+        let path = self.dir.path().join("hub").join(id);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn source(&self, id: &str) -> Source {
+        Source::hub(id).endpoint(self.hub.url()).cache_dir(self.dir.path().join("cache"))
+    }
+}
+
+/// Random weights of an architecture under a library's names, with a classifier of so many classes.
+fn state(arch: Arch, layout: Layout, classes: usize) -> BTreeMap<String, Tensor> {
+    let backbone = Backbone::random(arch, 7, &CPU).unwrap();
+    let named = |(name, t): (&String, &Tensor)| (arch.name_in(layout, name), t.clone());
+    let mut tensors: BTreeMap<String, Tensor> = backbone.tensors().iter().map(named).collect();
+    for (suffix, shape) in [("weight", vec![classes, arch.feature_dim()]), ("bias", vec![classes])] {
+        let name = arch.name_in(layout, &format!("{}.{suffix}", arch.classifier()));
+        let count = shape.iter().product::<usize>();
+        let values = (Tensor::arange(0f32, count as f32, &CPU).unwrap() * 0.7).unwrap().sin().unwrap();
+        tensors.insert(name, values.reshape(shape).unwrap());
+    }
+    tensors
+}
+
+fn put(folder: &Path, tensors: &BTreeMap<String, Tensor>, config: &Value) {
+    write(&folder.join("model.safetensors"), tensors);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+fn numbers(t: &Tensor) -> Vec<f32> {
+    t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn timm(arch: Arch, classes: usize) -> Value {
+    json!({
+        "architecture": arch.name(), "num_classes": classes, "num_features": arch.feature_dim(), "global_pool": "avg",
+        "model_args": {"in_chans": 3, "num_classes": classes},
+        "pretrained_cfg": {
+            "tag": "x", "input_size": [3, 96, 64], "test_input_size": [3, 128, 128], "interpolation": "bilinear",
+            "crop_pct": 0.9, "test_crop_pct": 1.0, "crop_mode": "squash", "mean": [0.1, 0.2, 0.3],
+            "std": [0.4, 0.5, 0.6], "num_classes": classes, "pool_size": [7, 7], "license": "apache-2.0"
+        }
+    })
+}
+
+#[test]
+fn timm_repositories() {
+    let place = Place::new();
+    for arch in [Arch::RESNET18, Arch::VGG11_BN_FEATURES, Arch::TF_EFFICIENTNET_LITE0] {
+        let id = format!("acme/{}", arch.name().replace('_', "-"));
+        let tensors = state(arch, Layout::Timm, 3);
+        let mut config = timm(arch, 3);
+        config["label_names"] = json!(["ant", "bee", "cat"]);
+        put(&place.repository(&id), &tensors, &config);
+        let predictor = Predictor::pretrained(place.source(&id), &CPU).unwrap();
+        assert_eq!(predictor.labels(), ["ant", "bee", "cat"]);
+        let spec = predictor.backbone().input_spec();
+        assert_eq!((spec.size, spec.crop_pct), ((96, 64), 0.9));
+        assert_eq!((spec.mean.as_slice(), spec.std.as_slice()), (&[0.1, 0.2, 0.3][..], &[0.4, 0.5, 0.6][..]));
+        assert_eq!(format!("{:?} {:?}", spec.interpolation, spec.fit), "Bilinear Squash");
+        // The same weights as from the file itself.
+        let file = place.repository(&id).join("model.safetensors");
+        let direct = Backbone::from_file(arch, &file, &CPU).unwrap();
+        let x = images(2, 3, 64, 1);
+        assert_eq!(numbers(&direct.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
+        // So does a folder of that shape, without any hub.
+        let folder = Predictor::pretrained(Source::dir(place.repository(&id)), &CPU).unwrap();
+        assert_eq!(numbers(&folder.logits(&x).unwrap()), numbers(&predictor.logits(&x).unwrap()));
+    }
+}
+
+#[test]
+fn every_field_but_the_architecture_is_optional() {
+    let place = Place::new();
+    let folder = place.repository("acme/old");
+    let arch = Arch::RESNET18;
+    for (config, size, crop, labels) in [
+        (json!({"architecture": "resnet18"}), (224, 224), 0.95, vec!["0", "1"]),
+        (
+            json!({"architecture": "resnet18.a1_in1k", "num_classes": 2, "pretrained_cfg": null}),
+            (224, 224),
+            0.95,
+            vec!["0", "1"],
+        ),
+        // As old versions wrote it: all at the top, the classes as "labels".
+        (
+            json!({"architecture": "resnet18", "num_classes": 2, "input_size": [3, 160, 160], "crop_pct": 0.5,
+                "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "pool_size": null,
+                "labels": ["a", "b"], "hf_hub_id": "x/y"}),
+            (160, 160),
+            0.5,
+            vec!["a", "b"],
+        ),
+        (
+            json!({"architecture": "resnet18", "pretrained_cfg": {"label_names": ["a", "b"], "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5]}, "model_type": "timm_wrapper"}),
+            (224, 224),
+            0.95,
+            vec!["a", "b"],
+        ),
+    ] {
+        put(&folder, &state(arch, Layout::Timm, 2), &config);
+        let predictor = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap();
+        let spec = predictor.backbone().input_spec();
+        assert_eq!((spec.size, spec.crop_pct), (size, crop), "{config}");
+        assert_eq!(predictor.labels(), labels, "{config}");
+    }
+}
+
+#[test]
+fn transformers_repositories() {
+    let place = Place::new();
+    let bottleneck = json!({"model_type": "resnet", "architectures": ["ResNetForImageClassification"],
+        "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048], "layer_type": "bottleneck",
+        "hidden_act": "relu", "embedding_size": 64, "downsample_in_first_stage": false, "num_channels": 3,
+        "id2label": {"0": "tench", "1": "shark"}, "label2id": {"tench": 0, "shark": 1}});
+    let basic = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512],
+        "layer_type": "basic", "id2label": {"1": "shark", "0": "tench"}});
+    for (arch, config) in [(Arch::RESNET50, bottleneck), (Arch::RESNET18, basic)] {
+        let id = format!("acme/{arch}");
+        let folder = place.repository(&id);
+        put(&folder, &state(arch, Layout::Transformers, 2), &config);
+        let predictor = Predictor::pretrained(place.source(&id), &CPU).unwrap();
+        assert_eq!(
+            (predictor.backbone().arch(), predictor.labels()),
+            (arch, &["tench".to_string(), "shark".into()][..])
+        );
+        assert_eq!(predictor.backbone().input_spec().crop_pct, 0.875);
+        let expected = Backbone::random(arch, 7, &CPU).unwrap();
+        let x = images(1, 3, 64, 1);
+        assert_eq!(numbers(&expected.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
+        // How images are prepared stands in a file of its own.
+        for (processor, size, fit, crop) in [
+            (
+                json!({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8, "resample": 3,
+                "size": {"shortest_edge": 192}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}),
+                (192, 192),
+                "Crop",
+                0.8,
+            ),
+            (json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384}), (384, 384), "Squash", 1.0),
+            (
+                json!({"image_processor_type": "ViTImageProcessor", "resample": 2, "size": {"height": 64, "width": 96}}),
+                (64, 96),
+                "Squash",
+                1.0,
+            ),
+            (
+                json!({"image_processor_type": "BitImageProcessor", "do_center_crop": true, "size": {"shortest_edge": 256},
+                "crop_size": {"height": 224, "width": 224}}),
+                (224, 224),
+                "Crop",
+                0.875,
+            ),
+            (json!({"size": 128, "do_normalize": false}), (128, 128), "Squash", 1.0),
+        ] {
+            std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
+            let backbone = Backbone::load(Source::dir(&folder), &CPU).unwrap();
+            let spec = backbone.input_spec();
+            assert_eq!((spec.size, format!("{:?}", spec.fit).as_str()), (size, fit), "{processor}");
+            assert_eq!(spec.crop_pct, crop, "{processor}");
+        }
+    }
+}
+
+#[test]
+fn descriptions_that_cannot_be() {
+    let place = Place::new();
+    let folder = place.repository("acme/odd");
+    let tensors = state(Arch::RESNET18, Layout::Timm, 2);
+    let cfg = |field: &str, value: Value| {
+        let mut config = timm(Arch::RESNET18, 2);
+        config["pretrained_cfg"][field] = value;
+        config
+    };
+    for (config, words) in [
+        (json!({"architecture": "resnet81"}), "resnet18"),
+        (json!({"model_type": "vit"}), "vit"),
+        (json!({"model_type": "resnet", "depths": [1, 1, 1, 1]}), "depths [1, 1, 1, 1]"),
+        (json!({"model_type": "resnet", "downsample_in_bottleneck": true}), "downsample_in_bottleneck"),
+        (json!({"num_classes": 3}), "Source::arch"),
+        (json!([1, 2]), "JSON"),
+        (json!({"architecture": 5}), "architecture is 5"),
+        (cfg("mean", json!([0.5, "x"])), "mean"),
+        (cfg("std", json!([0.5, 0.5, 0.0])), "std"),
+        (cfg("std", json!([0.5, 0.5])), "std"),
+        (cfg("input_size", json!([3, 0, 224])), "input_size"),
+        (cfg("input_size", json!([3, 99_999_999, 224])), "input_size"),
+        (cfg("input_size", json!([1, 224, 224])), "input_size"),
+        (cfg("crop_pct", json!(-1)), "crop_pct"),
+        (cfg("interpolation", json!("random")), "interpolation is \"random\""),
+        (cfg("crop_mode", json!("x")), "crop_mode"),
+        (json!({"architecture": "resnet18", "label_names": ["only one"]}), "names 1 classes"),
+        (json!({"architecture": "resnet50"}), "resnet50"),
+    ] {
+        put(&folder, &tensors, &config);
+        let error = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap_err().to_string();
+        assert!(error.contains(words), "{config}: {error}");
+    }
+    // What the user says wins over a name that is not known.
+    put(&folder, &tensors, &json!({"architecture": "my_resnet", "pretrained_cfg": {"crop_pct": 0.7}}));
+    let backbone = Backbone::load(Source::dir(&folder).arch(Arch::RESNET18), &CPU).unwrap();
+    assert_eq!(backbone.input_spec().crop_pct, 0.7);
+    let error = Backbone::load(Source::dir(folder.join("nothere")), &CPU).unwrap_err().to_string();
+    assert!(error.contains("nothere"), "{error}");
+}
+
+#[test]
+fn shards_and_pickles() {
+    let place = Place::new();
+    let folder = place.repository("acme/parts");
+    let arch = Arch::CIFAR_RESNET20;
+    let tensors = state(arch, Layout::Timm, 2);
+    let mut shards = [BTreeMap::new(), BTreeMap::new()];
+    let mut map = serde_json::Map::new();
+    for (i, (name, t)) in tensors.iter().enumerate() {
+        let name_of = |k: usize| format!("model-0000{}-of-00002.safetensors", k + 1);
+        map.insert(name.clone(), json!(name_of(i % 2)));
+        shards[i % 2].insert(name.clone(), t.clone());
+    }
+    for (k, shard) in shards.iter().enumerate() {
+        write(&folder.join(format!("model-0000{}-of-00002.safetensors", k + 1)), shard);
+    }
+    let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(folder.join("config.json"), json!({"architecture": arch.name()}).to_string()).unwrap();
+    let predictor = Predictor::pretrained(place.source("acme/parts"), &CPU).unwrap();
+    let whole = Backbone::random(arch, 7, &CPU).unwrap();
+    let x = images(2, 3, 32, 1);
+    assert_eq!(numbers(&whole.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
+    std::fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap();
+    let error = Predictor::pretrained(place.source("acme/parts"), &CPU).unwrap_err().to_string();
+    assert!(error.contains("model-00002-of-00002"), "{error}");
+}
+
+fn tuned(head: Head) -> Fitted {
+    let (train, valid) = (pictures(14, 40, 2, 1), pictures(6, 40, 2, 100));
+    let plan = plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1)], 6);
+    let backbone = Backbone::embedded(&CPU).unwrap();
+    let mut fitted = FineTuner::new(backbone).plan(plan).head(head).seed(5).fit(&train, &valid).unwrap();
+    fitted.test(&valid).unwrap();
+    fitted
+}
+
+#[test]
+fn there_and_back() {
+    let place = Place::new();
+    let data = pictures(6, 40, 2, 100);
+    for (head, id) in [(Head::linear(), "me/linear"), (Head::mlp(8), "me/mlp")] {
+        let fitted = tuned(head);
+        let to = Push::to(id).endpoint(place.hub.url()).token("hf_test");
+        let error = fitted.predictor.push_to_hub(&to).unwrap_err();
+        assert!(matches!(error, Error::Hub { kind: HubError::NotFound, .. }), "{error:?}");
+        let url = fitted.predictor.push_to_hub(&to.clone().create().private().message("first")).unwrap();
+        assert!(url.contains("/commit/"), "{url}");
+        // And once more over what is there.
+        fitted.predictor.push_to_hub(&to.create()).unwrap();
+        let back = Predictor::pretrained(place.source(id), &CPU).unwrap();
+        assert_eq!(back.labels(), fitted.predictor.labels());
+        assert_eq!(back.backbone().input_spec(), fitted.predictor.backbone().input_spec());
+        let all =
+            |p: &Predictor| format!("{:?}", (0..6).map(|i| p.evaluate(&part(&data, i)).unwrap()).collect::<Vec<_>>());
+        assert_eq!(all(&back), all(&fitted.predictor));
+        assert_eq!(back.report().unwrap().unwrap().top1, fitted.report.top1);
+        // As a backbone it has what the fine-tuned one has.
+        let backbone = Backbone::load(place.source(id), &CPU).unwrap();
+        let x = images(2, 3, 32, 1);
+        assert_eq!(numbers(&backbone.forward(&x).unwrap()), numbers(&back.backbone().forward(&x).unwrap()));
+        let again = file_of(&back);
+        assert_eq!(again, saved(&fitted));
+        let card = std::fs::read_to_string(place.repository(id).join("README.md")).unwrap();
+        let top1 = format!("{:.2} %", 100.0 * fitted.report.top1.unwrap());
+        for words in ["pipeline_tag: image-classification", id, "Base model", &top1, "plan of its own"] {
+            assert!(card.contains(words), "{words} is not in {card}");
+        }
+        let config: Value =
+            serde_json::from_slice(&std::fs::read(place.repository(id).join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["architecture"], "cifar_resnet20");
+        assert_eq!(config["label_names"].as_array().unwrap().len(), 2);
+        assert_eq!(config["pretrained_cfg"]["input_size"], json!([3, 32, 32]));
+    }
+    let anonymous = Push::to("me/linear").endpoint(place.hub.url()).create();
+    if std::env::var("HF_TOKEN").is_err() {
+        let error = tuned(Head::linear()).predictor.push_to_hub(&anonymous).unwrap_err();
+        assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
+    }
+}
+
+fn part(data: &(impl Dataset + Clone + 'static), i: usize) -> candle_finetune::Subset {
+    candle_finetune::Subset::new(data, vec![i]).unwrap()
+}
+
+/// What its file holds.
+fn file_of(predictor: &Predictor) -> crate::training::Bits {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    predictor.save(file.path()).unwrap();
+    crate::support::all_bits(&crate::support::read(file.path()))
+}
+
+#[test]
+fn a_folder_without_hub() {
+    let fitted = tuned(Head::linear());
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("new/folder");
+    fitted.predictor.save_folder(&folder).unwrap();
+    let back = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap();
+    assert_eq!(file_of(&back), saved(&fitted));
+    let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(card.contains("Source::dir(") && card.contains("timm has no such network"), "{card}");
+    // The options of a source hold for a saved predictor too.
+    let spec = InputSpec::new(48);
+    let other = Predictor::pretrained(Source::dir(&folder).input_spec(spec.clone()), &CPU).unwrap();
+    assert_eq!(other.backbone().input_spec(), &spec);
+    let taken = dir.path().join("taken");
+    std::fs::write(&taken, "").unwrap();
+    assert!(fitted.predictor.save_folder(&taken).unwrap_err().to_string().contains("taken"));
+}
