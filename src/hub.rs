@@ -1,10 +1,13 @@
 //! The Hugging Face hub: repositories fetched into the cache that Python's libraries share, every file verified before
 //! it is used.
 
+mod ask;
 mod cache;
+mod failure;
 mod fetch;
 mod push;
 mod settings;
+mod transfer;
 
 #[cfg(test)]
 mod tests;

@@ -1,62 +1,30 @@
 //! One file after the other: asked about, looked for in the cache, downloaded, verified.
 
-use super::cache::{Cache, State, is_sha256, remove, sha256};
+use super::ask::{About, Answer};
+use super::cache::{Cache, State};
 use super::settings::Settings;
-use super::{Download, Listener, Repository, is_commit, is_plain};
+use super::{Listener, Repository, is_plain};
 use crate::error::{Error, HubError, Result};
-use futures_util::StreamExt;
-use hf_hub::{HFClient, HFError};
-use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::time::timeout;
+use hf_hub::HFClient;
+use reqwest::Client;
+use std::path::PathBuf;
 
 /// Fetches files of one repository at one commit.
 pub(super) struct Fetcher {
-    settings: Settings,
-    repository: Repository,
-    cache: Cache,
-    listener: Option<Listener>,
+    pub(super) settings: Settings,
+    pub(super) repository: Repository,
+    pub(super) cache: Cache,
+    pub(super) listener: Option<Listener>,
     /// Follows no redirection: what is asked about stands in the first answer.
-    asker: Client,
-    client: HFClient,
-    commit: Option<String>,
+    pub(super) asker: Client,
+    pub(super) client: HFClient,
+    pub(super) commit: Option<String>,
     /// Why only the cache is used.
-    cut_off: Option<String>,
+    pub(super) cut_off: Option<String>,
     /// Whether a file was not found for that reason.
-    missed: bool,
+    pub(super) missed: bool,
     /// Whether the server sends parts of files.
-    ranges: bool,
-}
-
-/// What the hub says of a file.
-#[derive(Debug, Clone)]
-struct About {
-    etag: String,
-    commit: String,
-    size: u64,
-}
-
-enum Answer {
-    File(About),
-    /// There is no such file in this commit.
-    Absent(Option<String>),
-}
-
-/// Why something failed.
-enum Failure {
-    /// It may go better the next time, after a pause that the hub asks for.
-    Again(Error, Option<Duration>),
-    Final(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Final(error)
-    }
+    pub(super) ranges: bool,
 }
 
 impl Fetcher {
@@ -143,20 +111,6 @@ impl Fetcher {
         &self.client
     }
 
-    /// What the client says, in our words.
-    pub fn error(&self, error: HFError) -> Error {
-        match self.failure(error) {
-            Failure::Again(error, _) | Failure::Final(error) => error,
-        }
-    }
-
-    /// Whether the hub has a file of this size and, as far as it tells, this checksum.
-    pub async fn has(&self, name: &str, size: u64, sum: &str) -> Result<bool> {
-        let answer = self.ask(&self.repository.revision, name).await?;
-        let same = |about: &About| about.size == size && (!is_sha256(&about.etag) || about.etag == sum);
-        Ok(matches!(answer, Answer::File(about) if same(&about)))
-    }
-
     /// What came of it all: where something was missing for want of a network, that is what is said.
     pub fn judged<T>(&self, found: Result<T>) -> Result<T> {
         match (&self.cut_off, found) {
@@ -232,307 +186,4 @@ impl Fetcher {
             Err(error) => Err(error),
         }
     }
-
-    /// Asks about a file, several times if need be.
-    async fn ask(&self, revision: &str, name: &str) -> Result<Answer> {
-        let mut tries = 0;
-        loop {
-            match self.ask_once(revision, name).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => self.pause(failure, &mut tries).await?,
-            }
-        }
-    }
-
-    /// Waits before the next attempt, or gives up.
-    async fn pause(&self, failure: Failure, tries: &mut u32) -> Result<()> {
-        let (error, after) = match failure {
-            Failure::Again(error, after) => (error, after),
-            Failure::Final(error) => return Err(error),
-        };
-        *tries += 1;
-        let pause = after.unwrap_or(self.settings.pause * 2u32.saturating_pow(*tries - 1));
-        if *tries >= self.settings.attempts || pause > self.settings.longest_pause {
-            return Err(error);
-        }
-        tracing::debug!(%error, ?pause, tries, "trying again");
-        tokio::time::sleep(pause).await;
-        Ok(())
-    }
-
-    async fn ask_once(&self, revision: &str, name: &str) -> Result<Answer, Failure> {
-        let refused = |problem: String| self.repository.error(HubError::Refused, problem);
-        let mut url = Url::parse(&self.settings.endpoint)
-            .map_err(|error| refused(format!("{} is no address: {error}", self.settings.endpoint)))?;
-        let Repository { owner, name: repository, .. } = &self.repository;
-        url.path_segments_mut()
-            .map_err(|()| refused(format!("{} is no address", self.settings.endpoint)))?
-            .pop_if_empty()
-            .extend([owner, repository, "resolve", revision, name]);
-        // Repositories that were renamed answer with the new name.
-        for _ in 0..10 {
-            // A length is that of the file only if it is not compressed on the way.
-            let request = self.asker.head(url.clone()).header(ACCEPT_ENCODING, "identity");
-            let request = self.settings.token.iter().fold(request, |request, token| request.bearer_auth(token));
-            let answer = match timeout(self.settings.patience, request.send()).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return Err(self.unreachable(error)),
-                Err(_) => {
-                    let problem = format!("no answer within {:?}", self.settings.patience);
-                    return Err(self.unreachable(problem));
-                }
-            };
-            let (status, headers) = (answer.status(), answer.headers());
-            if status.is_redirection()
-                && let Some(place) = text(headers, LOCATION.as_str())
-                && Url::parse(&place).is_err()
-                && !place.starts_with("//")
-            {
-                url = url.join(&place).map_err(|error| refused(format!("{place} is no address: {error}")))?;
-                continue;
-            }
-            if status.is_success() || status.is_redirection() {
-                return Ok(Answer::File(self.described(name, headers)?));
-            }
-            let message = text(headers, "x-error-message").unwrap_or_default();
-            return match (status, text(headers, "x-error-code").as_deref()) {
-                (StatusCode::NOT_FOUND, Some("EntryNotFound")) => Ok(Answer::Absent(self.commit_in(headers)?)),
-                (StatusCode::NOT_FOUND, None) if headers.contains_key("x-repo-commit") => {
-                    Ok(Answer::Absent(self.commit_in(headers)?))
-                }
-                (status, code) => Err(self.refusal(status, code, &message, pause_in(headers))),
-            };
-        }
-        Err(refused("the hub redirects without end".into()).into())
-    }
-
-    /// What the headers say of a file; none of it may lead out of the cache.
-    fn described(&self, name: &str, headers: &HeaderMap) -> Result<About> {
-        let refused = |problem: String| self.repository.error(HubError::Refused, problem);
-        let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
-        let etag = etag.ok_or_else(|| refused(format!("the hub gives {name} no etag; is that a hub?")))?;
-        let etag = etag.strip_prefix("W/").unwrap_or(&etag).trim_matches('"').to_string();
-        if !is_plain(&etag) {
-            return Err(refused(format!("the hub's etag {etag:?} of {name} cannot name a file")));
-        }
-        let commit = self.commit_in(headers)?;
-        let commit = commit.ok_or_else(|| refused(format!("the hub does not say of which commit {name} is")))?;
-        let size = text(headers, "x-linked-size").or_else(|| text(headers, "content-length"));
-        let size = size.and_then(|size| size.parse().ok());
-        let size = size.ok_or_else(|| refused(format!("the hub does not say how long {name} is")))?;
-        Ok(About { etag, commit, size })
-    }
-
-    fn commit_in(&self, headers: &HeaderMap) -> Result<Option<String>> {
-        match text(headers, "x-repo-commit") {
-            Some(commit) if !is_commit(&commit) => {
-                let problem = format!("the hub's commit {commit:?} has not 40 hexadecimal digits");
-                Err(self.repository.error(HubError::Refused, problem))
-            }
-            commit => Ok(commit),
-        }
-    }
-
-    /// Brings a file into the cache, unless another process has done so meanwhile.
-    async fn download(&mut self, commit: &str, name: &str, about: &About) -> Result<PathBuf> {
-        let _lock = self.cache.lock(&about.etag).await?;
-        let blob = self.cache.blob(&about.etag);
-        if blob.is_file() {
-            if matches(&blob, about)? {
-                return self.cache.link(commit, name, &about.etag);
-            }
-            remove(&blob)?;
-        }
-        let partial = self.cache.partial(&about.etag)?;
-        for again in [true, false] {
-            self.transfer(commit, name, about, &partial).await?;
-            if matches(&partial, about)? {
-                std::fs::rename(&partial, &blob).map_err(Error::io("rename", &partial))?;
-                return self.cache.link(commit, name, &about.etag);
-            }
-            remove(&partial)?;
-            if again {
-                tracing::warn!(file = name, repository = %self.repository, "the checksum is wrong; fetching it again");
-            }
-        }
-        let problem =
-            format!("{name} came with another checksum than the hub announced, twice; nothing of it was kept");
-        Err(self.repository.error(HubError::Damaged, problem))
-    }
-
-    /// Downloads what is missing of a file, in several attempts if need be. What has come stays for the next one.
-    async fn transfer(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<()> {
-        let mut tries = 0;
-        loop {
-            match self.transfer_once(commit, name, about, partial).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => self.pause(failure, &mut tries).await?,
-            }
-        }
-    }
-
-    async fn transfer_once(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<(), Failure> {
-        let open = File::options().create(true).append(true).open(partial);
-        let mut file = open.map_err(Error::io("write", partial))?;
-        let had = file.metadata().map_err(Error::io("read", partial))?.len();
-        let start = if had > about.size || !self.ranges { 0 } else { had };
-        if start != had {
-            file.set_len(0).map_err(Error::io("write", partial))?;
-        }
-        let tell = |done: u64| {
-            if let Some(listener) = &self.listener {
-                listener(&Download { file: name.to_string(), done, total: about.size });
-            }
-        };
-        tell(start);
-        if start == about.size {
-            return Ok(());
-        }
-        let model = self.client.model(&self.repository.owner, &self.repository.name);
-        let range = (start > 0).then_some(start..about.size);
-        let asked = model.download_file_stream().filename(name).revision(commit).maybe_range(range).send();
-        let (_, mut stream) = match timeout(self.settings.stall, asked).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.failure(error)),
-            Err(_) => return Err(self.stalled(name)),
-        };
-        let (mut done, mut told) = (start, start);
-        loop {
-            let chunk = match timeout(self.settings.stall, stream.next()).await {
-                Ok(Some(Ok(chunk))) => chunk,
-                Ok(Some(Err(error))) => return Err(self.broken_off(name, done, about.size, Some(error))),
-                Ok(None) => break,
-                Err(_) => return Err(self.stalled(name)),
-            };
-            done += chunk.len() as u64;
-            if done > about.size {
-                file.set_len(0).map_err(Error::io("write", partial))?;
-                if start > 0 {
-                    // It sends all of the file instead of the rest.
-                    self.ranges = false;
-                    let problem = format!("the hub sends all of {name} again instead of the rest");
-                    return Err(Failure::Again(self.repository.error(HubError::Busy, problem), Some(Duration::ZERO)));
-                }
-                let problem = format!("the hub sends more than the {} bytes that it announced of {name}", about.size);
-                return Err(self.repository.error(HubError::Damaged, problem).into());
-            }
-            file.write_all(&chunk).map_err(Error::io("write", partial))?;
-            if done - told >= about.size / 200 || done == about.size {
-                told = done;
-                tell(done);
-            }
-        }
-        if done < about.size {
-            return Err(self.broken_off(name, done, about.size, None));
-        }
-        file.sync_all().map_err(Error::io("write", partial))?;
-        Ok(())
-    }
-
-    fn stalled(&self, name: &str) -> Failure {
-        let problem = format!("nothing of {name} came for {:?}", self.settings.stall);
-        Failure::Again(self.repository.error(HubError::Busy, problem), None)
-    }
-
-    fn broken_off(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
-        let problem =
-            format!("the connection broke off at {done} of {total} bytes of {name}; the next try goes on there");
-        Failure::Again(
-            match cause {
-                Some(cause) => self.repository.error_from(HubError::Busy, problem, cause),
-                None => self.repository.error(HubError::Busy, problem),
-            },
-            None,
-        )
-    }
-
-    fn unreachable(&self, cause: impl Into<crate::error::BoxError>) -> Failure {
-        let problem = format!("the hub at {} cannot be reached", self.settings.endpoint);
-        Failure::Again(self.repository.error_from(HubError::Offline, problem, chain(&*cause.into())), None)
-    }
-
-    /// An answer that is none.
-    fn refusal(&self, status: StatusCode, code: Option<&str>, message: &str, after: Option<Duration>) -> Failure {
-        let Repository { revision, .. } = &self.repository;
-        let (id, endpoint) = (self.repository.id(), &self.settings.endpoint);
-        let said = if message.is_empty() { String::new() } else { format!(" (the hub says: {message})") };
-        let anonymous = self.settings.token.is_none();
-        let token = if anonymous { "set HF_TOKEN or Source::token" } else { "check whose token it is" };
-        let (kind, problem) = match (status.as_u16(), code) {
-            (401 | 403 | 404, Some("RepoNotFound")) | (404, None) => {
-                let there = format!("there is no repository {id} with a revision {revision} at {endpoint}");
-                (HubError::NotFound, format!("{there}, or it is private ({token}){said}"))
-            }
-            (404, Some("RevisionNotFound")) => {
-                (HubError::NotFound, format!("{id} has no branch, tag or commit {revision}{said}"))
-            }
-            (401 | 403, Some("GatedRepo")) => {
-                let ask = format!("ask for access at {endpoint}/{id}, then {token}");
-                (HubError::Denied, format!("access to it must be granted: {ask}{said}"))
-            }
-            (401, _) => (HubError::Denied, format!("the hub wants to know who asks: {token}{said}")),
-            (403, _) => {
-                let ask = format!("ask for access at {endpoint}/{id} and {token}");
-                (HubError::Denied, format!("the hub forbids it (403): {ask}{said}"))
-            }
-            (408 | 429 | 500..=599, _) => {
-                let wait = after.map_or_else(String::new, |after| format!(", asking for a pause of {after:?}"));
-                let problem = format!("the hub went on answering {status}{wait}; try again later{said}");
-                return Failure::Again(self.repository.error(HubError::Busy, problem), after);
-            }
-            _ => (HubError::Refused, format!("the hub answers {status}{said}")),
-        };
-        Failure::Final(self.repository.error(kind, problem))
-    }
-
-    /// What the client says, in our words.
-    fn failure(&self, error: HFError) -> Failure {
-        let (context, after) = match error {
-            HFError::RateLimited { retry_after, context } => (context, retry_after),
-            HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => {
-                (context, None)
-            }
-            HFError::Request { source, .. } => return self.unreachable(source),
-            error @ HFError::Xet { .. } => {
-                let problem = "the hub's store of large files gave an error";
-                return Failure::Again(self.repository.error_from(HubError::Busy, problem, chain(&error)), None);
-            }
-            error => {
-                let problem = "the hub cannot be understood";
-                return Failure::Final(self.repository.error_from(HubError::Refused, problem, error));
-            }
-        };
-        let message = context.server_message.as_deref().unwrap_or_default();
-        let message: String = message.chars().filter(|c| !c.is_control()).take(300).collect();
-        self.refusal(context.status, context.error_code.as_deref(), &message, after)
-    }
-}
-
-/// Whether a file is the one that the hub speaks of, as far as can be told.
-fn matches(path: &Path, about: &About) -> Result<bool> {
-    let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    Ok(size == about.size && (!is_sha256(&about.etag) || sha256(path)? == about.etag.to_ascii_lowercase()))
-}
-
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.trim().to_string())
-}
-
-/// The pause that the hub asks for, in seconds.
-fn pause_in(headers: &HeaderMap) -> Option<Duration> {
-    Some(Duration::from_secs(text(headers, RETRY_AFTER.as_str())?.parse().ok()?))
-}
-
-/// An error with all that lies behind it, which the client leaves out of its own text.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -6,12 +6,11 @@ mod validation;
 
 use super::audit::Audit;
 use super::event::Event;
-use super::feature_cache::FeatureCache;
-use super::features::KeptFeatures;
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
 use super::report::{Report, Seconds, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
+use super::{feature_cache::FeatureCache, features::KeptFeatures};
 use crate::backbone::{Backbone, Network, random_tensors};
 use crate::data::{Augment, Batch, Batches, Dataset, Loader, Transform, batch_count, batch_end};
 use crate::error::{Error, Result};
@@ -281,8 +280,6 @@ impl Session {
                     self.report.zero_gradients.push(name);
                 }
             }
-        }
-        if self.audit_pending {
             current.audit.copies(&current.network)?;
         }
         let norm = step(&mut self.optimizer, &self.slots, &gradients, current, self.setup.plan.clip)?;

@@ -1,0 +1,143 @@
+//! Questions about files, and what the answers may be.
+
+use super::cache::is_sha256;
+use super::failure::Failure;
+use super::fetch::Fetcher;
+use super::{Repository, is_commit, is_plain};
+use crate::error::{HubError, Result};
+use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{StatusCode, Url};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What the hub says of a file.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub etag: String,
+    pub commit: String,
+    pub size: u64,
+}
+
+pub(super) enum Answer {
+    File(About),
+    /// There is no such file in this commit.
+    Absent(Option<String>),
+}
+
+impl Fetcher {
+    /// Whether the hub has a file of this size and, as far as it tells, this checksum.
+    pub async fn has(&self, name: &str, size: u64, sum: &str) -> Result<bool> {
+        let answer = self.ask(&self.repository.revision, name).await?;
+        let same = |about: &About| about.size == size && (!is_sha256(&about.etag) || about.etag == sum);
+        Ok(matches!(answer, Answer::File(about) if same(&about)))
+    }
+
+    /// Asks about a file, several times if need be.
+    pub(super) async fn ask(&self, revision: &str, name: &str) -> Result<Answer> {
+        let mut tries = 0;
+        loop {
+            match self.ask_once(revision, name).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.pause(failure, &mut tries).await?,
+            }
+        }
+    }
+
+    /// Waits before the next attempt, or gives up.
+    pub(super) async fn pause(&self, failure: Failure, tries: &mut u32) -> Result<()> {
+        let (error, after) = match failure {
+            Failure::Again(error, after) => (error, after),
+            Failure::Final(error) => return Err(error),
+        };
+        *tries += 1;
+        let pause = after.unwrap_or(self.settings.pause * 2u32.saturating_pow(*tries - 1));
+        if *tries >= self.settings.attempts || pause > self.settings.longest_pause {
+            return Err(error);
+        }
+        tracing::debug!(%error, ?pause, tries, "trying again");
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    async fn ask_once(&self, revision: &str, name: &str) -> Result<Answer, Failure> {
+        let refused = |problem: String| self.repository.error(HubError::Refused, problem);
+        let mut url = Url::parse(&self.settings.endpoint)
+            .map_err(|error| refused(format!("{} is no address: {error}", self.settings.endpoint)))?;
+        let Repository { owner, name: repository, .. } = &self.repository;
+        url.path_segments_mut()
+            .map_err(|()| refused(format!("{} is no address", self.settings.endpoint)))?
+            .pop_if_empty()
+            .extend([owner, repository, "resolve", revision, name]);
+        // Repositories that were renamed answer with the new name.
+        for _ in 0..10 {
+            // A length is that of the file only if it is not compressed on the way.
+            let request = self.asker.head(url.clone()).header(ACCEPT_ENCODING, "identity");
+            let request = self.settings.token.iter().fold(request, |request, token| request.bearer_auth(token));
+            let answer = match timeout(self.settings.patience, request.send()).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => return Err(self.unreachable(error)),
+                Err(_) => {
+                    let problem = format!("no answer within {:?}", self.settings.patience);
+                    return Err(self.unreachable(problem));
+                }
+            };
+            let (status, headers) = (answer.status(), answer.headers());
+            if status.is_redirection()
+                && let Some(place) = text(headers, LOCATION.as_str())
+                && Url::parse(&place).is_err()
+                && !place.starts_with("//")
+            {
+                url = url.join(&place).map_err(|error| refused(format!("{place} is no address: {error}")))?;
+                continue;
+            }
+            if status.is_success() || status.is_redirection() {
+                return Ok(Answer::File(self.described(name, headers)?));
+            }
+            let message = text(headers, "x-error-message").unwrap_or_default();
+            return match (status, text(headers, "x-error-code").as_deref()) {
+                (StatusCode::NOT_FOUND, Some("EntryNotFound")) => Ok(Answer::Absent(self.commit_in(headers)?)),
+                (StatusCode::NOT_FOUND, None) if headers.contains_key("x-repo-commit") => {
+                    Ok(Answer::Absent(self.commit_in(headers)?))
+                }
+                (status, code) => Err(self.refusal(status, code, &message, pause_in(headers))),
+            };
+        }
+        Err(refused("the hub redirects without end".into()).into())
+    }
+
+    /// What the headers say of a file; none of it may lead out of the cache.
+    fn described(&self, name: &str, headers: &HeaderMap) -> Result<About> {
+        let refused = |problem: String| self.repository.error(HubError::Refused, problem);
+        let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
+        let etag = etag.ok_or_else(|| refused(format!("the hub gives {name} no etag; is that a hub?")))?;
+        let etag = etag.strip_prefix("W/").unwrap_or(&etag).trim_matches('"').to_string();
+        if !is_plain(&etag) {
+            return Err(refused(format!("the hub's etag {etag:?} of {name} cannot name a file")));
+        }
+        let commit = self.commit_in(headers)?;
+        let commit = commit.ok_or_else(|| refused(format!("the hub does not say of which commit {name} is")))?;
+        let size = text(headers, "x-linked-size").or_else(|| text(headers, "content-length"));
+        let size = size.and_then(|size| size.parse().ok());
+        let size = size.ok_or_else(|| refused(format!("the hub does not say how long {name} is")))?;
+        Ok(About { etag, commit, size })
+    }
+
+    fn commit_in(&self, headers: &HeaderMap) -> Result<Option<String>> {
+        match text(headers, "x-repo-commit") {
+            Some(commit) if !is_commit(&commit) => {
+                let problem = format!("the hub's commit {commit:?} has not 40 hexadecimal digits");
+                Err(self.repository.error(HubError::Refused, problem))
+            }
+            commit => Ok(commit),
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.trim().to_string())
+}
+
+/// The pause that the hub asks for, in seconds.
+fn pause_in(headers: &HeaderMap) -> Option<Duration> {
+    Some(Duration::from_secs(text(headers, RETRY_AFTER.as_str())?.parse().ok()?))
+}

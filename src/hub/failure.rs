@@ -1,0 +1,132 @@
+//! What can go wrong, in words that say what to do.
+
+use super::Repository;
+use super::fetch::Fetcher;
+use crate::error::{BoxError, Error, HubError};
+use hf_hub::HFError;
+use reqwest::StatusCode;
+use std::time::Duration;
+
+/// Why something failed.
+pub(super) enum Failure {
+    /// It may go better the next time, after a pause that the hub asks for.
+    Again(Error, Option<Duration>),
+    Final(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl Fetcher {
+    /// What the client says, in our words.
+    pub fn error(&self, error: HFError) -> Error {
+        match self.failure(error) {
+            Failure::Again(error, _) | Failure::Final(error) => error,
+        }
+    }
+
+    pub(super) fn stalled(&self, name: &str) -> Failure {
+        let problem = format!("nothing of {name} came for {:?}", self.settings.stall);
+        Failure::Again(self.repository.error(HubError::Busy, problem), None)
+    }
+
+    pub(super) fn broken_off(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
+        let problem =
+            format!("the connection broke off at {done} of {total} bytes of {name}; the next try goes on there");
+        Failure::Again(
+            match cause {
+                Some(cause) => self.repository.error_from(HubError::Busy, problem, cause),
+                None => self.repository.error(HubError::Busy, problem),
+            },
+            None,
+        )
+    }
+
+    pub(super) fn unreachable(&self, cause: impl Into<BoxError>) -> Failure {
+        let problem = format!("the hub at {} cannot be reached", self.settings.endpoint);
+        Failure::Again(self.repository.error_from(HubError::Offline, problem, chain(&*cause.into())), None)
+    }
+
+    /// An answer that is none.
+    pub(super) fn refusal(
+        &self,
+        status: StatusCode,
+        code: Option<&str>,
+        message: &str,
+        after: Option<Duration>,
+    ) -> Failure {
+        let Repository { revision, .. } = &self.repository;
+        let (id, endpoint) = (self.repository.id(), &self.settings.endpoint);
+        let said = if message.is_empty() { String::new() } else { format!(" (the hub says: {message})") };
+        let anonymous = self.settings.token.is_none();
+        let token = if anonymous { "set HF_TOKEN or Source::token" } else { "check whose token it is" };
+        let (kind, problem) = match (status.as_u16(), code) {
+            (401 | 403 | 404, Some("RepoNotFound")) | (404, None) => {
+                let there = format!("there is no repository {id} with a revision {revision} at {endpoint}");
+                (HubError::NotFound, format!("{there}, or it is private ({token}){said}"))
+            }
+            (404, Some("RevisionNotFound")) => {
+                (HubError::NotFound, format!("{id} has no branch, tag or commit {revision}{said}"))
+            }
+            (401 | 403, Some("GatedRepo")) => {
+                let ask = format!("ask for access at {endpoint}/{id}, then {token}");
+                (HubError::Denied, format!("access to it must be granted: {ask}{said}"))
+            }
+            (401, _) => (HubError::Denied, format!("the hub wants to know who asks: {token}{said}")),
+            (403, _) => {
+                let ask = format!("ask for access at {endpoint}/{id} and {token}");
+                (HubError::Denied, format!("the hub forbids it (403): {ask}{said}"))
+            }
+            (408 | 429 | 500..=599, _) => {
+                let wait = after.map_or_else(String::new, |after| format!(", asking for a pause of {after:?}"));
+                let problem = format!("the hub went on answering {status}{wait}; try again later{said}");
+                return Failure::Again(self.repository.error(HubError::Busy, problem), after);
+            }
+            _ => (HubError::Refused, format!("the hub answers {status}{said}")),
+        };
+        Failure::Final(self.repository.error(kind, problem))
+    }
+
+    /// What the client says, in our words.
+    pub(super) fn failure(&self, error: HFError) -> Failure {
+        let (context, after) = match error {
+            HFError::RateLimited { retry_after, context } => (context, retry_after),
+            HFError::Http { context }
+            | HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context }
+            | HFError::RepoNotFound { context: Some(context), .. }
+            | HFError::RevisionNotFound { context: Some(context), .. }
+            | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
+            HFError::Request { source, .. } => return self.unreachable(source),
+            error @ HFError::Xet { .. } => {
+                let problem = "the hub's store of large files gave an error";
+                return Failure::Again(self.repository.error_from(HubError::Busy, problem, chain(&error)), None);
+            }
+            error => {
+                let problem = "the hub cannot be understood";
+                return Failure::Final(self.repository.error_from(HubError::Refused, problem, error));
+            }
+        };
+        let message = context.server_message.as_deref().unwrap_or_default();
+        let message: String = message.chars().filter(|c| !c.is_control()).take(300).collect();
+        self.refusal(context.status, context.error_code.as_deref(), &message, after)
+    }
+}
+
+/// An error with all that lies behind it, which the client leaves out of its own text.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,177 @@
+//! The faults, one by one.
+
+use super::*;
+
+#[test]
+fn forbidden_after_a_good_head() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Forbidden, WEIGHTS, 99);
+    for _ in 0..2 {
+        scene.refused(HubError::Denied, &["acme/net", "403", "forbidden", "HF_TOKEN"]);
+    }
+    scene.hub().behave();
+    scene.fetch().unwrap();
+}
+
+#[test]
+fn gated_and_private_say_how_to_get_in() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Gated, "config", 1);
+    scene.refused(HubError::Denied, &["ask for access at", "/acme/net", "HF_TOKEN"]);
+    scene.hub().fault(Fault::Unauthorized, "config", 1);
+    scene.refused(HubError::Denied, &["who asks", "HF_TOKEN"]);
+}
+
+#[test]
+fn a_wrong_checksum_is_fetched_again_once() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Corrupt, WEIGHTS, 1);
+    scene.fetch().unwrap();
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Corrupt, WEIGHTS, 99);
+    scene.refused(HubError::Damaged, &[WEIGHTS, "checksum", "twice"]);
+    scene.hub().behave();
+    scene.fetch().unwrap();
+}
+
+#[test]
+fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Cut, WEIGHTS, 2);
+    scene.fetch().unwrap();
+    let size = fs::metadata(scene.served(WEIGHTS)).unwrap().len();
+    let asked = scene.hub().asked();
+    let gets: Vec<&String> = asked.iter().filter(|line| line.starts_with("GET") && line.contains(WEIGHTS)).collect();
+    assert_eq!(gets.len(), 3, "{gets:?}");
+    assert!(gets[1].contains(&format!("bytes={}-{}", size / 2, size - 1)), "{gets:?}");
+    // Over several runs too.
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Cut, WEIGHTS, 99);
+    scene.refused(HubError::Busy, &["broke off", WEIGHTS]);
+    scene.hub().behave();
+    scene.hub().asked();
+    let told = Arc::new(Mutex::new(vec![]));
+    let tell = Arc::clone(&told);
+    let mut remote = Remote::new("acme/net".into());
+    remote.listener = Some(Arc::new(move |d: &Download| tell.lock().unwrap().push(d.clone())));
+    remote.fetch_with(scene.settings.clone(), None).unwrap();
+    let told = told.lock().unwrap();
+    let (first, last) = (told.first().unwrap(), told.last().unwrap());
+    assert!(first.done > size / 2 && first.total == size && last.done == size, "{first:?} {last:?}");
+    assert!(told.windows(2).all(|pair| pair[0].done <= pair[1].done));
+    assert!(last.to_string().contains("100 %"), "{last}");
+    scene.fetch().unwrap();
+    scene.is_clean();
+}
+
+#[test]
+fn a_server_without_ranges_sends_it_all_again() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Cut, WEIGHTS, 1);
+    scene.hub().fault(Fault::NoRanges, WEIGHTS, 99);
+    scene.fetch().unwrap();
+    // What is there of an earlier run is not what it should be.
+    let scene = Scene::new();
+    let sum = cache::sha256(&scene.served(WEIGHTS)).unwrap();
+    fs::create_dir_all(scene.cache().join("blobs")).unwrap();
+    fs::write(scene.cache().join("blobs").join(format!("{sum}.incomplete")), vec![7; 1000]).unwrap();
+    scene.fetch().unwrap();
+}
+
+#[test]
+fn busy_hubs_are_asked_again() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Status(503, None), WEIGHTS, 1);
+    scene.hub().fault(Fault::HeadStatus(500, None), "config", 2);
+    scene.fetch().unwrap();
+    let scene = Scene::new();
+    scene.hub().fault(Fault::HeadStatus(429, Some(1)), "config", 1);
+    let begun = Instant::now();
+    scene.fetch().unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "the pause that the hub asked for");
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Status(429, Some(1)), WEIGHTS, 1);
+    scene.fetch().unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    // It never gets better, or asks for too much.
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Status(503, None), WEIGHTS, 99);
+    scene.refused(HubError::Busy, &["503", "try again later"]);
+    scene.hub().behave();
+    scene.hub().fault(Fault::Status(429, Some(3600)), WEIGHTS, 99);
+    scene.hub().asked();
+    scene.refused(HubError::Busy, &["429", "3600s"]);
+    assert_eq!(scene.hub().asked().iter().filter(|line| line.starts_with("GET")).count(), 1);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let scene = Scene::new();
+    let error = scene.fetch_id("acme/nothere").unwrap_err();
+    scene.is(&error, HubError::NotFound, &["acme/nothere", "main"]);
+    let error = scene.fetch_id("acme/net@v9").unwrap_err();
+    scene.is(&error, HubError::NotFound, &["acme/net", "v9"]);
+    fs::remove_file(scene.served(WEIGHTS)).unwrap();
+    let error = scene.fetch_id("acme/net").unwrap_err();
+    assert!(error.to_string().contains("no weights") && error.to_string().contains("pytorch_model.bin"), "{error}");
+    // What is not there is remembered for the commit.
+    scene.hub().asked();
+    scene.fetch_id("acme/net").unwrap_err();
+    assert_eq!(scene.hub().asked().len(), 1);
+}
+
+#[test]
+fn sizes_that_are_not_kept() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Short, WEIGHTS, 99);
+    scene.refused(HubError::Damaged, &["more than", WEIGHTS]);
+    scene.hub().behave();
+    scene.hub().fault(Fault::Long, WEIGHTS, 99);
+    scene.refused(HubError::Busy, &["broke off"]);
+    scene.hub().behave();
+    scene.fetch().unwrap();
+}
+
+#[test]
+fn names_that_lead_out_of_the_cache() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::HostileEtag, WEIGHTS, 1);
+    scene.refused(HubError::Refused, &["evil", "etag"]);
+    scene.hub().fault(Fault::HostileCommit, "config", 1);
+    scene.refused(HubError::Refused, &["evil", "40 hexadecimal"]);
+    scene.hub().fault(Fault::NoEtag, "config", 1);
+    scene.refused(HubError::Refused, &["no etag"]);
+    fs::remove_file(scene.served(WEIGHTS)).unwrap();
+    for name in ["../../../evil", "/etc/passwd", "a/b", "..", "C:x", ""] {
+        let index = serde_json::json!({"weight_map": {"conv1.weight": name}});
+        fs::write(scene.served("model.safetensors.index.json"), index.to_string()).unwrap();
+        let error = scene.fetch_id("acme/net").unwrap_err().to_string();
+        assert!(error.contains("is refused"), "{name}: {error}");
+        scene.is_clean();
+    }
+    for id in ["acme", "acme/..", "../net", "acme/a/b", "acme/n\\t", "acme/.x", "/net", "acme/", "a c/x", ""] {
+        let error = scene.fetch_id(id).unwrap_err();
+        scene.is(&error, HubError::Refused, &[]);
+    }
+    for revision in ["..", "a/../b", "/x", "x/", "", "a b", ".git", "x.lock", "a\\b"] {
+        let error = scene.fetch_id(&format!("acme/net@{revision}")).unwrap_err();
+        scene.is(&error, HubError::Refused, &["revision"]);
+    }
+    assert!(Repository::parse("acme/net@a", Some("b")).is_err());
+    assert_eq!(Repository::parse("hf-hub:acme/net@refs/pr/1", None).unwrap().revision, "refs/pr/1");
+    assert_eq!(Repository::parse("acme/net", Some("v1")).unwrap().to_string(), "acme/net@v1");
+}
+
+#[test]
+fn a_hub_that_falls_silent() {
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Stall(1500), WEIGHTS, 1);
+    scene.fetch().unwrap();
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Stall(1500), WEIGHTS, 99);
+    scene.refused(HubError::Busy, &["nothing of", WEIGHTS]);
+    // Slow is not silent.
+    let scene = Scene::new();
+    scene.hub().fault(Fault::Slow, WEIGHTS, 99);
+    scene.fetch().unwrap();
+}

@@ -1,0 +1,118 @@
+//! Downloads: into a file beside the blobs, from where the last attempt ended, believed when the checksum is right.
+
+use super::Download;
+use super::ask::About;
+use super::cache::{is_sha256, remove, sha256};
+use super::failure::Failure;
+use super::fetch::Fetcher;
+use crate::error::{Error, HubError, Result};
+use futures_util::StreamExt;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::timeout;
+
+impl Fetcher {
+    /// Brings a file into the cache, unless another process has done so meanwhile.
+    pub(super) async fn download(&mut self, commit: &str, name: &str, about: &About) -> Result<PathBuf> {
+        let _lock = self.cache.lock(&about.etag).await?;
+        let blob = self.cache.blob(&about.etag);
+        if blob.is_file() {
+            if matches(&blob, about)? {
+                return self.cache.link(commit, name, &about.etag);
+            }
+            remove(&blob)?;
+        }
+        let partial = self.cache.partial(&about.etag)?;
+        for again in [true, false] {
+            self.transfer(commit, name, about, &partial).await?;
+            if matches(&partial, about)? {
+                std::fs::rename(&partial, &blob).map_err(Error::io("rename", &partial))?;
+                return self.cache.link(commit, name, &about.etag);
+            }
+            remove(&partial)?;
+            if again {
+                tracing::warn!(file = name, repository = %self.repository, "the checksum is wrong; fetching it again");
+            }
+        }
+        let problem =
+            format!("{name} came with another checksum than the hub announced, twice; nothing of it was kept");
+        Err(self.repository.error(HubError::Damaged, problem))
+    }
+
+    /// Downloads what is missing of a file, in several attempts if need be. What has come stays for the next one.
+    async fn transfer(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            match self.transfer_once(commit, name, about, partial).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.pause(failure, &mut tries).await?,
+            }
+        }
+    }
+
+    async fn transfer_once(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<(), Failure> {
+        let open = File::options().create(true).append(true).open(partial);
+        let mut file = open.map_err(Error::io("write", partial))?;
+        let had = file.metadata().map_err(Error::io("read", partial))?.len();
+        let start = if had > about.size || !self.ranges { 0 } else { had };
+        if start != had {
+            file.set_len(0).map_err(Error::io("write", partial))?;
+        }
+        let tell = |done: u64| {
+            if let Some(listener) = &self.listener {
+                listener(&Download { file: name.to_string(), done, total: about.size });
+            }
+        };
+        tell(start);
+        if start == about.size {
+            return Ok(());
+        }
+        let model = self.client.model(&self.repository.owner, &self.repository.name);
+        let range = (start > 0).then_some(start..about.size);
+        let asked = model.download_file_stream().filename(name).revision(commit).maybe_range(range).send();
+        let (_, mut stream) = match timeout(self.settings.stall, asked).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.failure(error)),
+            Err(_) => return Err(self.stalled(name)),
+        };
+        let (mut done, mut told) = (start, start);
+        loop {
+            let chunk = match timeout(self.settings.stall, stream.next()).await {
+                Ok(Some(Ok(chunk))) => chunk,
+                Ok(Some(Err(error))) => return Err(self.broken_off(name, done, about.size, Some(error))),
+                Ok(None) => break,
+                Err(_) => return Err(self.stalled(name)),
+            };
+            done += chunk.len() as u64;
+            if done > about.size {
+                file.set_len(0).map_err(Error::io("write", partial))?;
+                if start > 0 {
+                    // It sends all of the file instead of the rest.
+                    self.ranges = false;
+                    let problem = format!("the hub sends all of {name} again instead of the rest");
+                    return Err(Failure::Again(self.repository.error(HubError::Busy, problem), Some(Duration::ZERO)));
+                }
+                let problem = format!("the hub sends more than the {} bytes that it announced of {name}", about.size);
+                return Err(self.repository.error(HubError::Damaged, problem).into());
+            }
+            file.write_all(&chunk).map_err(Error::io("write", partial))?;
+            if done - told >= about.size / 200 || done == about.size {
+                told = done;
+                tell(done);
+            }
+        }
+        if done < about.size {
+            return Err(self.broken_off(name, done, about.size, None));
+        }
+        file.sync_all().map_err(Error::io("write", partial))?;
+        Ok(())
+    }
+}
+
+/// Whether a file is the one that the hub speaks of, as far as can be told.
+fn matches(path: &Path, about: &About) -> Result<bool> {
+    let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+    Ok(size == about.size && (!is_sha256(&about.etag) || sha256(path)? == about.etag.to_ascii_lowercase()))
+}
