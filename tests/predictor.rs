@@ -210,10 +210,16 @@ fn the_original_classifier_is_kept() {
     assert_eq!(predictor.labels(), ["0", "1", "2"]);
     let (a, b) = (said(&predictor, &renamed(&data, predictor.labels())), said(&fitted.predictor, &data));
     assert_eq!((a.1, a.2), (b.1, b.2));
-    // With it, the labels are there as well; an mlp head is no classifier of the weights.
+    // With it, the labels are there as well, and whatever head there is.
     assert_eq!(Predictor::pretrained(Source::file(&path), &CPU).unwrap().labels(), fitted.predictor.labels());
-    tuned(Head::mlp(8)).0.predictor.save(&path).unwrap();
-    assert!(matches!(Predictor::pretrained(Source::file(&path), &CPU), Err(Error::Invalid { .. })));
+    let (mlp, data_too) = tuned(Head::mlp(8));
+    mlp.predictor.save(&path).unwrap();
+    let back = Predictor::pretrained(Source::file(&path), &CPU).unwrap();
+    let (a, b) = (said(&back, &data_too), said(&mlp.predictor, &data_too));
+    assert_eq!((a.1, a.2), (b.1, b.2));
+    // For another architecture it is a file of weights, which do not fit.
+    let source = Source::file(&path).arch(Arch::CIFAR_RESNET32);
+    assert!(matches!(Predictor::pretrained(source, &CPU), Err(Error::WeightsMismatch { .. })));
 
     // And it can be trained on from there: the classifier as it is.
     let mut p = plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8);
