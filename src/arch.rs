@@ -196,6 +196,15 @@ impl Arch {
         }
     }
 
+    /// Whether timm has it under this name.
+    pub(crate) fn in_timm(self) -> bool {
+        match &self.0.family {
+            Family::Cifar(_) => false,
+            Family::Vgg(net) => net.is_whole(),
+            Family::ResNet(_) | Family::EfficientNet(_) => true,
+        }
+    }
+
     /// Whether torchvision has it.
     pub(crate) fn in_torchvision(self) -> bool {
         self.0.torchvision.is_some()

@@ -36,7 +36,7 @@ pub struct Download {
 
 impl fmt::Display for Download {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = if self.total == 0 { 100 } else { self.done.saturating_mul(100) / self.total };
+        let percent = self.done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
         write!(f, "{}: {:.1} of {:.1} MB ({percent} %)", self.file, self.done as f64 / 1e6, self.total as f64 / 1e6)
     }
 }
@@ -60,19 +60,19 @@ impl Remote {
         Self { id, revision: None, cache: None, token: None, endpoint: None, offline: false, listener: None }
     }
 
-    /// Fetches what is needed of the repository and says what it is.
-    pub fn fetch(&self, arch: Option<Arch>) -> Result<Snapshot> {
+    /// Fetches what is needed of the repository and says what it is. `spec`: whether it must say how images are prepared.
+    pub fn fetch(&self, arch: Option<Arch>, spec: bool) -> Result<Snapshot> {
         let settings = Settings::resolve(self, |name| std::env::var(name).ok())?;
-        self.fetch_with(settings, arch)
+        self.fetch_with(settings, arch, spec)
     }
 
-    fn fetch_with(&self, settings: Settings, arch: Option<Arch>) -> Result<Snapshot> {
+    fn fetch_with(&self, settings: Settings, arch: Option<Arch>, spec: bool) -> Result<Snapshot> {
         let repository = Repository::parse(&self.id, self.revision.as_deref())?;
         let listener = self.listener.clone();
         apart(move |runtime| {
             let place = PathBuf::from(repository.to_string());
             let mut fetcher = Fetcher::new(settings, repository, listener)?;
-            let found = Snapshot::gather(&place, arch, &mut |name| runtime.block_on(fetcher.get(name)));
+            let found = Snapshot::gather(&place, arch, spec, &mut |name| runtime.block_on(fetcher.get(name)));
             let found = fetcher.judged(found)?;
             Ok(Snapshot { repository: Some(fetcher.id()), ..found })
         })
@@ -127,8 +127,13 @@ impl Repository {
         };
         for part in [owner, name] {
             let letters = part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-            if !letters || part.is_empty() || part.len() > 96 || part.starts_with('.') || part.contains("..") {
-                return Err(wrong(format!("{part:?} is no name that the hub knows: letters, digits, - _ and . are")));
+            // Two dashes are what the cache puts between owner and name.
+            let doubled = part.contains("..") || part.contains("--") || part.ends_with(".git");
+            let edge = part.starts_with(['.', '-']) || part.ends_with(['.', '-']);
+            if !letters || part.is_empty() || part.len() > 96 || doubled || edge {
+                return Err(wrong(format!(
+                    "{part:?} is no name that the hub knows: letters, digits, single - _ and . within are"
+                )));
             }
         }
         let revision = match (behind, revision) {
@@ -138,7 +143,8 @@ impl Repository {
         if !is_revision(revision) {
             return Err(wrong(format!("{revision:?} is no revision: a branch, a tag, or a commit's 40 digits")));
         }
-        Ok(Self { owner: owner.into(), name: name.into(), revision: revision.into() })
+        let revision = if is_commit(revision) { revision.to_ascii_lowercase() } else { revision.into() };
+        Ok(Self { owner: owner.into(), name: name.into(), revision })
     }
 
     pub fn id(&self) -> String {

@@ -119,16 +119,17 @@ impl Folded {
     }
 }
 
-/// A sum over the bits of a float tensor, in order: differs when a single bit does.
+/// A sum over the bits of a float tensor, in order: differs when a single bit does. The turn brings high bits down, so
+/// that numbers which differ in these alone (whole ones, signs) do not meet in a few sums.
 pub(crate) fn checksum(t: &Tensor) -> Result<u64> {
     const PRIME: u64 = 0x0100_0000_01B3;
     let t = t.to_device(&Device::Cpu)?;
     let sum = match t.dtype() {
-        DType::F64 => {
-            with_slice::<f64, _>(&t, |v| Ok(v.iter().fold(7, |h: u64, v| (h ^ v.to_bits()).wrapping_mul(PRIME))))
-        }
+        DType::F64 => with_slice::<f64, _>(&t, |v| {
+            Ok(v.iter().fold(7, |h: u64, v| (h ^ v.to_bits()).wrapping_mul(PRIME).rotate_left(31)))
+        }),
         _ => with_slice::<f32, _>(&t, |v| {
-            Ok(v.iter().fold(7, |h: u64, v| (h ^ u64::from(v.to_bits())).wrapping_mul(PRIME)))
+            Ok(v.iter().fold(7, |h: u64, v| (h ^ u64::from(v.to_bits())).wrapping_mul(PRIME).rotate_left(31)))
         }),
     };
     Ok(sum?)

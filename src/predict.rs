@@ -132,7 +132,8 @@ impl Predictor {
     /// `config.json` from which `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the same network, and a
     /// `README.md`, the model card. [`Source::dir`](crate::Source::dir) opens it. The folder is made if it is not there.
     ///
-    /// timm knows linear heads, and architectures of its own; the card says so where it cannot load the network.
+    /// timm knows linear heads, and architectures of its own; the card says so where it cannot load the network. A
+    /// `README.md` that is there and was not written by this crate stays as it is.
     pub fn save_folder(&self, path: impl AsRef<Path>) -> Result<()> {
         folder::write(self, path.as_ref(), None)
     }
@@ -153,7 +154,7 @@ impl Predictor {
     pub fn push_to_hub(&self, to: &crate::Push) -> Result<String> {
         let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
         folder::write(self, folder.path(), Some(to.id()))?;
-        to.push(folder.path(), &folder::FILES)
+        to.push(folder.path(), &folder::FILES, folder::is_ours)
     }
 
     /// What one image shows.

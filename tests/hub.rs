@@ -67,7 +67,7 @@ fn timm(arch: Arch, classes: usize) -> Value {
         "model_args": {"in_chans": 3, "num_classes": classes},
         "pretrained_cfg": {
             "tag": "x", "input_size": [3, 96, 64], "test_input_size": [3, 128, 128], "interpolation": "bilinear",
-            "crop_pct": 0.9, "test_crop_pct": 1.0, "crop_mode": "squash", "mean": [0.1, 0.2, 0.3],
+            "crop_pct": 0.9, "test_crop_pct": 1.0, "crop_mode": "center", "mean": [0.1, 0.2, 0.3],
             "std": [0.4, 0.5, 0.6], "num_classes": classes, "pool_size": [7, 7], "license": "apache-2.0"
         }
     })
@@ -87,7 +87,7 @@ fn timm_repositories() {
         let spec = predictor.backbone().input_spec();
         assert_eq!((spec.size, spec.crop_pct), ((96, 64), 0.9));
         assert_eq!((spec.mean.as_slice(), spec.std.as_slice()), (&[0.1, 0.2, 0.3][..], &[0.4, 0.5, 0.6][..]));
-        assert_eq!(format!("{:?} {:?}", spec.interpolation, spec.fit), "Bilinear Squash");
+        assert_eq!(format!("{:?} {:?}", spec.interpolation, spec.fit), "Bilinear Crop");
         // The same weights as from the file itself.
         let file = place.repository(&id).join("model.safetensors");
         let direct = Backbone::from_file(arch, &file, &CPU).unwrap();
@@ -216,10 +216,13 @@ fn descriptions_that_cannot_be() {
         (cfg("std", json!([0.5, 0.5])), "std"),
         (cfg("input_size", json!([3, 0, 224])), "input_size"),
         (cfg("input_size", json!([3, 99_999_999, 224])), "input_size"),
-        (cfg("input_size", json!([1, 224, 224])), "input_size"),
+        (cfg("input_size", json!([1, 224, 224])), "in_chans"),
         (cfg("crop_pct", json!(-1)), "crop_pct"),
         (cfg("interpolation", json!("random")), "interpolation is \"random\""),
         (cfg("crop_mode", json!("x")), "crop_mode"),
+        (cfg("crop_mode", json!("squash")), "crop_pct is 0.9"),
+        (json!({"architecture": "resnet18", "global_pool": "max"}), "global_pool"),
+        (json!({"architecture": "resnet18", "model_args": {"output_stride": 8}}), "output_stride"),
         (json!({"architecture": "resnet18", "label_names": ["only one"]}), "names 1 classes"),
         (json!({"architecture": "resnet50"}), "resnet50"),
     ] {
@@ -231,6 +234,11 @@ fn descriptions_that_cannot_be() {
     put(&folder, &tensors, &json!({"architecture": "my_resnet", "pretrained_cfg": {"crop_pct": 0.7}}));
     let backbone = Backbone::load(Source::dir(&folder).arch(Arch::RESNET18), &CPU).unwrap();
     assert_eq!(backbone.input_spec().crop_pct, 0.7);
+    // So it does over a description of images that cannot be.
+    put(&folder, &tensors, &cfg("interpolation", json!("random")));
+    let error = Backbone::load(Source::dir(&folder), &CPU).unwrap_err().to_string();
+    assert!(error.contains("Source::input_spec"), "{error}");
+    Backbone::load(Source::dir(&folder).input_spec(InputSpec::new(64)), &CPU).unwrap();
     let error = Backbone::load(Source::dir(folder.join("nothere")), &CPU).unwrap_err().to_string();
     assert!(error.contains("nothere"), "{error}");
 }
@@ -309,11 +317,14 @@ fn there_and_back() {
         assert_eq!(config["label_names"].as_array().unwrap().len(), 2);
         assert_eq!(config["pretrained_cfg"]["input_size"], json!([3, 32, 32]));
     }
-    let anonymous = Push::to("me/linear").endpoint(place.hub.url()).create();
-    if std::env::var("HF_TOKEN").is_err() {
-        let error = tuned(Head::linear()).predictor.push_to_hub(&anonymous).unwrap_err();
-        assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
-    }
+    let stranger = Push::to("me/linear").endpoint(place.hub.url()).create().token("nobody");
+    let error = tuned(Head::linear()).predictor.push_to_hub(&stranger).unwrap_err();
+    assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
+    assert!(!error.to_string().contains("nobody"));
+    // A card that somebody wrote stays.
+    std::fs::write(place.repository("me/linear").join("README.md"), "mine").unwrap();
+    tuned(Head::linear()).predictor.push_to_hub(&stranger.token("hf_me")).unwrap();
+    assert_eq!(std::fs::read_to_string(place.repository("me/linear").join("README.md")).unwrap(), "mine");
 }
 
 fn part(data: &(impl Dataset + Clone + 'static), i: usize) -> candle_finetune::Subset {

@@ -83,6 +83,11 @@ impl Layer for Fc6 {
 }
 
 impl Vgg {
+    /// With its fully connected layers, as timm has it.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.features_only
+    }
+
     pub(super) fn build(&self, b: &mut Builder, layout: Layout) -> Result<()> {
         let mut inputs = b.channels;
         let mut index = 0;

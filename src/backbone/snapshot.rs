@@ -1,5 +1,6 @@
 //! A folder as the hub has it: weights, and files beside them that say what they are.
 
+use super::source::for_channels;
 use crate::arch::{Arch, Fit, InputSpec, Interpolation};
 use crate::error::{Error, Result};
 use crate::weights::shard_names;
@@ -32,27 +33,29 @@ const MAX_CONFIG: u64 = 32_000_000;
 const MAX_SIZE: usize = 16_384;
 
 impl Snapshot {
-    /// Reads a folder on this machine. `arch`: what the user says it is.
-    pub fn open(folder: &Path, arch: Option<Arch>) -> Result<Self> {
+    /// Reads a folder on this machine. `arch`: what the user says it is; `spec`: whether how images are prepared is asked
+    /// for, since the user does not say it.
+    pub fn open(folder: &Path, arch: Option<Arch>, spec: bool) -> Result<Self> {
         if !folder.is_dir() {
             let problem = "is no folder; name the one that holds config.json and model.safetensors";
             return Err(Error::weights(folder, problem));
         }
-        Self::gather(folder, arch, &mut |name| {
+        Self::gather(folder, arch, spec, &mut |name| {
             let path = folder.join(name);
             Ok(path.exists().then_some(path))
         })
     }
 
     /// Reads what `get` gives; `place` is what messages call the whole.
-    pub fn gather(place: &Path, arch: Option<Arch>, get: Get<'_>) -> Result<Self> {
+    pub fn gather(place: &Path, arch: Option<Arch>, spec: bool, get: Get<'_>) -> Result<Self> {
         let mut found = Self { weights: PathBuf::new(), arch, spec: None, labels: None, repository: None };
         if let Some(path) = get(CONFIG)? {
             let config = Object::read(&path)?;
             if config.has("architecture") {
-                found.timm(&config)?;
+                found.timm(&config, spec)?;
             } else if config.has("model_type") {
-                let preprocessor = get(PREPROCESSOR)?.map(|path| Object::read(&path)).transpose()?;
+                let preprocessor = if spec { get(PREPROCESSOR)? } else { None };
+                let preprocessor = preprocessor.map(|path| Object::read(&path)).transpose()?;
                 found.transformers(&config, preprocessor.as_ref())?;
             } else if arch.is_none() {
                 let problem = "has neither timm's \"architecture\" nor transformers' \"model_type\"; \
@@ -76,7 +79,7 @@ impl Snapshot {
     }
 
     /// timm's config.json. What older versions wrote has the fields of `pretrained_cfg` at the top.
-    fn timm(&mut self, config: &Object) -> Result<()> {
+    fn timm(&mut self, config: &Object, spec: bool) -> Result<()> {
         if self.arch.is_none() {
             let name = config.text("architecture")?.unwrap_or_default();
             // The tag of the weights may stand behind the name.
@@ -85,10 +88,41 @@ impl Snapshot {
         let input = config.object("pretrained_cfg")?;
         let input = input.as_ref().unwrap_or(config);
         let arguments = config.object("model_args")?;
+        for object in arguments.iter().chain([config]) {
+            if object.text("global_pool")?.is_some_and(|pool| pool != "avg" && !pool.is_empty()) {
+                return Err(object.wrong("global_pool", "avg: features are averages here"));
+            }
+        }
+        // Whatever else changes the network would change its numbers without a word.
+        if let Some(field) = arguments.iter().flat_map(|a| a.map.keys()).find(|&key| !is_harmless(key)) {
+            return Err(Error::weights(
+                &config.path,
+                format!("model_args.{field} changes the network in a way unknown here"),
+            ));
+        }
+        if spec {
+            self.spec = Some(self.timm_input(input, arguments.as_ref())?);
+        }
+        self.labels = match config.texts("label_names")? {
+            Some(labels) => Some(labels),
+            None => match input.texts("label_names")? {
+                Some(labels) => Some(labels),
+                None => input.texts("labels")?,
+            },
+        };
+        Ok(())
+    }
+
+    /// How timm's `pretrained_cfg` says images are prepared.
+    fn timm_input(&self, input: &Object, arguments: Option<&Object>) -> Result<InputSpec> {
         let mut spec = self.arch.map_or_else(|| InputSpec::new(224), |arch| arch.input_spec());
+        let mut channels = arguments.map_or(Ok(None), |arguments| arguments.size("in_chans"))?;
         if let Some(size) = input.sizes("input_size", 3)? {
             spec = spec.size(size[1], size[2]);
-            spec.channels = size[0];
+            if channels.is_some_and(|channels| channels != size[0]) {
+                return Err(input.wrong("input_size", "of as many channels as model_args.in_chans"));
+            }
+            channels = Some(size[0]);
         }
         if let Some(filter) = input.text("interpolation")? {
             spec = spec.interpolation(match filter.as_str() {
@@ -109,27 +143,16 @@ impl Snapshot {
                 "border" => Fit::Pad,
                 _ => return Err(input.wrong("crop_mode", "center, squash or border")),
             });
+            if spec.fit != Fit::Crop && input.share("crop_pct")?.is_some_and(|crop| crop < 1.0) {
+                return Err(input.wrong("crop_pct", "1 where crop_mode is squash or border"));
+            }
         }
-        let channels = spec.channels;
         spec = input.normalized(spec, "mean", "std")?;
-        if let Some(arguments) = &arguments
-            && let Some(channels) = arguments.count("in_chans")?
-            && channels != spec.channels
-        {
-            return Err(arguments.wrong("in_chans", "the number of means"));
+        match channels {
+            // timm leaves the three means of colour images when it makes a network for others.
+            Some(channels) if channels != spec.channels => for_channels(spec, channels),
+            _ => Ok(spec),
         }
-        if channels != spec.channels && input.has("input_size") {
-            return Err(input.wrong("input_size", "as many channels as there are means"));
-        }
-        self.spec = Some(spec);
-        self.labels = match config.texts("label_names")? {
-            Some(labels) => Some(labels),
-            None => match input.texts("label_names")? {
-                Some(labels) => Some(labels),
-                None => input.texts("labels")?,
-            },
-        };
-        Ok(())
     }
 
     /// transformers' config.json and preprocessor_config.json.
@@ -180,8 +203,18 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
     })
 }
 
+/// Arguments of timm's that say again what stands elsewhere, or matter in training alone.
+fn is_harmless(argument: &str) -> bool {
+    matches!(argument, "num_classes" | "in_chans" | "global_pool" | "img_size" | "drop_rate" | "drop_path_rate")
+}
+
 /// What a preprocessor_config.json does to an image.
 fn preprocessed(p: &Object) -> Result<InputSpec> {
+    for field in ["do_resize", "do_rescale"] {
+        if p.flag(field)? == Some(false) {
+            return Err(p.wrong(field, "true"));
+        }
+    }
     let kind = p.text("image_processor_type")?.or(p.text("feature_extractor_type")?).unwrap_or_default();
     let mut spec = InputSpec::new(224).interpolation(Interpolation::Bilinear);
     if let Some(filter) = p.count("resample")? {
@@ -213,7 +246,7 @@ fn preprocessed(p: &Object) -> Result<InputSpec> {
         }
         (Some(short), Some((h, w))) if h.max(w) <= short => spec.size(h, w).crop_pct(h.min(w) as f64 / short as f64),
         (_, Some(_)) => {
-            let remedy = "no larger than a size that is a shortest_edge; or set Source::input_spec";
+            let remedy = "no larger than a size that is a shortest_edge";
             return Err(p.wrong("crop_size", remedy));
         }
         // A bare number is both sides.
@@ -270,7 +303,13 @@ impl Object {
         if value.len() > 100 {
             value = value.chars().take(100).chain("...".chars()).collect();
         }
-        Error::weights(&self.path, format!("{}{field} is {value} and should be {wanted}", self.prefix))
+        let remedy = if self.describes_input(field) { "; Source::input_spec says it instead" } else { "" };
+        Error::weights(&self.path, format!("{}{field} is {value} and should be {wanted}{remedy}", self.prefix))
+    }
+
+    /// Whether the field says how images are prepared.
+    fn describes_input(&self, field: &str) -> bool {
+        self.path.ends_with(PREPROCESSOR) || (self.prefix == "pretrained_cfg." && !field.contains("label"))
     }
 
     /// The field as `take` reads it; an error if it is there and cannot be read.

@@ -138,9 +138,9 @@ impl Source {
             return Err(Error::invalid(format!("Source::{option}"), "is for weights on the hub: Source::hub(id)"));
         }
         let snapshot = match &self.place {
-            Place::Dir(path) => Some(Snapshot::open(path, self.arch)?),
+            Place::Dir(path) => Some(Snapshot::open(path, self.arch, self.spec.is_none())?),
             #[cfg(feature = "hub")]
-            Place::Hub(remote) => Some(remote.fetch(self.arch)?),
+            Place::Hub(remote) => Some(remote.fetch(self.arch, self.spec.is_none())?),
             Place::Read(_, snapshot) => snapshot.clone(),
             Place::File(_) | Place::Embedded => None,
         };
@@ -364,7 +364,7 @@ impl Saved {
 const MAX_CHANNELS: usize = 4096;
 
 /// The specification for another number of channels: the mean of means and deviations for each.
-fn for_channels(spec: InputSpec, channels: usize) -> Result<InputSpec> {
+pub(super) fn for_channels(spec: InputSpec, channels: usize) -> Result<InputSpec> {
     if !(1..=MAX_CHANNELS).contains(&channels) {
         return Err(Error::invalid("channels", format!("{channels}; images have 1 to {MAX_CHANNELS}")));
     }

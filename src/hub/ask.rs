@@ -16,6 +16,8 @@ pub(super) struct About {
     pub etag: String,
     pub commit: String,
     pub size: u64,
+    /// Whether it comes from the store of large files.
+    pub stored: bool,
 }
 
 pub(super) enum Answer {
@@ -24,19 +26,23 @@ pub(super) enum Answer {
     Absent(Option<String>),
 }
 
+/// How long a question may take where the cache can answer it.
+const HURRY: Duration = Duration::from_secs(10);
+
 impl Fetcher {
     /// Whether the hub has a file of this size and, as far as it tells, this checksum.
-    pub async fn has(&self, name: &str, size: u64, sum: &str) -> Result<bool> {
-        let answer = self.ask(&self.repository.revision, name).await?;
+    pub async fn has(&self, revision: &str, name: &str, size: u64, sum: &str) -> Result<bool> {
+        let answer = self.ask(revision, name, false).await?;
         let same = |about: &About| about.size == size && (!is_sha256(&about.etag) || about.etag == sum);
         Ok(matches!(answer, Answer::File(about) if same(&about)))
     }
 
-    /// Asks about a file, several times if need be.
-    pub(super) async fn ask(&self, revision: &str, name: &str) -> Result<Answer> {
-        let mut tries = 0;
+    /// Asks about a file, several times if need be; `hurried`, twice at most and not for long.
+    pub(super) async fn ask(&self, revision: &str, name: &str, hurried: bool) -> Result<Answer> {
+        let mut tries = if hurried { self.settings.attempts.saturating_sub(2) } else { 0 };
+        let patience = if hurried { self.settings.patience.min(HURRY) } else { self.settings.patience };
         loop {
-            match self.ask_once(revision, name).await {
+            match self.ask_once(revision, name, patience).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => self.pause(failure, &mut tries).await?,
             }
@@ -59,7 +65,7 @@ impl Fetcher {
         Ok(())
     }
 
-    async fn ask_once(&self, revision: &str, name: &str) -> Result<Answer, Failure> {
+    async fn ask_once(&self, revision: &str, name: &str, patience: Duration) -> Result<Answer, Failure> {
         let refused = |problem: String| self.repository.error(HubError::Refused, problem);
         let mut url = Url::parse(&self.settings.endpoint)
             .map_err(|error| refused(format!("{} is no address: {error}", self.settings.endpoint)))?;
@@ -72,12 +78,12 @@ impl Fetcher {
         for _ in 0..10 {
             // A length is that of the file only if it is not compressed on the way.
             let request = self.asker.head(url.clone()).header(ACCEPT_ENCODING, "identity");
-            let request = self.settings.token.iter().fold(request, |request, token| request.bearer_auth(token));
-            let answer = match timeout(self.settings.patience, request.send()).await {
+            let request = self.settings.token.iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+            let answer = match timeout(patience, request.send()).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return Err(self.unreachable(error)),
+                Ok(Err(error)) => return Err(self.unreachable(error.without_url())),
                 Err(_) => {
-                    let problem = format!("no answer within {:?}", self.settings.patience);
+                    let problem = format!("no answer within {patience:?}");
                     return Err(self.unreachable(problem));
                 }
             };
@@ -87,7 +93,12 @@ impl Fetcher {
                 && Url::parse(&place).is_err()
                 && !place.starts_with("//")
             {
-                url = url.join(&place).map_err(|error| refused(format!("{place} is no address: {error}")))?;
+                let next = url.join(&place).map_err(|error| refused(format!("{place} is no address: {error}")))?;
+                // The token is for this host alone, whatever a relative address may be read as.
+                if next.origin() != url.origin() {
+                    return Err(refused(format!("the hub redirects to another host: {place:?}")).into());
+                }
+                url = next;
                 continue;
             }
             if status.is_success() || status.is_redirection() {
@@ -119,7 +130,7 @@ impl Fetcher {
         let size = text(headers, "x-linked-size").or_else(|| text(headers, "content-length"));
         let size = size.and_then(|size| size.parse().ok());
         let size = size.ok_or_else(|| refused(format!("the hub does not say how long {name} is")))?;
-        Ok(About { etag, commit, size })
+        Ok(About { etag, commit, size, stored: headers.contains_key("x-xet-hash") })
     }
 
     fn commit_in(&self, headers: &HeaderMap) -> Result<Option<String>> {

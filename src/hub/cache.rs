@@ -23,8 +23,8 @@ pub(super) enum State {
     Missing,
     /// Its size and checksum are those that the hub gave, now or when it last changed.
     Good(PathBuf),
-    /// It has this many bytes, and nothing here tells whether they are the right ones.
-    Unproven(PathBuf, u64),
+    /// Nothing here tells whether its bytes are the right ones.
+    Unproven(PathBuf),
     Damaged,
 }
 
@@ -44,11 +44,10 @@ impl Cache {
         Some(text.trim().to_string()).filter(|text| is_commit(text))
     }
 
-    pub fn remember_revision(&self, revision: &str, commit: &str) -> Result<()> {
-        if is_commit(revision) || self.commit_of(revision).as_deref() == Some(commit) {
-            return Ok(());
+    pub fn remember_revision(&self, revision: &str, commit: &str) {
+        if !is_commit(revision) && self.commit_of(revision).as_deref() != Some(commit) {
+            note(&self.folder.join("refs").join(revision), commit.as_bytes());
         }
-        write(&self.folder.join("refs").join(revision), commit.as_bytes())
     }
 
     /// Whether the hub has said that the commit has no such file.
@@ -56,8 +55,8 @@ impl Cache {
         self.folder.join(".no_exist").join(commit).join(name).exists()
     }
 
-    pub fn remember_absent(&self, commit: &str, name: &str) -> Result<()> {
-        write(&self.folder.join(".no_exist").join(commit).join(name), b"")
+    pub fn remember_absent(&self, commit: &str, name: &str) {
+        note(&self.folder.join(".no_exist").join(commit).join(name), b"");
     }
 
     /// Where users of the cache look for a file.
@@ -86,6 +85,8 @@ impl Cache {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(fs::TryLockError::WouldBlock) => {}
+                // File systems without locks: two that download at once see it by the checksum.
+                Err(fs::TryLockError::Error(cause)) if cause.kind() == ErrorKind::Unsupported => break,
                 Err(fs::TryLockError::Error(cause)) => return Err(Error::io("lock", &path)(cause)),
             }
             if waited % 600 == 20 {
@@ -110,7 +111,7 @@ impl Cache {
         // Where there are links, the link tells the etag; else the record does.
         let linked = fs::read_link(&path).ok().and_then(|blob| Some(blob.file_name()?.to_str()?.to_string()));
         let Some(etag) = linked.or_else(|| record.first().map(ToString::to_string)) else {
-            return Ok(State::Unproven(path, about.len()));
+            return Ok(State::Unproven(path));
         };
         if record == stamp(&etag, &about).split_whitespace().collect::<Vec<_>>() {
             return Ok(State::Good(path));
@@ -119,20 +120,20 @@ impl Cache {
             if sha256(&path)? != etag.to_ascii_lowercase() {
                 return Ok(State::Damaged);
             }
-            self.remember(commit, name, &etag)?;
+            self.remember(commit, name, &etag);
             return Ok(State::Good(path));
         }
         match record.get(1) {
             Some(size) if *size != about.len().to_string() => Ok(State::Damaged),
-            _ => Ok(State::Unproven(path, about.len())),
+            _ => Ok(State::Unproven(path)),
         }
     }
 
     /// Notes that a file is what the hub says.
-    pub fn remember(&self, commit: &str, name: &str, etag: &str) -> Result<()> {
-        let path = self.pointer(commit, name);
-        let about = fs::metadata(&path).map_err(Error::io("read", &path))?;
-        write(&self.record(commit, name), stamp(etag, &about).as_bytes())
+    pub fn remember(&self, commit: &str, name: &str, etag: &str) {
+        if let Ok(about) = fs::metadata(self.pointer(commit, name)) {
+            note(&self.record(commit, name), stamp(etag, &about).as_bytes());
+        }
     }
 
     /// The etag that a file of the cache goes by.
@@ -141,21 +142,15 @@ impl Cache {
         Some(blob.file_name()?.to_str()?.to_string())
     }
 
-    /// Takes away a file that is damaged, so that nobody uses it.
-    pub fn discard(&self, commit: &str, name: &str) -> Result<()> {
-        let pointer = self.pointer(commit, name);
-        if let Some(etag) = self.etag(commit, name) {
-            remove(&self.blob(&etag))?;
-        }
-        remove(&pointer)?;
-        remove(&self.record(commit, name))
-    }
-
     /// Makes a blob known as the commit's file of that name.
     pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<PathBuf> {
         let pointer = self.pointer(commit, name);
         let folder = self.folder.join("snapshots").join(commit);
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        if self.etag(commit, name).as_deref() == Some(etag) {
+            self.remember(commit, name, etag);
+            return Ok(pointer);
+        }
         remove(&pointer)?;
         let linked = link(&self.blob(etag), &Path::new("../../blobs").join(etag), &pointer);
         match linked {
@@ -163,7 +158,7 @@ impl Cache {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             other => other.map_err(Error::io("link", &pointer))?,
         }
-        self.remember(commit, name, etag)?;
+        self.remember(commit, name, etag);
         Ok(pointer)
     }
 
@@ -189,11 +184,12 @@ fn stamp(etag: &str, about: &Metadata) -> String {
     format!("{etag} {} {}", about.len(), changed.map_or(0, |time| time.as_nanos()))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+/// Writes what only saves time: a cache that others own can be read without it.
+fn note(path: &Path, bytes: &[u8]) {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    if let Err(error) = made.and_then(|()| fs::write(path, bytes)) {
+        tracing::debug!(%error, path = %path.display(), "the cache cannot be written to");
     }
-    fs::write(path, bytes).map_err(Error::io("write", path))
 }
 
 /// Removes a file, if it is there.

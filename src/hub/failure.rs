@@ -34,11 +34,14 @@ impl Fetcher {
     }
 
     pub(super) fn broken_off(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
-        let problem =
-            format!("the connection broke off at {done} of {total} bytes of {name}; the next try goes on there");
+        let failed = match cause {
+            Some(HFError::Xet { .. }) => "the hub's store of large files failed",
+            _ => "the connection broke off",
+        };
+        let problem = format!("{failed} at {done} of {total} bytes of {name}; the next try goes on there");
         Failure::Again(
             match cause {
-                Some(cause) => self.repository.error_from(HubError::Busy, problem, cause),
+                Some(cause) => self.repository.error_from(HubError::Busy, problem, chain(&cause)),
                 None => self.repository.error(HubError::Busy, problem),
             },
             None,
@@ -101,14 +104,14 @@ impl Fetcher {
             | HFError::RepoNotFound { context: Some(context), .. }
             | HFError::RevisionNotFound { context: Some(context), .. }
             | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
-            HFError::Request { source, .. } => return self.unreachable(source),
+            HFError::Request { source, .. } => return self.unreachable(source.without_url()),
             error @ HFError::Xet { .. } => {
                 let problem = "the hub's store of large files gave an error";
                 return Failure::Again(self.repository.error_from(HubError::Busy, problem, chain(&error)), None);
             }
             error => {
                 let problem = "the hub cannot be understood";
-                return Failure::Final(self.repository.error_from(HubError::Refused, problem, error));
+                return Failure::Final(self.repository.error_from(HubError::Refused, problem, chain(&error)));
             }
         };
         let message = context.server_message.as_deref().unwrap_or_default();
@@ -128,5 +131,29 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    text
+    unsigned(&text)
+}
+
+/// A text without the queries of its addresses: a signed one lets whoever reads it in.
+fn unsigned(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for (i, part) in text.split('?').enumerate() {
+        let signed = i > 0 && kept.rsplit(char::is_whitespace).next().is_some_and(|word| word.contains("://"));
+        let end = if signed { part.find([' ', ')', '"', '\n']).unwrap_or(part.len()) } else { 0 };
+        kept.push_str(if i > 0 && !signed { "?" } else { "" });
+        kept.push_str(&part[end..]);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unsigned;
+
+    #[test]
+    fn signatures_are_cut_off() {
+        let text = "failed? (https://cdn.example/a/b?X-Sig=1&k=2) and https://x.example/?q, why?";
+        assert_eq!(unsigned(text), "failed? (https://cdn.example/a/b) and https://x.example/ why?");
+        assert_eq!(unsigned("nothing"), "nothing");
+    }
 }

@@ -3,6 +3,7 @@
 use super::ask::{About, Answer};
 use super::cache::{Cache, State};
 use super::settings::Settings;
+use super::transfer::matches;
 use super::{Listener, Repository, is_plain};
 use crate::error::{Error, HubError, Result};
 use hf_hub::HFClient;
@@ -23,6 +24,8 @@ pub(super) struct Fetcher {
     pub(super) cut_off: Option<String>,
     /// Whether a file was not found for that reason.
     pub(super) missed: bool,
+    /// Whether one that describes the weights was not.
+    pub(super) unsaid: bool,
     /// Whether the server sends parts of files.
     pub(super) ranges: bool,
 }
@@ -38,13 +41,13 @@ impl Fetcher {
         // Retries are made here, where a pause that the hub asks for is kept.
         let client = HFClient::builder().endpoint(&settings.endpoint).user_agent(agent);
         let client = client.cache_enabled(false).retry_max_attempts(0);
-        let client = settings.token.iter().fold(client, |client, token| client.token(token));
+        let client = settings.token.iter().fold(client, hf_hub::HFClientBuilder::token);
         let client = client.build().map_err(|error| failed(error.into()))?;
         let cut_off = settings.offline.then(|| "it is set to work offline (HF_HUB_OFFLINE, Source::offline)".into());
         let commit = repository.commit();
         let cache = Cache::new(&settings.cache, &repository);
-        let (missed, ranges) = (false, true);
-        Ok(Self { settings, repository, cache, listener, asker, client, commit, cut_off, missed, ranges })
+        let (missed, unsaid, ranges) = (false, false, true);
+        Ok(Self { settings, repository, cache, listener, asker, client, commit, cut_off, missed, unsaid, ranges })
     }
 
     /// The path of a file of the repository, verified; `None` if it has no such file.
@@ -65,16 +68,13 @@ impl Fetcher {
         };
         match self.cache.check(&commit, name)? {
             State::Good(path) => return Ok(Some(path)),
-            State::Unproven(path, _) if self.cut_off.is_some() => return Ok(Some(path)),
-            State::Unproven(path, size) => match self.about(&commit, name, about.take()).await? {
-                Some(Answer::File(known)) if known.size == size && self.is_etag(&commit, name, &known.etag) => {
-                    self.cache.remember(&commit, name, &known.etag)?;
+            State::Unproven(path) if self.cut_off.is_some() => return Ok(Some(path)),
+            State::Unproven(path) => match self.about(&commit, name, about.take()).await? {
+                Some(Answer::File(known)) if self.is_etag(&commit, name, &known.etag) && matches(&path, &known)? => {
+                    self.cache.remember(&commit, name, &known.etag);
                     return Ok(Some(path));
                 }
-                Some(Answer::File(known)) => {
-                    self.cache.discard(&commit, name)?;
-                    about = Some(known);
-                }
+                Some(Answer::File(known)) => about = Some(known),
                 Some(Answer::Absent(_)) => return Ok(None),
                 None => return Ok(Some(path)),
             },
@@ -85,7 +85,6 @@ impl Fetcher {
                     return Err(self.repository.error(HubError::Damaged, problem));
                 }
                 tracing::warn!(file = name, repository = %self.repository, "the cached file is damaged; fetching it again");
-                self.cache.discard(&commit, name)?;
             }
             State::Missing if self.cache.is_absent(&commit, name) => return Ok(None),
             State::Missing => {}
@@ -93,10 +92,12 @@ impl Fetcher {
         match self.about(&commit, name, about).await? {
             Some(Answer::File(about)) => self.download(&commit, name, &about).await.map(Some),
             Some(Answer::Absent(_)) => {
-                self.cache.remember_absent(&commit, name)?;
+                self.cache.remember_absent(&commit, name);
                 Ok(None)
             }
             None => {
+                // Without a description, what it says would be guessed.
+                self.unsaid |= name.ends_with(".json");
                 self.missed = true;
                 Ok(None)
             }
@@ -114,7 +115,7 @@ impl Fetcher {
     /// What came of it all: where something was missing for want of a network, that is what is said.
     pub fn judged<T>(&self, found: Result<T>) -> Result<T> {
         match (&self.cut_off, found) {
-            (Some(reason), Err(Error::Weights { .. })) if self.missed => {
+            (Some(reason), found) if self.unsaid || (self.missed && matches!(found, Err(Error::Weights { .. }))) => {
                 let folder = self.cache.folder().display();
                 let problem = format!("is not, or not wholly, in the cache at {folder}, and {reason}");
                 Err(self.repository.error(HubError::Offline, problem))
@@ -131,13 +132,14 @@ impl Fetcher {
     async fn resolve(&mut self, name: &str) -> Result<(Option<String>, Option<About>)> {
         let revision = self.repository.revision.clone();
         let asked = match self.cut_off.clone() {
-            None => self.ask(&revision, name).await,
+            // Where the cache can serve, a hub that is silent is not waited for.
+            None => self.ask(&revision, name, self.cache.commit_of(&revision).is_some()).await,
             Some(reason) => Err(self.repository.error(HubError::Offline, reason)),
         };
         let (commit, about) = match asked {
             Ok(Answer::File(about)) => (about.commit.clone(), Some(about)),
             Ok(Answer::Absent(Some(commit))) => {
-                self.cache.remember_absent(&commit, name)?;
+                self.cache.remember_absent(&commit, name);
                 (commit, None)
             }
             Ok(Answer::Absent(None)) => return Ok((None, None)),
@@ -160,7 +162,7 @@ impl Fetcher {
                 return Ok((Some(commit), None));
             }
         };
-        self.cache.remember_revision(&revision, &commit)?;
+        self.cache.remember_revision(&revision, &commit);
         self.commit = Some(commit.clone());
         Ok((Some(commit), about))
     }
@@ -173,7 +175,7 @@ impl Fetcher {
         if self.cut_off.is_some() {
             return Ok(None);
         }
-        match self.ask(commit, name).await {
+        match self.ask(commit, name, false).await {
             Ok(Answer::File(about)) if about.commit != commit => {
                 let problem = format!("the hub answers for commit {} when asked about {commit}", about.commit);
                 Err(self.repository.error(HubError::Refused, problem))

@@ -3,10 +3,15 @@
 use super::cache::sha256;
 use super::fetch::Fetcher;
 use super::settings::Settings;
-use super::{Remote, Repository, apart};
+use super::{Remote, Repository, apart, is_commit};
 use crate::error::{Error, HubError, Result};
 use hf_hub::repository::CommitOperation;
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Bytes a second that an upload must make.
+const SLOWEST: u64 = 20_000;
 
 /// Where to put a predictor on the hub, and how.
 ///
@@ -63,11 +68,13 @@ impl Push {
 
     /// The repository without a branch.
     pub(crate) fn id(&self) -> &str {
-        self.id.split('@').next().unwrap_or_default()
+        let plain = self.id.strip_prefix("hf-hub:").unwrap_or(&self.id);
+        plain.split('@').next().unwrap_or_default()
     }
 
     /// Puts these files of a folder there as one commit, and looks whether they have arrived.
-    pub(crate) fn push(&self, folder: &Path, files: &[&str]) -> Result<String> {
+    /// A model card that is there stays, unless `is_ours` says that it may be replaced.
+    pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&str) -> bool) -> Result<String> {
         let settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
         let repository = Repository::parse(&self.id, None)?;
         if settings.offline {
@@ -80,24 +87,44 @@ impl Push {
         let address = format!("{}/{}", settings.endpoint, repository.id());
         let (create, private, message) = (self.create, self.private, self.message.clone());
         apart(move |runtime| {
-            let fetcher = Fetcher::new(settings, repository.clone(), None)?;
+            let (stall, patience) = (settings.stall, settings.patience);
+            let mut fetcher = Fetcher::new(settings, repository.clone(), None)?;
+            let slow = |what: &str| repository.error(HubError::Busy, format!("{what} took too long; try again"));
             runtime.block_on(async {
-                let client = fetcher.client();
+                let client = fetcher.client().clone();
                 if create {
                     let id = repository.id();
                     let made = client.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
-                    let made = made.private(private).exist_ok(true).send().await;
-                    made.map_err(|error| fetcher.error(error))?;
+                    let made = timeout(patience, made.private(private).exist_ok(true).send()).await;
+                    made.map_err(|_| slow("creating it"))?.map_err(|error| fetcher.error(error))?;
+                }
+                let card = match fetcher.get("README.md").await {
+                    // It was made a moment ago, and nothing is in it.
+                    Err(Error::Hub { kind: HubError::NotFound, .. }) if create => None,
+                    other => other?,
+                };
+                let card =
+                    card.map(|path| std::fs::read_to_string(&path).map_err(Error::io("read", path))).transpose()?;
+                let stays = |name: &str| name == "README.md" && card.as_ref().is_some_and(|card| !is_ours(card));
+                let files: Vec<&str> = files.iter().copied().filter(|name| !stays(name)).collect();
+                let mut bytes = 0;
+                for name in &files {
+                    let path = folder.join(name);
+                    bytes += std::fs::metadata(&path).map_err(Error::io("read", path))?.len();
                 }
                 let adds = files.iter().map(|name| CommitOperation::add_file(*name, folder.join(name))).collect();
                 let model = client.model(&repository.owner, &repository.name);
                 let commit = model.create_commit().operations(adds).commit_message(message);
-                let commit = commit.revision(&repository.revision).send().await;
-                let commit = commit.map_err(|error| fetcher.error(error))?;
+                // Nobody can tell here how far it is; so slow a line is taken for a dead one.
+                let longest = stall + Duration::from_secs(bytes / SLOWEST);
+                let commit = timeout(longest, commit.revision(&repository.revision).send()).await;
+                let commit = commit.map_err(|_| slow("the upload"))?.map_err(|error| fetcher.error(error))?;
+                let pushed = commit.commit_oid.clone().filter(|oid| is_commit(oid));
+                let pushed = pushed.unwrap_or_else(|| repository.revision.clone());
                 for name in files {
                     let path = folder.join(name);
                     let size = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
-                    if !fetcher.has(name, size, &sha256(&path)?).await? {
+                    if !fetcher.has(&pushed, name, size, &sha256(&path)?).await? {
                         let problem = format!("{name} was sent, but what the hub has of it now is another file");
                         return Err(repository.error(HubError::Damaged, problem));
                     }

@@ -51,7 +51,7 @@ impl Scene {
     }
 
     fn fetch_id(&self, id: &str) -> Result<Snapshot> {
-        Remote::new(id.into()).fetch_with(self.settings.clone(), None)
+        Remote::new(id.into()).fetch_with(self.settings.clone(), None, true)
     }
 
     /// Fetches, and holds what came against what the hub has.
@@ -169,9 +169,14 @@ fn offline_uses_the_cache_alone() {
     scene.hub().asked();
     scene.fetch().unwrap();
     assert_eq!(scene.hub().asked(), [""; 0]);
-    // Half of it is not enough.
-    fs::remove_file(scene.cached(WEIGHTS)).unwrap();
-    scene.refused(HubError::Offline, &["not wholly"]);
+    // Half of it is not enough: neither the weights nor what describes them.
+    for name in [WEIGHTS, "config.json"] {
+        let blob = fs::canonicalize(scene.cached(name)).unwrap();
+        fs::rename(scene.cached(name), scene.cached("aside")).unwrap();
+        scene.refused(HubError::Offline, &["not wholly"]);
+        fs::rename(scene.cached("aside"), scene.cached(name)).unwrap();
+        assert_eq!(fs::canonicalize(scene.cached(name)).unwrap(), blob);
+    }
 }
 
 #[test]

@@ -8,10 +8,17 @@ use super::fetch::Fetcher;
 use crate::error::{Error, HubError, Result};
 use futures_util::StreamExt;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
+
+/// How much of a stored file is asked for at first, at least and at most. The store's client hands on whole blocks of
+/// up to 64 MB and fetches several at a time: asked for a whole file over a slow line, it is silent for minutes, which
+/// cannot be told from a line that is dead, and what it has fetched is lost when it is given up.
+const PIECE: u64 = 16 << 20;
+const LEAST_PIECE: u64 = 1 << 20;
+const MOST_PIECE: u64 = 256 << 20;
 
 impl Fetcher {
     /// Brings a file into the cache, unless another process has done so meanwhile.
@@ -43,23 +50,43 @@ impl Fetcher {
 
     /// Downloads what is missing of a file, in several attempts if need be. What has come stays for the next one.
     async fn transfer(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<()> {
-        let mut tries = 0;
+        let in_pieces = about.stored && is_sha256(&about.etag);
+        let (mut tries, mut piece) = (0, if in_pieces { PIECE } else { u64::MAX });
         loop {
-            match self.transfer_once(commit, name, about, partial).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => self.pause(failure, &mut tries).await?,
+            let begun = Instant::now();
+            match self.transfer_once(commit, name, about, partial, piece).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    tries = 0;
+                    // Twice as much would still take no more than half of the time that silence may last.
+                    if begun.elapsed() < self.settings.stall / 4 {
+                        piece = (piece * 2).min(MOST_PIECE);
+                    }
+                }
+                Err(failure) => {
+                    piece = if in_pieces { (piece / 4).max(LEAST_PIECE) } else { piece };
+                    self.pause(failure, &mut tries).await?;
+                }
             }
         }
     }
 
-    async fn transfer_once(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<(), Failure> {
-        let open = File::options().create(true).append(true).open(partial);
+    /// Asks for the next piece. Whether it was the last one.
+    async fn transfer_once(
+        &mut self,
+        commit: &str,
+        name: &str,
+        about: &About,
+        partial: &Path,
+        piece: u64,
+    ) -> Result<bool, Failure> {
+        let open = File::options().create(true).truncate(false).write(true).open(partial);
         let mut file = open.map_err(Error::io("write", partial))?;
         let had = file.metadata().map_err(Error::io("read", partial))?.len();
-        let start = if had > about.size || !self.ranges { 0 } else { had };
-        if start != had {
-            file.set_len(0).map_err(Error::io("write", partial))?;
-        }
+        // Only a checksum can tell whether two parts make one file.
+        let start = if had > about.size || !self.ranges || !is_sha256(&about.etag) { 0 } else { had };
+        file.set_len(start).map_err(Error::io("write", partial))?;
+        file.seek(SeekFrom::Start(start)).map_err(Error::io("write", partial))?;
         let tell = |done: u64| {
             if let Some(listener) = &self.listener {
                 listener(&Download { file: name.to_string(), done, total: about.size });
@@ -67,10 +94,11 @@ impl Fetcher {
         };
         tell(start);
         if start == about.size {
-            return Ok(());
+            return Ok(true);
         }
+        let end = if self.ranges { start.saturating_add(piece).min(about.size) } else { about.size };
         let model = self.client.model(&self.repository.owner, &self.repository.name);
-        let range = (start > 0).then_some(start..about.size);
+        let range = (start > 0 || end < about.size).then_some(start..end);
         let asked = model.download_file_stream().filename(name).revision(commit).maybe_range(range).send();
         let (_, mut stream) = match timeout(self.settings.stall, asked).await {
             Ok(Ok(stream)) => stream,
@@ -103,16 +131,18 @@ impl Fetcher {
                 tell(done);
             }
         }
-        if done < about.size {
+        if done < end {
             return Err(self.broken_off(name, done, about.size, None));
         }
-        file.sync_all().map_err(Error::io("write", partial))?;
-        Ok(())
+        if done == about.size {
+            file.sync_all().map_err(Error::io("write", partial))?;
+        }
+        Ok(done == about.size)
     }
 }
 
 /// Whether a file is the one that the hub speaks of, as far as can be told.
-fn matches(path: &Path, about: &About) -> Result<bool> {
+pub(super) fn matches(path: &Path, about: &About) -> Result<bool> {
     let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
     Ok(size == about.size && (!is_sha256(&about.etag) || sha256(path)? == about.etag.to_ascii_lowercase()))
 }

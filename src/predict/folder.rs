@@ -17,7 +17,19 @@ pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Res
     std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
     saved::write(predictor, &path.join(FILES[0]))?;
     write_text(&path.join(FILES[1]), &config(predictor)?)?;
-    write_text(&path.join(FILES[2]), &card(predictor, id)?)
+    let card_path = path.join(FILES[2]);
+    match std::fs::read_to_string(&card_path) {
+        Ok(text) if !is_ours(&text) => Ok(()),
+        _ => write_text(&card_path, &card(predictor, id)?),
+    }
+}
+
+/// Stands in cards that are written anew with the predictor. A text without it is somebody's own, and stays.
+const MARK: &str = "<!-- Written by candle-finetune with each save or push; without this line it is left alone. -->";
+
+/// Whether a card was written here.
+pub(super) fn is_ours(card: &str) -> bool {
+    card.contains(MARK)
 }
 
 /// timm's config.json.
@@ -48,7 +60,8 @@ fn config(predictor: &Predictor) -> Result<String> {
             "input_size": [spec.channels, spec.size.0, spec.size.1],
             "fixed_input_size": false,
             "interpolation": interpolation,
-            "crop_pct": spec.crop_pct,
+            // timm crops what was squashed or padded, too.
+            "crop_pct": if spec.fit == Fit::Crop { spec.crop_pct } else { 1.0 },
             "crop_mode": crop_mode,
             "mean": rounded(&spec.mean),
             "std": rounded(&spec.std),
@@ -69,7 +82,7 @@ fn rounded(values: &[f32]) -> Vec<serde_json::Value> {
 
 /// Whether timm has the architecture, with a head as it would have it.
 fn in_timm(predictor: &Predictor, arch: Arch) -> bool {
-    arch.hub_id().is_some() && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
+    arch.in_timm() && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
 }
 
 /// The model card: what it is made of, how, how good it is, and how to use it.
@@ -89,7 +102,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("base_model: {base}"));
     }
     line(format_args!("metrics:\n- accuracy\n---\n"));
-    line(format_args!("# {}\n", id.unwrap_or("Image classifier")));
+    line(format_args!("{MARK}\n\n# {}\n", id.unwrap_or("Image classifier")));
     let (labels, spec) = (predictor.labels(), predictor.backbone.input_spec());
     line(format_args!("A {arch} that tells {} classes apart: {}.\n", labels.len(), listed(labels)));
     line(format_args!("| | |\n|---|---|"));

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Where the features of frozen blocks are kept, so that each image passes those blocks once instead of once an epoch.
@@ -41,6 +42,8 @@ pub struct FeatureCache {
     dir: Option<PathBuf>,
     dtype: Option<DType>,
     kept: Arc<Mutex<Kept>>,
+    /// Bytes of room that was given and is not filled yet.
+    promised: Arc<AtomicUsize>,
 }
 
 /// Bytes of memory that features may take unless something else is said.
@@ -55,7 +58,7 @@ impl Default for FeatureCache {
 impl FeatureCache {
     /// In memory, 2 GiB at most.
     pub fn new() -> Self {
-        Self { budget: BUDGET, dir: None, dtype: None, kept: Arc::default() }
+        Self { budget: BUDGET, dir: None, dtype: None, kept: Arc::default(), promised: Arc::default() }
     }
 
     /// Nothing is kept: frozen blocks compute anew in every epoch.
@@ -111,26 +114,38 @@ impl FeatureCache {
 
     /// Room for `rows` rows like those of `sample`, of `bytes` in all: in memory, in a file, or not at all.
     pub(super) fn room(&self, sample: &Tensor, bytes: usize) -> Result<Option<Part>> {
-        if self.lock().make_room(bytes, self.budget) {
-            return Ok(Some(Part { store: Store::Memory { parts: vec![], starts: vec![] }, rows: 0, bytes: 0 }));
+        let mut kept = self.lock();
+        let others = self.promised.load(Ordering::SeqCst);
+        if kept.make_room(bytes.saturating_add(others), self.budget) {
+            self.promised.fetch_add(bytes, Ordering::SeqCst);
+            let promised = Some(Promise { to: Arc::clone(&self.promised), bytes });
+            let store = Store::Memory { parts: vec![], starts: vec![] };
+            return Ok(Some(Part { store, rows: 0, bytes: 0, promised }));
         }
+        drop(kept);
         let Some(dir) = &self.dir else { return Ok(None) };
-        Ok(Some(Part { store: Store::File(FeatureFile::create(dir, sample)?), rows: 0, bytes: 0 }))
+        let store = Store::File(FeatureFile::create(dir, sample)?);
+        Ok(Some(Part { store, rows: 0, bytes: 0, promised: None }))
     }
 
     /// Takes what was computed. Row k is found again by `keys[k]`, where there is one.
-    pub(super) fn keep(&self, part: Part, keys: &[Option<RowKey>]) -> Arc<Part> {
-        let part = Arc::new(part);
+    pub(super) fn keep(&self, mut part: Part, keys: &[Option<RowKey>]) -> Arc<Part> {
         let mut kept = self.lock();
+        part.promised = None;
+        let part = Arc::new(part);
         kept.alive.retain(|part| part.strong_count() > 0);
         kept.alive.push(Arc::downgrade(&part));
-        let before = kept.rows.len();
+        let mut found_by = 0;
         for (row, key) in keys.iter().enumerate() {
-            if let Some(key) = key {
+            let Some(key) = key else { continue };
+            // Another run may have been as quick; its row is the same, and stays.
+            let old = kept.rows.get(key).is_some_and(|(part, _)| part.strong_count() > 0);
+            if !old {
                 kept.rows.insert(*key, (Arc::downgrade(&part), row));
+                found_by += 1;
             }
         }
-        if kept.rows.len() > before {
+        if found_by > 0 {
             kept.held.push(Arc::clone(&part));
         }
         part
@@ -147,7 +162,7 @@ impl FeatureCache {
             })
             .collect();
         // What was used last goes last.
-        kept.held.sort_by_key(|part| found.iter().flatten().any(|row| Arc::ptr_eq(&row.part, part)));
+        kept.held.sort_by_cached_key(|part| found.iter().flatten().any(|row| Arc::ptr_eq(&row.part, part)));
         found
     }
 
@@ -223,6 +238,19 @@ pub(super) struct Part {
     store: Store,
     rows: usize,
     bytes: usize,
+    promised: Option<Promise>,
+}
+
+/// Room that is kept free for a part until it is filled, or given up.
+struct Promise {
+    to: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.to.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
 }
 
 enum Store {
@@ -284,8 +312,8 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    fn key(made: u64, of: u64) -> Option<RowKey> {
-        Some(RowKey { made, of, view: 0 })
+    fn key(made: u64, of: u64) -> RowKey {
+        RowKey { made, of, view: 0 }
     }
 
     /// Keeps two rows of 40 bytes under these keys.
@@ -296,27 +324,27 @@ mod tests {
         Some(cache.keep(part, keys))
     }
 
-    fn level(row: &Option<Row>) -> Option<f32> {
-        row.as_ref().map(|row| row.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[9])
+    fn level(row: Option<&Row>) -> Option<f32> {
+        row.map(|row| row.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[9])
     }
 
     #[test]
     fn the_oldest_that_is_not_in_use_makes_room() {
         let cache = FeatureCache::new().budget(200);
-        let keys = |of: u64| [key(1, of), key(1, of + 1)];
+        let keys = |of: u64| [Some(key(1, of)), Some(key(1, of + 1))];
         drop(keep(&cache, &keys(0), 0.0).unwrap());
         let second = keep(&cache, &keys(10), 1.0).unwrap();
         assert_eq!(cache.in_memory(), 160);
         // A look at the first makes the second the older, but that one is in use.
-        assert_eq!(level(&cache.find(&keys(0))[1]), Some(0.0));
+        assert_eq!(level(cache.find(&keys(0))[1].as_ref()), Some(0.0));
         drop(keep(&cache, &keys(20), 2.0).unwrap());
         assert_eq!(cache.in_memory(), 160);
         assert_eq!(cache.find(&keys(0)).iter().flatten().count(), 0);
         drop(second);
-        assert_eq!(level(&cache.find(&keys(10))[0]), Some(1.0));
+        assert_eq!(level(cache.find(&keys(10))[0].as_ref()), Some(1.0));
         drop(keep(&cache, &keys(30), 3.0).unwrap());
         assert_eq!(cache.find(&keys(20)).iter().flatten().count(), 0);
-        let found: Vec<_> = [10, 30].map(|of| level(&cache.find(&keys(of))[0])).into();
+        let found: Vec<_> = [10, 30].map(|of| level(cache.find(&keys(of))[0].as_ref())).into();
         assert_eq!(found, [Some(1.0), Some(3.0)]);
         // More than there can be: nothing goes for it.
         let rows = Tensor::zeros((1, 10), DType::F32, &Device::Cpu).unwrap();
@@ -336,14 +364,14 @@ mod tests {
     #[test]
     fn a_cache_of_ones_own_forgets() {
         let cache = FeatureCache::new();
-        drop(keep(&cache, &[key(1, 0), key(1, 1)], 1.0).unwrap());
-        drop(keep(&cache, &[key(2, 0), key(2, 1)], 2.0).unwrap());
+        drop(keep(&cache, &[Some(key(1, 0)), Some(key(1, 1))], 1.0).unwrap());
+        drop(keep(&cache, &[Some(key(2, 0)), Some(key(2, 1))], 2.0).unwrap());
         let other = cache.clone();
         cache.forget_others(None);
         assert_eq!(cache.in_memory(), 160, "somebody else holds it");
         drop(other);
         cache.forget_others(Some(2));
-        assert_eq!((cache.in_memory(), level(&cache.find(&[key(2, 1)])[0])), (80, Some(2.0)));
+        assert_eq!((cache.in_memory(), level(cache.find(&[Some(key(2, 1))])[0].as_ref())), (80, Some(2.0)));
         cache.forget_others(None);
         assert_eq!(cache.in_memory(), 0);
     }

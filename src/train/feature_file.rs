@@ -1,6 +1,6 @@
 //! Features that do not fit into memory, in a file.
 //!
-//! Reading is by position, and the system keeps what fits of the file in memory anyway: mapping it would save one copy
+//! Reading is from a place, one reader at a time, and the system keeps what fits of the file in memory anyway: mapping it would save one copy
 //! of a row, and needs unsafe code that holds only while nobody else shortens the file.
 
 use crate::error::{Error, Result};
@@ -8,11 +8,14 @@ use crate::weights::{read_tensor, tensor_bytes};
 use candle_core::{DType, Tensor};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use tempfile::NamedTempFile;
 
 /// A file of rows of one shape and type, which goes when this does.
 pub(super) struct FeatureFile {
     file: NamedTempFile,
+    /// Held while a place is sought and read: several runs may share the file.
+    place: Mutex<()>,
     /// Of one row, which counts as one.
     shape: Vec<usize>,
     dtype: DType,
@@ -26,7 +29,7 @@ impl FeatureFile {
         let file = tempfile::Builder::new().prefix("features-").suffix(".tmp").tempfile_in(dir);
         let file = file.map_err(Error::io("create a file for features in", dir))?;
         let shape = std::iter::once(1).chain(features.dims().iter().skip(1).copied()).collect();
-        Ok(Self { file, shape, dtype: features.dtype(), rows: 0 })
+        Ok(Self { file, place: Mutex::new(()), shape, dtype: features.dtype(), rows: 0 })
     }
 
     fn seek(&self, row: usize) -> std::io::Result<u64> {
@@ -46,6 +49,7 @@ impl FeatureFile {
 
     /// Row `number`, as a tensor of one row; half precision becomes f32.
     pub fn row(&self, number: usize) -> Result<Tensor> {
+        let _place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let read = self.seek(number).and_then(|_| read_tensor(&mut self.file.as_file(), self.dtype, &self.shape));
         read.map_err(Error::io("read", self.file.path()))
     }

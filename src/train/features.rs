@@ -90,8 +90,10 @@ impl KeptFeatures {
     /// A batch of features instead of images.
     pub fn batch(&self, indices: &[usize], view: usize, classes: usize, device: &Device) -> Result<Batch> {
         let first = view % self.views.max(1) * self.dataset.len();
-        let rows: Vec<Tensor> = indices.iter().map(|i| self.rows[first + i].tensor()).collect::<Result<_>>()?;
-        let tensor = Tensor::cat(&rows, 0)?.to_device(device)?.to_dtype(self.dtype)?;
+        // Some rows may lie in memory and others in a file, which keeps half precision as f32, on the CPU.
+        let row = |i: &usize| Ok(self.rows[first + i].tensor()?.to_device(device)?.to_dtype(self.dtype)?);
+        let rows: Vec<Tensor> = indices.iter().map(row).collect::<Result<_>>()?;
+        let tensor = Tensor::cat(&rows, 0)?;
         let targets: Vec<_> = indices.iter().map(|&i| self.dataset.target(i)).collect();
         let targets = Targets::join(&targets, classes, |k| self.dataset.name(indices[k]), device)?;
         let images = Tensor::zeros((indices.len(), 0, 0, 0), tensor.dtype(), device)?;

@@ -54,7 +54,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let tell = Arc::clone(&told);
     let mut remote = Remote::new("acme/net".into());
     remote.listener = Some(Arc::new(move |d: &Download| tell.lock().unwrap().push(d.clone())));
-    remote.fetch_with(scene.settings.clone(), None).unwrap();
+    remote.fetch_with(scene.settings.clone(), None, true).unwrap();
     let told = told.lock().unwrap();
     let (first, last) = (told.first().unwrap(), told.last().unwrap());
     assert!(first.done > size / 2 && first.total == size && last.done == size, "{first:?} {last:?}");
