@@ -1,9 +1,11 @@
 //! A folder as the hub has it: weights, and files beside them that say what they are.
 
 use crate::arch::{Arch, Fit, InputSpec, Interpolation};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::weights::shard_names;
 use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What the files of such a folder say.
@@ -26,8 +28,9 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 /// Files of weights, the best first.
 pub(crate) const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
 
-/// More bytes than this are no description; the longest real ones list 21 000 classes in under two million.
-const MAX_CONFIG: u64 = 32_000_000;
+/// More bytes than this are no description; the longest real ones list 21 000 classes in under two million. As JSON in
+/// memory they can take thirty times as much.
+const MAX_CONFIG: u64 = 4_000_000;
 /// Images are not larger than this many pixels on a side.
 const MAX_SIZE: usize = 16_384;
 
@@ -65,7 +68,10 @@ impl Snapshot {
             if name.ends_with(".index.json") {
                 for shard in shard_names(&path)? {
                     if get(&shard)?.is_none() {
-                        return Err(Error::weights(path, format!("names the shard {shard}, which is not there")));
+                        return Err(Error::weights(
+                            path,
+                            format!("names the shard {}, which is not there", shown(&shard)),
+                        ));
                     }
                 }
             }
@@ -152,7 +158,7 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
         // The parser of names knows what is like it.
         return match kind.parse::<Arch>() {
             Err(Error::UnknownArch { nearest, .. }) => {
-                Err(Error::UnknownArch { name: format!("{kind} (transformers' model_type)"), nearest })
+                Err(Error::UnknownArch { name: format!("{} (transformers' model_type)", shown(&kind)), nearest })
             }
             other => other,
         };
@@ -245,12 +251,19 @@ struct Object {
 
 impl Object {
     fn read(path: &Path) -> Result<Self> {
-        let file = std::fs::metadata(path).map_err(Error::io("read", path))?;
-        if file.len() > MAX_CONFIG {
-            let problem = format!("of {} bytes is no description; at most {MAX_CONFIG} are read", file.len());
-            return Err(Error::weights(path, problem));
+        // A link to a device has no length and no end.
+        if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+            return Err(Error::weights(path, "is not a regular file"));
         }
-        let text = std::fs::read(path).map_err(Error::io("read", path))?;
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let mut text = Vec::new();
+        file.take(MAX_CONFIG + 1).read_to_end(&mut text).map_err(Error::io("read", path))?;
+        if text.len() as u64 > MAX_CONFIG {
+            return Err(Error::weights(
+                path,
+                format!("is too long for a description; at most {MAX_CONFIG} bytes are read"),
+            ));
+        }
         let map = serde_json::from_slice(&text)
             .map_err(|error| Error::weights_from(path, "is no JSON object that describes a network", error))?;
         Ok(Self { path: path.to_path_buf(), prefix: String::new(), map })
@@ -270,6 +283,7 @@ impl Object {
         if value.len() > 100 {
             value = value.chars().take(100).chain("...".chars()).collect();
         }
+        let value = shown(&value);
         Error::weights(&self.path, format!("{}{field} is {value} and should be {wanted}", self.prefix))
     }
 
