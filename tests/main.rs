@@ -16,7 +16,7 @@ mod predictor;
 mod readme;
 mod recipes;
 mod session;
-//mod sharing;
+mod sharing;
 mod support;
 mod training;
 mod untrusted;
