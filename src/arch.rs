@@ -7,7 +7,7 @@ mod vgg;
 
 pub use input_spec::{Fit, InputSpec, Interpolation};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::params::{Builder, Declared, Shapes};
 use std::fmt;
 use std::str::FromStr;
@@ -295,10 +295,12 @@ impl FromStr for Arch {
         if let Some(arch) = Self::all().iter().find(|arch| arch.name() == name) {
             return Ok(*arch);
         }
+        // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
+        let name = shown(name);
         let mut known: Vec<&str> = Self::all().iter().map(Self::name).collect();
-        known.sort_by_key(|known| distance(known, name));
+        known.sort_by_cached_key(|known| distance(known, &name));
         let nearest = known.into_iter().take(3).map(String::from).collect();
-        Err(Error::UnknownArch { name: name.to_string(), nearest })
+        Err(Error::UnknownArch { name, nearest })
     }
 }
 

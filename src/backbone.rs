@@ -8,7 +8,6 @@ mod source;
 
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 pub(crate) use network::Network;
-#[cfg(feature = "hub")]
 pub(crate) use snapshot::Snapshot;
 pub use source::Source;
 pub(crate) use source::{DESCRIPTION_VERSION, Saved};

@@ -265,7 +265,38 @@ fn listed(what: &str, names: &[String]) -> String {
         return String::new();
     }
     let more = if names.len() > SHOWN { ", ..." } else { "" };
-    format!("{what} ({}): {}{more};", names.len(), names[..names.len().min(SHOWN)].join(", "))
+    let first: Vec<String> = names.iter().take(SHOWN).map(|name| shown(name)).collect();
+    format!("{what} ({}): {}{more};", names.len(), first.join(", "))
+}
+
+/// A text for a message that a stranger may have written: what cannot be printed is escaped, so that it commands no
+/// terminal, and a message is not as long as a file wants it to be.
+pub(crate) fn shown(text: &str) -> String {
+    tamed(text, 200)
+}
+
+/// The first `most` characters, printable.
+fn tamed(text: &str, most: usize) -> String {
+    let mut chars = text.chars();
+    let mut tamed = String::new();
+    for c in chars.by_ref().take(most) {
+        match c {
+            '"' | '\'' | '\\' => tamed.push(c),
+            c => tamed.extend(c.escape_debug()),
+        }
+    }
+    if chars.next().is_some() {
+        tamed.push_str("...");
+    }
+    tamed
+}
+
+/// Several such texts, the first twenty of them.
+pub(crate) fn shown_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut texts = texts.into_iter();
+    let first: Vec<String> = texts.by_ref().take(SHOWN).map(shown).collect();
+    let more = texts.count();
+    first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
 /// How many of a list a message shows.
@@ -327,7 +358,7 @@ impl Error {
 
 /// The tail of a message that has a cause.
 fn because(cause: Option<&BoxError>) -> String {
-    cause.map_or_else(String::new, |cause| format!(": {cause}"))
+    cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))
 }
 
 impl From<candle_core::Error> for Error {

@@ -13,6 +13,8 @@ mod embedded;
 mod error;
 mod forecast;
 mod freeze;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 #[cfg(feature = "hub")]
 mod hub;

@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
@@ -26,10 +26,14 @@ pub(crate) use elements::read_tensor;
 pub(crate) use shards::names as shard_names;
 pub(crate) use write::{METADATA_KEY, tensor_bytes, write};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// Headers and indices of more bytes than this are refused; real ones have a few hundred thousand at most.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Files and indices of more names than this are refused, since each takes more memory than its text; real ones have a
+/// few thousand.
+const MAX_NAMES: usize = 200_000;
 
 /// Tensors of more dimensions than this are refused; real ones have five at most.
 const MAX_RANK: usize = 16;
@@ -54,18 +58,21 @@ impl Weights {
     ///
     /// Anything else, and any fault inside the file, is an [`Error::Weights`] or an [`Error::Io`].
     pub fn read(path: &Path) -> Result<Self> {
-        let mut source = Source::open(path)?;
+        Self::read_source(Source::open(path)?)
+    }
+
+    /// As [`Weights::read`] for the bytes of a file; `name` is what errors call it.
+    pub fn from_bytes(name: &str, bytes: impl AsRef<[u8]> + 'static) -> Result<Self> {
+        let len = bytes.as_ref().len() as u64;
+        Self::read_source(Source { path: PathBuf::from(name), len, file: Box::new(Cursor::new(bytes)) })
+    }
+
+    fn read_source(mut source: Source) -> Result<Self> {
         match source.format()? {
             Format::Index => shards::read(source),
             Format::Safetensors => safetensors::read(source),
             Format::Zip => pth::read(source),
         }
-    }
-
-    /// As [`Weights::read`] for the bytes of a safetensors file; `name` is what errors call it.
-    pub fn from_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
-        let file = Box::new(std::io::Cursor::new(bytes));
-        safetensors::read(Source { path: PathBuf::from(name), len: bytes.len() as u64, file })
     }
 
     /// As [`Weights::read`] for a file that an index names, which cannot be an index again.
@@ -164,6 +171,11 @@ impl Source {
 
 /// How a file of `torch.save` without zip begins: a pickle of torch's magic number.
 const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+
+/// A name out of a file, for a message.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", shown(name))
+}
 
 /// The number of elements of a shape, or `None` where it cannot be a shape in memory.
 ///

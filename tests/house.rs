@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 8] = [
     &["backbone", "head", "freeze", "hub"],
     &["data", "loss", "optim"],
     &["plan", "strategy", "forecast", "train", "predict"],
-    &["lib", "bench"],
+    &["lib", "bench", "fuzzing"],
 ];
 
 const MOST_LINES: usize = 400;

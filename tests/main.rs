@@ -19,3 +19,4 @@ mod session;
 mod sharing;
 mod support;
 mod training;
+mod untrusted;

@@ -1,10 +1,13 @@
 //! A folder as the hub has it: weights, and files beside them that say what they are.
 
+mod object;
+
 use super::source::for_channels;
 use crate::arch::{Arch, Fit, InputSpec, Interpolation};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::weights::shard_names;
-use serde_json::{Map, Value};
+use object::Object;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// What the files of such a folder say.
@@ -26,11 +29,6 @@ const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 /// Files of weights, the best first.
 pub(crate) const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
-
-/// More bytes than this are no description; the longest real ones list 21 000 classes in under two million.
-const MAX_CONFIG: u64 = 32_000_000;
-/// Images are not larger than this many pixels on a side.
-const MAX_SIZE: usize = 16_384;
 
 impl Snapshot {
     /// Reads a folder on this machine. `arch`: what the user says it is; `spec`: whether how images are prepared is asked
@@ -68,7 +66,10 @@ impl Snapshot {
             if name.ends_with(".index.json") {
                 for shard in shard_names(&path)? {
                     if get(&shard)?.is_none() {
-                        return Err(Error::weights(path, format!("names the shard {shard}, which is not there")));
+                        return Err(Error::weights(
+                            path,
+                            format!("names the shard {}, which is not there", shown(&shard)),
+                        ));
                     }
                 }
             }
@@ -97,7 +98,7 @@ impl Snapshot {
         if let Some(field) = arguments.iter().flat_map(|a| a.map.keys()).find(|&key| !is_harmless(key)) {
             return Err(Error::weights(
                 &config.path,
-                format!("model_args.{field} changes the network in a way unknown here"),
+                format!("model_args.{} changes the network in a way unknown here", shown(field)),
             ));
         }
         if spec {
@@ -175,7 +176,7 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
         // The parser of names knows what is like it.
         return match kind.parse::<Arch>() {
             Err(Error::UnknownArch { nearest, .. }) => {
-                Err(Error::UnknownArch { name: format!("{kind} (transformers' model_type)"), nearest })
+                Err(Error::UnknownArch { name: format!("{} (transformers' model_type)", shown(&kind)), nearest })
             }
             other => other,
         };
@@ -266,129 +267,4 @@ fn preprocessed(p: &Object) -> Result<InputSpec> {
         return Ok(spec.normalize(&[0.0; 3], &[1.0; 3]));
     }
     p.normalized(spec, "image_mean", "image_std")
-}
-
-/// A JSON object of a file, read with suspicion.
-struct Object {
-    path: PathBuf,
-    /// Where in the file it lies: "" or "pretrained_cfg.".
-    prefix: String,
-    map: Map<String, Value>,
-}
-
-impl Object {
-    fn read(path: &Path) -> Result<Self> {
-        let file = std::fs::metadata(path).map_err(Error::io("read", path))?;
-        if file.len() > MAX_CONFIG {
-            let problem = format!("of {} bytes is no description; at most {MAX_CONFIG} are read", file.len());
-            return Err(Error::weights(path, problem));
-        }
-        let text = std::fs::read(path).map_err(Error::io("read", path))?;
-        let map = serde_json::from_slice(&text)
-            .map_err(|error| Error::weights_from(path, "is no JSON object that describes a network", error))?;
-        Ok(Self { path: path.to_path_buf(), prefix: String::new(), map })
-    }
-
-    /// A field, unless it is absent or null.
-    fn get(&self, field: &str) -> Option<&Value> {
-        self.map.get(field).filter(|value| !value.is_null())
-    }
-
-    fn has(&self, field: &str) -> bool {
-        self.get(field).is_some()
-    }
-
-    fn wrong(&self, field: &str, wanted: &str) -> Error {
-        let mut value = self.map.get(field).map_or_else(|| "absent".into(), Value::to_string);
-        if value.len() > 100 {
-            value = value.chars().take(100).chain("...".chars()).collect();
-        }
-        let remedy = if self.describes_input(field) { "; Source::input_spec says it instead" } else { "" };
-        Error::weights(&self.path, format!("{}{field} is {value} and should be {wanted}{remedy}", self.prefix))
-    }
-
-    /// Whether the field says how images are prepared.
-    fn describes_input(&self, field: &str) -> bool {
-        self.path.ends_with(PREPROCESSOR) || (self.prefix == "pretrained_cfg." && !field.contains("label"))
-    }
-
-    /// The field as `take` reads it; an error if it is there and cannot be read.
-    fn field<T>(&self, field: &str, wanted: &str, take: impl FnOnce(&Value) -> Option<T>) -> Result<Option<T>> {
-        self.get(field).map(|value| take(value).ok_or_else(|| self.wrong(field, wanted))).transpose()
-    }
-
-    fn text(&self, field: &str) -> Result<Option<String>> {
-        self.field(field, "a text", |value| value.as_str().map(String::from))
-    }
-
-    fn texts(&self, field: &str) -> Result<Option<Vec<String>>> {
-        self.field(field, "a list of texts", |value| {
-            value.as_array()?.iter().map(|text| text.as_str().map(String::from)).collect()
-        })
-    }
-
-    fn flag(&self, field: &str) -> Result<Option<bool>> {
-        self.field(field, "true or false", Value::as_bool)
-    }
-
-    fn number(&self, field: &str) -> Result<Option<f64>> {
-        self.field(field, "a number", Value::as_f64)
-    }
-
-    fn share(&self, field: &str) -> Result<Option<f64>> {
-        self.field(field, "above 0 and at most 1", |value| value.as_f64().filter(|&share| share > 0.0 && share <= 1.0))
-    }
-
-    fn count(&self, field: &str) -> Result<Option<usize>> {
-        self.field(field, "a whole number", |value| usize::try_from(value.as_u64()?).ok())
-    }
-
-    fn size(&self, field: &str) -> Result<Option<usize>> {
-        self.field(field, &format!("a size of 1 to {MAX_SIZE}"), size)
-    }
-
-    fn sizes(&self, field: &str, n: usize) -> Result<Option<Vec<usize>>> {
-        self.field(field, &format!("a list of {n} sizes of 1 to {MAX_SIZE}"), |value| {
-            let sizes: Vec<usize> = value.as_array()?.iter().map(size).collect::<Option<_>>()?;
-            (sizes.len() == n).then_some(sizes)
-        })
-    }
-
-    fn object(&self, field: &str) -> Result<Option<Self>> {
-        self.field(field, "an object", |value| {
-            let prefix = format!("{}{field}.", self.prefix);
-            Some(Self { path: self.path.clone(), prefix, map: value.as_object()?.clone() })
-        })
-    }
-
-    /// Texts under the numbers 0, 1, 2 ...
-    fn numbered(&self, field: &str) -> Result<Option<Vec<String>>> {
-        self.field(field, "an object of texts under the numbers from 0 on", |value| {
-            let map = value.as_object()?;
-            (0..map.len()).map(|i| map.get(&i.to_string())?.as_str().map(String::from)).collect()
-        })
-    }
-
-    /// The specification with these fields' means and deviations, if they are there.
-    fn normalized(&self, spec: InputSpec, mean: &str, std: &str) -> Result<InputSpec> {
-        let numbers = |field: &str, least: f64| {
-            let wanted = if least < 0.0 { "a list of numbers" } else { "a list of numbers above 0" };
-            self.field(field, wanted, |value| {
-                let numbers = value.as_array()?.iter().map(|v| v.as_f64().filter(|&v| v > least && v < 1e6));
-                let numbers = numbers.map(|v| v.map(|v| v as f32)).collect::<Option<Vec<f32>>>()?;
-                (!numbers.is_empty()).then_some(numbers)
-            })
-        };
-        let mean_of = numbers(mean, -1e6)?;
-        let std_of = numbers(std, 0.0)?;
-        match (mean_of, std_of) {
-            (Some(mean), Some(std)) if mean.len() == std.len() => Ok(spec.normalize(&mean, &std)),
-            (None, None) => Ok(spec),
-            _ => Err(self.wrong(std, &format!("a list like that of {mean}"))),
-        }
-    }
-}
-
-fn size(value: &Value) -> Option<usize> {
-    usize::try_from(value.as_u64()?).ok().filter(|n| (1..=MAX_SIZE).contains(n))
 }

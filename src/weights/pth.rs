@@ -9,8 +9,8 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::elements::Data;
 use super::pickle::{self, Id, Node, Storage, Values, View};
-use super::{Source, Weights, element_count};
-use crate::{Error, Result};
+use super::{Source, Weights, element_count, quoted};
+use crate::error::{Error, Result, shown_list};
 
 /// The keys under which training scripts keep the state dict, the first that is there wins.
 const WRAPPERS: [&str; 4] = ["state_dict", "model", "model_state_dict", "state_dict_ema"];
@@ -59,13 +59,15 @@ impl Archive {
                 return Err(Error::weights(
                     &path,
                     format!(
-                        "zip entry {name:?} is {packing}, but torch.save stores entries as they are; extract the zip \
-                         and pack it again without compression, or save the weights anew"
+                        "zip entry {} is {packing}, but torch.save stores entries as they are; extract the zip and \
+                         pack it again without compression, or save the weights anew",
+                        quoted(name)
                     ),
                 ));
             }
             if entry.size() != entry.compressed_size() {
-                return Err(Error::weights(&path, format!("zip entry {name:?} has two lengths; the zip is damaged")));
+                let problem = format!("zip entry {} has two lengths; the zip is damaged", quoted(name));
+                return Err(Error::weights(&path, problem));
             }
             len = len.saturating_add(entry.size());
             if let Some(root) = name.strip_suffix("data.pkl")
@@ -86,7 +88,10 @@ impl Archive {
                      with torch.save, or better with safetensors.torch.save_file",
                 ));
             }
-            _ => return Err(Error::weights(path, format!("this zip has several data.pkl: {}", roots.join(", ")))),
+            _ => {
+                let roots = shown_list(roots.iter().map(String::as_str));
+                return Err(Error::weights(path, format!("this zip has several data.pkl: {roots}")));
+            }
         };
         if archive.index("byteorder").is_some() {
             match &archive.read_small("byteorder", 16)?[..] {
@@ -114,7 +119,8 @@ impl Archive {
     /// Reads an entry with `read`, which is told its length, and then to its end, where its checksum is compared.
     fn entry<T>(&mut self, name: &str, read: impl FnOnce(&mut dyn Read, u64) -> std::io::Result<T>) -> Result<T> {
         let Some(index) = self.index(name) else {
-            return Err(self.error(format!("the zip has no entry \"{}{name}\", which its pickle names", self.root)));
+            let name = quoted(&format!("{}{name}", self.root));
+            return Err(self.error(format!("the zip has no entry {name}, which its pickle names")));
         };
         let damaged = |path, cause| {
             Error::weights_from(path, format!("zip entry {name:?} could not be read; fetch the file again"), cause)
@@ -179,12 +185,14 @@ impl Archive {
                     let count = element_count(&view.shape).unwrap_or(usize::MAX) as u64;
                     budget = budget.checked_sub(count).ok_or_else(|| {
                         self.error(format!(
-                            "tensor {name:?}: refused: views have more elements than the file has bytes; save \
-                             contiguous tensors"
+                            "tensor {}: refused: views have more elements than the file has bytes; save contiguous \
+                             tensors",
+                            quoted(name)
                         ))
                     })?;
                     let part = data.gather(view.offset, &view.shape, &view.stride);
-                    part.map_err(|cause| self.error(format!("tensor {name:?}: {cause}")))?.into_tensor(&view.shape)?
+                    part.map_err(|cause| self.error(format!("tensor {}: {cause}", quoted(name))))?
+                        .into_tensor(&view.shape)?
                 };
                 made.insert(key, tensor.clone());
                 tensors.insert(name.to_owned(), tensor);
@@ -203,15 +211,19 @@ impl Archive {
     fn check(&self, name: &str, view: &View, storage: &Storage) -> Result<()> {
         if *view.storage != *storage {
             return Err(self.error(format!(
-                "tensor {name:?}: storage {:?} has another type or length for another tensor",
+                "tensor {}: storage {:?} has another type or length for another tensor",
+                quoted(name),
                 storage.key
             )));
         }
         if !lies_in_storage(view) {
             return Err(self.error(format!(
-                "tensor {name:?}: shape {:?} with strides {:?} from element {} does not lie in its storage of {} \
-                 elements",
-                view.shape, view.stride, view.offset, storage.count
+                "tensor {}: shape {:?} with strides {:?} from element {} does not lie in its storage of {} elements",
+                quoted(name),
+                view.shape,
+                view.stride,
+                view.offset,
+                storage.count
             )));
         }
         Ok(())
@@ -269,17 +281,18 @@ fn all_tensors<'a>(
         match values.get(id) {
             Node::Tensor(view) => {
                 if let Some(_first) = tensors.insert(name, &**view) {
-                    return Err(archive.error(format!("tensor {name:?} occurs twice in the state dict")));
+                    return Err(archive.error(format!("tensor {} occurs twice in the state dict", quoted(name))));
                 }
             }
-            other => others.push(format!("{name:?} ({})", describe(other))),
+            other => others.push((name, describe(other))),
         }
     }
     if others.is_empty() {
         return Ok(tensors);
     }
     let more = others.len().saturating_sub(10);
-    others.truncate(10);
+    let mut others: Vec<_> =
+        others.into_iter().take(10).map(|(name, what)| format!("{} ({what})", quoted(name))).collect();
     if more > 0 {
         others.push(format!("{more} more"));
     }
@@ -306,16 +319,16 @@ fn describe(node: &Node) -> &'static str {
 }
 
 /// Takes the prefixes of wrappers off, as long as all names have them.
-fn without_prefixes(mut tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    let common = |tensors: &BTreeMap<String, Tensor>| {
-        PREFIXES
-            .into_iter()
-            .find(|prefix| tensors.keys().all(|name| name.len() > prefix.len() && name.starts_with(prefix)))
+fn without_prefixes(tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    // Names are copied once, when it is known how much goes: one of a million prefixes would else take for ever.
+    let mut cut = 0;
+    let all_have = |prefix: &str, cut: usize| {
+        tensors.keys().all(|name| name[cut..].len() > prefix.len() && name[cut..].starts_with(prefix))
     };
-    while let Some(prefix) = common(&tensors).filter(|_| !tensors.is_empty()) {
-        tensors = tensors.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
+    while let Some(prefix) = PREFIXES.into_iter().find(|prefix| !tensors.is_empty() && all_have(prefix, cut)) {
+        cut += prefix.len();
     }
-    tensors
+    tensors.into_iter().map(|(name, tensor)| (name[cut..].to_owned(), tensor)).collect()
 }
 
 /// Whether every element of a view is one of its storage.

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::elements::Kind;
-use super::{MAX_HEADER, MAX_RANK, Source, Weights, element_count};
-use crate::{Error, Result};
+use super::{MAX_HEADER, MAX_NAMES, MAX_RANK, Source, Weights, element_count, quoted};
+use crate::error::{Error, Result, shown};
 
 /// The bytes before the header.
 const PREFIX: u64 = 8;
@@ -20,9 +20,9 @@ pub(super) fn read(mut source: Source) -> Result<Weights> {
     let (header, data_len) = read_header(&mut source)?;
     let mut tensors = BTreeMap::new();
     for Place { name, kind, shape, count } in places(&source, header.tensors, data_len)? {
-        let data = kind
-            .read(&mut source.file, count)
-            .map_err(|cause| Error::weights_from(&source.path, format!("tensor {name:?} could not be read"), cause))?;
+        let data = kind.read(&mut source.file, count).map_err(|cause| {
+            Error::weights_from(&source.path, format!("tensor {} could not be read", quoted(&name)), cause)
+        })?;
         tensors.insert(name, data.into_tensor(&shape)?);
     }
     Ok(Weights { path: source.path, tensors, metadata: header.metadata.0 })
@@ -73,11 +73,12 @@ fn places(source: &Source, entries: BTreeMap<String, Entry>, data_len: u64) -> R
     let mut places = Vec::new();
     let mut at = 0;
     for (name, Entry { dtype, shape: Shape(shape), data_offsets: (start, end) }) in entries {
-        let wrong = |problem: String| Err(source.error(format!("tensor {name:?}: {problem}")));
+        let wrong = |problem: String| Err(source.error(format!("tensor {}: {problem}", quoted(&name))));
         let Some(kind) = Kind::from_safetensors(&dtype) else {
             return wrong(format!(
-                "elements of type {dtype} are not read; accepted are F64, F32, F16, BF16, I64, I32, I16, I8, U32, \
-                 U16, U8, BOOL"
+                "elements of type {} are not read; accepted are F64, F32, F16, BF16, I64, I32, I16, I8, U32, U16, \
+                 U8, BOOL",
+                shown(&dtype)
             ));
         };
         let Some((count, bytes)) =
@@ -145,16 +146,19 @@ impl<'de> Deserialize<'de> for Header {
                 let mut metadata = None;
                 let mut tensors = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
+                    if tensors.len() == MAX_NAMES {
+                        return Err(A::Error::custom(format!("it has more than {MAX_NAMES} tensors")));
+                    }
                     let again = if name == "__metadata__" {
                         metadata.replace(map.next_value()?).is_some()
                     } else {
-                        let entry = map
-                            .next_value()
-                            .map_err(|cause: A::Error| A::Error::custom(format!("tensor {name:?}: {cause}")))?;
+                        let entry = map.next_value().map_err(|cause: A::Error| {
+                            A::Error::custom(format!("tensor {}: {cause}", quoted(&name)))
+                        })?;
                         tensors.insert(name.clone(), entry).is_some()
                     };
                     if again {
-                        return Err(A::Error::custom(format!("{name:?} occurs twice")));
+                        return Err(A::Error::custom(format!("{} occurs twice", quoted(&name))));
                     }
                 }
                 Ok(Header { metadata: metadata.unwrap_or(Unique(BTreeMap::new())), tensors })
@@ -202,8 +206,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique<T>, A::Error> {
                 let mut pairs = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, T>()? {
+                    if pairs.len() == MAX_NAMES {
+                        return Err(A::Error::custom(format!("it has more than {MAX_NAMES} names")));
+                    }
                     if let Some(_first) = pairs.insert(key.clone(), value) {
-                        return Err(A::Error::custom(format!("{key:?} occurs twice")));
+                        return Err(A::Error::custom(format!("{} occurs twice", quoted(&key))));
                     }
                 }
                 Ok(Unique(pairs))

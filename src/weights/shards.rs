@@ -7,8 +7,8 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::safetensors::Unique;
-use super::{MAX_HEADER, Source, Weights};
-use crate::{Error, Result};
+use super::{MAX_HEADER, Source, Weights, quoted};
+use crate::error::{Error, Result, shown_list};
 
 #[derive(Deserialize)]
 struct Index {
@@ -37,8 +37,8 @@ fn parse(mut source: Source) -> Result<(Source, BTreeMap<String, String>)> {
     })?;
     if let Some(shard) = weight_map.values().find(|shard| !is_file_name(shard)) {
         return Err(source.error(format!(
-            "the shard name {shard:?} is refused: shards are named by a plain file name and lie in the folder of \
-             the index"
+            "the shard name {} is refused: shards are named by a plain file name and lie in the folder of the index",
+            quoted(shard)
         )));
     }
     Ok((source, weight_map))
@@ -55,7 +55,7 @@ pub(super) fn read(source: Source) -> Result<Weights> {
         }
     }
     if !missing.is_empty() {
-        return Err(source.error(format!("shards are missing beside the index: {}", missing.join(", "))));
+        return Err(source.error(format!("shards are missing beside the index: {}", shown_list(missing))));
     }
 
     let mut tensors = BTreeMap::new();
@@ -71,12 +71,12 @@ pub(super) fn read(source: Source) -> Result<Weights> {
         if !absent.is_empty() {
             return Err(Error::weights(
                 path,
-                format!("the index promises tensors that this shard does not hold: {}", absent.join(", ")),
+                format!("the index promises tensors that this shard does not hold: {}", shown_list(absent)),
             ));
         }
         for (name, tensor) in part.tensors {
             if tensors.contains_key(&name) {
-                return Err(Error::weights(path, format!("tensor {name:?} was in an earlier shard already")));
+                return Err(Error::weights(path, format!("tensor {} was in an earlier shard already", quoted(&name))));
             }
             tensors.insert(name, tensor);
         }
