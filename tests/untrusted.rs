@@ -349,7 +349,7 @@ fn a_collection_of_pickles_is_refused() {
         return;
     };
     let mut paths = files(Path::new(&folder));
-    paths.retain(|path| !path.extension().is_some_and(|e| e == "py"));
+    paths.retain(|path| path.extension().is_none_or(|e| e != "py"));
     paths.sort();
     assert!(!paths.is_empty(), "{} is empty", folder.display());
     let reason = |outcome: candle_finetune::Result<usize>, path: &Path| {
