@@ -11,8 +11,15 @@ use reqwest::{Client, StatusCode, Url};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
+
+/// How much of a stored file is asked for at first, at least and at most. The store's client hands on whole blocks of
+/// up to 64 MB and fetches several at a time: asked for a whole file over a slow line, it is silent for minutes, which
+/// cannot be told from a line that is dead, and what it has fetched is lost when it is given up.
+const PIECE: u64 = 16 << 20;
+const LEAST_PIECE: u64 = 1 << 20;
+const MOST_PIECE: u64 = 256 << 20;
 
 /// Fetches files of one repository at one commit.
 pub(super) struct Fetcher {
@@ -38,6 +45,8 @@ struct About {
     etag: String,
     commit: String,
     size: u64,
+    /// Whether it comes from the store of large files.
+    stored: bool,
 }
 
 enum Answer {
@@ -320,7 +329,7 @@ impl Fetcher {
         let size = text(headers, "x-linked-size").or_else(|| text(headers, "content-length"));
         let size = size.and_then(|size| size.parse().ok());
         let size = size.ok_or_else(|| refused(format!("the hub does not say how long {name} is")))?;
-        Ok(About { etag, commit, size })
+        Ok(About { etag, commit, size, stored: headers.contains_key("x-xet-hash") })
     }
 
     fn commit_in(&self, headers: &HeaderMap) -> Result<Option<String>> {
@@ -362,16 +371,35 @@ impl Fetcher {
 
     /// Downloads what is missing of a file, in several attempts if need be. What has come stays for the next one.
     async fn transfer(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<()> {
-        let mut tries = 0;
+        let (mut tries, mut piece) = (0, if about.stored { PIECE } else { u64::MAX });
         loop {
-            match self.transfer_once(commit, name, about, partial).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => self.pause(failure, &mut tries).await?,
+            let begun = Instant::now();
+            match self.transfer_once(commit, name, about, partial, piece).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    tries = 0;
+                    // Twice as much would still take no more than half of the time that silence may last.
+                    if begun.elapsed() < self.settings.stall / 4 {
+                        piece = (piece * 2).min(MOST_PIECE);
+                    }
+                }
+                Err(failure) => {
+                    piece = if about.stored { (piece / 4).max(LEAST_PIECE) } else { piece };
+                    self.pause(failure, &mut tries).await?;
+                }
             }
         }
     }
 
-    async fn transfer_once(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<(), Failure> {
+    /// Asks for the next piece. Whether it was the last one.
+    async fn transfer_once(
+        &mut self,
+        commit: &str,
+        name: &str,
+        about: &About,
+        partial: &Path,
+        piece: u64,
+    ) -> Result<bool, Failure> {
         let open = File::options().create(true).append(true).open(partial);
         let mut file = open.map_err(Error::io("write", partial))?;
         let had = file.metadata().map_err(Error::io("read", partial))?.len();
@@ -386,10 +414,11 @@ impl Fetcher {
         };
         tell(start);
         if start == about.size {
-            return Ok(());
+            return Ok(true);
         }
+        let end = if self.ranges { start.saturating_add(piece).min(about.size) } else { about.size };
         let model = self.client.model(&self.repository.owner, &self.repository.name);
-        let range = (start > 0).then_some(start..about.size);
+        let range = (start > 0 || end < about.size).then_some(start..end);
         let asked = model.download_file_stream().filename(name).revision(commit).maybe_range(range).send();
         let (_, mut stream) = match timeout(self.settings.stall, asked).await {
             Ok(Ok(stream)) => stream,
@@ -422,11 +451,13 @@ impl Fetcher {
                 tell(done);
             }
         }
-        if done < about.size {
+        if done < end {
             return Err(self.broken_off(name, done, about.size, None));
         }
-        file.sync_all().map_err(Error::io("write", partial))?;
-        Ok(())
+        if done == about.size {
+            file.sync_all().map_err(Error::io("write", partial))?;
+        }
+        Ok(done == about.size)
     }
 
     fn stalled(&self, name: &str) -> Failure {
@@ -435,8 +466,11 @@ impl Fetcher {
     }
 
     fn broken_off(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
-        let problem =
-            format!("the connection broke off at {done} of {total} bytes of {name}; the next try goes on there");
+        let failed = match cause {
+            Some(HFError::Xet { .. }) => "the hub's store of large files failed",
+            _ => "the connection broke off",
+        };
+        let problem = format!("{failed} at {done} of {total} bytes of {name}; the next try goes on there");
         Failure::Again(
             match cause {
                 Some(cause) => self.repository.error_from(HubError::Busy, problem, cause),
@@ -492,6 +526,8 @@ impl Fetcher {
             HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => {
                 (context, None)
             }
+            HFError::RepoNotFound { context: Some(context), .. }
+            | HFError::RevisionNotFound { context: Some(context), .. } => (context, None),
             HFError::Request { source, .. } => return self.unreachable(source),
             error @ HFError::Xet { .. } => {
                 let problem = "the hub's store of large files gave an error";
