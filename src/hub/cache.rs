@@ -68,7 +68,7 @@ impl Cache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where a download gathers, under the name that Python gives it.
+    /// Where a download gathers.
     pub fn partial(&self, etag: &str) -> Result<PathBuf> {
         let blobs = self.folder.join("blobs");
         fs::create_dir_all(&blobs).map_err(Error::io("create", &blobs))?;
