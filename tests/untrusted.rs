@@ -1,10 +1,10 @@
 //! Files from strangers: what is damaged or hostile is an error of a known kind with a message of a sane length, never
 //! a panic, and takes neither long nor much memory.
 
+use candle_finetune::Error;
 use candle_finetune::fuzzing::{
     READERS, Reader, complaint, description, header, index, pickle, weights, weights_at, wrapped,
 };
-use candle_finetune::{Arch, Error, Source};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -331,10 +331,10 @@ fn descriptions_without_end_are_refused() {
     assert!(text.contains("too long for a description"), "{text}");
     #[cfg(unix)]
     {
+        use candle_finetune::{Arch, Backbone, Source};
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/dev/zero", folder.path().join("config.json")).unwrap();
-        let loaded =
-            candle_finetune::Backbone::load(Source::dir(folder.path()).arch(Arch::RESNET18), &crate::support::CPU);
+        let loaded = Backbone::load(Source::dir(folder.path()).arch(Arch::RESNET18), &crate::support::CPU);
         let text = loaded.unwrap_err().to_string();
         assert!(text.contains("not a regular file"), "{text}");
     }
