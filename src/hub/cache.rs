@@ -109,8 +109,7 @@ impl Cache {
         let record = fs::read_to_string(self.record(commit, name)).ok();
         let record: Vec<&str> = record.as_deref().unwrap_or_default().split_whitespace().collect();
         // Where there are links, the link tells the etag; else the record does.
-        let linked = fs::read_link(&path).ok().and_then(|blob| Some(blob.file_name()?.to_str()?.to_string()));
-        let Some(etag) = linked.or_else(|| record.first().map(ToString::to_string)) else {
+        let Some(etag) = self.etag(commit, name).or_else(|| record.first().map(ToString::to_string)) else {
             return Ok(State::Unproven(path));
         };
         if record == stamp(&etag, &about).split_whitespace().collect::<Vec<_>>() {

@@ -112,7 +112,7 @@ impl FeatureCache {
         self.dtype.unwrap_or(dtype)
     }
 
-    /// Room for `rows` rows like those of `sample`, of `bytes` in all: in memory, in a file, or not at all.
+    /// Room for rows like those of `sample`, of `bytes` in all: in memory, in a file, or not at all.
     pub(super) fn room(&self, sample: &Tensor, bytes: usize) -> Result<Option<Part>> {
         let mut kept = self.lock();
         let others = self.promised.load(Ordering::SeqCst);
