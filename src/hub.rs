@@ -3,6 +3,7 @@
 
 mod ask;
 mod cache;
+mod checksum;
 mod failure;
 mod fetch;
 mod push;

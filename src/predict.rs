@@ -132,6 +132,17 @@ impl Predictor {
     /// `config.json` from which `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the same network, and a
     /// `README.md`, the model card. [`Source::dir`](crate::Source::dir) opens it. The folder is made if it is not there.
     ///
+    /// ```
+    /// use candle_finetune::{Predictor, Source, candle_core::Device};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path().join("cifar10");
+    /// let predictor = Predictor::pretrained(Source::embedded(), &Device::Cpu)?;
+    /// predictor.save_folder(&folder)?;
+    /// let again = Predictor::pretrained(Source::dir(&folder), &Device::Cpu)?;
+    /// assert_eq!(again.labels(), predictor.labels());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// timm knows linear heads, and architectures of its own; the card says so where it cannot load the network. A
     /// `README.md` that is there and was not written by this crate stays as it is.
     pub fn save_folder(&self, path: impl AsRef<Path>) -> Result<()> {

@@ -4,6 +4,7 @@
 
 use base64::Engine;
 use serde_json::{Value, json};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -34,6 +35,8 @@ pub enum Fault {
     Short,
     /// Announces a byte more than it sends.
     Long,
+    /// Announces two hundred million bytes.
+    Huge,
     /// Names an etag that leads out of the cache.
     HostileEtag,
     /// Names a commit that leads out of the cache.
@@ -255,19 +258,20 @@ impl Shared {
             return json_answer(stream, 404, &code, &json!({"error": "Entry not found"}));
         };
         let bytes = std::fs::read(file)?;
-        let sum = hex(&Sha256::digest(&bytes));
         // As on the hub, large files go by their checksum and small ones by git's.
         let large = bytes.len() > 100_000 || name.ends_with(".safetensors") || name.ends_with(".bin");
-        let mut etag = if large { sum } else { sum[..40].to_string() };
+        let git = || hex(&Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(&bytes).finalize());
+        let mut etag = if large { hex(&Sha256::digest(&bytes)) } else { git() };
         let mut commit = commit;
         let mut announced = bytes.len();
-        let odd = [Fault::HostileEtag, Fault::HostileCommit, Fault::Short, Fault::Long, Fault::NoEtag];
+        let odd = [Fault::HostileEtag, Fault::HostileCommit, Fault::Short, Fault::Long, Fault::Huge, Fault::NoEtag];
         let odd = self.trouble(path, |f| odd.contains(&f) && (head || matches!(f, Fault::Short | Fault::Long)));
         match odd {
             Some(Fault::HostileEtag) => etag = "../../../../evil".into(),
             Some(Fault::HostileCommit) => commit = "../../../evil".into(),
             Some(Fault::Short) => announced -= 1,
             Some(Fault::Long) => announced += 1,
+            Some(Fault::Huge) => announced = 200_000_000,
             _ => {}
         }
         let mut headers = format!("X-Repo-Commit: {commit}\r\nX-Linked-Size: {announced}\r\nAccept-Ranges: bytes\r\n");

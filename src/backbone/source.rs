@@ -244,11 +244,14 @@ impl Source {
 impl Source {
     /// A repository of the Hugging Face hub: `owner/name`, or `owner/name@revision` for a branch, tag or commit.
     ///
-    /// It is fetched once into the cache that Python's libraries use too, and every file's size, and its SHA-256 where
-    /// the hub gives one, as it does for weights, is held against what the hub says before it is used. Later starts ask the hub whether the revision has moved (a commit's
-    /// 40 digits need not be asked about), and work without network from the cache. These environment variables are
-    /// honoured: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`,
-    /// `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_ETAG_TIMEOUT`; the setters here win over them.
+    /// It is fetched once into the cache that Python's libraries use too, and every file's size and checksum (SHA-256 of
+    /// weights, git's of small files) is held against what the hub says before it is used. Later starts ask the hub
+    /// whether the revision has moved (a commit's 40 digits need not be asked about), and work without network from the
+    /// cache. These environment variables are honoured: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`,
+    /// `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_ETAG_TIMEOUT`; the setters here win over them. After a download from its store
+    /// of large files, the hub is sent how long that took, without names, by the client that Python uses too;
+    /// `HF_HUB_DISABLE_TELEMETRY` ends that.
     ///
     /// `config.json` tells the architecture, how images are prepared and what the classes are called, as for
     /// [`Source::dir`].

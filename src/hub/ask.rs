@@ -1,12 +1,13 @@
 //! Questions about files, and what the answers may be.
 
-use super::cache::is_sha256;
 use super::failure::Failure;
 use super::fetch::Fetcher;
+use super::transfer::matches;
 use super::{Repository, is_commit, is_plain};
 use crate::error::{HubError, Result};
 use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -30,11 +31,12 @@ pub(super) enum Answer {
 const HURRY: Duration = Duration::from_secs(10);
 
 impl Fetcher {
-    /// Whether the hub has a file of this size and, as far as it tells, this checksum.
-    pub async fn has(&self, revision: &str, name: &str, size: u64, sum: &str) -> Result<bool> {
-        let answer = self.ask(revision, name, false).await?;
-        let same = |about: &About| about.size == size && (!is_sha256(&about.etag) || about.etag == sum);
-        Ok(matches!(answer, Answer::File(about) if same(&about)))
+    /// Whether the hub has this very file, as far as it tells.
+    pub async fn has(&self, revision: &str, name: &str, path: &Path) -> Result<bool> {
+        match self.ask(revision, name, false).await? {
+            Answer::File(about) => matches(path, &about),
+            Answer::Absent(_) => Ok(false),
+        }
     }
 
     /// Asks about a file, several times if need be; `hurried`, twice at most and not for long.

@@ -2,12 +2,11 @@
 //! links by commit, `refs` by revision, `.no_exist`, and locks beside. `.verified` is ours: what each file was when its
 //! checksum was last computed, so that the next start need not compute it again.
 
+use super::checksum::agrees;
 use super::{Repository, is_commit};
 use crate::error::{Error, Result};
-use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 use std::fs::{self, File, Metadata};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -115,16 +114,14 @@ impl Cache {
         if record == stamp(&etag, &about).split_whitespace().collect::<Vec<_>>() {
             return Ok(State::Good(path));
         }
-        if is_sha256(&etag) {
-            if sha256(&path)? != etag.to_ascii_lowercase() {
-                return Ok(State::Damaged);
+        match (agrees(&path, &etag)?, record.get(1)) {
+            (Some(true), _) => {
+                self.remember(commit, name, &etag);
+                Ok(State::Good(path))
             }
-            self.remember(commit, name, &etag);
-            return Ok(State::Good(path));
-        }
-        match record.get(1) {
-            Some(size) if *size != about.len().to_string() => Ok(State::Damaged),
-            _ => Ok(State::Unproven(path)),
+            (Some(false), _) => Ok(State::Damaged),
+            (None, Some(size)) if *size != about.len().to_string() => Ok(State::Damaged),
+            (None, _) => Ok(State::Unproven(path)),
         }
     }
 
@@ -197,25 +194,4 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-/// Whether an etag is the checksum of the file's bytes, as it is for large files; those of small ones are git's own.
-pub(super) fn is_sha256(etag: &str) -> bool {
-    etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// The checksum of a file, in hexadecimal digits.
-pub(super) fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 17]);
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    Ok(hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // into a String, which cannot fail
-        text
-    }))
 }

@@ -10,6 +10,13 @@ use hf_hub::HFClient;
 use reqwest::Client;
 use std::path::PathBuf;
 
+/// Nothing that describes weights is longer, so that a hub cannot fill a disk with it.
+const MAX_TEXT: u64 = 100_000_000;
+
+fn is_weights(name: &str) -> bool {
+    !name.ends_with(".json") && !name.ends_with(".md")
+}
+
 /// Fetches files of one repository at one commit.
 pub(super) struct Fetcher {
     pub(super) settings: Settings,
@@ -90,6 +97,10 @@ impl Fetcher {
             State::Missing => {}
         }
         match self.about(&commit, name, about).await? {
+            Some(Answer::File(about)) if about.size > MAX_TEXT && !is_weights(name) => {
+                let problem = format!("{name} of {} bytes is refused; at most {MAX_TEXT} are read", about.size);
+                Err(self.repository.error(HubError::Refused, problem))
+            }
             Some(Answer::File(about)) => self.download(&commit, name, &about).await.map(Some),
             Some(Answer::Absent(_)) => {
                 self.cache.remember_absent(&commit, name);

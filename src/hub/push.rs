@@ -1,6 +1,5 @@
 //! From this machine to the hub.
 
-use super::cache::sha256;
 use super::fetch::Fetcher;
 use super::settings::Settings;
 use super::{Remote, Repository, apart, is_commit};
@@ -122,9 +121,7 @@ impl Push {
                 let pushed = commit.commit_oid.clone().filter(|oid| is_commit(oid));
                 let pushed = pushed.unwrap_or_else(|| repository.revision.clone());
                 for name in files {
-                    let path = folder.join(name);
-                    let size = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
-                    if !fetcher.has(&pushed, name, size, &sha256(&path)?).await? {
+                    if !fetcher.has(&pushed, name, &folder.join(name)).await? {
                         let problem = format!("{name} was sent, but what the hub has of it now is another file");
                         return Err(repository.error(HubError::Damaged, problem));
                     }

@@ -38,9 +38,12 @@ impl Settings {
             return Err(Error::invalid("the hub's address", problem));
         }
         let user = env("HOME").or_else(|| env("USERPROFILE"));
-        let path = |text: String| match (text.strip_prefix("~/"), &user) {
-            (Some(rest), Some(user)) => PathBuf::from(user).join(rest),
-            _ => PathBuf::from(text),
+        let path = |text: String| {
+            let text = expanded(&text, &env);
+            match (text.strip_prefix("~/"), &user) {
+                (Some(rest), Some(user)) => PathBuf::from(user).join(rest),
+                _ => PathBuf::from(text),
+            }
         };
         let home = env("HF_HOME")
             .map(path)
@@ -77,7 +80,8 @@ impl Settings {
             endpoint,
             cache,
             token,
-            offline: remote.offline || yes("HF_HUB_OFFLINE"),
+            offline: remote.offline
+                || yes(if env("HF_HUB_OFFLINE").is_some() { "HF_HUB_OFFLINE" } else { "TRANSFORMERS_OFFLINE" }),
             attempts: 5,
             pause: Duration::from_millis(300),
             longest_pause: Duration::from_secs(60),
@@ -85,6 +89,22 @@ impl Settings {
             stall: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
         })
     }
+}
+
+/// Puts values for the `$NAME` and `${NAME}` in a path, as Python does; what has no value stays.
+fn expanded(text: &str, env: impl Fn(&str) -> Option<String>) -> String {
+    let mut parts = text.split('$');
+    let mut whole = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let braced = part.strip_prefix('{').and_then(|part| part.split_once('}'));
+        let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(part.len());
+        let (name, rest) = braced.unwrap_or_else(|| part.split_at(end));
+        match env(name) {
+            Some(value) => whole.extend([value.as_str(), rest]),
+            None => whole.extend(["$", part]),
+        }
+    }
+    whole
 }
 
 #[cfg(test)]
@@ -112,6 +132,15 @@ mod tests {
         let all = [home, ("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/o"), ("HF_HUB_CACHE", "/c")];
         assert_eq!(cache(&all), PathBuf::from("/c"));
         assert_eq!(cache(&[home, ("HF_HUB_CACHE", "  ")]), PathBuf::from("/home/u/.cache/huggingface/hub"));
+        for (written, meant) in [
+            ("$HOME/h", "/home/u/h"),
+            ("/a/${HOME}b", "/a//home/ub"),
+            ("/a$HOME", "/a/home/u"),
+            ("/$NONE/${ALSO}/$", "/$NONE/${ALSO}/$"),
+            ("/${HOME", "/${HOME"),
+        ] {
+            assert_eq!(cache(&[home, ("HF_HUB_CACHE", written)]), PathBuf::from(meant), "{written}");
+        }
         let said = Remote { cache: Some("/mine".into()), ..remote() };
         assert_eq!(resolve(&said, &all).unwrap().cache, PathBuf::from("/mine"));
         assert!(resolve(&remote(), &[]).err().unwrap().to_string().contains("HF_HOME"));
@@ -145,7 +174,9 @@ mod tests {
         let settings = resolve(&remote(), &[home, ("HF_ENDPOINT", "http://hub.example/"), ("HF_HUB_OFFLINE", "ON")]);
         let settings = settings.unwrap();
         assert_eq!((settings.endpoint.as_str(), settings.offline), ("http://hub.example", true));
-        assert!(!resolve(&remote(), &[home, ("HF_HUB_OFFLINE", "0")]).unwrap().offline);
+        let both = [home, ("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")];
+        assert!(!resolve(&remote(), &both).unwrap().offline);
+        assert!(resolve(&remote(), &[home, both[2]]).unwrap().offline);
         assert!(resolve(&remote(), &[home, ("HF_ENDPOINT", "hub.example")]).is_err());
         let settings = resolve(&remote(), &[home, ("HF_HUB_ETAG_TIMEOUT", "3")]).unwrap();
         assert_eq!((settings.patience, settings.stall), (Duration::from_secs(3), Duration::from_secs(60)));

@@ -2,7 +2,8 @@
 
 use super::Download;
 use super::ask::About;
-use super::cache::{is_sha256, remove, sha256};
+use super::cache::remove;
+use super::checksum::{agrees, is_checksum};
 use super::failure::Failure;
 use super::fetch::Fetcher;
 use crate::error::{Error, HubError, Result};
@@ -50,7 +51,7 @@ impl Fetcher {
 
     /// Downloads what is missing of a file, in several attempts if need be. What has come stays for the next one.
     async fn transfer(&mut self, commit: &str, name: &str, about: &About, partial: &Path) -> Result<()> {
-        let in_pieces = about.stored && is_sha256(&about.etag);
+        let in_pieces = about.stored && is_checksum(&about.etag);
         let (mut tries, mut piece) = (0, if in_pieces { PIECE } else { u64::MAX });
         loop {
             let begun = Instant::now();
@@ -84,7 +85,7 @@ impl Fetcher {
         let mut file = open.map_err(Error::io("write", partial))?;
         let had = file.metadata().map_err(Error::io("read", partial))?.len();
         // Only a checksum can tell whether two parts make one file.
-        let start = if had > about.size || !self.ranges || !is_sha256(&about.etag) { 0 } else { had };
+        let start = if had > about.size || !self.ranges || !is_checksum(&about.etag) { 0 } else { had };
         file.set_len(start).map_err(Error::io("write", partial))?;
         file.seek(SeekFrom::Start(start)).map_err(Error::io("write", partial))?;
         let tell = |done: u64| {
@@ -144,5 +145,5 @@ impl Fetcher {
 /// Whether a file is the one that the hub speaks of, as far as can be told.
 pub(super) fn matches(path: &Path, about: &About) -> Result<bool> {
     let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    Ok(size == about.size && (!is_sha256(&about.etag) || sha256(path)? == about.etag.to_ascii_lowercase()))
+    Ok(size == about.size && agrees(path, &about.etag)?.unwrap_or(true))
 }

@@ -1,6 +1,7 @@
 //! The faults, one by one.
 
 use super::*;
+use sha2::{Digest, Sha256};
 
 #[test]
 fn forbidden_after_a_good_head() {
@@ -24,14 +25,17 @@ fn gated_and_private_say_how_to_get_in() {
 
 #[test]
 fn a_wrong_checksum_is_fetched_again_once() {
-    let scene = Scene::new();
-    scene.hub().fault(Fault::Corrupt, WEIGHTS, 1);
-    scene.fetch().unwrap();
-    let scene = Scene::new();
-    scene.hub().fault(Fault::Corrupt, WEIGHTS, 99);
-    scene.refused(HubError::Damaged, &[WEIGHTS, "checksum", "twice"]);
-    scene.hub().behave();
-    scene.fetch().unwrap();
+    // Large files go by their SHA-256, small ones by git's checksum.
+    for name in [WEIGHTS, "config.json"] {
+        let scene = Scene::new();
+        scene.hub().fault(Fault::Corrupt, name, 1);
+        scene.fetch().unwrap();
+        let scene = Scene::new();
+        scene.hub().fault(Fault::Corrupt, name, 99);
+        scene.refused(HubError::Damaged, &[name, "checksum", "twice"]);
+        scene.hub().behave();
+        scene.fetch().unwrap();
+    }
 }
 
 #[test]
@@ -72,7 +76,7 @@ fn a_server_without_ranges_sends_it_all_again() {
     scene.fetch().unwrap();
     // What is there of an earlier run is not what it should be.
     let scene = Scene::new();
-    let sum = cache::sha256(&scene.served(WEIGHTS)).unwrap();
+    let sum = checksum::digest(&scene.served(WEIGHTS), Sha256::new()).unwrap();
     fs::create_dir_all(scene.cache().join("blobs")).unwrap();
     fs::write(scene.cache().join("blobs").join(format!("{sum}.incomplete")), vec![7; 1000]).unwrap();
     scene.fetch().unwrap();
@@ -129,6 +133,9 @@ fn sizes_that_are_not_kept() {
     scene.hub().fault(Fault::Long, WEIGHTS, 99);
     scene.refused(HubError::Busy, &["broke off"]);
     scene.hub().behave();
+    scene.hub().fault(Fault::Huge, "config", 1);
+    scene.refused(HubError::Refused, &["config.json", "200000000"]);
+    assert!(!scene.hub().asked().iter().any(|line| line.starts_with("GET") && line.contains("config")));
     scene.fetch().unwrap();
 }
 

@@ -12,6 +12,7 @@ type Case = fn(&mut Scene) -> Outcome<String>;
 
 const CASES: &[(&str, Case)] = &[
     ("whole", whole),
+    ("unreported", unreported),
     ("redirected", redirected),
     ("slow", slow),
     ("interrupted", interrupted),
@@ -112,6 +113,16 @@ fn whole(scene: &mut Scene) -> Outcome<String> {
         loaded.seconds,
         hub.len()
     ))
+}
+
+/// What xet's client reports of a transfer ceases with the variable that ends it for Python's.
+fn unreported(scene: &mut Scene) -> Outcome<String> {
+    let mut user = scene.user();
+    user.environment.push(("HF_HUB_DISABLE_TELEMETRY", "1"));
+    scene.right(&user)?;
+    let (_, asked) = scene.line.passed();
+    check(count(&asked, "/telemetry") == 0, || format!("it was reported: {asked:?}"))?;
+    Ok("nothing is reported to the store".into())
 }
 
 /// The hub sends on to another place by HTTP, as for clients that do not speak xet.

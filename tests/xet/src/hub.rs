@@ -1,7 +1,8 @@
 //! A hub of one repository, `acme/net`, whose weights lie in the store.
 
-use crate::Outcome;
+use crate::{Outcome, hex};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,7 +99,7 @@ impl Shared {
         let xet = format!("{linked}X-Linked-Etag: \"{}\"\r\nX-Xet-Hash: {}\r\n", says.sum, says.hash);
         match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
             ["acme", "net", "resolve", _, "config.json"] => {
-                let etag = "89abcdef0123456789abcdef0123456789abcdef";
+                let etag = hex(&Sha256::digest(&self.config));
                 send(stream, head, &format!("{commit}ETag: \"{etag}\"\r\n"), self.config.as_bytes(), None)
             }
             ["acme", "net", "resolve", _, WEIGHTS] if says.redirects => {
