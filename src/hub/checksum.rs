@@ -1,5 +1,6 @@
 //! Checksums by which the hub names the contents of files: SHA-256 for large ones; for small ones git's own of a file
-//! ("blob", its length, a zero, its bytes), which is a SHA-1.
+//! ("blob", its length, a zero, its bytes), which is a SHA-1. Stores that stand in for the hub in companies name files by
+//! the SHA-1 of the bytes alone.
 
 use crate::error::{Error, Result};
 use sha1::Sha1;
@@ -19,13 +20,13 @@ pub(super) fn agrees(path: &Path, etag: &str) -> Result<Option<bool>> {
     if !is_checksum(etag) {
         return Ok(None);
     }
-    let sum = if etag.len() == 64 { digest(path, Sha256::new())? } else { git_sum(path)? };
-    Ok(Some(sum.eq_ignore_ascii_case(etag)))
-}
-
-fn git_sum(path: &Path) -> Result<String> {
+    let is = |sum: String| sum.eq_ignore_ascii_case(etag);
+    if etag.len() == 64 {
+        return Ok(Some(is(digest(path, Sha256::new())?)));
+    }
     let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    digest(path, Sha1::new_with_prefix(format!("blob {size}\0")))
+    let git = Sha1::new_with_prefix(format!("blob {size}\0"));
+    Ok(Some(is(digest(path, git)?) || is(digest(path, Sha1::new())?)))
 }
 
 /// The digest of a file's bytes after what is already in it, in hexadecimal digits.
@@ -48,17 +49,18 @@ pub(super) fn digest(path: &Path, mut digest: impl Digest) -> Result<String> {
 mod tests {
     use super::*;
 
-    /// The sums are those of `printf 'hello\n' | git hash-object --stdin` and `printf 'hello\n' | sha256sum`.
+    /// The sums are those that `git hash-object --stdin`, `sha1sum` and `sha256sum` give of `printf 'hello\n'`.
     #[test]
-    fn both_kinds_are_computed_as_the_tools_do() {
+    fn all_kinds_are_computed_as_the_tools_do() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "hello\n").unwrap();
-        let (git, sha256) = (
+        let (git, sha1, sha256) = (
             "ce013625030ba8dba906f756967f9e9ca394464a",
+            "f572d396fae9206628714fb2ce00f72e94f2258f",
             "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
         );
-        for sum in [git, sha256] {
+        for sum in [git, sha1, sha256] {
             assert_eq!(agrees(&path, sum).unwrap(), Some(true));
             assert_eq!(agrees(&path, &sum.to_uppercase()).unwrap(), Some(true));
             assert_eq!(agrees(&path, &sum.replace('5', "6")).unwrap(), Some(false));
