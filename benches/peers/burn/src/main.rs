@@ -128,19 +128,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let loss: CrossEntropyLoss = CrossEntropyLossConfig::new().init(&device);
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
-    let mut times = vec![];
+    let (mut times, mut losses) = (vec![], vec![]);
     for i in 0..WARM_UP + steps {
         let start = Instant::now();
         let logits = network.forward(images.clone());
         if train {
-            let gradients = loss.forward(logits, labels.clone()).backward();
-            let gradients = GradientsParams::from_grads(gradients, &network);
+            let value = loss.forward(logits, labels.clone());
+            if i == 0 || i + 1 == WARM_UP + steps {
+                losses.push(value.clone().into_scalar::<f32>());
+            }
+            let gradients = GradientsParams::from_grads(value.backward(), &network);
             network = optimizer.step(1e-3, network, gradients);
         }
         device.sync()?;
         if i >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
+    }
+    if let [first, last] = losses[..] {
+        eprintln!("the loss went from {first} to {last} in {} steps", WARM_UP + steps);
     }
     times.sort_by(f64::total_cmp);
     let median = f64::midpoint(times[times.len() / 2], times[(times.len() - 1) / 2]);
