@@ -10,7 +10,7 @@ use candle_finetune::{
     Arch, Backbone, BatchNormMode, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, HubError, InputSpec, Layout,
     Predictor, Push, Source,
 };
-use local_hub::LocalHub;
+use local_hub::{Fault, LocalHub};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,8 @@ fn descriptions_that_cannot_be() {
         (cfg("std", json!([0.5, 0.5])), "std"),
         (cfg("input_size", json!([3, 0, 224])), "input_size"),
         (cfg("input_size", json!([3, 99_999_999, 224])), "input_size"),
-        (cfg("input_size", json!([1, 224, 224])), "in_chans"),
+        (json!({"architecture": "resnet18", "pretrained_cfg": {"input_size": [5000, 96, 96]}}), "input_size is [5000"),
+        (json!({"architecture": "resnet18", "model_args": {"in_chans": 5000}}), "in_chans is 5000"),
         (cfg("crop_pct", json!(-1)), "crop_pct"),
         (cfg("interpolation", json!("random")), "interpolation is \"random\""),
         (cfg("crop_mode", json!("x")), "crop_mode"),
@@ -230,6 +231,23 @@ fn descriptions_that_cannot_be() {
         let error = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap_err().to_string();
         assert!(error.contains(words), "{config}: {error}");
     }
+    // How images are prepared must be said, and in words that are known.
+    let resnet = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic",
+        "hidden_sizes": [64, 128, 256, 512]});
+    put(&folder, &state(Arch::RESNET18, Layout::Transformers, 2), &resnet);
+    for (processor, field) in [
+        (json!({}), "size is absent"),
+        (json!({"size": {"longest_edge": 512}}), "size is {"),
+        (json!({"size": {"height": 384}}), "size is {"),
+        (json!({"size": {"shortest_edge": 256}, "do_center_crop": true}), "crop_size is absent"),
+        (json!({"size": {"shortest_edge": 256}, "crop_size": {"width": 224}}), "crop_size is {"),
+        (json!({"size": {"shortest_edge": 128}, "crop_size": 224}), "crop_size is 224"),
+    ] {
+        std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
+        let error = Backbone::load(Source::dir(&folder), &CPU).unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains("Source::input_spec"), "{processor}: {error}");
+    }
+    std::fs::remove_file(folder.join("preprocessor_config.json")).unwrap();
     // What the user says wins over a name that is not known.
     put(&folder, &tensors, &json!({"architecture": "my_resnet", "pretrained_cfg": {"crop_pct": 0.7}}));
     let backbone = Backbone::load(Source::dir(&folder).arch(Arch::RESNET18), &CPU).unwrap();
@@ -241,6 +259,23 @@ fn descriptions_that_cannot_be() {
     Backbone::load(Source::dir(&folder).input_spec(InputSpec::new(64)), &CPU).unwrap();
     let error = Backbone::load(Source::dir(folder.join("nothere")), &CPU).unwrap_err().to_string();
     assert!(error.contains("nothere"), "{error}");
+}
+
+#[test]
+fn networks_for_other_channels() {
+    let place = Place::new();
+    let folder = place.repository("acme/gray");
+    let mut tensors = state(Arch::RESNET18, Layout::Timm, 2);
+    let first = tensors["conv1.weight"].sum_keepdim(1).unwrap();
+    tensors.insert("conv1.weight".into(), first);
+    // Older exports of timm's keep the size of the colour images that came before.
+    let mut config = timm(Arch::RESNET18, 2);
+    config["model_args"]["in_chans"] = json!(1);
+    put(&folder, &tensors, &config);
+    let backbone = Backbone::load(Source::dir(&folder), &CPU).unwrap();
+    let spec = backbone.input_spec();
+    assert_eq!((spec.channels, spec.size), (1, (96, 64)));
+    assert!((spec.mean[0] - 0.2).abs() < 1e-6, "{:?}", spec.mean);
 }
 
 #[test]
@@ -321,10 +356,14 @@ fn there_and_back() {
     let error = tuned(Head::linear()).predictor.push_to_hub(&stranger).unwrap_err();
     assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
     assert!(!error.to_string().contains("nobody"));
-    // A card that somebody wrote stays.
-    std::fs::write(place.repository("me/linear").join("README.md"), "mine").unwrap();
-    tuned(Head::linear()).predictor.push_to_hub(&stranger.token("hf_me")).unwrap();
-    assert_eq!(std::fs::read_to_string(place.repository("me/linear").join("README.md")).unwrap(), "mine");
+    // A card that somebody wrote stays, in whatever encoding, and though the hub has to be asked twice whether there is one.
+    let card = place.repository("me/linear").join("README.md");
+    for mine in [&b"mine"[..], b"\xe0 moi"] {
+        std::fs::write(&card, mine).unwrap();
+        place.hub.fault(Fault::HeadStatus(503, None), "README", 2);
+        tuned(Head::linear()).predictor.push_to_hub(&stranger.clone().token("hf_me")).unwrap();
+        assert_eq!(std::fs::read(&card).unwrap(), mine);
+    }
 }
 
 fn part(data: &(impl Dataset + Clone + 'static), i: usize) -> candle_finetune::Subset {
@@ -348,6 +387,10 @@ fn a_folder_without_hub() {
     assert_eq!(file_of(&back), saved(&fitted));
     let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(card.contains("Source::dir(") && card.contains("timm has no such network"), "{card}");
+    // A card of somebody's own stays, whatever it is written in.
+    std::fs::write(folder.join("README.md"), b"\xe0 moi").unwrap();
+    fitted.predictor.save_folder(&folder).unwrap();
+    assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"\xe0 moi");
     // The options of a source hold for a saved predictor too.
     let spec = InputSpec::new(48);
     let other = Predictor::pretrained(Source::dir(&folder).input_spec(spec.clone()), &CPU).unwrap();

@@ -64,6 +64,7 @@ struct Shared {
     root: PathBuf,
     troubles: Mutex<Vec<Trouble>>,
     asked: Mutex<Vec<String>>,
+    authorizations: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
 
@@ -83,8 +84,13 @@ impl LocalHub {
     pub fn listen(root: &Path, port: u16) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port))?;
         let address = listener.local_addr()?;
-        let (troubles, asked) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { root: root.to_path_buf(), troubles, asked, stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            root: root.to_path_buf(),
+            troubles: Mutex::default(),
+            asked: Mutex::default(),
+            authorizations: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -117,6 +123,11 @@ impl LocalHub {
     /// What was asked since the last time: "GET path", with the range where there was one.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap())
+    }
+
+    /// Who asked, of those that said so.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.shared.authorizations.lock().unwrap().clone()
     }
 }
 
@@ -165,6 +176,7 @@ impl Shared {
         let request = Request::read(stream)?;
         let range = request.headers.get("range").map_or(String::new(), |range| format!(" {range}"));
         self.asked.lock().unwrap().push(format!("{} {}{range}", request.method, request.path));
+        self.authorizations.lock().unwrap().extend(request.headers.get("authorization").cloned());
         let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
         match (request.method.as_str(), &parts[..]) {
             ("GET" | "HEAD", [owner, name, "resolve", rest @ ..]) if rest.len() > 1 => {

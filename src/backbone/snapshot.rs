@@ -120,10 +120,9 @@ impl Snapshot {
         let mut channels = arguments.map_or(Ok(None), |arguments| arguments.size("in_chans"))?;
         if let Some(size) = input.sizes("input_size", 3)? {
             spec = spec.size(size[1], size[2]);
-            if channels.is_some_and(|channels| channels != size[0]) {
-                return Err(input.wrong("input_size", "of as many channels as model_args.in_chans"));
-            }
-            channels = Some(size[0]);
+            // timm's older exports keep the size of the images that the weights were first trained on; the arguments are
+            // what the network was made with.
+            channels = channels.or(Some(size[0]));
         }
         if let Some(filter) = input.text("interpolation")? {
             spec = spec.interpolation(match filter.as_str() {
@@ -151,7 +150,10 @@ impl Snapshot {
         spec = input.normalized(spec, "mean", "std")?;
         match channels {
             // timm leaves the three means of colour images when it makes a network for others.
-            Some(channels) if channels != spec.channels => for_channels(spec, channels),
+            Some(channels) if channels != spec.channels => for_channels(spec, channels).map_err(|_| match arguments {
+                Some(arguments) if arguments.has("in_chans") => arguments.wrong("in_chans", "fewer"),
+                _ => input.wrong("input_size", "of fewer channels"),
+            }),
             _ => Ok(spec),
         }
     }
@@ -231,14 +233,19 @@ fn preprocessed(p: &Object) -> Result<InputSpec> {
         Some(Value::Object(_)) => p.object("size")?.map_or(Ok(None), |size| size.size("shortest_edge"))?,
         _ => p.size("size")?,
     };
-    let sides = |field: &str| -> Result<Option<(usize, usize)>> {
-        let Some(Value::Object(_)) = p.get(field) else { return Ok(p.size(field)?.map(|n| (n, n))) };
-        let Some(size) = p.object(field)? else { return Ok(None) };
-        Ok(size.size("height")?.zip(size.size("width")?))
+    let sides = |field: &str| -> Result<(usize, usize)> {
+        let found = match p.get(field) {
+            Some(Value::Object(_)) => match p.object(field)? {
+                Some(size) => size.size("height")?.zip(size.size("width")?),
+                None => None,
+            },
+            _ => p.size(field)?.map(|n| (n, n)),
+        };
+        found.ok_or_else(|| p.wrong(field, "a number of pixels, or height and width, or for size a shortest_edge"))
     };
     // Without being told so, the processors with a crop's size crop.
     let crops = p.flag("do_center_crop")?.unwrap_or_else(|| p.has("crop_size"));
-    let crop = if crops { sides("crop_size")? } else { None };
+    let crop = if crops { Some(sides("crop_size")?) } else { None };
     spec = match (short, crop) {
         (Some(short), None) if kind.contains("ConvNext") || p.has("crop_pct") => {
             // From 384 pixels on nothing is cropped away.
@@ -255,10 +262,10 @@ fn preprocessed(p: &Object) -> Result<InputSpec> {
             spec.size(short, short).fit(Fit::Squash).crop_pct(1.0)
         }
         (Some(short), None) => spec.size(short, short).crop_pct(1.0),
-        (None, None) => match sides("size")? {
-            Some((h, w)) => spec.size(h, w).fit(Fit::Squash).crop_pct(1.0),
-            None => spec,
-        },
+        (None, None) => {
+            let (h, w) = sides("size")?;
+            spec.size(h, w).fit(Fit::Squash).crop_pct(1.0)
+        }
     };
     if p.number("rescale_factor")?.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
         return Err(p.wrong("rescale_factor", "1/255"));

@@ -139,7 +139,8 @@ fn fit(image: &Image, spec: &InputSpec) -> Image {
     match spec.fit {
         Fit::Squash => resize(image, from, (h, w), spec.interpolation, Region { top: 0, left: 0, height: h, width: w }),
         Fit::Crop => {
-            // A quotient that is a whole number but for its last bit is that number.
+            // A quotient that is a whole number but for its last bit is that number, as for 224 / (224 / 232): shares are
+            // often made of two sizes. (timm rounds down such a one too, which no share of its own networks comes to.)
             let enlarged = |side: usize| (side as f64 / spec.crop_pct + 1e-9).floor() as usize;
             let (sh, sw) = (enlarged(h), enlarged(w));
             let resized = if sh == sw {

@@ -17,13 +17,13 @@ pub(super) struct Cache {
 }
 
 /// What the cache has of a file.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) enum State {
     Missing,
     /// Its size and checksum are those that the hub gave, now or when it last changed.
     Good(PathBuf),
-    /// Nothing here tells whether its bytes are the right ones.
-    Unproven(PathBuf),
+    /// Nothing here tells whether its bytes are the right ones. With what it was before anybody looks at them.
+    Unproven(PathBuf, Metadata),
     Damaged,
 }
 
@@ -85,8 +85,10 @@ impl Cache {
                 Ok(()) => break,
                 Err(fs::TryLockError::WouldBlock) => {}
                 // File systems without locks: two that download at once see it by the checksum.
-                Err(fs::TryLockError::Error(cause)) if cause.kind() == ErrorKind::Unsupported => break,
-                Err(fs::TryLockError::Error(cause)) => return Err(Error::io("lock", &path)(cause)),
+                Err(fs::TryLockError::Error(error)) => {
+                    tracing::debug!(%error, lock = %path.display(), "no lock is to be had");
+                    break;
+                }
             }
             if waited % 600 == 20 {
                 tracing::info!(lock = %path.display(), "another process downloads this file; waiting for it");
@@ -109,27 +111,26 @@ impl Cache {
         let record: Vec<&str> = record.as_deref().unwrap_or_default().split_whitespace().collect();
         // Where there are links, the link tells the etag; else the record does.
         let Some(etag) = self.etag(commit, name).or_else(|| record.first().map(ToString::to_string)) else {
-            return Ok(State::Unproven(path));
+            return Ok(State::Unproven(path, about));
         };
         if record == stamp(&etag, &about).split_whitespace().collect::<Vec<_>>() {
             return Ok(State::Good(path));
         }
         match (agrees(&path, &etag)?, record.get(1)) {
             (Some(true), _) => {
-                self.remember(commit, name, &etag);
+                self.remember(commit, name, &etag, &about);
                 Ok(State::Good(path))
             }
             (Some(false), _) => Ok(State::Damaged),
             (None, Some(size)) if *size != about.len().to_string() => Ok(State::Damaged),
-            (None, _) => Ok(State::Unproven(path)),
+            (None, _) => Ok(State::Unproven(path, about)),
         }
     }
 
-    /// Notes that a file is what the hub says.
-    pub fn remember(&self, commit: &str, name: &str, etag: &str) {
-        if let Ok(about) = fs::metadata(self.pointer(commit, name)) {
-            note(&self.record(commit, name), stamp(etag, &about).as_bytes());
-        }
+    /// Notes that a file was what the hub says. `about` it from before its bytes were looked at: what changes meanwhile
+    /// is found out the next time.
+    pub fn remember(&self, commit: &str, name: &str, etag: &str, about: &Metadata) {
+        note(&self.record(commit, name), stamp(etag, about).as_bytes());
     }
 
     /// The etag that a file of the cache goes by.
@@ -138,13 +139,13 @@ impl Cache {
         Some(blob.file_name()?.to_str()?.to_string())
     }
 
-    /// Makes a blob known as the commit's file of that name.
-    pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<PathBuf> {
+    /// Makes a blob known as the commit's file of that name. `about` the blob from before its bytes were looked at.
+    pub fn link(&self, commit: &str, name: &str, etag: &str, about: &Metadata) -> Result<PathBuf> {
         let pointer = self.pointer(commit, name);
         let folder = self.folder.join("snapshots").join(commit);
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         if self.etag(commit, name).as_deref() == Some(etag) {
-            self.remember(commit, name, etag);
+            self.remember(commit, name, etag, about);
             return Ok(pointer);
         }
         remove(&pointer)?;
@@ -154,7 +155,7 @@ impl Cache {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             other => other.map_err(Error::io("link", &pointer))?,
         }
-        self.remember(commit, name, etag);
+        self.remember(commit, name, etag, about);
         Ok(pointer)
     }
 
@@ -171,7 +172,10 @@ fn link(_: &Path, relative: &Path, pointer: &Path) -> io::Result<()> {
 /// Links need rights there that few users have.
 #[cfg(not(unix))]
 fn link(blob: &Path, _: &Path, pointer: &Path) -> io::Result<()> {
-    fs::copy(blob, pointer).map(drop)
+    // Under another name until it is whole. The system keeps the time of change.
+    let unfinished = pointer.with_extension(format!("{}.incomplete", std::process::id()));
+    fs::copy(blob, &unfinished)?;
+    fs::rename(&unfinished, pointer)
 }
 
 /// What tells whether a file has changed since its checksum was computed: etag, size, time of change.

@@ -1,6 +1,6 @@
 //! Checksums by which the hub names the contents of files: SHA-256 for large ones; for small ones git's own of a file
-//! ("blob", its length, a zero, its bytes), which is a SHA-1. Stores that stand in for the hub in companies name files by
-//! the SHA-1 of the bytes alone.
+//! ("blob", its length, a zero, its bytes), which is a SHA-1. Stores that stand in for the hub in companies name files
+//! by the SHA-1 of the bytes alone.
 
 use crate::error::{Error, Result};
 use sha1::Sha1;

@@ -10,13 +10,6 @@ use hf_hub::HFClient;
 use reqwest::Client;
 use std::path::PathBuf;
 
-/// Nothing that describes weights is longer, so that a hub cannot fill a disk with it.
-const MAX_TEXT: u64 = 100_000_000;
-
-fn is_weights(name: &str) -> bool {
-    !name.ends_with(".json") && !name.ends_with(".md")
-}
-
 /// Fetches files of one repository at one commit.
 pub(super) struct Fetcher {
     pub(super) settings: Settings,
@@ -48,7 +41,8 @@ impl Fetcher {
         // Retries are made here, where a pause that the hub asks for is kept.
         let client = HFClient::builder().endpoint(&settings.endpoint).user_agent(agent);
         let client = client.cache_enabled(false).retry_max_attempts(0);
-        let client = settings.token.iter().fold(client, hf_hub::HFClientBuilder::token);
+        // Without one it would look for tokens by itself, in places that the settings rule out. No header can hold this.
+        let client = client.token(settings.token.as_deref().unwrap_or("\n"));
         let client = client.build().map_err(|error| failed(error.into()))?;
         let cut_off = settings.offline.then(|| "it is set to work offline (HF_HUB_OFFLINE, Source::offline)".into());
         let commit = repository.commit();
@@ -75,15 +69,20 @@ impl Fetcher {
         };
         match self.cache.check(&commit, name)? {
             State::Good(path) => return Ok(Some(path)),
-            State::Unproven(path) if self.cut_off.is_some() => return Ok(Some(path)),
-            State::Unproven(path) => match self.about(&commit, name, about.take()).await? {
+            State::Unproven(path, found) => match self.about(&commit, name, about.take()).await? {
                 Some(Answer::File(known)) if self.is_etag(&commit, name, &known.etag) && matches(&path, &known)? => {
-                    self.cache.remember(&commit, name, &known.etag);
+                    self.cache.remember(&commit, name, &known.etag, &found);
                     return Ok(Some(path));
                 }
                 Some(Answer::File(known)) => about = Some(known),
                 Some(Answer::Absent(_)) => return Ok(None),
-                None => return Ok(Some(path)),
+                None => {
+                    tracing::warn!(
+                        file = name,
+                        "another program put this into the cache; only the hub could verify it"
+                    );
+                    return Ok(Some(path));
+                }
             },
             State::Damaged => {
                 if let Some(reason) = &self.cut_off {
@@ -91,24 +90,20 @@ impl Fetcher {
                     let problem = format!("{} is damaged and cannot be fetched again: {reason}", path.display());
                     return Err(self.repository.error(HubError::Damaged, problem));
                 }
-                tracing::warn!(file = name, repository = %self.repository, "the cached file is damaged; fetching it again");
+                tracing::warn!(file = name, repository = %self.repository, "damaged in the cache; fetching it again");
             }
             State::Missing if self.cache.is_absent(&commit, name) => return Ok(None),
             State::Missing => {}
         }
         match self.about(&commit, name, about).await? {
-            Some(Answer::File(about)) if about.size > MAX_TEXT && !is_weights(name) => {
-                let problem = format!("{name} of {} bytes is refused; at most {MAX_TEXT} are read", about.size);
-                Err(self.repository.error(HubError::Refused, problem))
-            }
             Some(Answer::File(about)) => self.download(&commit, name, &about).await.map(Some),
             Some(Answer::Absent(_)) => {
                 self.cache.remember_absent(&commit, name);
                 Ok(None)
             }
             None => {
-                // Without a description, what it says would be guessed.
-                self.unsaid |= name.ends_with(".json");
+                // Without a description, what it says would be guessed. (An index of shards only says where weights are.)
+                self.unsaid |= name.ends_with("config.json");
                 self.missed = true;
                 Ok(None)
             }

@@ -1,5 +1,6 @@
 //! From this machine to the hub.
 
+use super::ask::Answer;
 use super::fetch::Fetcher;
 use super::settings::Settings;
 use super::{Remote, Repository, apart, is_commit};
@@ -73,8 +74,11 @@ impl Push {
 
     /// Puts these files of a folder there as one commit, and looks whether they have arrived.
     /// A model card that is there stays, unless `is_ours` says that it may be replaced.
-    pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&str) -> bool) -> Result<String> {
-        let settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
+    pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&[u8]) -> bool) -> Result<String> {
+        let mut settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
+        // What is there now decides, not what is known of it from earlier.
+        let scratch = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        settings.cache = scratch.path().to_path_buf();
         let repository = Repository::parse(&self.id, None)?;
         if settings.offline {
             let problem = "HF_HUB_OFFLINE is set, and nothing can be pushed without a network";
@@ -97,13 +101,16 @@ impl Push {
                     let made = timeout(patience, made.private(private).exist_ok(true).send()).await;
                     made.map_err(|_| slow("creating it"))?.map_err(|error| fetcher.error(error))?;
                 }
-                let card = match fetcher.get("README.md").await {
+                let card = match fetcher.ask(&repository.revision, "README.md", false).await {
+                    Ok(Answer::File(about)) => {
+                        let path = fetcher.download(&about.commit, "README.md", &about).await?;
+                        Some(std::fs::read(&path).map_err(Error::io("read", path))?)
+                    }
+                    Ok(Answer::Absent(_)) => None,
                     // It was made a moment ago, and nothing is in it.
                     Err(Error::Hub { kind: HubError::NotFound, .. }) if create => None,
-                    other => other?,
+                    Err(error) => return Err(error),
                 };
-                let card =
-                    card.map(|path| std::fs::read_to_string(&path).map_err(Error::io("read", path))).transpose()?;
                 let stays = |name: &str| name == "README.md" && card.as_ref().is_some_and(|card| !is_ours(card));
                 let files: Vec<&str> = files.iter().copied().filter(|name| !stays(name)).collect();
                 let mut bytes = 0;

@@ -39,7 +39,7 @@ impl Settings {
         }
         let user = env("HOME").or_else(|| env("USERPROFILE"));
         let path = |text: String| {
-            let text = expanded(&text, &env);
+            let text = expanded(&text, env);
             match (text.strip_prefix("~/"), &user) {
                 (Some(rest), Some(user)) => PathBuf::from(user).join(rest),
                 _ => PathBuf::from(text),

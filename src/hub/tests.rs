@@ -238,6 +238,53 @@ fn what_others_put_into_the_cache_is_used_and_verified() {
 }
 
 #[test]
+fn without_network_what_python_left_is_enough() {
+    // It asks for one file of weights, and knows nothing of an index.
+    let mut scene = Scene::new();
+    fs::rename(scene.served(WEIGHTS), scene.served("pytorch_model.bin")).unwrap();
+    let weights = scene.fetch_id("acme/net").unwrap().weights;
+    fs::remove_dir_all(scene.cache().join(".no_exist")).unwrap();
+    scene.settings.offline = true;
+    assert_eq!(scene.fetch_id("acme/net").unwrap().weights, weights);
+    // Where there are no links it leaves files, whose checksum only the hub knows.
+    fs::remove_dir_all(scene.cache().join(".verified")).unwrap();
+    let blob = fs::canonicalize(&weights).unwrap();
+    fs::remove_file(&weights).unwrap();
+    fs::rename(blob, &weights).unwrap();
+    scene.fetch_id("acme/net").unwrap();
+    scene.settings.offline = false;
+    scene.hub().asked();
+    scene.fetch_id("acme/net").unwrap();
+    assert!(scene.hub().asked().iter().all(|line| !line.starts_with("GET")));
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[1..]).unwrap();
+    scene.fetch_id("acme/net").unwrap();
+    assert_eq!(fs::read(&weights).unwrap(), bytes);
+}
+
+#[test]
+fn who_has_no_token_sends_none() {
+    // hf-hub looks for one in the environment, which all tests share: a process of its own.
+    const CHILD: &str = "CANDLE_FINETUNE_TEST_HAS_A_TOKEN";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "hub::tests::who_has_no_token_sends_none"]).env(CHILD, "1").env("HF_TOKEN", "hf_env");
+        let out = child.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.fetch().unwrap();
+    assert_eq!(scene.hub().authorizations(), [""; 0]);
+    scene.settings.token = Some("hf_mine".into());
+    fs::remove_dir_all(&scene.settings.cache).unwrap();
+    scene.fetch().unwrap();
+    let sent = scene.hub().authorizations();
+    assert!(sent.len() > 2 && sent.iter().all(|who| who == "Bearer hf_mine"), "{sent:?}");
+}
+
+#[test]
 fn two_at_once_both_get_it() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Slow, WEIGHTS, 99);

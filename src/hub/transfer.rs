@@ -20,24 +20,32 @@ use tokio::time::timeout;
 const PIECE: u64 = 16 << 20;
 const LEAST_PIECE: u64 = 1 << 20;
 const MOST_PIECE: u64 = 256 << 20;
+/// Nothing that describes weights is longer, so that a hub cannot fill a disk with it.
+const MAX_TEXT: u64 = 100_000_000;
 
 impl Fetcher {
     /// Brings a file into the cache, unless another process has done so meanwhile.
     pub(super) async fn download(&mut self, commit: &str, name: &str, about: &About) -> Result<PathBuf> {
+        if about.size > MAX_TEXT && (name.ends_with(".json") || name.ends_with(".md")) {
+            let problem = format!("{name} of {} bytes is refused; at most {MAX_TEXT} are read", about.size);
+            return Err(self.repository.error(HubError::Refused, problem));
+        }
         let _lock = self.cache.lock(&about.etag).await?;
         let blob = self.cache.blob(&about.etag);
         if blob.is_file() {
+            let found = std::fs::metadata(&blob).map_err(Error::io("read", &blob))?;
             if matches(&blob, about)? {
-                return self.cache.link(commit, name, &about.etag);
+                return self.cache.link(commit, name, &about.etag, &found);
             }
             remove(&blob)?;
         }
         let partial = self.cache.partial(&about.etag)?;
         for again in [true, false] {
             self.transfer(commit, name, about, &partial).await?;
+            let found = std::fs::metadata(&partial).map_err(Error::io("read", &partial))?;
             if matches(&partial, about)? {
                 std::fs::rename(&partial, &blob).map_err(Error::io("rename", &partial))?;
-                return self.cache.link(commit, name, &about.etag);
+                return self.cache.link(commit, name, &about.etag, &found);
             }
             remove(&partial)?;
             if again {

@@ -7,6 +7,7 @@ use crate::head::HeadKind;
 use crate::weights::write_text;
 use serde_json::json;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// What the folder holds.
@@ -18,8 +19,9 @@ pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Res
     saved::write(predictor, &path.join(FILES[0]))?;
     write_text(&path.join(FILES[1]), &config(predictor)?)?;
     let card_path = path.join(FILES[2]);
-    match std::fs::read_to_string(&card_path) {
+    match std::fs::read(&card_path) {
         Ok(text) if !is_ours(&text) => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("read", &card_path)(error)),
         _ => write_text(&card_path, &card(predictor, id)?),
     }
 }
@@ -27,9 +29,9 @@ pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Res
 /// Stands in cards that are written anew with the predictor. A text without it is somebody's own, and stays.
 const MARK: &str = "<!-- Written by candle-finetune with each save or push; without this line it is left alone. -->";
 
-/// Whether a card was written here.
-pub(super) fn is_ours(card: &str) -> bool {
-    card.contains(MARK)
+/// Whether a card was written here. Others' may be in any encoding.
+pub(super) fn is_ours(card: &[u8]) -> bool {
+    card.windows(MARK.len()).any(|part| part == MARK.as_bytes())
 }
 
 /// timm's config.json.

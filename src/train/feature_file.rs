@@ -1,7 +1,7 @@
 //! Features that do not fit into memory, in a file.
 //!
-//! Reading is from a place, one reader at a time, and the system keeps what fits of the file in memory anyway: mapping it would save one copy
-//! of a row, and needs unsafe code that holds only while nobody else shortens the file.
+//! Reading is from a place, one reader at a time, and the system keeps what fits of the file in memory anyway: mapping
+//! it would save one copy of a row, and needs unsafe code that holds only while nobody else shortens the file.
 
 use crate::error::{Error, Result};
 use crate::weights::{read_tensor, tensor_bytes};

@@ -133,6 +133,7 @@ fn sizes_that_are_not_kept() {
     scene.hub().fault(Fault::Long, WEIGHTS, 99);
     scene.refused(HubError::Busy, &["broke off"]);
     scene.hub().behave();
+    let scene = Scene::new();
     scene.hub().fault(Fault::Huge, "config", 1);
     scene.refused(HubError::Refused, &["config.json", "200000000"]);
     assert!(!scene.hub().asked().iter().any(|line| line.starts_with("GET") && line.contains("config")));

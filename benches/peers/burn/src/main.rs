@@ -135,7 +135,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if train {
             let value = loss.forward(logits, labels.clone());
             if i == 0 || i + 1 == WARM_UP + steps {
-                losses.push(value.clone().into_scalar::<f32>());
+                losses.push(value.clone().inner());
             }
             let gradients = GradientsParams::from_grads(value.backward(), &network);
             network = optimizer.step(1e-3, network, gradients);
@@ -145,7 +145,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    if let [first, last] = losses[..] {
+    if let [first, last] = &losses[..] {
+        let (first, last) = (first.clone().into_scalar::<f32>(), last.clone().into_scalar::<f32>());
         eprintln!("the loss went from {first} to {last} in {} steps", WARM_UP + steps);
     }
     times.sort_by(f64::total_cmp);
