@@ -67,15 +67,17 @@ impl Cache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where a download gathers.
-    pub fn partial(&self, etag: &str) -> Result<PathBuf> {
+    /// Where a download gathers: for whoever holds the lock in the place that the next one finds, else in one of its own.
+    pub fn partial(&self, etag: &str, lock: Option<&File>) -> Result<PathBuf> {
         let blobs = self.folder.join("blobs");
         fs::create_dir_all(&blobs).map_err(Error::io("create", &blobs))?;
-        Ok(blobs.join(format!("{etag}.incomplete")))
+        let own = if lock.is_some() { String::new() } else { format!(".{}", std::process::id()) };
+        Ok(blobs.join(format!("{etag}{own}.incomplete")))
     }
 
-    /// Keeps other processes, Python's too, from downloading the same. Waits as long as one does.
-    pub async fn lock(&self, etag: &str) -> Result<File> {
+    /// Keeps other processes, Python's too, from downloading the same. Waits as long as one does. `None` on file systems
+    /// that know no locks.
+    pub async fn lock(&self, etag: &str) -> Result<Option<File>> {
         fs::create_dir_all(&self.locks).map_err(Error::io("create", &self.locks))?;
         let path = self.locks.join(format!("{etag}.lock"));
         let file = File::options().create(true).truncate(false).write(true).open(&path);
@@ -84,10 +86,9 @@ impl Cache {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(fs::TryLockError::WouldBlock) => {}
-                // File systems without locks: two that download at once see it by the checksum.
                 Err(fs::TryLockError::Error(error)) => {
                     tracing::debug!(%error, lock = %path.display(), "no lock is to be had");
-                    break;
+                    return Ok(None);
                 }
             }
             if waited % 600 == 20 {
@@ -95,7 +96,7 @@ impl Cache {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(file)
+        Ok(Some(file))
     }
 
     /// Looks at a file, and computes its checksum if it has changed since the last time.
@@ -127,8 +128,8 @@ impl Cache {
         }
     }
 
-    /// Notes that a file was what the hub says. `about` it from before its bytes were looked at: what changes meanwhile
-    /// is found out the next time.
+    /// Notes that a file was what the hub says. `about` is from before its bytes were looked at, so that a change in
+    /// between is seen the next time.
     pub fn remember(&self, commit: &str, name: &str, etag: &str, about: &Metadata) {
         note(&self.record(commit, name), stamp(etag, about).as_bytes());
     }
@@ -139,7 +140,7 @@ impl Cache {
         Some(blob.file_name()?.to_str()?.to_string())
     }
 
-    /// Makes a blob known as the commit's file of that name. `about` the blob from before its bytes were looked at.
+    /// Makes a blob known as the commit's file of that name. `about` is as for `remember`.
     pub fn link(&self, commit: &str, name: &str, etag: &str, about: &Metadata) -> Result<PathBuf> {
         let pointer = self.pointer(commit, name);
         let folder = self.folder.join("snapshots").join(commit);

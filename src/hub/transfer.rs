@@ -30,7 +30,7 @@ impl Fetcher {
             let problem = format!("{name} of {} bytes is refused; at most {MAX_TEXT} are read", about.size);
             return Err(self.repository.error(HubError::Refused, problem));
         }
-        let _lock = self.cache.lock(&about.etag).await?;
+        let lock = self.cache.lock(&about.etag).await?;
         let blob = self.cache.blob(&about.etag);
         if blob.is_file() {
             let found = std::fs::metadata(&blob).map_err(Error::io("read", &blob))?;
@@ -39,7 +39,7 @@ impl Fetcher {
             }
             remove(&blob)?;
         }
-        let partial = self.cache.partial(&about.etag)?;
+        let partial = self.cache.partial(&about.etag, lock.as_ref())?;
         for again in [true, false] {
             self.transfer(commit, name, about, &partial).await?;
             let found = std::fs::metadata(&partial).map_err(Error::io("read", &partial))?;
