@@ -77,16 +77,9 @@ pub(super) fn walk(blocks: &Blocks, window: &Window, taps: [usize; 2], steps: [u
     // Neighbouring taps without a gap between them are one run.
     let (runs, len) =
         if blocks.size == blocks.pitch && steps[1] == 1 { (1, taps[1] * blocks.size) } else { (taps[1], blocks.size) };
-    Walk {
-        blocks: blocks.count,
-        block_step: window.block_len(blocks),
-        rows,
-        row_step,
-        runs,
-        run_step: steps[1] * blocks.pitch,
-        len,
-        pitch: stride * blocks.pitch,
-    }
+    let run_step = steps[1] * blocks.pitch;
+    let (block_step, pitch) = (window.block_len(blocks), stride * blocks.pitch);
+    Walk { blocks: blocks.count, block_step, rows, row_step, runs, run_step, len, pitch }
 }
 
 /// A grid of output pixels, all of whose input is packed.
@@ -113,6 +106,7 @@ impl<T: Lanes> Job<T> for Grid<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
         let depth = self.walk.depth();
+        let walk = self.walk.flat();
         for p in 0..self.panels.count() {
             let first = self.panels.first(p);
             let (vectors, channels) = (self.panels.vectors(p), self.panels.valid(p));
@@ -124,7 +118,7 @@ impl<T: Lanes> Job<T> for Grid<'_, T> {
                     let pixels = next_size::<S>(self.columns - x, vectors);
                     let at = row * self.out_row + x * self.out_pitch + first;
                     let t = Tile {
-                        walk: &self.walk,
+                        walk: &walk,
                         input: &self.input[row * self.row_step + x * self.walk.pitch..],
                         panel: kernel,
                         out: &mut self.out[at..],
