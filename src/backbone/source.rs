@@ -251,7 +251,8 @@ impl Source {
     /// `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`,
     /// `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_ETAG_TIMEOUT`; the setters here win over them. After a download from its store
     /// of large files, the hub is sent how long that took, without names, by the client that Python uses too;
-    /// `HF_HUB_DISABLE_TELEMETRY` ends that.
+    /// `HF_HUB_DISABLE_TELEMETRY` ends that. Files that Python left where there are no links (Windows) can only be held
+    /// against the hub; without network they are used with a warning.
     ///
     /// `config.json` tells the architecture, how images are prepared and what the classes are called, as for
     /// [`Source::dir`].
@@ -278,7 +279,8 @@ impl Source {
         self.remote("cache_dir", |remote| remote.cache = Some(path))
     }
 
-    /// Sets the token for repositories that are private or gated. It is never part of a message.
+    /// Sets the token for repositories that are private or gated. It is never part of a message. An empty one asks
+    /// without any, whatever the environment has.
     pub fn token(self, token: impl Into<String>) -> Self {
         let token = token.into();
         self.remote("token", |remote| remote.token = Some(token))

@@ -40,9 +40,17 @@ fn check<T: Lanes>(level: Level, algorithm: Algorithm, g: &Geometry, tolerance: 
     let (dy, before) = (numbers::<T>(g.output_len(), 5), numbers::<T>(g.input_len(), 6));
     let (packed, back) = (pack(level, algorithm, &w, g, false), pack(level, algorithm, &w, g, true));
     let plain = portable::conv::pack(&wide(&w), g);
-    let acts = [Activation::Identity, Activation::Relu, Activation::Relu6];
-    for (i, act) in acts.into_iter().enumerate() {
-        let (bias, residual) = ((i != 1).then_some(&bias), (i > 0).then_some(&residual));
+    // Activation, bias, residual: every way in which a tile is stored.
+    let epilogues = [
+        (Activation::Identity, false, false),
+        (Activation::Identity, true, false),
+        (Activation::Relu, false, false),
+        (Activation::Relu, true, false),
+        (Activation::Relu, false, true),
+        (Activation::Relu6, true, true),
+    ];
+    for (act, with_bias, with_residual) in epilogues {
+        let (bias, residual) = (with_bias.then_some(&bias), with_residual.then_some(&residual));
         let e = Epilogue { bias: bias.map(|b| &b[..]), residual: residual.map(|r| &r[..]), act };
         let mut y = vec![T::from_f64(f64::NAN); g.output_len()];
         forward(level, algorithm, &x, &packed, g, &e, &mut y);

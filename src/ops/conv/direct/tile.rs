@@ -139,7 +139,7 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
         if whole && t.act == Activation::Relu {
             let mut bias = [floor; N];
             for v in 0..N {
-                // SAFETY: a bias has as many numbers as there are channels.
+                // SAFETY: a bias has at least as many numbers as there are channels (asserted above), here N vectors.
                 bias[v] = t.bias.map_or(floor, |b| unsafe { s.load(b.as_ptr().add(v * S::LANES)) });
             }
             for i in 0..M {
