@@ -32,16 +32,18 @@ pub(super) fn backward_layout(g: &Geometry, lanes: usize) -> (Blocks, Panels) {
     (Blocks::new(g.k / g.groups), Panels { channels: g.c / g.groups, lanes })
 }
 
-/// A 1x1 convolution that reads each pixel once is a product over all pixels, whatever the rows: long rows of them fill
-/// the tiles best.
-fn flatten(g: &Geometry) -> Geometry {
+/// A 1x1 convolution that reads each pixel once is a product over all pixels, whatever the rows: rows of some length
+/// fill tiles of `tile` pixels best.
+fn flatten(g: &Geometry, tile: usize) -> Geometry {
     if g.kh != 1 || g.kw != 1 || g.stride != 1 || g.pad != [0; 4] {
         return *g;
     }
+    /// Numbers of a long row: they share the second-level cache with a panel of the kernel.
+    const ROW: usize = 64 * 1024;
     let rows = g.n * g.h;
-    let fits = |&f: &usize| rows.is_multiple_of(f) && (f == 1 || g.w * f <= 256);
-    // The share of a tile of 14 pixels that is used on average, in 1/1000, and among equals the shorter row.
-    let fill = |f: &usize| (g.w * f * 1000 / ((g.w * f).div_ceil(14) * 14), usize::MAX - f);
+    let fits = |&f: &usize| rows.is_multiple_of(f) && (f == 1 || g.w * f <= 256 && g.w * f * g.c.max(g.k) <= ROW);
+    // The share of a tile that is used on average, in 1/1000; among equals and good ones the shorter row, for more tasks.
+    let fill = |f: &usize| ((g.w * f * 1000 / ((g.w * f).div_ceil(tile) * tile)).min(920), usize::MAX - f);
     let f = (1..=rows.min(256)).filter(fits).max_by_key(fill).unwrap_or(1);
     let (h, w) = (rows / f, g.w * f);
     Geometry { n: 1, h, w, oh: h, ow: w, ..*g }

@@ -173,6 +173,18 @@ pub(crate) trait Lanes: Real + Scratch {
         }
         Self::run(level, Length)
     }
+    /// Pixels of a tile of two vectors at this level.
+    fn tile(level: Level) -> usize {
+        struct Height;
+        impl<T: Lanes> Job<T> for Height {
+            type Output = usize;
+            #[inline(always)]
+            fn run<S: Simd<T = T>>(self, _: S) -> usize {
+                S::TILE[1]
+            }
+        }
+        Self::run(level, Height)
+    }
 }
 
 impl Lanes for f32 {

@@ -15,7 +15,7 @@ pub(super) const PACKED: usize = 48 * 1024;
 
 /// y = act(conv(x, w) + bias + residual), `w` as `pack` made it.
 pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e: &Epilogue<T>, y: &mut [T]) {
-    let g = &flatten(g);
+    let g = &flatten(g, T::tile(level));
     let (blocks, panels) = forward_layout(g, T::lanes(level));
     let columns = (g.ow.max(1) - 1) * g.stride + (g.kw - 1) * g.dilation + 1;
     let row_len = columns * blocks.count * blocks.pitch;

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 /// dx (+)= the gradient; `w` as `pack_backward` made it.
 pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &[T], g: &Geometry, dx: &mut [T], add: bool) {
-    let g = &flatten(g);
+    let g = &flatten(g, T::tile(level));
     let (blocks, panels) = backward_layout(g, T::lanes(level));
     let axes = [Classes::new(g.kh, g.stride, g.dilation), Classes::new(g.kw, g.stride, g.dilation)];
     let (row_phases, top, bottom) = phases(g.kh, g, g.pad[0]);

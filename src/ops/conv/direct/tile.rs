@@ -124,32 +124,41 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
                 }
             }
         }
-        // Most tiles are whole, and go from the registers to where they belong; those of a step that learns are bare, too.
-        let whole = t.channels == N * S::LANES && !t.add && t.residual.is_none();
-        let (floor, six) = (s.zero(), s.splat(T::from_f64(6.0)));
-        if whole && t.bias.is_none() && t.act == Activation::Identity {
-            for i in 0..M {
-                for v in 0..N {
-                    // SAFETY: all channels of pixel i lie below `last`.
-                    unsafe { s.store(t.out.as_mut_ptr().add(i * t.out_pitch + v * S::LANES), held[i][v]) };
+        // Most tiles are whole, and go from the registers to where they belong: each of the common ends has its own loop.
+        macro_rules! store_whole {
+            ($at:ident, $v:ident, $sum:ident => $y:expr) => {{
+                for i in 0..M {
+                    for $v in 0..N {
+                        let $at = i * t.out_pitch + $v * S::LANES;
+                        let $sum = held[i][$v];
+                        // SAFETY: all channels of pixel i, N whole vectors, lie below `last`, in `out` and in a residual.
+                        unsafe {
+                            let y = $y;
+                            s.store(t.out.as_mut_ptr().add($at), y);
+                        }
+                    }
                 }
-            }
-            return;
+                return;
+            }};
         }
-        if whole && t.act == Activation::Relu {
+        let whole = t.channels == N * S::LANES;
+        let (floor, six) = (s.zero(), s.splat(T::from_f64(6.0)));
+        if whole && t.bias.is_none() && t.residual.is_none() && t.act == Activation::Identity {
+            if t.add {
+                store_whole!(at, v, sum => s.add(sum, s.load(t.out.as_ptr().add(at))));
+            }
+            store_whole!(at, v, sum => sum);
+        }
+        if whole && !t.add && t.act == Activation::Relu {
             let mut bias = [floor; N];
             for v in 0..N {
                 // SAFETY: a bias has at least as many numbers as there are channels (asserted above), here N vectors.
                 bias[v] = t.bias.map_or(floor, |b| unsafe { s.load(b.as_ptr().add(v * S::LANES)) });
             }
-            for i in 0..M {
-                for v in 0..N {
-                    let y = s.max(floor, s.add(held[i][v], bias[v]));
-                    // SAFETY: as above.
-                    unsafe { s.store(t.out.as_mut_ptr().add(i * t.out_pitch + v * S::LANES), y) };
-                }
+            if let Some(residual) = t.residual {
+                store_whole!(at, v, sum => s.max(floor, s.add(s.add(sum, bias[v]), s.load(residual.as_ptr().add(at)))));
             }
-            return;
+            store_whole!(at, v, sum => s.max(floor, s.add(sum, bias[v])));
         }
         let sums = in_memory(s, &held);
         for v in 0..N {

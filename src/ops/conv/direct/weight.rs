@@ -142,7 +142,7 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
         dw.fill(T::ZERO);
         return;
     }
-    let g = flatten(g);
+    let g = flatten(g, T::tile(level));
     let (blocks, panels) = forward_layout(&g, T::lanes(level));
     let group_len = dw.len() / g.groups;
     for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
