@@ -47,6 +47,7 @@ fn check<T: Lanes>(level: Level, algorithm: Algorithm, g: &Geometry, tolerance: 
         (Activation::Relu, false, false),
         (Activation::Relu, true, false),
         (Activation::Relu, false, true),
+        (Activation::Relu, true, true),
         (Activation::Relu6, true, true),
     ];
     for (act, with_bias, with_residual) in epilogues {

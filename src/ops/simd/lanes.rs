@@ -163,27 +163,23 @@ pub(crate) trait Lanes: Real + Scratch {
     fn run<J: Job<Self>>(level: Level, job: J) -> J::Output;
     /// Vector length at this level.
     fn lanes(level: Level) -> usize {
-        struct Length;
-        impl<T: Lanes> Job<T> for Length {
-            type Output = usize;
-            #[inline(always)]
-            fn run<S: Simd<T = T>>(self, _: S) -> usize {
-                S::LANES
-            }
-        }
-        Self::run(level, Length)
+        Self::shape(level).0
     }
     /// Pixels of a tile of two vectors at this level.
     fn tile(level: Level) -> usize {
-        struct Height;
-        impl<T: Lanes> Job<T> for Height {
-            type Output = usize;
+        Self::shape(level).1
+    }
+    /// Vector length, and pixels of a tile of two vectors.
+    fn shape(level: Level) -> (usize, usize) {
+        struct Shape;
+        impl<T: Lanes> Job<T> for Shape {
+            type Output = (usize, usize);
             #[inline(always)]
-            fn run<S: Simd<T = T>>(self, _: S) -> usize {
-                S::TILE[1]
+            fn run<S: Simd<T = T>>(self, _: S) -> (usize, usize) {
+                (S::LANES, S::TILE[1])
             }
         }
-        Self::run(level, Height)
+        Self::run(level, Shape)
     }
 }
 
