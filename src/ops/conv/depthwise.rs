@@ -172,5 +172,5 @@ pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &[T], g: &Geom
 
 /// Image `n` of `data`, from channel `first` on.
 fn image<T>(data: &[T], h: usize, w: usize, c: usize, n: usize, first: usize) -> Image<'_, T> {
-    Image { data: &data[n * h * w * c..][..h * w * c], h, w, pitch: c, first }
+    Image { data: &data[n * h * w * c..][..h * w * c], h, w, row: w * c, pitch: c, first }
 }

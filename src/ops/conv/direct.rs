@@ -32,11 +32,40 @@ pub(super) fn backward_layout(g: &Geometry, lanes: usize) -> (Blocks, Panels) {
     (Blocks::new(g.k / g.groups), Panels { channels: g.c / g.groups, lanes })
 }
 
-/// A 1x1 convolution that reads each pixel once is a product over all pixels, whatever the rows: rows of some length
+/// How many numbers of the input lie from an image, a row or a pixel to the next one that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Steps {
+    image: usize,
+    row: usize,
+    pixel: usize,
+}
+
+impl Steps {
+    fn of(g: &Geometry) -> Self {
+        Self { image: g.h * g.w * g.c, row: g.w * g.c, pixel: g.c }
+    }
+}
+
+/// Whether each result is a product with the channels of one pixel.
+fn one_pixel(g: &Geometry) -> bool {
+    (g.kh, g.kw, g.pad) == (1, 1, [0; 4])
+}
+
+/// Leaves out the pixels that a 1x1 convolution with a stride steps over.
+fn compact(g: &Geometry) -> (Geometry, Steps) {
+    let steps = Steps::of(g);
+    if !one_pixel(g) {
+        return (*g, steps);
+    }
+    let steps = Steps { row: g.stride * steps.row, pixel: g.stride * steps.pixel, ..steps };
+    (Geometry { h: g.oh, w: g.ow, stride: 1, ..*g }, steps)
+}
+
+/// A 1x1 convolution that reads all pixels is a product over them, whatever the rows and images: rows of some length
 /// fill tiles of `tile` pixels best.
-fn flatten(g: &Geometry, tile: usize) -> Geometry {
-    if g.kh != 1 || g.kw != 1 || g.stride != 1 || g.pad != [0; 4] {
-        return *g;
+fn flatten((g, steps): (Geometry, Steps), tile: usize) -> (Geometry, Steps) {
+    if !one_pixel(&g) || g.stride != 1 || steps != Steps::of(&g) {
+        return (g, steps);
     }
     /// Numbers of a long row: they share the second-level cache with a panel of the kernel.
     const ROW: usize = 64 * 1024;
@@ -46,5 +75,6 @@ fn flatten(g: &Geometry, tile: usize) -> Geometry {
     let fill = |f: &usize| ((g.w * f * 1000 / ((g.w * f).div_ceil(tile) * tile)).min(920), usize::MAX - f);
     let f = (1..=rows.min(256)).filter(fits).max_by_key(fill).unwrap_or(1);
     let (h, w) = (rows / f, g.w * f);
-    Geometry { n: 1, h, w, oh: h, ow: w, ..*g }
+    let g = Geometry { n: 1, h, w, oh: h, ow: w, ..g };
+    (g, Steps::of(&g))
 }

@@ -9,7 +9,9 @@ pub(super) struct Image<'a, T> {
     pub data: &'a [T],
     pub h: usize,
     pub w: usize,
-    /// Channels of a pixel in memory.
+    /// From one row to the next in memory.
+    pub row: usize,
+    /// From one pixel to the next in memory.
     pub pitch: usize,
     /// The first channel wanted.
     pub first: usize,
@@ -70,7 +72,7 @@ impl<T: Lanes> Job<T> for PackRows<'_, T> {
                 continue;
             }
             let x = (window.left + from as isize) as usize;
-            let start = (y as usize * image.w + x) * image.pitch + image.first;
+            let start = y as usize * image.row + x * image.pitch + image.first;
             let pixels = &image.data[start..][..(to - from - 1) * image.pitch + blocks.channels];
             let at = r * row_len + from * blocks.pitch;
             if blocks.pitch < 16 {

@@ -1,7 +1,7 @@
 //! The result of a convolution.
 
 use super::tile::{Tile, Walk, next_size, product};
-use super::{flatten, forward_layout};
+use super::{compact, flatten, forward_layout, one_pixel};
 use crate::ops::activation::Activation;
 use crate::ops::conv::layout::{Blocks, Panels, pieces, rows_per_task};
 use crate::ops::conv::rows::{Image, PackRows, Window};
@@ -15,7 +15,7 @@ pub(super) const PACKED: usize = 48 * 1024;
 
 /// y = act(conv(x, w) + bias + residual), `w` as `pack` made it.
 pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e: &Epilogue<T>, y: &mut [T]) {
-    let g = &flatten(g, T::tile(level));
+    let (g, steps) = &flatten(compact(g), T::tile(level));
     let (blocks, panels) = forward_layout(g, T::lanes(level));
     let columns = (g.ow.max(1) - 1) * g.stride + (g.kw - 1) * g.dilation + 1;
     let row_len = columns * blocks.count * blocks.pitch;
@@ -33,13 +33,16 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e:
             columns,
         };
         let image = Image {
-            data: &x[piece.image * g.h * g.w * g.c..][..g.h * g.w * g.c],
+            data: &x[piece.image * steps.image..],
             h: g.h,
             w: g.w,
-            pitch: g.c,
+            row: steps.row,
+            pitch: steps.pixel,
             first: 0,
         };
         let at = (piece.image * g.oh + piece.from) * out_row;
+        // The packed rows of single pixels are one long row, and so are those of the result.
+        let (tall, wide) = if one_pixel(g) { (1, rows * g.ow) } else { (rows, g.ow) };
         let residual = e.residual.map(|r| &r[at..][..piece.data.len()]);
         with_scratch(window.len(&blocks), |packed| {
             for group in 0..g.groups {
@@ -51,8 +54,8 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e:
                     Grid {
                         walk: walk(&blocks, &window, [g.kh, g.kw], [g.dilation; 2], g.stride),
                         row_step: g.stride * window.row_len(&blocks),
-                        rows,
-                        columns: g.ow,
+                        rows: tall,
+                        columns: wide,
                         panels,
                         input: packed,
                         kernel: &w[group * panels.total() * blocks.count * blocks.size * g.kh * g.kw..],

@@ -5,7 +5,7 @@
 
 use super::forward::{Grid, PACKED, walk};
 use super::pack::class_offset;
-use super::{backward_layout, flatten};
+use super::{Steps, backward_layout, flatten};
 use crate::ops::activation::Activation;
 use crate::ops::conv::layout::{pieces, rows_per_task};
 use crate::ops::conv::phases::{Classes, phases};
@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 /// dx (+)= the gradient; `w` as `pack_backward` made it.
 pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &[T], g: &Geometry, dx: &mut [T], add: bool) {
-    let g = &flatten(g, T::tile(level));
+    let (g, _) = &flatten((*g, Steps::of(g)), T::tile(level));
     let (blocks, panels) = backward_layout(g, T::lanes(level));
     let axes = [Classes::new(g.kh, g.stride, g.dilation), Classes::new(g.kw, g.stride, g.dilation)];
     let (row_phases, top, bottom) = phases(g.kh, g, g.pad[0]);
@@ -38,6 +38,7 @@ pub(crate) fn input_gradient<T: Lanes>(level: Level, dy: &[T], w: &[T], g: &Geom
             data: &dy[piece.image * g.oh * g.ow * g.k..][..g.oh * g.ow * g.k],
             h: g.oh,
             w: g.ow,
+            row: g.ow * g.k,
             pitch: g.k,
             first: 0,
         };

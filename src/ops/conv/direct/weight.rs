@@ -3,7 +3,7 @@
 use super::forward::walk;
 use super::pack::Place;
 use super::tile::{GradientTile, gradient_product, next_size};
-use super::{flatten, forward_layout};
+use super::{Steps, compact, flatten, forward_layout};
 use crate::ops::buffer::Buffer;
 use crate::ops::conv::layout::{Blocks, Panels, cut};
 use crate::ops::conv::rows::{Image, PackPanels, PackRows, Window};
@@ -13,8 +13,10 @@ use rayon::prelude::*;
 
 /// Gradients of at most this many numbers are summed by several tasks, each in memory of its own.
 const SMALL: usize = 200_000;
-/// Output pixels that are packed at once: their panel stays in the first-level cache.
+/// Output pixels that are packed at once where the gradient is small.
 const PIXELS: usize = 512;
+/// Numbers of a block and of a panel that tile after tile reads: they stay in the second-level cache.
+const NEAR: usize = 48 * 1024;
 /// Numbers that are packed at once where the gradient is not small.
 const PACKED_AT_ONCE: usize = 4 << 20;
 
@@ -25,6 +27,7 @@ struct Plan<'a, T> {
     x: &'a [T],
     dy: &'a [T],
     g: Geometry,
+    steps: Steps,
     blocks: Blocks,
     panels: Panels,
     group: usize,
@@ -68,10 +71,11 @@ impl<T: Lanes> Plan<'_, T> {
     fn pack(&self, image: usize, from: usize, rows: usize, input: &mut [T], panels: &mut [T]) {
         let (g, group) = (&self.g, self.group);
         let source = Image {
-            data: &self.x[image * g.h * g.w * g.c..][..g.h * g.w * g.c],
+            data: &self.x[image * self.steps.image..],
             h: g.h,
             w: g.w,
-            pitch: g.c,
+            row: self.steps.row,
+            pitch: self.steps.pixel,
             first: group * self.blocks.channels,
         };
         let window = self.window(from, rows);
@@ -107,29 +111,37 @@ impl<T: Lanes> Job<T> for Accumulate<'_, '_, T> {
         let window = &packed.window;
         let walk = walk(blocks, window, [g.kh, g.kw], [g.dilation; 2], g.stride);
         let pixels = packed.rows * g.ow;
-        let mut to = 0;
-        for row in 0..walk.rows {
-            for run in 0..walk.runs {
-                let from = b * walk.block_step + row * walk.row_step + run * walk.run_step;
-                let mut m = 0;
-                while m < walk.len {
-                    let pairs = next_size::<S>(walk.len - m, vectors);
-                    let t = GradientTile {
-                        images: packed.images,
-                        rows: packed.rows,
-                        columns: g.ow,
-                        input: &packed.input[from + m..],
-                        image_step: window.len(blocks),
-                        row_step: g.stride * window.row_len(blocks),
-                        pitch: walk.pitch,
-                        panel: &packed.panels[panels.first(p) * pixels..],
-                        panel_image: panels.total() * pixels,
-                        out: &mut out[to * width..][..pairs * width],
-                        add,
-                    };
-                    gradient_product(s, pairs, vectors, t);
-                    m += pairs;
-                    to += pairs;
+        // The pixels of all rows may follow each other.
+        let joined = g.stride * window.row_len(blocks) == g.ow * walk.pitch;
+        let (tall, wide) = if joined { (1, pixels) } else { (packed.rows, g.ow) };
+        let at_once = (NEAR / (window.block_len(blocks) + pixels * width)).clamp(1, packed.images);
+        for image in (0..packed.images).step_by(at_once) {
+            let input = &packed.input[image * window.len(blocks) + b * walk.block_step..];
+            let panel = &packed.panels[image * panels.total() * pixels + panels.first(p) * pixels..];
+            let mut to = 0;
+            for row in 0..walk.rows {
+                for run in 0..walk.runs {
+                    let from = row * walk.row_step + run * walk.run_step;
+                    let mut m = 0;
+                    while m < walk.len {
+                        let pairs = next_size::<S>(walk.len - m, vectors);
+                        let t = GradientTile {
+                            images: at_once.min(packed.images - image),
+                            rows: tall,
+                            columns: wide,
+                            input: &input[from + m..],
+                            image_step: window.len(blocks),
+                            row_step: g.stride * window.row_len(blocks),
+                            pitch: walk.pitch,
+                            panel,
+                            panel_image: panels.total() * pixels,
+                            out: &mut out[to * width..][..pairs * width],
+                            add: add || image > 0,
+                        };
+                        gradient_product(s, pairs, vectors, t);
+                        m += pairs;
+                        to += pairs;
+                    }
                 }
             }
         }
@@ -142,12 +154,12 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
         dw.fill(T::ZERO);
         return;
     }
-    let g = flatten(g, T::tile(level));
-    let (blocks, panels) = forward_layout(&g, T::lanes(level));
+    let (blocks, panels) = forward_layout(g, T::lanes(level));
     let group_len = dw.len() / g.groups;
     for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
-        let plan = Plan { level, x, dy, g, blocks, panels, group };
-        let sums = if plan.len() <= SMALL { small(&plan) } else { large(&plan) };
+        let plan = |(g, steps)| Plan { level, x, dy, g, steps, blocks, panels, group };
+        let all = plan(compact(g));
+        let sums = if all.len() <= SMALL { small(&plan(flatten(compact(g), T::tile(level)))) } else { large(&all) };
         unpack(level, &blocks, &panels, g.kh * g.kw, &sums, dw);
     }
 }
