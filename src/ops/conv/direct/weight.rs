@@ -172,24 +172,30 @@ fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
     let per_image = g.oh.div_ceil(rows);
     let units = g.n * per_image;
     let work = g.n * g.oh * g.ow * len;
-    let slices = SLICES.min(units).min(((1 << 20) / len).max(2)).min((work >> 19).max(1));
+    // A multiple of four, so that few threads end together.
+    let slices = SLICES.min((1usize << 20).div_ceil(len).next_multiple_of(4)).min(units).min((work >> 19).max(1));
     let (window, panels_len) = (plan.window(0, rows), plan.panels_len(rows));
-    let mut sums = Buffer::<T>::zeros(slices * len);
+    let mut sums = Buffer::<T>::arbitrary(slices * len);
     sums.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(slice, sums)| {
         with_scratch(window.len(&plan.blocks) + panels_len, |scratch| {
             let (input, panels) = scratch.split_at_mut(window.len(&plan.blocks));
-            for unit in units * slice / slices..units * (slice + 1) / slices {
+            let first = units * slice / slices;
+            for unit in first..units * (slice + 1) / slices {
                 let (image, from) = (unit / per_image, unit % per_image * rows);
                 let rows = rows.min(g.oh - from);
                 plan.pack(image, from, rows, input, panels);
                 let packed = Packed { images: 1, rows, window: plan.window(from, rows), input, panels };
                 let pairs = plan.depth() / plan.blocks.count;
-                for p in 0..plan.panels.count() {
+                let mut products = |p: usize, b: usize| {
                     let width = plan.panels.width(p);
-                    let sums = &mut sums[plan.panels.first(p) * plan.depth()..][..width * plan.depth()];
-                    for (b, sums) in sums.chunks_exact_mut(pairs * width).enumerate() {
-                        plan.accumulate(packed, p, b, true, sums);
-                    }
+                    let at = plan.panels.first(p) * plan.depth() + b * pairs * width;
+                    plan.accumulate(packed, p, b, unit > first, &mut sums[at..][..pairs * width]);
+                };
+                // The smaller side stays near while the larger one passes by once.
+                if window.len(&plan.blocks) > panels_len {
+                    (0..plan.blocks.count).for_each(|b| (0..plan.panels.count()).for_each(|p| products(p, b)));
+                } else {
+                    (0..plan.panels.count()).for_each(|p| (0..plan.blocks.count).for_each(|b| products(p, b)));
                 }
             }
         });
