@@ -162,6 +162,8 @@ mod tests {
         let env = [("HF_HOME", home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "True")];
         assert_eq!(resolve(&said, &env).unwrap().token.as_deref(), Some("hf_secret"));
         assert!(!format!("{said:?}").contains("secret"));
+        let none = Remote { token: Some(" ".into()), ..remote() };
+        assert_eq!(resolve(&none, &[("HF_HOME", home), ("HF_TOKEN", "hf_env")]).unwrap().token, None);
         let odd = Remote { token: Some("hf_sec ret".into()), ..remote() };
         assert!(!resolve(&odd, &env).err().unwrap().to_string().contains("ret\""));
     }

@@ -10,6 +10,7 @@ mod rows;
 mod tests;
 mod winograd;
 
+pub(crate) use direct::sums_len as direct_sums_len;
 pub(crate) use winograd::scratch as winograd_scratch;
 
 use super::buffer::Buffer;

@@ -239,7 +239,10 @@ impl Sketch {
                 let gradient = tape.sheet(if outer { g.n * (g.k + g.c * g.h * g.w) } else { len });
                 let at_hand = match algorithm {
                     Algorithm::Winograd { .. } => tape.sheet(AT_HAND + len.min(2 << 20)),
-                    Algorithm::Direct { .. } => tape.sheet(AT_HAND.min(g.input_len() + out_len) + len),
+                    Algorithm::Direct { .. } => {
+                        let sums = super::conv::direct_sums_len(&g);
+                        tape.sheet((AT_HAND.min(g.input_len() + out_len) + len).max(sums))
+                    }
                     _ => tape.sheet(0),
                 };
                 drop((at_hand, made));

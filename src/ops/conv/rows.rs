@@ -3,15 +3,17 @@
 use super::layout::{Blocks, Panels};
 use crate::ops::simd::{Job, Lanes, Simd};
 
-/// One image as it lies in memory, and the channels of it that are wanted.
+/// The pixels of one image that are read, as they lie in memory, and the channels of them that are wanted.
 #[derive(Clone, Copy)]
 pub(super) struct Image<'a, T> {
+    /// From the first pixel's first channel on.
     pub data: &'a [T],
+    /// Rows and columns that are read; those between them may be stepped over.
     pub h: usize,
     pub w: usize,
-    /// From one row to the next in memory.
+    /// From one row that is read to the next in memory.
     pub row: usize,
-    /// From one pixel to the next in memory.
+    /// From one pixel that is read to the next in memory.
     pub pitch: usize,
     /// The first channel wanted.
     pub first: usize,

@@ -157,7 +157,7 @@ fn edges() {
         // Large gradients: single pixels a step apart, and more images than are summed at once.
         ([3, 9, 10, 400], (512, 1, 1), 2, 1, 1, [0; 4]),
         ([2, 5, 8, 288], (720, 1, 1), 3, 1, 1, [0; 4]),
-        ([5, 21, 21, 160], (160, 3, 3), 2, 1, 1, [1; 4]),
+        ([7, 21, 21, 160], (160, 3, 3), 2, 1, 1, [1; 4]),
         // As large as the input.
         ([1, 1, 1, 1], (3, 1, 1), 1, 1, 1, [0; 4]),
         ([4, 7, 7, 20], (33, 7, 7), 1, 1, 1, [0; 4]),
@@ -183,8 +183,11 @@ fn bytes_with(threads: usize, level: Level, algorithm: Algorithm, g: &Geometry) 
         forward(level, algorithm, &x, &pack(level, algorithm, &w, g, false), g, &Epilogue::NONE, &mut y);
         let mut dx = vec![0.0; g.input_len()];
         input_gradient(level, algorithm, &dy, &pack(level, algorithm, &w, g, true), g, &mut dx, false);
+        // Sums take the memory of what was freed: a number that is read before it was written would show as NaN.
+        drop(Buffer::copy_of(&vec![f32::NAN; 1 << 21]));
         let mut dw = vec![0.0; g.kernel_len()];
         weight_gradient(level, algorithm, &x, &dy, g, &mut dw);
+        assert!(dw.iter().all(|v| v.is_finite()), "{g:?}");
         y.into_iter().chain(dx).chain(dw).map(f32::to_bits).collect()
     })
 }
@@ -200,6 +203,11 @@ fn the_same_bytes_for_any_number_of_threads() {
         ([5, 7, 7, 128], (144, 3, 3), 1, 1, 1, [1; 4]),
         ([6, 14, 14, 320], (512, 3, 3), 1, 1, 1, [1; 4]),
         ([5, 7, 7, 40], (90, 7, 7), 1, 1, 1, [0; 4]),
+        // Pixels a step apart; slices of several units; more units than slices; one row for each unit.
+        ([3, 9, 10, 400], (512, 1, 1), 2, 1, 1, [0; 4]),
+        ([17, 29, 29, 16], (16, 3, 3), 2, 1, 1, [1; 4]),
+        ([40, 15, 15, 24], (32, 3, 3), 2, 1, 1, [1; 4]),
+        ([3, 7, 7, 160], (112, 1, 1), 1, 1, 1, [0; 4]),
     ];
     for &case in cases {
         let g = geometry(case);
@@ -214,11 +222,15 @@ fn the_same_bytes_for_any_number_of_threads() {
 
 #[test]
 fn an_image_does_not_feel_its_company() {
-    for (size, kernel, pad) in [(3, 3, 1), (7, 3, 1), (14, 3, 1), (28, 3, 1), (1, 1, 0), (7, 7, 0)] {
-        let of = |n: usize| geometry(([n, size, size, 64], (48, kernel, kernel), 1, 1, 1, [pad; 4]));
+    let squares = [(3, 3, 1, 1), (7, 3, 1, 1), (14, 3, 1, 1), (28, 3, 1, 1), (1, 1, 1, 0), (7, 7, 1, 0)];
+    let direct = [(14, 1, 1, 0), (7, 1, 1, 0), (14, 1, 2, 0), (14, 3, 2, 1), (7, 5, 1, 2)];
+    for (size, kernel, stride, pad) in squares.into_iter().chain(direct) {
+        let of = |n: usize| geometry(([n, size, size, 64], (48, kernel, kernel), stride, 1, 1, [pad; 4]));
         let (many, one) = (of(5), of(1));
         let algorithm = algorithm(&many);
         assert_eq!(algorithm, super::algorithm(&one));
+        let is_direct = matches!(algorithm, Algorithm::Direct { .. });
+        assert!(is_direct || !direct.contains(&(size, kernel, stride, pad)), "{algorithm:?}");
         for level in Level::available() {
             let (x, w) = (numbers::<f32>(many.input_len(), 1), numbers::<f32>(many.kernel_len(), 2));
             let packed = pack(level, algorithm, &w, &many, false);
@@ -255,15 +267,15 @@ fn rounding(level: Level, algorithm: Algorithm) -> [f64; 3] {
     [error(&y, &exact[0]), error(&dx, &exact[1]), error(&dw, &exact[2])]
 }
 
-/// The points that are usual in the literature would lose four times as much as direct sums.
+/// One plain sum per number is the measure. The points that are usual in the literature would lose four times as much.
 #[test]
-fn winograd_rounds_nearly_as_well_as_direct_sums() {
+fn winograd_rounds_nearly_as_well_as_plain_sums() {
     for level in Level::available() {
-        let direct = rounding(level, Algorithm::Direct { stride: 1, dilation: 1 });
+        let plain = rounding(level, Algorithm::Portable);
         for points in [4, 6] {
             let error = rounding(level, Algorithm::Winograd { points });
-            let fine = (0..3).all(|i| error[i] < [2.5, 2.5, 3.0][i] * direct[i]);
-            assert!(fine, "{points} points, {}: {error:?}, direct {direct:?}", level.name());
+            let fine = (0..3).all(|i| error[i] < [2.5, 2.5, 2.0][i] * plain[i]);
+            assert!(fine, "{points} points, {}: {error:?}, plain sums {plain:?}", level.name());
         }
     }
 }

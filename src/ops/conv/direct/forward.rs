@@ -1,7 +1,7 @@
 //! The result of a convolution.
 
 use super::tile::{Tile, Walk, next_size, product};
-use super::{compact, flatten, forward_layout, one_pixel};
+use super::{compact, flatten, forward_layout};
 use crate::ops::activation::Activation;
 use crate::ops::conv::layout::{Blocks, Panels, pieces, rows_per_task};
 use crate::ops::conv::rows::{Image, PackRows, Window};
@@ -41,8 +41,6 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e:
             first: 0,
         };
         let at = (piece.image * g.oh + piece.from) * out_row;
-        // The packed rows of single pixels are one long row, and so are those of the result.
-        let (tall, wide) = if one_pixel(g) { (1, rows * g.ow) } else { (rows, g.ow) };
         let residual = e.residual.map(|r| &r[at..][..piece.data.len()]);
         with_scratch(window.len(&blocks), |packed| {
             for group in 0..g.groups {
@@ -54,8 +52,8 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e:
                     Grid {
                         walk: walk(&blocks, &window, [g.kh, g.kw], [g.dilation; 2], g.stride),
                         row_step: g.stride * window.row_len(&blocks),
-                        rows: tall,
-                        columns: wide,
+                        rows,
+                        columns: g.ow,
                         panels,
                         input: packed,
                         kernel: &w[group * panels.total() * blocks.count * blocks.size * g.kh * g.kw..],
@@ -110,19 +108,22 @@ impl<T: Lanes> Job<T> for Grid<'_, T> {
     fn run<S: Simd<T = T>>(self, s: S) {
         let depth = self.walk.depth();
         let walk = self.walk.flat();
+        // Where one row begins as the one before ends, on both sides, they are one: 1x1 kernels, mostly.
+        let joined = self.row_step == self.columns * walk.pitch && self.out_row == self.columns * self.out_pitch;
+        let (rows, columns) = if joined { (1, self.rows * self.columns) } else { (self.rows, self.columns) };
         for p in 0..self.panels.count() {
             let first = self.panels.first(p);
             let (vectors, channels) = (self.panels.vectors(p), self.panels.valid(p));
             let kernel = &self.kernel[first * depth..][..vectors * S::LANES * depth];
             let bias = self.bias.map(|bias| &bias[first..]);
-            for row in 0..self.rows {
+            for row in 0..rows {
                 let mut x = 0;
-                while x < self.columns {
-                    let pixels = next_size::<S>(self.columns - x, vectors);
+                while x < columns {
+                    let pixels = next_size::<S>(columns - x, vectors);
                     let at = row * self.out_row + x * self.out_pitch + first;
                     let t = Tile {
                         walk: &walk,
-                        input: &self.input[row * self.row_step + x * self.walk.pitch..],
+                        input: &self.input[row * self.row_step + x * walk.pitch..],
                         panel: kernel,
                         out: &mut self.out[at..],
                         out_pitch: self.out_pitch,

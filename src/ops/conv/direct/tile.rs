@@ -142,23 +142,30 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
             }};
         }
         let whole = t.channels == N * S::LANES;
-        let (floor, six) = (s.zero(), s.splat(T::from_f64(6.0)));
         if whole && t.bias.is_none() && t.residual.is_none() && t.act == Activation::Identity {
             if t.add {
                 store_whole!(at, v, sum => s.add(sum, s.load(t.out.as_ptr().add(at))));
             }
             store_whole!(at, v, sum => sum);
         }
-        if whole && !t.add && t.act == Activation::Relu {
-            let mut bias = [floor; N];
+        let (low, high) = match t.act {
+            Activation::Relu => (0.0, f64::INFINITY),
+            Activation::Relu6 => (0.0, 6.0),
+            _ => (f64::NEG_INFINITY, f64::INFINITY),
+        };
+        let (low, high) = (s.splat(T::from_f64(low)), s.splat(T::from_f64(high)));
+        // NaN stays NaN: both take their second argument then.
+        let clamp = |v| s.min(high, s.max(low, v));
+        if whole && !t.add {
+            let mut bias = [s.zero(); N];
             for v in 0..N {
                 // SAFETY: a bias has at least as many numbers as there are channels (asserted above), here N vectors.
-                bias[v] = t.bias.map_or(floor, |b| unsafe { s.load(b.as_ptr().add(v * S::LANES)) });
+                bias[v] = t.bias.map_or(bias[v], |b| unsafe { s.load(b.as_ptr().add(v * S::LANES)) });
             }
             if let Some(residual) = t.residual {
-                store_whole!(at, v, sum => s.max(floor, s.add(s.add(sum, bias[v]), s.load(residual.as_ptr().add(at)))));
+                store_whole!(at, v, sum => clamp(s.add(s.add(sum, bias[v]), s.load(residual.as_ptr().add(at)))));
             }
-            store_whole!(at, v, sum => s.max(floor, s.add(sum, bias[v])));
+            store_whole!(at, v, sum => clamp(s.add(sum, bias[v])));
         }
         let sums = in_memory(s, &held);
         for v in 0..N {
@@ -180,12 +187,7 @@ impl<T: Lanes, const M: usize, const N: usize, const P: usize> Job<T> for Sized<
                     if t.add {
                         sum = s.add(sum, get(p));
                     }
-                    match t.act {
-                        Activation::Relu => sum = s.max(floor, sum),
-                        Activation::Relu6 => sum = s.min(six, s.max(floor, sum)),
-                        _ => {}
-                    }
-                    s.store_first(p, sum, n);
+                    s.store_first(p, clamp(sum), n);
                 }
             }
         }

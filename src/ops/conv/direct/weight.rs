@@ -17,8 +17,8 @@ const SMALL: usize = 200_000;
 const PIXELS: usize = 512;
 /// Numbers of a block and of a panel that tile after tile reads: they stay in the second-level cache.
 const NEAR: usize = 48 * 1024;
-/// Numbers that are packed at once where the gradient is not small.
-const PACKED_AT_ONCE: usize = 4 << 20;
+/// Numbers that are packed at once where the gradient is not small. (Tests come to the next images with few numbers.)
+const PACKED_AT_ONCE: usize = if cfg!(test) { 1 << 19 } else { 4 << 20 };
 
 /// Everything about the sums of one group that does not change from piece to piece.
 #[derive(Clone, Copy)]
@@ -111,7 +111,7 @@ impl<T: Lanes> Job<T> for Accumulate<'_, '_, T> {
         let window = &packed.window;
         let walk = walk(blocks, window, [g.kh, g.kw], [g.dilation; 2], g.stride);
         let pixels = packed.rows * g.ow;
-        // The pixels of all rows may follow each other.
+        // Where one row begins as the one before ends, they are one.
         let joined = g.stride * window.row_len(blocks) == g.ow * walk.pitch;
         let (tall, wide) = if joined { (1, pixels) } else { (packed.rows, g.ow) };
         let at_once = (NEAR / (window.block_len(blocks) + pixels * width)).clamp(1, packed.images);
@@ -159,21 +159,49 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
     for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
         let plan = |(g, steps)| Plan { level, x, dy, g, steps, blocks, panels, group };
         let all = plan(compact(g));
-        let sums = if all.len() <= SMALL { small(&plan(flatten(compact(g), T::tile(level)))) } else { large(&all) };
+        // Pixels are summed over here and fill no tile: short rows share out best.
+        let sums = if all.len() <= SMALL { small(&plan(flatten(compact(g), 1))) } else { large(&all) };
         unpack(level, &blocks, &panels, g.kh * g.kw, &sums, dw);
     }
 }
 
+/// How a small gradient's rows are shared out. Shape alone decides: the order of the sums must not depend on threads.
+struct Shares {
+    /// Output rows that are packed and summed at once, a unit.
+    rows: usize,
+    per_image: usize,
+    /// Tasks, each of some units and with sums of its own.
+    slices: usize,
+}
+
+impl Shares {
+    /// For gradients of `len` numbers.
+    fn new(g: &Geometry, len: usize) -> Self {
+        const SLICES: usize = 32;
+        /// Units that there should be at least, for a few threads.
+        const UNITS: usize = 4;
+        let work = ((g.n * g.oh * g.ow * len) >> 19).max(1);
+        // Units of the same height, as nearly as can be.
+        let units = g.oh.div_ceil((PIXELS / g.ow).clamp(1, g.oh)).max(UNITS.min(work).div_ceil(g.n)).min(g.oh);
+        let rows = g.oh.div_ceil(units);
+        let per_image = g.oh.div_ceil(rows);
+        // In fours as far as there is work for them, so that few threads end together.
+        let slices = SLICES.min((1usize << 20).div_ceil(len).next_multiple_of(4)).min(g.n * per_image).min(work);
+        Self { rows, per_image, slices }
+    }
+}
+
+/// Numbers of the sums that the gradient of a kernel of `g` is made from.
+pub(crate) fn sums_len(g: &Geometry) -> usize {
+    let len = g.kernel_len() / g.groups;
+    if len <= SMALL && g.output_len() > 0 { len * Shares::new(&flatten(compact(g), 1).0, len).slices } else { len }
+}
+
 /// Several tasks, each with sums of its own over a share of the rows; then the sum of the sums, in order.
 fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
-    const SLICES: usize = 32;
     let (g, len) = (&plan.g, plan.len());
-    let rows = (PIXELS / g.ow).clamp(1, g.oh);
-    let per_image = g.oh.div_ceil(rows);
+    let Shares { rows, per_image, slices } = Shares::new(g, len);
     let units = g.n * per_image;
-    let work = g.n * g.oh * g.ow * len;
-    // A multiple of four, so that few threads end together.
-    let slices = SLICES.min((1usize << 20).div_ceil(len).next_multiple_of(4)).min(units).min((work >> 19).max(1));
     let (window, panels_len) = (plan.window(0, rows), plan.panels_len(rows));
     let mut sums = Buffer::<T>::arbitrary(slices * len);
     sums.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(slice, sums)| {
