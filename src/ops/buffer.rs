@@ -47,7 +47,9 @@ unsafe impl<T: Number> Sync for Buffer<T> {}
 impl<T: Number> Buffer<T> {
     /// `len` numbers of arbitrary (but initialised) value: for results that are written in full.
     pub fn arbitrary(len: usize) -> Self {
-        Self::new(len, true)
+        let mut buffer = Self::new(len, true);
+        spoil(&mut buffer);
+        buffer
     }
 
     /// The same from the system, for what a thread keeps: in the pool it would keep a whole segment from going back.
@@ -79,6 +81,14 @@ impl<T: Number> Buffer<T> {
         let mut buffer = Self::arbitrary(values.len());
         buffer.copy_from_slice(values);
         buffer
+    }
+}
+
+/// In tests arbitrary numbers are NaN: what is read before it was written shows.
+pub(super) fn spoil<T: Number>(numbers: &mut [T]) {
+    if cfg!(test) {
+        // SAFETY: the slice is ours alone, and every bit pattern is a number (see `Number`).
+        unsafe { numbers.as_mut_ptr().write_bytes(0xFF, numbers.len()) };
     }
 }
 

@@ -10,7 +10,7 @@ mod rows;
 mod tests;
 mod winograd;
 
-pub(crate) use direct::sums_len as direct_sums_len;
+pub(crate) use direct::weight_gradient_memory as direct_gradient_memory;
 pub(crate) use winograd::scratch as winograd_scratch;
 
 use super::buffer::Buffer;

@@ -12,7 +12,7 @@ use super::real::{Algorithm, Real};
 use candle_core::{DType, Result, bail};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Numbers that kernels hold for a while beside their arguments, about: packed rows, values at Winograd's points.
+/// Numbers that Winograd's kernel gradient holds for a while beside its arguments, about: values at the points.
 const AT_HAND: usize = 3 << 20;
 
 /// The pool of buffers on paper: rooms as the real one has them, and which of their pages were ever touched.
@@ -239,10 +239,7 @@ impl Sketch {
                 let gradient = tape.sheet(if outer { g.n * (g.k + g.c * g.h * g.w) } else { len });
                 let at_hand = match algorithm {
                     Algorithm::Winograd { .. } => tape.sheet(AT_HAND + len.min(2 << 20)),
-                    Algorithm::Direct { .. } => {
-                        let sums = super::conv::direct_sums_len(&g);
-                        tape.sheet((AT_HAND.min(g.input_len() + out_len) + len).max(sums))
-                    }
+                    Algorithm::Direct { .. } => tape.sheet(super::conv::direct_gradient_memory(&g)),
                     _ => tape.sheet(0),
                 };
                 drop((at_hand, made));

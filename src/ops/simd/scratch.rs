@@ -1,6 +1,6 @@
 //! Memory that a thread keeps between pieces of work, so that it stays in the thread's cache.
 
-use crate::ops::buffer::{Buffer, Number};
+use crate::ops::buffer::{Buffer, Number, spoil};
 use std::cell::Cell;
 use std::thread::LocalKey;
 
@@ -28,6 +28,7 @@ scratch!(f64);
 pub(crate) fn with_scratch<T: Scratch, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let kept = T::kept().take().filter(|b| b.len() >= len);
     let mut buffer = kept.unwrap_or_else(|| Buffer::apart(len));
+    spoil(&mut buffer[..len]);
     let result = f(&mut buffer[..len]);
     T::kept().set(Some(buffer));
     result

@@ -17,8 +17,8 @@ const SMALL: usize = 200_000;
 const PIXELS: usize = 512;
 /// Numbers of a block and of a panel that tile after tile reads: they stay in the second-level cache.
 const NEAR: usize = 48 * 1024;
-/// Numbers that are packed at once where the gradient is not small. (Tests come to the next images with few numbers.)
-const PACKED_AT_ONCE: usize = if cfg!(test) { 1 << 19 } else { 4 << 20 };
+/// Numbers that are packed at once where the gradient is not small.
+const PACKED_AT_ONCE: usize = 4 << 20;
 
 /// Everything about the sums of one group that does not change from piece to piece.
 #[derive(Clone, Copy)]
@@ -158,59 +158,77 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
     let group_len = dw.len() / g.groups;
     for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
         let plan = |(g, steps)| Plan { level, x, dy, g, steps, blocks, panels, group };
-        let all = plan(compact(g));
         // Pixels are summed over here and fill no tile: short rows share out best.
-        let sums = if all.len() <= SMALL { small(&plan(flatten(compact(g), 1))) } else { large(&all) };
+        let sums =
+            if is_small(g) { small(&plan(flatten(compact(g), 1))) } else { large(&plan(compact(g)), PACKED_AT_ONCE) };
         unpack(level, &blocks, &panels, g.kh * g.kw, &sums, dw);
     }
 }
 
-/// How a small gradient's rows are shared out. Shape alone decides: the order of the sums must not depend on threads.
+/// Numbers of one group's gradient, without those that fill up vectors.
+fn group_len(g: &Geometry) -> usize {
+    g.kernel_len() / g.groups
+}
+
+fn is_small(g: &Geometry) -> bool {
+    group_len(g) <= SMALL
+}
+
+/// Numbers of pooled memory, about, that a gradient takes beside itself.
+pub(crate) fn weight_gradient_memory(g: &Geometry) -> usize {
+    if is_small(g) {
+        return group_len(g) * Shares::new(&flatten(compact(g), 1).0).slices;
+    }
+    let (g, _) = &compact(g);
+    group_len(g) + PACKED_AT_ONCE.min((g.input_len() + g.output_len()) / g.groups)
+}
+
+/// How the rows of a small gradient are shared out. Shape alone decides, for the order of the sums depends on it.
+#[derive(Debug)]
 struct Shares {
-    /// Output rows that are packed and summed at once, a unit.
-    rows: usize,
-    per_image: usize,
+    /// Units of rows in each image: what is packed and summed at once.
+    units: usize,
     /// Tasks, each of some units and with sums of its own.
     slices: usize,
 }
 
 impl Shares {
-    /// For gradients of `len` numbers.
-    fn new(g: &Geometry, len: usize) -> Self {
+    fn new(g: &Geometry) -> Self {
         const SLICES: usize = 32;
         /// Units that there should be at least, for a few threads.
         const UNITS: usize = 4;
-        let work = ((g.n * g.oh * g.ow * len) >> 19).max(1);
-        // Units of the same height, as nearly as can be.
-        let units = g.oh.div_ceil((PIXELS / g.ow).clamp(1, g.oh)).max(UNITS.min(work).div_ceil(g.n)).min(g.oh);
-        let rows = g.oh.div_ceil(units);
-        let per_image = g.oh.div_ceil(rows);
-        // In fours as far as there is work for them, so that few threads end together.
-        let slices = SLICES.min((1usize << 20).div_ceil(len).next_multiple_of(4)).min(g.n * per_image).min(work);
-        Self { rows, per_image, slices }
+        /// Products that are worth a task.
+        const WORK: usize = 1 << 19;
+        let len = group_len(g);
+        let tasks = (g.n * g.oh * g.ow * len / WORK).max(1);
+        let units = g.oh.div_ceil((PIXELS / g.ow).clamp(1, g.oh)).max(UNITS.min(tasks).div_ceil(g.n.max(1))).min(g.oh);
+        // Four or a multiple of it if nothing else limits them, so that few threads end together.
+        let slices = SLICES.min((1usize << 20).div_ceil(len).next_multiple_of(4)).min(g.n * units).min(tasks);
+        Self { units, slices }
     }
 }
 
-/// Numbers of the sums that the gradient of a kernel of `g` is made from.
-pub(crate) fn sums_len(g: &Geometry) -> usize {
-    let len = g.kernel_len() / g.groups;
-    if len <= SMALL && g.output_len() > 0 { len * Shares::new(&flatten(compact(g), 1).0, len).slices } else { len }
+/// Where part `i` of `parts` begins: parts of the same size, as nearly as can be.
+fn share(whole: usize, i: usize, parts: usize) -> usize {
+    whole * i / parts
 }
 
 /// Several tasks, each with sums of its own over a share of the rows; then the sum of the sums, in order.
 fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
     let (g, len) = (&plan.g, plan.len());
-    let Shares { rows, per_image, slices } = Shares::new(g, len);
+    let Shares { units: per_image, slices } = Shares::new(g);
     let units = g.n * per_image;
+    let rows = g.oh.div_ceil(per_image);
     let (window, panels_len) = (plan.window(0, rows), plan.panels_len(rows));
     let mut sums = Buffer::<T>::arbitrary(slices * len);
     sums.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(slice, sums)| {
         with_scratch(window.len(&plan.blocks) + panels_len, |scratch| {
             let (input, panels) = scratch.split_at_mut(window.len(&plan.blocks));
-            let first = units * slice / slices;
-            for unit in first..units * (slice + 1) / slices {
-                let (image, from) = (unit / per_image, unit % per_image * rows);
-                let rows = rows.min(g.oh - from);
+            let first = share(units, slice, slices);
+            for unit in first..share(units, slice + 1, slices) {
+                let (image, i) = (unit / per_image, unit % per_image);
+                let from = share(g.oh, i, per_image);
+                let rows = share(g.oh, i + 1, per_image) - from;
                 plan.pack(image, from, rows, input, panels);
                 let packed = Packed { images: 1, rows, window: plan.window(from, rows), input, panels };
                 let pairs = plan.depth() / plan.blocks.count;
@@ -238,12 +256,12 @@ fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
     sums
 }
 
-/// One task per panel and block, each over all images.
-fn large<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
+/// One task per panel and block, each over as many images as `packed` numbers hold, then over the next ones.
+fn large<T: Lanes>(plan: &Plan<T>, packed: usize) -> Buffer<T> {
     let g = &plan.g;
     let window = plan.window(0, g.oh);
     let (input_len, panels_len) = (window.len(&plan.blocks), plan.panels_len(g.oh));
-    let at_once = (PACKED_AT_ONCE / (input_len + panels_len)).clamp(1, g.n);
+    let at_once = (packed / (input_len + panels_len)).clamp(1, g.n);
     let (mut input, mut panels) = (Buffer::arbitrary(at_once * input_len), Buffer::arbitrary(at_once * panels_len));
     let mut sums = Buffer::<T>::arbitrary(plan.len());
     let pairs = plan.depth() / plan.blocks.count;
@@ -324,6 +342,47 @@ impl<T: Lanes> Job<T> for TurnBack<'_, T> {
         for j in turned..outputs {
             for (i, v) in dw[j * pitch..][..run].iter_mut().enumerate() {
                 *v = sums[place.of(i) + j];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::geometry::Padding;
+
+    fn geometry(n: usize, size: [usize; 2], c: usize, k: usize) -> Geometry {
+        Geometry::new([n, size[0], size[1], c], (k, c, 3, 3), 1, 1, 1, Padding::Even(1)).unwrap()
+    }
+
+    #[test]
+    fn rows_are_shared_out_evenly() {
+        for (n, h, w) in (1..9).flat_map(|n| (1..70).flat_map(move |h| [1, 7, 57, 300, 900].map(|w| (n, h, w)))) {
+            let g = geometry(n, [h, w], 64, 64);
+            let Shares { units, slices } = Shares::new(&g);
+            let heights = (0..units).map(|i| share(h, i + 1, units) - share(h, i, units));
+            let (least, most) = (heights.clone().min().unwrap(), heights.max().unwrap());
+            assert!(least > 0 && most - least <= 1 && (most == 1 || most * w <= PIXELS), "{n} {h} {w}: {units}");
+            assert!((1..=n * units).contains(&slices), "{n} {h} {w}: {units} {slices}");
+            let tasks = (n * h * w * group_len(&g)) >> 19;
+            assert!(slices >= 4.min(tasks).min(n * h), "{n} {h} {w}: {units} {slices}");
+        }
+    }
+
+    #[test]
+    fn large_gradients_go_on_with_the_next_images() {
+        let g = geometry(5, [6, 7], 40, 24);
+        let numbers = |len: usize| (0..len).map(|i| ((i * 37 % 101) as f64 - 50.0) / 50.0).collect::<Vec<_>>();
+        let (x, dy) = (numbers(g.input_len()), numbers(g.output_len()));
+        for level in Level::available() {
+            let (blocks, panels) = forward_layout(&g, f64::lanes(level));
+            let plan = Plan { level, x: &x, dy: &dy, g, steps: Steps::of(&g), blocks, panels, group: 0 };
+            let one = plan.window(0, g.oh).len(&blocks) + plan.panels_len(g.oh);
+            let all = large(&plan, 5 * one);
+            for images in 1..5 {
+                let parts = large(&plan, images * one);
+                assert!(all.iter().zip(&parts[..]).all(|(a, b)| (a - b).abs() < 1e-11), "{images} at once");
             }
         }
     }
