@@ -1,9 +1,9 @@
 //! A step on paper: what a training step takes and gives back, without computing anything.
 //!
 //! A sketch stands for a feature map and goes through the same layers. Where the CPU's operations take a buffer it takes
-//! a sheet of paper with a number of bytes on it, and it lays the same ones aside for the way back, in rooms like those of
-//! the buffers. The pages touched there are the step's memory. It has to follow `value` and `value::step`; a test compares it with what
-//! real steps take.
+//! a sheet of paper with a number of bytes on it, and it lays the same ones aside for the way back, in rooms like those
+//! of the buffers. The pages touched there are the step's memory. It has to follow `value` and `value::step`; a test
+//! compares it with what real steps take.
 
 use super::buffer::{POOLED, Room, block_size};
 use super::geometry::{Geometry, Padding};

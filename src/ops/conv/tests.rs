@@ -158,9 +158,10 @@ fn edges() {
         ([3, 9, 10, 400], (512, 1, 1), 2, 1, 1, [0; 4]),
         ([2, 5, 8, 288], (720, 1, 1), 3, 1, 1, [0; 4]),
         ([7, 21, 21, 160], (160, 3, 3), 2, 1, 1, [1; 4]),
-        // Rows that meet: on both sides, on one alone.
+        // Rows that meet on both sides, and on one alone.
         ([2, 9, 6, 20], (24, 3, 1), 1, 1, 1, [0; 4]),
         ([2, 9, 1, 20], (24, 3, 1), 2, 1, 1, [1, 0, 1, 0]),
+        ([2, 9, 6, 20], (24, 3, 1), 2, 1, 1, [1, 0, 1, 0]),
         ([2, 6, 5, 20], (24, 1, 1), 1, 1, 1, [1, 0, 2, 0]),
         ([2, 6, 5, 40], (24, 1, 1), 1, 1, 2, [0; 4]),
         // As large as the input.
@@ -190,7 +191,8 @@ fn bytes_with(threads: usize, level: Level, algorithm: Algorithm, g: &Geometry) 
         input_gradient(level, algorithm, &dy, &pack(level, algorithm, &w, g, true), g, &mut dx, false);
         let mut dw = vec![0.0; g.kernel_len()];
         weight_gradient(level, algorithm, &x, &dy, g, &mut dw);
-        y.into_iter().chain(dx).chain(dw).map(f32::to_bits).collect()
+        let all = y.into_iter().chain(dx).chain(dw);
+        all.inspect(|v| assert!(v.is_finite(), "{g:?}")).map(f32::to_bits).collect()
     })
 }
 

@@ -165,9 +165,10 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
     }
 }
 
-/// Numbers of one group's gradient, without those that fill up vectors.
+/// Numbers that one group's sums take at most: in whole vectors, of the longest there are, so that the cut is the same
+/// for all.
 fn group_len(g: &Geometry) -> usize {
-    g.kernel_len() / g.groups
+    (g.k / g.groups).next_multiple_of(16) * (g.c / g.groups) * g.kh * g.kw
 }
 
 fn is_small(g: &Geometry) -> bool {
@@ -176,6 +177,9 @@ fn is_small(g: &Geometry) -> bool {
 
 /// Numbers of pooled memory, about, that a gradient takes beside itself.
 pub(crate) fn weight_gradient_memory(g: &Geometry) -> usize {
+    if g.output_len() == 0 {
+        return 0;
+    }
     if is_small(g) {
         return group_len(g) * Shares::new(&flatten(compact(g), 1).0).slices;
     }
@@ -200,8 +204,8 @@ impl Shares {
         /// Products that are worth a task.
         const WORK: usize = 1 << 19;
         let len = group_len(g);
-        let tasks = (g.n * g.oh * g.ow * len / WORK).max(1);
-        let units = g.oh.div_ceil((PIXELS / g.ow).clamp(1, g.oh)).max(UNITS.min(tasks).div_ceil(g.n.max(1))).min(g.oh);
+        let tasks = (g.n * g.oh * g.ow * g.kernel_len() / g.groups / WORK).max(1);
+        let units = g.oh.div_ceil((PIXELS / g.ow).clamp(1, g.oh)).max(UNITS.min(tasks).div_ceil(g.n)).min(g.oh);
         // Four or a multiple of it if nothing else limits them, so that few threads end together.
         let slices = SLICES.min((1usize << 20).div_ceil(len).next_multiple_of(4)).min(g.n * units).min(tasks);
         Self { units, slices }
@@ -365,9 +369,15 @@ mod tests {
             let (least, most) = (heights.clone().min().unwrap(), heights.max().unwrap());
             assert!(least > 0 && most - least <= 1 && (most == 1 || most * w <= PIXELS), "{n} {h} {w}: {units}");
             assert!((1..=n * units).contains(&slices), "{n} {h} {w}: {units} {slices}");
-            let tasks = (n * h * w * group_len(&g)) >> 19;
+            let tasks = (n * h * w * g.kernel_len()) >> 19;
             assert!(slices >= 4.min(tasks).min(n * h), "{n} {h} {w}: {units} {slices}");
         }
+    }
+
+    #[test]
+    fn no_image_takes_no_memory() {
+        let g = Geometry::new([0, 6, 6, 32], (48, 32, 1, 1), 1, 1, 1, Padding::Even(0)).unwrap();
+        assert_eq!(weight_gradient_memory(&g), 0);
     }
 
     #[test]
