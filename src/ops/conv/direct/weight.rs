@@ -155,12 +155,13 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
         return;
     }
     let (blocks, panels) = forward_layout(g, T::lanes(level));
-    let group_len = dw.len() / g.groups;
-    for (group, dw) in dw.chunks_exact_mut(group_len).enumerate() {
-        let plan = |(g, steps)| Plan { level, x, dy, g, steps, blocks, panels, group };
-        // Pixels are summed over here and fill no tile: short rows share out best.
-        let sums =
-            if is_small(g) { small(&plan(flatten(compact(g), 1))) } else { large(&plan(compact(g)), PACKED_AT_ONCE) };
+    let few = is_small(g);
+    // Pixels are summed over here and fill no tile: short rows share out best.
+    let (g, steps) = if few { flatten(compact(g), 1) } else { compact(g) };
+    let one = dw.len() / g.groups;
+    for (group, dw) in dw.chunks_exact_mut(one).enumerate() {
+        let plan = Plan { level, x, dy, g, steps, blocks, panels, group };
+        let sums = if few { small(&plan) } else { large(&plan, PACKED_AT_ONCE) };
         unpack(level, &blocks, &panels, g.kh * g.kw, &sums, dw);
     }
 }
