@@ -1,4 +1,4 @@
-//! Trains on data of one's own: a type that implements `Dataset`. Here it draws shapes.
+//! Trains on a custom dataset: a type that implements `Dataset`. This one draws shapes.
 //!
 //! ```text
 //! cargo run --release --example custom_dataset
@@ -32,7 +32,7 @@ struct Options {
     /// Epochs of training from scratch: shapes are unlike any photo.
     #[arg(long, default_value_t = 8)]
     epochs: usize,
-    /// The seed of all chance.
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

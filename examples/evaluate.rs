@@ -1,5 +1,5 @@
-//! Runs a network over a folder of labelled images: pretrained weights with their original classifier, or what this
-//! crate saved.
+//! Evaluates a network on a folder of labelled images: pretrained weights with their original classifier, or a
+//! predictor that this crate saved.
 //!
 //! ```text
 //! cargo run --release --example evaluate -- --data DIR --arch resnet18 --weights resnet18.safetensors
@@ -7,8 +7,8 @@
 //! cargo run --release --example evaluate -- --data DIR --hub timm/resnet18.a1_in1k
 //! ```
 //!
-//! DIR holds CLASS/*.jpg, or test/ (else valid/) with those. A saved predictor knows its labels; the folders of
-//! original classes are called by their labels, or by their numbers ("7", "0007_tench"). Prints the accuracy last:
+//! DIR holds CLASS/*.jpg, or test/ (else valid/) with those. The folders are named after the network's labels. Only for
+//! an original classifier may they be its class numbers instead ("7", "0007_tench"). Prints the accuracy last:
 //! `top1 0.9412 144/153`.
 
 #[path = "support/run.rs"]
@@ -16,24 +16,33 @@ mod run;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::{Dataset, ImageFolder};
+use candle_finetune::{Dataset, FolderLayout, ImageFolder};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs a network over a folder of labelled images.
+/// Evaluates a network on a folder of labelled images.
 #[derive(Parser)]
 struct Options {
-    /// The folder of images.
+    /// The folder of images
     #[arg(long)]
     data: PathBuf,
+    /// Whether the folders in DATA are parts (train, valid, test) or classes, where their names allow both
+    #[arg(long)]
+    layout: Option<FolderLayout>,
     #[command(flatten)]
     which: which::Which,
-    /// Prints how often each class is taken for which.
+    /// Skips images that cannot be read instead of stopping
+    #[arg(long)]
+    skip_broken: bool,
+    /// The most pixels an image may have
+    #[arg(long)]
+    max_pixels: Option<u64>,
+    /// Prints the confusion matrix: how often each class is predicted as which
     #[arg(long)]
     confusion: bool,
-    /// cpu, cuda[:N] or metal[:N].
+    /// cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -48,19 +57,38 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
     let Some(predictor) = options.which.load(&device)? else {
         return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
     };
-    let data = ImageFolder::eval_part(&options.data)?;
-    // Folders called by numbers are indices, unless the labels are such numbers themselves.
+    let mut folder = ImageFolder::options().skip_broken(options.skip_broken);
+    folder = options.layout.into_iter().fold(folder, |folder, layout| folder.layout(layout));
+    folder = options.max_pixels.into_iter().fold(folder, |folder, pixels| folder.max_pixels(pixels));
+    let data = folder.eval_part(&options.data)?;
+    // A predictor that was trained here has labels of its own, which may be numbers: names are looked up there.
+    let original = !options.which.is_predictor() && predictor.report()?.is_none();
     let known = data.classes().iter().all(|class| predictor.labels().contains(class));
     let numbered = data.classes().iter().all(|class| class.starts_with(|first: char| first.is_ascii_digit()));
-    let data =
-        if numbered && !known { data.class_indices(predictor.labels())? } else { data.labels(predictor.labels())? };
+    let data = if original && numbered && !known {
+        data.class_indices(predictor.labels())?
+    } else {
+        data.labels(predictor.labels())?
+    };
+    println!("{} images of {}", data.len(), data.root().display());
+    let skipped = Dataset::skipped(&data);
+    if skipped > 0 {
+        println!("{skipped} broken images are skipped");
+    }
     let evaluation = predictor.evaluate(&data)?;
     if options.confusion {
-        for (i, row) in evaluation.confusion.iter().enumerate().filter(|(_, row)| row.iter().any(|&n| n > 0)) {
-            println!("{}: {row:?}", predictor.labels()[i]);
+        let label = |class: u32| predictor.labels().get(class as usize).map_or("", String::as_str);
+        println!("true class, predicted class, count:");
+        for (truth, predicted, count) in evaluation.confusion.iter() {
+            println!("{}, {}, {count}", label(truth), label(predicted));
         }
     }
-    println!("loss {:.4}", evaluation.loss);
+    if evaluation.not_finite > 0 {
+        println!("warning: for {} images the network's output is not finite", evaluation.not_finite);
+    }
+    let (low, high) = evaluation.interval();
+    println!("loss {:.4}, balanced accuracy {:.4}", evaluation.loss, evaluation.balanced_accuracy());
+    println!("95 % interval {low:.4} - {high:.4}, share of the largest class {:.4}", evaluation.largest_class());
     println!("{evaluation}");
     Ok(())
 }

@@ -5,8 +5,9 @@
 //!     --strategy small-similar --out tuned.safetensors --report report.json
 //! ```
 //!
-//! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with those. Without valid/, 15 % of train/ are cut off. Prints
-//! the report as a table and, last, the accuracy on test/ (on valid/ where there is none): `top1 0.9412 144/153`.
+//! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with those. Without valid/, 15 % of train/ are split off. Prints
+//! what it found, the plan, a line per epoch, a summary and, last, the accuracy on test/ (on the validation images
+//! where there is none): `top1 0.9412 144/153`. With --dry-run nothing is trained.
 
 #[path = "support/job.rs"]
 mod job;
@@ -21,13 +22,13 @@ use std::process::ExitCode;
 /// Fine-tunes a backbone on a folder of images. There is no default strategy.
 #[derive(Parser)]
 struct Options {
-    /// The file of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it.
+    /// The file of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it
     #[arg(long, conflicts_with = "embedded", required_unless_present = "embedded")]
     weights: Option<PathBuf>,
     /// The architecture of the weights: resnet18, efficientnet_b0, ...
     #[arg(long)]
     arch: Option<Arch>,
-    /// Uses the small backbone that the crate carries.
+    /// Uses the small backbone that the crate carries
     #[arg(long)]
     embedded: bool,
     #[command(flatten)]
@@ -38,5 +39,10 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let source = options.weights.as_ref().map_or_else(Source::embedded, Source::file);
     let source = options.arch.into_iter().fold(source, Source::arch);
-    run::run(|| job::finetune(&options.job, source, None).map(drop))
+    run::run(|| {
+        if let Some((_, accuracy)) = job::finetune(&options.job, source, None)? {
+            println!("{accuracy}");
+        }
+        Ok(())
+    })
 }

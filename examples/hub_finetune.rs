@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The hub, the cache and the token are those of the environment: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN,
-//! HF_HUB_OFFLINE. Without a strategy only the head learns. The rest is as in the example `finetune`; the last line is
-//! the accuracy: `top1 0.9412 144/153`. With --push the result goes back to the hub.
+//! HF_HUB_OFFLINE. Without a strategy only the head is trained. The rest is as in the example `finetune`; the last line
+//! is the accuracy: `top1 0.9412 144/153`. With --push the result goes back to the hub: repository and token are checked
+//! before the training, and what --out names is saved before the upload.
 
 #[path = "support/job.rs"]
 mod job;
@@ -18,16 +19,16 @@ use candle_finetune::{Arch, Push, Source, Strategy};
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Fine-tunes a backbone of the Hugging Face hub. Without a strategy it is small-similar: only the head learns.
+/// Fine-tunes a backbone of the Hugging Face hub. The default strategy is small-similar: only the head is trained.
 #[derive(Parser)]
 struct Options {
-    /// The repository: OWNER/NAME, or OWNER/NAME@REVISION.
+    /// The repository: OWNER/NAME, or OWNER/NAME@REVISION
     #[arg(long)]
     hub: String,
-    /// The architecture, where the repository does not say it.
+    /// The architecture, where the repository does not say it
     #[arg(long)]
     arch: Option<Arch>,
-    /// The repository to push the result to; it is created if it is not there.
+    /// The repository to push the result to; it is created if it does not exist
     #[arg(long)]
     push: Option<String>,
     #[command(flatten)]
@@ -39,10 +40,25 @@ fn main() -> ExitCode {
     run::run(|| {
         let source = options.arch.into_iter().fold(Source::hub(&options.hub), Source::arch);
         let source = source.on_download(run::downloads());
-        let tuned = job::finetune(&options.job, source, Some(Strategy::SmallSimilar))?;
-        if let Some(id) = &options.push {
-            eprintln!("pushed: {}", tuned.predictor.push_to_hub(&Push::to(id).create())?);
+        let push = options.push.as_ref().map(|id| Push::to(id).create());
+        if let Some(push) = &push {
+            push.check()?;
         }
+        let Some((tuned, accuracy)) = job::finetune(&options.job, source, Some(Strategy::SmallSimilar))? else {
+            return Ok(());
+        };
+        if let Some(push) = &push {
+            match tuned.predictor.push_to_hub(push) {
+                Ok(url) => println!("pushed: {url}"),
+                Err(error) => {
+                    // Not lost, whatever happened on the way.
+                    let file = std::env::temp_dir().join(format!("unpushed-{}.safetensors", std::process::id()));
+                    tuned.predictor.save(&file)?;
+                    return Err(format!("{error}; the predictor is saved as {}", file.display()).into());
+                }
+            }
+        }
+        println!("{accuracy}");
         Ok(())
     })
 }

@@ -1,41 +1,45 @@
-//! Says what images show.
+//! Classifies images.
 //!
 //! ```text
 //! cargo run --release --example predict -- --predictor tuned.safetensors bee.jpg ant.jpg
+//! cargo run --release --example predict -- --predictor tuned.safetensors PHOTOS/ --csv predictions.csv
 //! cargo run --release --example predict -- --arch resnet18 --weights resnet18.safetensors --top5 dog.jpg
 //! cargo run --release --example predict -- --hub timm/resnet18.a1_in1k dog.jpg
-//! cargo run --release --example predict
 //! ```
 //!
-//! Prints a line per image: the file, the label, and its probability; with `--top5` also the five likeliest labels.
-//! Without a predictor it first tunes a small one on the images that come with the crate, and without images it takes
-//! one of each class of those.
+//! Prints a line per image: the file, the label, and its probability; with `--top5` also the five likeliest labels. Of a
+//! folder, all images in it are classified. `--csv` writes the same as a table, with the probability of each label.
 
 #[path = "support/run.rs"]
 mod run;
-#[path = "support/small.rs"]
-mod small;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::candle_core::Device;
-use candle_finetune::{Dataset, FineTuner, Image, ImageFolder, Prediction, Predictor, Splits, Strategy, Target};
+use candle_finetune::{Error, Image, Prediction, Predictor};
 use clap::Parser;
 use run::Failure;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Says what images show.
+/// Classifies images.
 #[derive(Parser)]
 struct Options {
-    /// The images; without any, one of each class of those that come with the crate.
+    /// Image files, or folders of them
+    #[arg(required = true)]
     images: Vec<PathBuf>,
     #[command(flatten)]
     which: which::Which,
-    /// Prints the five likeliest labels of each image.
+    /// Prints the five likeliest labels of each image
     #[arg(long)]
     top5: bool,
-    /// cpu, cuda[:N] or metal[:N].
+    /// Writes file, label, probability, and the probability of every label, as comma-separated values
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Skips images that cannot be read, and says which, instead of stopping
+    #[arg(long)]
+    skip_broken: bool,
+    /// cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -49,14 +53,28 @@ fn main() -> ExitCode {
 }
 
 fn predict(options: &Options) -> Result<(), Failure> {
+    if let Some(csv) = &options.csv {
+        run::check_writable(csv, 0)?;
+    }
     let device = run::device(&options.device)?;
-    let predictor = match options.which.load(&device)? {
-        Some(predictor) => predictor,
-        None => tune(&device)?,
+    let Some(predictor) = options.which.load(&device)? else {
+        return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
     };
-    let paths = if options.images.is_empty() { one_of_each_class()? } else { options.images.clone() };
+    let mut paths = vec![];
+    for path in &options.images {
+        if path.is_dir() { images_in(path, &mut paths)? } else { paths.push(path.clone()) }
+    }
+    let mut table = options.csv.as_deref().map(|path| Table::create(path, &predictor)).transpose()?;
     for paths in paths.chunks(TOGETHER) {
-        let images: Vec<Image> = paths.iter().map(Image::open).collect::<Result<_, _>>()?;
+        let mut read: Vec<(&PathBuf, Image)> = vec![];
+        for path in paths {
+            match Image::open(path) {
+                Ok(image) => read.push((path, image)),
+                Err(error) if options.skip_broken => eprintln!("skipped: {error}"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (paths, images): (Vec<&PathBuf>, Vec<Image>) = read.into_iter().unzip();
         for (path, prediction) in paths.iter().zip(predictor.predict_batch(&images)?) {
             println!("{} {} {:.4}", path.display(), prediction.label, prediction.probability);
             if options.top5 {
@@ -64,7 +82,38 @@ fn predict(options: &Options) -> Result<(), Failure> {
                     println!("  {label} {probability:.4}");
                 }
             }
+            if let Some(table) = &mut table {
+                table.row(path, &prediction)?;
+            }
         }
+    }
+    table.map_or(Ok(()), Table::finish)
+}
+
+/// Whether the file's name is that of an image.
+fn is_image(path: &Path) -> bool {
+    let known = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"];
+    let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+    extension.is_some_and(|extension| known.iter().any(|known| extension == *known))
+}
+
+/// All images of a folder and the folders in it, by name.
+fn images_in(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let failed = |error| Error::Io { action: "read", path: folder.into(), cause: error };
+    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    let before = images.len();
+    for path in paths {
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.is_dir() && !hidden {
+            images_in(&path, images)?;
+        } else if is_image(&path) && !hidden {
+            images.push(path);
+        }
+    }
+    if images.len() == before {
+        eprintln!("no images in {}", folder.display());
     }
     Ok(())
 }
@@ -77,15 +126,37 @@ fn likeliest<'a>(prediction: &Prediction, labels: &'a [String], count: usize) ->
     all
 }
 
-/// A predictor for the images that come with the crate.
-fn tune(device: &Device) -> Result<Predictor, Failure> {
-    let Splits { train, valid, .. } = ImageFolder::splits(small::images(), 0)?;
-    let tuner = FineTuner::new(small::backbone(device)?).strategy(Strategy::SmallSimilar);
-    Ok(tuner.on_event(run::progress()).fit(&train, &valid)?.predictor)
+/// A file of comma-separated values (RFC 4180).
+struct Table {
+    file: std::io::BufWriter<std::fs::File>,
+    path: PathBuf,
 }
 
-fn one_of_each_class() -> Result<Vec<PathBuf>, Failure> {
-    let data = ImageFolder::eval_part(small::images())?;
-    let first = |class: u32| (0..data.len()).find(|&i| data.target(i) == Target::Class(class));
-    Ok((0..data.classes().len() as u32).filter_map(first).map(|i| data.path(i).to_path_buf()).collect())
+impl Table {
+    fn create(path: &Path, predictor: &Predictor) -> Result<Self, Failure> {
+        let file = std::fs::File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut table = Self { file: std::io::BufWriter::new(file), path: path.into() };
+        let labels = predictor.labels().iter().map(|label| field(label));
+        table.line(["file", "label", "probability"].map(String::from).into_iter().chain(labels))?;
+        Ok(table)
+    }
+
+    fn row(&mut self, path: &Path, prediction: &Prediction) -> Result<(), Failure> {
+        let first = [field(&path.display().to_string()), field(&prediction.label), prediction.probability.to_string()];
+        self.line(first.into_iter().chain(prediction.probabilities.iter().map(ToString::to_string)))
+    }
+
+    fn line(&mut self, fields: impl Iterator<Item = String>) -> Result<(), Failure> {
+        let line = fields.collect::<Vec<_>>().join(",");
+        writeln!(self.file, "{line}").map_err(|error| format!("{}: {error}", self.path.display()).into())
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        self.file.flush().map_err(|error| format!("{}: {error}", self.path.display()).into())
+    }
+}
+
+/// A text as a field: in quotes where it holds what separates fields or lines.
+fn field(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }

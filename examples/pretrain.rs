@@ -13,8 +13,8 @@
 mod run;
 
 use candle_finetune::{
-    Arch, Augment, Backbone, BatchNormMode, Event, FineTuner, Image, InputSpec, Loss, Optimizer, Phase, Plan, Schedule,
-    Start, VecDataset,
+    Arch, Augment, Backbone, BatchNormMode, FineTuner, Image, InputSpec, Loss, Optimizer, Phase, Plan, Schedule, Start,
+    VecDataset,
 };
 use clap::Parser;
 use run::Failure;
@@ -39,7 +39,7 @@ struct Options {
     /// The learning rate at its height.
     #[arg(long, default_value_t = 0.2)]
     lr: f64,
-    /// The seed of all chance.
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Where to save the network with its classifier.
@@ -76,19 +76,7 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
     plan.loss = Loss::cross_entropy().label_smoothing(0.1);
 
     let begun = std::time::Instant::now();
-    let mut listen = run::progress();
-    let tuner = FineTuner::new(backbone).plan(plan).seed(options.seed).on_event(move |event| {
-        listen(event);
-        if let Event::Epoch(e) = event {
-            println!(
-                "epoch {} loss {:.4} top1 {:.4} {:.1} s",
-                e.epoch,
-                e.train_loss,
-                e.train_top1.unwrap_or_default(),
-                e.seconds
-            );
-        }
-    });
+    let tuner = FineTuner::new(backbone).plan(plan).seed(options.seed).on_event(run::progress());
     let mut session = tuner.session(&train)?;
     while let Some(batch) = session.next_batch()? {
         session.step(&batch)?;

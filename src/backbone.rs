@@ -8,6 +8,7 @@ mod source;
 
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 pub(crate) use network::Network;
+use network::check_size;
 pub(crate) use snapshot::Snapshot;
 pub use source::Source;
 pub(crate) use source::{DESCRIPTION_VERSION, Saved};
@@ -117,6 +118,9 @@ impl Backbone {
         labels: Option<Vec<String>>,
         origin: Option<String>,
     ) -> Result<Self> {
+        if spec.size != arch.input_spec().size {
+            check_size(arch, layout, spec.channels, spec.size)?;
+        }
         let network = Network::build(arch, layout, spec.channels, &tensors)?;
         let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
         let device = device.clone();
@@ -130,7 +134,6 @@ impl Backbone {
     /// # Errors
     /// If the images have another number of channels, or are too small for the architecture.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        self.check(images)?;
         no_grad(|| self.inner.network.features(images))
     }
 
@@ -155,20 +158,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::forward`].
     pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        self.check(images)?;
         no_grad(|| self.inner.network.stage_features(images))
-    }
-
-    /// Refuses images that the network cannot take.
-    pub(crate) fn check(&self, images: &Tensor) -> Result<()> {
-        let wanted = self.inner.spec.channels;
-        match images.dims() {
-            [n, c, h, w] if *c == wanted && *n > 0 && *h > 0 && *w > 0 => Ok(()),
-            dims => Err(Error::invalid(
-                "images",
-                format!("have shape {dims:?}; {} takes (N, {wanted}, height, width)", self.arch()),
-            )),
-        }
     }
 
     /// The architecture.
@@ -225,7 +215,10 @@ impl Backbone {
 
     /// The same weights for images of another size.
     ///
-    /// Every architecture here is convolutional and takes any size that leaves pixels at its end.
+    /// Every architecture here is convolutional and takes any size that leaves pixels for its last layers.
+    ///
+    /// # Errors
+    /// If the size is too small; the message has the least one.
     pub fn input_size(&self, height: usize, width: usize) -> Result<Self> {
         self.respecify(self.inner.spec.clone().size(height, width))
     }
@@ -233,7 +226,8 @@ impl Backbone {
     /// The same weights with images prepared in another way.
     ///
     /// # Errors
-    /// If the number of channels differs, which [`Source::channels`] changes at loading.
+    /// If the number of channels differs, which [`Source::channels`] changes at loading, or the images would be too
+    /// small.
     pub fn respecify(&self, spec: InputSpec) -> Result<Self> {
         if spec.channels != self.inner.spec.channels || spec.mean.len() != spec.channels {
             let problem = "the number of channels is fixed when weights are loaded; see Source::channels";

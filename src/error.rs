@@ -1,5 +1,6 @@
 //! The one error type: each variant names the thing that is wrong and what to do about it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// An error of a dependency, kept opaque so that dependencies can change without breaking users.
@@ -9,7 +10,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, with the name of the thing and the remedy.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` prints the same text as `Display`, so that a `main` that returns [`Result`] prints a readable message.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A tensor operation failed inside Candle.
@@ -38,11 +41,11 @@ pub enum Error {
     },
 
     /// No block or stage of the backbone has this name.
-    #[error("the backbone has no block, stage or tensor called {name}; it has {}", known.join(", "))]
+    #[error("the backbone has no block, stage or tensor called {name}; it has {}", some(known))]
     UnknownBlock {
         /// The name asked for.
         name: String,
-        /// The names of its stages and blocks.
+        /// The names of its stages and blocks; for a tensor, the names most like it.
         known: Vec<String>,
     },
 
@@ -88,13 +91,25 @@ pub enum Error {
         changed: Vec<String>,
     },
 
-    /// The loss became infinite or no number.
-    #[error("the loss is {loss} at step {step}: lower the learning rate, clip the gradients, or check the images")]
+    /// The loss became infinite or NaN: in training, or on the validation data after every epoch.
+    #[error("the {what} is {loss} at step {step}: lower the learning rate, clip the gradients, or check the images")]
     Diverged {
+        /// Which loss: "training loss" or "validation loss".
+        what: &'static str,
         /// The optimizer step, from 1.
         step: usize,
         /// The loss.
         loss: f64,
+    },
+
+    /// A network computed infinities or NaN where it should compute numbers.
+    #[error(
+        "{what} are not finite: the weights are damaged or so large that they overflow, or the input is not \
+         normalized; check where the weights come from"
+    )]
+    NotFinite {
+        /// What was computed, of what.
+        what: String,
     },
 
     /// The hub did not give what was asked of it.
@@ -299,6 +314,31 @@ pub(crate) fn shown_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String
     first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
+/// The `count` names most like `name`, the likest first.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<String> {
+    // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
+    let name = shown(name);
+    let mut known: Vec<&str> = known.into_iter().collect();
+    known.sort_by_cached_key(|known| distance(known, &name));
+    known.into_iter().take(count).map(String::from).collect()
+}
+
+/// How many letters must be inserted, deleted or changed to make one word of the other (Levenshtein 1966).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = corner + usize::from(x != *y);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
 /// How many of a list a message shows.
 const SHOWN: usize = 20;
 
@@ -342,7 +382,7 @@ impl Error {
 
     /// An [`Error::Weights`] that keeps what a dependency said.
     pub(crate) fn weights_from(path: impl AsRef<Path>, problem: impl Into<String>, cause: impl Into<BoxError>) -> Self {
-        Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: Some(cause.into()) }
+        Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: Some(quiet(cause.into())) }
     }
 
     /// An [`Error::Invalid`].
@@ -361,8 +401,52 @@ fn because(cause: Option<&BoxError>) -> String {
     cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::Candle(Box::new(error))
+        Self::Candle(Box::new(without_backtrace(error)))
+    }
+}
+
+/// Candle puts a backtrace into the message where `RUST_BACKTRACE` is set, pages of it.
+fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    use candle_core::Error::{Context, WithBacktrace, WithPath};
+    match error {
+        WithBacktrace { inner, .. } => without_backtrace(*inner),
+        Context { inner, context } => Context { inner: Box::new(without_backtrace(*inner)), context },
+        WithPath { inner, path } => WithPath { inner: Box::new(without_backtrace(*inner)), path },
+        other => other,
+    }
+}
+
+/// A cause of any kind, without Candle's backtrace.
+fn quiet(cause: BoxError) -> BoxError {
+    match cause.downcast::<candle_core::Error>() {
+        Ok(error) => Box::new(without_backtrace(*error)),
+        Err(other) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_candle_carry_no_backtrace_into_messages() {
+        // What Candle makes of a failure where RUST_BACKTRACE is set.
+        let traced = || candle_core::Error::WithBacktrace {
+            inner: Box::new(candle_core::Error::Msg("shapes differ".into())),
+            backtrace: Box::new(std::backtrace::Backtrace::force_capture()),
+        };
+        let error = Error::from(traced().context("in a layer"));
+        assert_eq!(error.to_string(), "tensor operation failed: in a layer\nshapes differ");
+        assert_eq!(format!("{error:?}"), error.to_string());
+        let error = Error::weights_from("w.pth", "cannot be read", traced());
+        assert_eq!(error.to_string(), "w.pth: cannot be read: shapes differ");
     }
 }

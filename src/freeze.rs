@@ -1,8 +1,9 @@
 //! Which parts of a backbone stay as they are.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest, shown};
 use crate::params::{Block, Declared, Kind};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// How much of a backbone is frozen: never changed, computed without a graph, batch norms folded.
 ///
@@ -81,11 +82,18 @@ impl FreezePolicy {
     /// has.
     pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
         let declared = backbone.arch().declared(backbone.input_spec().channels)?;
-        Ok(self.resolve(backbone.blocks(), &declared, backbone.arch().classifier())?.prefix)
+        // The head is not known here: any name under the classifier's may be one of its tensors.
+        let of_head = |name: &str| covers(backbone.arch().classifier(), name);
+        Ok(self.resolve(backbone.blocks(), &declared, of_head)?.prefix)
     }
 
-    /// `classifier`: the name that the head's tensors start with.
-    pub(crate) fn resolve(&self, blocks: &[Block], declared: &[Declared], classifier: &str) -> Result<Frozen> {
+    /// `of_head`: whether a name is a tensor of the head, or above one.
+    pub(crate) fn resolve(
+        &self,
+        blocks: &[Block],
+        declared: &[Declared],
+        of_head: impl Fn(&str) -> bool,
+    ) -> Result<Frozen> {
         let n = blocks.len();
         let at_most = |k: usize| {
             if k <= n {
@@ -104,12 +112,9 @@ impl FreezePolicy {
                 .map(|i| i + 1)
                 .ok_or_else(|| unknown(name, blocks))?,
             Self::Named(names) => {
-                let known = |name: &str| {
-                    let of_head = covers(classifier, name) || covers(name, classifier);
-                    of_head || declared.iter().any(|d| covers(name, &d.name))
-                };
+                let known = |name: &str| of_head(name) || declared.iter().any(|d| covers(name, &d.name));
                 if let Some(name) = names.iter().find(|name| !known(name)) {
-                    return Err(unknown(name, blocks));
+                    return Err(nearest_tensors(name, declared));
                 }
                 let frozen = |i: usize| {
                     declared.iter().filter(|d| d.block == i).all(|d| names.iter().any(|n| covers(n, &d.name)))
@@ -123,7 +128,7 @@ impl FreezePolicy {
 }
 
 /// Whether `name` is the tensor or a module above it; prefixes end at dots.
-fn covers(name: &str, tensor: &str) -> bool {
+pub(crate) fn covers(name: &str, tensor: &str) -> bool {
     tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
@@ -137,6 +142,16 @@ fn unknown(name: &str, blocks: &[Block]) -> Error {
         }
     }
     Error::UnknownBlock { name: name.to_string(), known }
+}
+
+/// What to say of a name that owns no tensor: the tensors and modules whose names are like it.
+fn nearest_tensors(name: &str, declared: &[Declared]) -> Error {
+    let mut known: BTreeSet<&str> = BTreeSet::new();
+    for d in declared {
+        known.insert(&d.name);
+        known.extend(d.name.match_indices('.').map(|(dot, _)| &d.name[..dot]));
+    }
+    Error::UnknownBlock { name: shown(name), known: nearest(name, known, 5) }
 }
 
 impl Frozen {

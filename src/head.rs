@@ -2,7 +2,7 @@
 
 use crate::arch::Arch;
 use crate::backbone::{Backbone, init_uniform};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::ops::{Activation, FeatureMap, linear, linear_sketch};
 use crate::params::{Slot, Slots};
 use crate::rng::Seed;
@@ -27,6 +27,9 @@ pub struct Head {
     pub dropout: f32,
 }
 
+/// More parameters than this are a mistake: 16 GB in f32.
+const MOST_ELEMENTS: f64 = 4e9;
+
 /// What a head consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,12 +49,12 @@ impl Head {
         Self { kind: HeadKind::Linear, dropout: 0.0 }
     }
 
-    /// Two linear layers with `hidden` numbers and a ReLU between.
+    /// Two linear layers with `hidden` units and a ReLU between.
     pub fn mlp(hidden: usize) -> Self {
         Self { kind: HeadKind::Mlp(hidden), dropout: 0.0 }
     }
 
-    /// The classifier that came with the weights, to train it further. The dataset must have as many classes.
+    /// The classifier that came with the weights, to train it further. The dataset must have its classes, in its order.
     pub fn original() -> Self {
         Self { kind: HeadKind::Original, dropout: 0.0 }
     }
@@ -106,7 +109,17 @@ impl Head {
     /// Refuses what cannot be a head of this backbone for so many classes.
     pub(crate) fn check(self, backbone: &Backbone, classes: usize) -> Result<()> {
         if let HeadKind::Mlp(0) = self.kind {
-            return Err(Error::invalid("head", "an mlp needs at least one hidden number"));
+            return Err(Error::invalid("head", "0 hidden units; an MLP needs 1 at least"));
+        }
+        let layers = self.layers(backbone.arch(), classes);
+        let elements = layers.iter().fold(0f64, |sum, (_, out, inputs)| sum + *out as f64 * (*inputs as f64 + 1.0));
+        if elements > MOST_ELEMENTS {
+            let gigabytes = elements * backbone.inner.dtype.size_in_bytes() as f64 / 1e9;
+            let problem = format!(
+                "{elements:.3e} parameters take {gigabytes:.0} GB, and a multiple of that in training; at most \
+                 {MOST_ELEMENTS:.0e} are possible, so use fewer hidden units"
+            );
+            return Err(Error::invalid("head", problem));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::invalid("head", format!("dropout {} is not in [0, 1)", self.dropout)));
@@ -122,6 +135,20 @@ impl Head {
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Refuses the original classifier for classes that it does not know, or knows in another order: it would go on
+    /// with the weights of one class for another.
+    pub(crate) fn check_labels(self, backbone: &Backbone, labels: &[String]) -> Result<()> {
+        let Some(known) = backbone.labels().filter(|_| self.kind == HeadKind::Original) else { return Ok(()) };
+        let differs = known.iter().zip(labels).position(|(a, b)| a != b);
+        let Some(at) = differs.filter(|_| known.len() == labels.len()) else { return Ok(()) };
+        let (known, given) = (shown(&known[at]), shown(&labels[at]));
+        let problem = format!(
+            "class {at} of the original classifier is {known:?}, and of the data {given:?}; open the data with the \
+             classifier's labels in their order, or use Head::linear()"
+        );
+        Err(Error::invalid("head", problem))
     }
 
     /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.
@@ -145,16 +172,16 @@ impl Head {
         Ok(tensors)
     }
 
-    /// Logits (N, classes). `chance`: the seed and the step, while training.
+    /// Logits (N, classes). `random`: the seed and the number of the forward pass, while training.
     pub(crate) fn forward(
         self,
         features: &Tensor,
         slots: &Slots,
         arch: Arch,
-        chance: Option<(Seed, u64)>,
+        random: Option<(Seed, u64)>,
     ) -> Result<Tensor> {
-        let mut x = match chance {
-            Some((seed, step)) if self.dropout > 0.0 => dropped(features, self.dropout, seed, step)?,
+        let mut x = match random {
+            Some((seed, forward)) if self.dropout > 0.0 => dropped(features, self.dropout, seed, forward)?,
             _ => features.clone(),
         };
         let layers = self.layers(arch, 0);
@@ -171,11 +198,45 @@ impl Head {
 }
 
 /// Features with a share of them zeroed and the rest enlarged, so that their mean stays (Srivastava et al. 2014).
-fn dropped(x: &Tensor, share: f32, seed: Seed, step: u64) -> Result<Tensor> {
-    let mut rng = seed.stream("dropout", &[step]);
+fn dropped(x: &Tensor, share: f32, seed: Seed, forward: u64) -> Result<Tensor> {
+    let mut rng = seed.stream("dropout", &[forward]);
     let keep = 1.0 / (1.0 - share);
     let mask: Vec<f32> = (0..x.elem_count()).map(|_| if rng.random::<f32>() < share { 0.0 } else { keep }).collect();
     let mask = Tensor::from_vec(mask, x.shape(), &Device::Cpu)?;
     let mask = if x.dtype() == DType::F64 { mask.to_dtype(DType::F64)? } else { mask };
     Ok((x * mask.to_device(x.device())?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_zeroes_its_share_and_keeps_the_mean() {
+        let ones = Tensor::ones((100, 200), DType::F32, &Device::Cpu).unwrap();
+        let values = |share: f32, forward: u64| {
+            dropped(&ones, share, Seed(1), forward).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        for share in [0.1f32, 0.25, 0.5] {
+            let values = values(share, 0);
+            let zeros = values.iter().filter(|v| **v == 0.0).count() as f64 / values.len() as f64;
+            // Four standard errors of a share of 20,000 elements.
+            let error = (f64::from(share) * (1.0 - f64::from(share)) / 20_000.0).sqrt();
+            assert!((zeros - f64::from(share)).abs() < 4.0 * error, "{share}: {zeros}");
+            assert!(values.iter().all(|v| *v == 0.0 || *v == 1.0 / (1.0 - share)), "the others are scaled");
+        }
+        assert!(values(0.5, 0) == values(0.5, 0) && values(0.5, 0) != values(0.5, 1), "a mask per forward pass");
+    }
+
+    #[test]
+    fn a_head_that_no_memory_holds_is_refused_with_its_size() {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        for (head, classes) in
+            [(Head::mlp(100_000_000_000), 10), (Head::mlp(usize::MAX), 10), (Head::linear(), 1 << 60)]
+        {
+            let error = head.check(&backbone, classes).unwrap_err().to_string();
+            assert!(error.contains("GB"), "{error}");
+        }
+        Head::mlp(65_536).check(&backbone, 21_841).unwrap();
+    }
 }

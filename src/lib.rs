@@ -1,4 +1,9 @@
-#![doc = include_str!("../README.md")]
+// The README's snippets use files and the hub, and so are this page where both are there.
+#![cfg_attr(all(feature = "hub", feature = "image"), doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(all(feature = "hub", feature = "image")),
+    doc = "Fine-tunes pretrained vision networks on your own images, over Candle tensors. See README.md."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The library returns errors and leaves printing to programs; examples, benches and tests are programs.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
@@ -48,7 +53,7 @@ pub use head::{Head, HeadKind};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Push};
 pub use loss::Loss;
-pub use metrics::Evaluation;
+pub use metrics::{Confusion, Evaluation, wilson_interval};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::Block;
 pub use plan::{Phase, Plan, Start};
@@ -56,5 +61,6 @@ pub use predict::{Prediction, Predictor};
 pub use schedule::{Schedule, Shape};
 pub use strategy::{DataSize, Similarity, Strategy};
 pub use train::{
-    EpochReport, Event, FeatureCache, FineTuner, Fitted, Parameters, Report, Seconds, Session, StageReport,
+    EpochReport, Event, FeatureCache, FineTuner, Fitted, Parameters, Report, Samples, Seconds, Session, StageReport,
+    progress_lines,
 };

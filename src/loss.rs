@@ -57,3 +57,24 @@ impl Loss {
         Ok(cross_entropy(logits, &dense)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// PyTorch: `F.cross_entropy(logits, targets, label_smoothing=s)` in float64, for class ids and for probabilities.
+    #[test]
+    fn label_smoothing_is_pytorchs() {
+        let logits = Tensor::new(&[[1f64, 2.0, 3.0], [0.0, 0.0, 0.5]], &Device::Cpu).unwrap();
+        let soft = Tensor::new(&[[0.2f32, 0.3, 0.5], [1.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+        for (smoothing, hard, of_soft) in
+            [(0.0, 1.600991367, 1.200991367), (0.1, 1.567658034, 1.207658034), (0.3, 1.500991367, 1.220991367)]
+        {
+            let loss = Loss::cross_entropy().label_smoothing(smoothing);
+            let value = |targets: &Targets| loss.forward(&logits, targets).unwrap().to_scalar::<f64>().unwrap();
+            let (a, b) = (value(&Targets::Classes(vec![0, 2])), value(&Targets::Soft(soft.clone())));
+            assert!((a - hard).abs() < 1e-6 && (b - of_soft).abs() < 1e-6, "{smoothing}: {a} {b}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ pub(crate) use inference::{BATCH, Inference};
 
 use crate::backbone::{Backbone, Source};
 use crate::data::{Dataset, Image, largest};
+use crate::embedded::imagenet_labels;
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::metrics::Evaluation;
@@ -73,8 +74,9 @@ impl Predictor {
         Self::pretrained(Source::hub(id), device)
     }
 
-    /// A pretrained network with its original classifier, and its labels where the file has them; else the classes
-    /// are called by their numbers. A predictor that this crate saved comes back as it was.
+    /// A pretrained network with its original classifier, and its labels where the file has them. Without, the 1000
+    /// classes of an architecture whose default weights are ImageNet's get ImageNet's labels; other classes are called
+    /// by their numbers. A predictor that this crate saved comes back as it was.
     ///
     /// # Errors
     /// As [`Backbone::load`], and if the file has no classifier.
@@ -92,6 +94,7 @@ impl Predictor {
         };
         let labels = match backbone.labels() {
             Some(labels) => labels.to_vec(),
+            None if classes == 1000 && backbone.arch().hub_id().is_some() => imagenet_labels(),
             None => (0..classes).map(|i| i.to_string()).collect(),
         };
         let head = Head::original();
@@ -168,19 +171,30 @@ impl Predictor {
         to.push(folder.path(), &folder::FILES, folder::is_ours)
     }
 
-    /// What one image shows.
+    /// Classifies one image.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if the network's output is not finite.
     pub fn predict(&self, image: &Image) -> Result<Prediction> {
         let mut all = self.predict_batch(std::slice::from_ref(image))?;
         all.pop().ok_or_else(|| Error::invalid("images", "there are none"))
     }
 
-    /// What each of some images shows, computed 32 at a time.
+    /// Classifies images, 32 at a time.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if the network's output for an image is not finite.
     pub fn predict_batch(&self, images: &[Image]) -> Result<Vec<Prediction>> {
         let mut predictions = Vec::with_capacity(images.len());
         for images in images.chunks(BATCH) {
+            let done = predictions.len();
             let tensors: Vec<Tensor> = images.iter().map(|i| self.inference.prepare(i)).collect::<Result<_>>()?;
             let logits = self.inference.logits(&Tensor::stack(&tensors, 0)?.to_device(self.backbone.device())?)?;
             let probabilities = softmax(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let finite = |row: &Vec<f32>| row.iter().all(|p| p.is_finite());
+            if let Some(k) = probabilities.iter().position(|row| !finite(row)) {
+                return Err(Error::NotFinite { what: format!("the outputs of the network for image {}", done + k) });
+            }
             predictions.extend(probabilities.into_iter().map(|p| self.prediction(p)));
         }
         Ok(predictions)
@@ -208,7 +222,8 @@ impl Predictor {
     /// If the data holds no samples, its classes are not the predictor's, a sample has a list of labels, or an image is
     /// broken.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
-        let evaluation = self.inference.evaluate(data, None);
+        let data: Arc<dyn Dataset> = Arc::new(data.clone());
+        let evaluation = self.inference.evaluate(&data, None);
         // The memory of large batches is not needed by what comes next.
         crate::ops::release_pool();
         evaluation

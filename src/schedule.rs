@@ -88,3 +88,40 @@ impl fmt::Display for Schedule {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: a warmup of w steps rises by 1 / (w + 1) a step; the rest is the shape over the remaining steps.
+    #[test]
+    fn values_at_given_steps() {
+        let cosine = Schedule::cosine().warmup(0.1);
+        let linear = Schedule::linear();
+        let cases = [
+            (cosine, 0, 1.0 / 11.0),
+            (cosine, 4, 5.0 / 11.0),
+            (cosine, 9, 10.0 / 11.0),
+            (cosine, 10, 1.0), // the warmup's edge: the first step at the full rate
+            (cosine, 55, 0.5),
+            (cosine, 99, 0.000_304_586_490_5),
+            (Schedule::cosine(), 25, 0.853_553_390_593),
+            (linear, 0, 1.0),
+            (linear, 50, 0.5),
+            (linear, 99, 0.01),
+            (linear.warmup(0.5), 49, 50.0 / 51.0),
+            (linear.warmup(0.5), 50, 1.0),
+            (linear.warmup(0.5), 75, 0.5),
+            (Schedule::constant(), 99, 1.0),
+            (Schedule::constant().warmup(0.25), 24, 25.0 / 26.0),
+            (Schedule::constant().warmup(0.25), 25, 1.0),
+        ];
+        for (schedule, step, expected) in cases {
+            let factor = schedule.factor(step, 100);
+            assert!((factor - expected).abs() < 1e-9, "{schedule} at {step}: {factor}, not {expected}");
+        }
+        // A warmup of less than a step is none, and no phase divides by zero.
+        assert_eq!(Schedule::cosine().warmup(0.5).factor(0, 1), 1.0);
+        assert_eq!(Schedule::linear().factor(0, 0), 1.0);
+    }
+}

@@ -1,6 +1,7 @@
 //! Training: what a session does, and the short client of it that `fit` is.
 
 mod audit;
+mod best;
 mod event;
 mod feature_cache;
 mod feature_file;
@@ -11,8 +12,8 @@ mod report;
 mod session;
 mod store;
 
-pub use event::Event;
+pub use event::{Event, progress_lines};
 pub use feature_cache::FeatureCache;
 pub use fine_tuner::{FineTuner, Fitted};
-pub use report::{EpochReport, Parameters, Report, Seconds, StageReport};
+pub use report::{EpochReport, Parameters, Report, Samples, Seconds, StageReport};
 pub use session::Session;

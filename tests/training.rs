@@ -379,7 +379,7 @@ fn a_report_is_json_and_a_table() {
     let back: Report = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     assert_eq!(back.to_json().unwrap(), report.to_json().unwrap());
     assert_eq!((&back.plan, &back.classes, back.best_epoch), (&report.plan, &report.classes, report.best_epoch));
-    assert_eq!((report.samples, report.seed, report.arch.as_str()), (21, 5, "cifar_resnet20"));
+    assert_eq!((report.samples.train, report.seed, report.arch.as_str()), (21, 5, "cifar_resnet20"));
     assert_eq!(report.top1, report.valid_top1);
     let text = report.to_string();
     let table: Vec<&str> = text.lines().skip_while(|line| !line.trim_start().starts_with("stage")).collect();

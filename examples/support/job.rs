@@ -1,104 +1,173 @@
 //! Fine-tuning on a folder of images, as several examples do it: the options, and what comes of them.
 
 use crate::run::{self, Failure};
+use candle_finetune::candle_core;
 use candle_finetune::{
-    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Source, Splits, Strategy,
+    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FolderLayout, FreezePolicy, Head, ImageFolder, Plan, Source,
+    Splits, Strategy,
 };
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to train on, how, and where to put it.
 #[derive(Args)]
 pub struct Job {
-    /// The folder of images: CLASS/*, or {train,valid,test}/CLASS/*.
+    /// The folder of images: CLASS/*, or {train,valid,test}/CLASS/*
     #[arg(long)]
     data: PathBuf,
-    /// small-similar, small-different, large-similar or large-different.
+    /// Whether the folders in DATA are parts (train, valid, test) or classes, where their names allow both
+    #[arg(long)]
+    layout: Option<FolderLayout>,
+    /// small-similar, small-different, large-similar or large-different
     #[arg(long)]
     strategy: Option<Strategy>,
-    /// Freezes so many blocks, or up to this stage or block ("layer2"), in the last phase.
+    /// Blocks to freeze in the last phase: a count, or the last stage or block ("layer2")
     #[arg(long)]
     freeze: Option<String>,
-    /// Epochs of the last phase.
+    /// Epochs of the last phase
     #[arg(long)]
     epochs: Option<usize>,
-    /// Samples per step.
+    /// Samples per step
     #[arg(long)]
     batch_size: Option<usize>,
-    /// The head's learning rate in the last phase; the backbone keeps its share of it.
+    /// The head's learning rate in the last phase; the backbone's rate scales with it
     #[arg(long)]
     lr: Option<f64>,
-    /// Height and width of the network's input in pixels.
+    /// Height and width of the network's input in pixels
     #[arg(long)]
     image_size: Option<usize>,
-    /// How training images are varied.
+    /// Augmentation of the training images
     #[arg(long)]
-    augment: Option<Variation>,
-    /// Hidden numbers of a head of two layers.
+    augment: Option<Augmentation>,
+    /// Hidden units of a two-layer head
     #[arg(long)]
     hidden: Option<usize>,
-    /// The seed of all chance.
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// cpu, cuda[:N] or metal[:N].
+    /// cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Leaves out images that cannot be read instead of stopping; the report counts those of train and valid.
+    /// Skips images that cannot be read instead of stopping; the report counts those of train and valid
     #[arg(long)]
     skip_broken: bool,
-    /// Where to save the predictor.
+    /// The most pixels an image may have
+    #[arg(long)]
+    max_pixels: Option<u64>,
+    /// Prints parts, classes, plan and memory, and trains nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Prints a row per epoch and the parameters of each stage at the end
+    #[arg(long)]
+    table: bool,
+    /// Where to save the predictor
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Where to write the report as JSON.
+    /// Where to write the report as JSON
     #[arg(long)]
     report: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Variation {
+enum Augmentation {
     None,
     Light,
     Standard,
     Strong,
 }
 
-/// Trains by the options, prints the report and, last, the accuracy. `default`: the strategy where none is named.
-pub fn finetune(options: &Job, source: Source, default: Option<Strategy>) -> Result<Fitted, Failure> {
-    // What cannot be written is better known before the training than after.
-    for file in [&options.out, &options.report].into_iter().flatten() {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            return Err(format!("{}: there is no folder {}", file.display(), folder.display()).into());
-        }
-    }
+/// Trains by the options, prints the summary, saves the results and returns them with the last line to print: the
+/// accuracy. `None` after a dry run. `default`: the strategy where none is named.
+pub fn finetune(options: &Job, source: Source, default: Option<Strategy>) -> Result<Option<(Fitted, String)>, Failure> {
+    let strategy = options.strategy.or(default).ok_or(Error::NoStrategy)?;
+    check_outputs(options)?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
         backbone = backbone.input_size(size, size)?;
     }
-    let Splits { mut train, mut valid, mut test, .. } = ImageFolder::splits(&options.data, options.seed)?;
-    if options.skip_broken {
-        train = train.skip_broken()?;
-        valid = valid.skip_broken()?;
-        test = test.map(ImageFolder::skip_broken).transpose()?;
-        if let Some(left_out) = test.as_ref().map(|test| test.skipped().len()).filter(|&n| n > 0) {
-            eprintln!("{left_out} broken images of test are left out");
+    if let Some(out) = &options.out {
+        let size = |t: &candle_core::Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        run::check_writable(out, backbone.tensors().values().map(size).sum())?;
+    }
+    println!("{backbone:?}");
+    if let Some(classes) = backbone.num_classes() {
+        println!("its classifier of {classes} classes is replaced by a new head");
+    }
+    let splits = open(options)?;
+    let Splits { train, valid, test, .. } = &splits;
+
+    let plan = plan(options, strategy, &backbone, train.len());
+    let head = options.hidden.map_or_else(Head::linear, Head::mlp);
+    if options.dry_run {
+        print!("{strategy}\n{plan}");
+        println!("peak memory of a step: {}", plan.forecast(&backbone, head, train.classes().len())?);
+        return Ok(None);
+    }
+    let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
+    let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
+
+    // A result is saved before anything else can fail; with the accuracy on test data it is saved once more.
+    save(options, &tuned)?;
+    let accuracy = match test {
+        Some(test) => {
+            let evaluation = tuned.test(test)?;
+            save(options, &tuned)?;
+            evaluation.to_string()
         }
-    } else {
-        train.check()?;
-        valid.check()?;
-        if let Some(test) = &test {
-            test.check()?;
+        None => tuned.report.valid.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
+    println!();
+    if options.table {
+        println!("{}", tuned.report.table());
+    }
+    print!("{}", tuned.report);
+    for (what, path) in [("predictor", &options.out), ("report", &options.report)] {
+        if let Some(path) = path {
+            println!("  {what} saved: {}", path.display());
         }
     }
+    println!("accuracy on {} data:", if test.is_some() { "test" } else { "validation" });
+    Ok(Some((tuned, accuracy)))
+}
 
-    let strategy = options.strategy.or(default).ok_or(Error::NoStrategy)?;
-    let mut plan = strategy.plan(&backbone, train.len());
+fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
+    if let Some(path) = &options.out {
+        tuned.predictor.save(path)?;
+    }
+    if let Some(path) = &options.report {
+        std::fs::write(path, tuned.report.to_json()?).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Opens the parts, reads every image once, and says what is there.
+fn open(options: &Job) -> Result<Splits, Failure> {
+    let mut folder = ImageFolder::options().skip_broken(options.skip_broken);
+    folder = options.layout.into_iter().fold(folder, |folder, layout| folder.layout(layout));
+    folder = options.max_pixels.into_iter().fold(folder, |folder, pixels| folder.max_pixels(pixels));
+    let splits = folder.splits(&options.data, options.seed)?;
+    println!("{splits}");
+    if !options.skip_broken {
+        for part in [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()].into_iter().flatten() {
+            part.check()?;
+        }
+    }
+    let duplicates = splits.duplicates()?;
+    if !duplicates.is_empty() {
+        println!("warning: {duplicates}");
+    }
+    Ok(splits)
+}
+
+/// The strategy's plan with the options' changes.
+fn plan(options: &Job, strategy: Strategy, backbone: &Backbone, samples: usize) -> Plan {
+    let mut plan = strategy.plan(backbone, samples);
     if let Some(augment) = options.augment {
         plan.augment = match augment {
-            Variation::None => Augment::none(),
-            Variation::Light => Augment::light(),
-            Variation::Standard => Augment::standard(),
-            Variation::Strong => Augment::strong(),
+            Augmentation::None => Augment::none(),
+            Augmentation::Light => Augment::light(),
+            Augmentation::Standard => Augment::standard(),
+            Augmentation::Strong => Augment::strong(),
         };
         plan.phases.iter_mut().for_each(|phase| phase.augment = true);
     }
@@ -116,18 +185,28 @@ pub fn finetune(options: &Job, source: Source, default: Option<Strategy>) -> Res
     if let Some(batch_size) = options.batch_size {
         plan.batch_size = batch_size;
     }
-    let head = options.hidden.map_or_else(Head::linear, Head::mlp);
-    let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
-    let mut tuned = tuner.on_event(run::progress()).fit(&train, &valid)?;
+    plan
+}
 
-    let evaluation = tuned.test(test.as_ref().unwrap_or(&valid))?;
-    print!("{}", tuned.report);
-    if let Some(path) = &options.out {
-        tuned.predictor.save(path)?;
+/// Refuses outputs that could not be written, before the training instead of after it.
+fn check_outputs(options: &Job) -> Result<(), Failure> {
+    if let (Some(out), Some(report)) = (&options.out, &options.report)
+        && place(out)? == place(report)?
+    {
+        return Err(format!("--out and --report are both {}; give them names of their own", out.display()).into());
     }
-    if let Some(path) = &options.report {
-        std::fs::write(path, tuned.report.to_json()?).map_err(|error| format!("{}: {error}", path.display()))?;
+    for file in [&options.out, &options.report].into_iter().flatten() {
+        run::check_writable(file, 0)?;
     }
-    println!("{evaluation}");
-    Ok(tuned)
+    Ok(())
+}
+
+/// Where a file lies or would lie, without links.
+fn place(file: &Path) -> Result<PathBuf, Failure> {
+    if let Ok(place) = file.canonicalize() {
+        return Ok(place);
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().map_err(|error| format!("{}: {}: {error}", file.display(), folder.display()))?;
+    Ok(folder.join(file.file_name().ok_or_else(|| format!("{} names no file", file.display()))?))
 }

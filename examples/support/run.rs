@@ -1,9 +1,11 @@
-//! What the examples share: ending with an error's text instead of a panic, and a progress bar.
+//! What the examples share: errors as text instead of a panic, progress, and checks of paths.
 #![allow(dead_code)] // each example uses its part
 
-use candle_finetune::Event;
 use candle_finetune::candle_core::Device;
+use candle_finetune::{Event, progress_lines};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Any error of an example.
@@ -23,48 +25,67 @@ pub fn run(example: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
 /// "cpu", "cuda", "cuda:1" or "metal".
 pub fn device(name: &str) -> Result<Device, Failure> {
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    let index: usize = index.parse().map_err(|_| format!("device {name}: {index} is no number"))?;
+    let index: usize = index.parse().map_err(|_| format!("device {name}: {index} is not a number"))?;
     match kind {
         "cpu" => Ok(Device::Cpu),
         "cuda" => Ok(Device::new_cuda(index)?),
         "metal" => Ok(Device::new_metal(index)?),
-        _ => Err(format!("device {name} is not known; there are cpu, cuda[:N] and metal[:N]").into()),
+        _ => Err(format!("unknown device {name}; use cpu, cuda[:N] or metal[:N]").into()),
     }
 }
 
-/// A listener that draws progress on standard error; silent where that is no terminal.
+/// Refuses a file of so many bytes that cannot be written, by writing another one beside it.
+pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wrong = |problem: String| -> Failure { format!("{}: cannot be written: {problem}", file.display()).into() };
+    if !folder.is_dir() {
+        return Err(wrong(format!("there is no folder {}", folder.display())));
+    }
+    if file.is_dir() || file.file_name().is_none() {
+        return Err(wrong("it is a folder".into()));
+    }
+    if file.metadata().is_ok_and(|about| !about.is_file()) {
+        return Err(wrong("it is not a regular file".into()));
+    }
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::tempfile_in(folder)?;
+        let piece = vec![0; 1 << 20];
+        for from in (0..bytes).step_by(piece.len()) {
+            file.write_all(&piece[..piece.len().min(bytes - from)])?;
+        }
+        Ok(())
+    };
+    write().map_err(|error| wrong(format!("{bytes} bytes in {}: {error}", folder.display())))
+}
+
+/// A listener that prints the plan and a line per epoch on standard error, with a bar where that is a terminal.
 pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
     let bar = ProgressBar::new(1);
     if let Ok(style) = ProgressStyle::with_template("{msg:40} [{bar:30}] {pos}/{len}") {
         bar.set_style(style);
     }
+    let hidden = bar.is_hidden();
+    let mut lines = progress_lines(std::io::stderr());
     let mut phase_text = String::new();
-    move |event| match event {
-        Event::Phase { phase, phases, frozen_blocks } => {
-            phase_text = format!("phase {phase}/{phases}, {frozen_blocks} blocks frozen");
+    move |event| {
+        match event {
+            Event::Phase { phase, phases, frozen_blocks } => {
+                phase_text = format!("phase {phase}/{phases}, {frozen_blocks} blocks frozen");
+            }
+            Event::Features { done, total } => {
+                bar.set_message("features of the frozen blocks");
+                bar.set_length(*total as u64);
+                bar.set_position(*done as u64);
+            }
+            Event::Step { epoch, step, steps, loss } => {
+                bar.set_message(format!("{phase_text}, epoch {epoch}, loss {loss:.3}"));
+                bar.set_length(*steps as u64);
+                bar.set_position(*step as u64);
+            }
+            _ => {}
         }
-        Event::Features { done, total } => {
-            bar.set_message("features of the frozen blocks");
-            bar.set_length(*total as u64);
-            bar.set_position(*done as u64);
-        }
-        Event::Step { epoch, step, steps, loss } => {
-            bar.set_message(format!("{phase_text}, epoch {epoch}, loss {loss:.3}"));
-            bar.set_length(*steps as u64);
-            bar.set_position(*step as u64);
-        }
-        // Outside `suspend`, which holds the bar's lock.
-        Event::Epoch(report) if !bar.is_hidden() => {
-            let valid = report.valid_top1.map_or(String::new(), |v| format!(", valid top1 {v:.4}"));
-            let train = report.train_top1.map_or(String::new(), |v| format!(", top1 {v:.4}"));
-            bar.suspend(|| {
-                eprintln!(
-                    "{phase_text}, epoch {}: train loss {:.4}{train}{valid}, {:.1} s",
-                    report.epoch, report.train_loss, report.seconds
-                );
-            });
-        }
-        _ => {}
+        // `suspend` takes the bar away while a line is printed.
+        if hidden { lines(event) } else { bar.suspend(|| lines(event)) }
     }
 }
 

@@ -27,7 +27,13 @@ pub struct Which {
     arch: Option<Arch>,
 }
 
+#[allow(dead_code)] // each example uses its part
 impl Which {
+    /// Whether it is a predictor that this crate saved.
+    pub fn is_predictor(&self) -> bool {
+        self.predictor.is_some()
+    }
+
     /// Loads it; `None` if none is named.
     pub fn load(&self, device: &Device) -> Result<Option<Predictor>, Failure> {
         if let Some(path) = &self.predictor {

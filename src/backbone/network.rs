@@ -1,15 +1,18 @@
 //! A network as it is built for one assignment of roles.
 
 use crate::arch::{Arch, Layout};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::Folded;
 use crate::ops::{FeatureMap, Sketch};
-use crate::params::{Block, Builder, Layer, Provider};
-use candle_core::Tensor;
+use crate::params::{Block, Builder, Layer, Provider, Shapes};
+use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 /// The blocks of a backbone over tensors in their roles.
 pub(crate) struct Network {
+    arch: Arch,
+    layout: Layout,
+    channels: usize,
     pub blocks: Vec<Block>,
     layers: Vec<Box<dyn Layer>>,
     /// The folded convolutions of frozen blocks, by name.
@@ -20,23 +23,25 @@ impl Network {
     pub fn build(arch: Arch, layout: Layout, channels: usize, provider: &dyn Provider) -> Result<Self> {
         let mut b = Builder::new(provider, channels);
         arch.build(&mut b, layout)?;
-        Ok(Self { blocks: b.blocks, layers: b.layers, folded: b.folded })
+        Ok(Self { arch, layout, channels, blocks: b.blocks, layers: b.layers, folded: b.folded })
     }
 
     /// The names of the blocks without anything behind them.
     pub fn outline(&self) -> Self {
-        Self { blocks: self.blocks.clone(), layers: vec![], folded: vec![] }
+        Self { blocks: self.blocks.clone(), layers: vec![], folded: vec![], ..*self }
     }
 
     /// Images (N, C, H, W) to features (N, D).
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
-        self.rest(FeatureMap::new(images)?, 0)
+        self.on_images(images, |x| self.rest(x, 0))
     }
 
     /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
     pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
-        let x = through(&self.layers[..count], FeatureMap::new(images)?)?;
-        if count == self.layers.len() { pooled(x) } else { Ok(x.to_images()?) }
+        self.on_images(images, |x| {
+            let x = through(&self.layers[..count], x)?;
+            if count == self.layers.len() { pooled(x) } else { Ok(x.to_images()?) }
+        })
     }
 
     /// The rest of the way from what `prefix` made: features (N, D).
@@ -49,15 +54,33 @@ impl Network {
 
     /// What each stage makes of images, averaged over its pixels: (N, channels), with the stage's name.
     pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
-        let mut x = FeatureMap::new(images)?;
-        let mut stages = Vec::new();
-        for (i, (layer, block)) in self.layers.iter().zip(&self.blocks).enumerate() {
-            x = layer.forward(&x)?;
-            if self.blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
-                stages.push((block.stage.clone(), pooled(x.clone())?));
+        self.on_images(images, |mut x| {
+            let mut stages = Vec::new();
+            for (i, (layer, block)) in self.layers.iter().zip(&self.blocks).enumerate() {
+                x = layer.forward(&x)?;
+                if self.blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
+                    stages.push((block.stage.clone(), pooled(x.clone())?));
+                }
             }
+            Ok(stages)
+        })
+    }
+
+    /// Runs `f` on images (N, C, H, W). Images that the network cannot take are refused with what it takes; this is
+    /// the one way in.
+    fn on_images<T>(&self, images: &Tensor, f: impl FnOnce(FeatureMap) -> Result<T>) -> Result<T> {
+        let (arch, channels) = (self.arch, self.channels);
+        match images.dims() {
+            [n, c, h, w] if *c == channels && *n > 0 && *h > 0 && *w > 0 => {
+                // Only what failed is asked whether its size was the reason, so that the check costs nothing.
+                let too_small = |error| check_size(arch, self.layout, channels, (*h, *w)).err().unwrap_or(error);
+                f(FeatureMap::new(images)?).map_err(too_small)
+            }
+            dims => Err(Error::invalid(
+                "images",
+                format!("have shape {dims:?}; {arch} takes (N, {channels}, height, width)"),
+            )),
         }
-        Ok(stages)
     }
 
     /// The blocks from number `from` on, and the mean over all pixels.
@@ -79,6 +102,22 @@ impl Network {
         }
         Ok(all)
     }
+}
+
+/// Refuses a size of images, height and width, at which nothing would be left for the last layers.
+pub(crate) fn check_size(arch: Arch, layout: Layout, channels: usize, (h, w): (usize, usize)) -> Result<()> {
+    let network = Network::build(arch, layout, channels, &Shapes)?;
+    let takes = |h: usize, w: usize| {
+        h > 0 && w > 0 && network.sketch(Sketch::new((1, channels, h, w), DType::F32, None)).is_ok()
+    };
+    if takes(h, w) {
+        return Ok(());
+    }
+    /// No architecture needs more pixels than this on a side.
+    const ENOUGH: usize = 256;
+    let least = (1..ENOUGH).find(|&side| takes(side, side)).unwrap_or(ENOUGH);
+    let problem = format!("{h} x {w} pixels are too few for {arch}, which takes {least} x {least} at least");
+    Err(Error::invalid("input size", problem))
 }
 
 fn through(layers: &[Box<dyn Layer>], x: FeatureMap) -> Result<FeatureMap> {

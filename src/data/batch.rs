@@ -55,6 +55,20 @@ impl Batch {
         Ok(Self { images, targets, indices: (0..n).collect(), features: None })
     }
 
+    /// The cached features, if it has any.
+    ///
+    /// # Errors
+    /// If they were cached for another phase than this one, whose frozen blocks are others.
+    pub(crate) fn features_of(&self, phase: usize) -> Result<Option<&Tensor>> {
+        match &self.features {
+            Some(features) if features.phase != phase => Err(Error::invalid(
+                "batch",
+                "was made for another phase, whose frozen blocks are others; ask for a new one",
+            )),
+            features => Ok(features.as_ref().map(|features| &features.tensor)),
+        }
+    }
+
     /// The number of samples.
     pub fn len(&self) -> usize {
         self.indices.len()

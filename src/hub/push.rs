@@ -36,7 +36,7 @@ impl Push {
         Self { remote, id, create: false, private: false, message: "Upload of a predictor".into() }
     }
 
-    /// Creates the repository if it is not there.
+    /// Creates the repository if it does not exist.
     pub fn create(mut self) -> Self {
         self.create = true;
         self
@@ -72,13 +72,35 @@ impl Push {
         plain.split('@').next().unwrap_or_default()
     }
 
-    /// Puts these files of a folder there as one commit, and looks whether they have arrived.
-    /// A model card that is there stays, unless `is_ours` says that it may be replaced.
-    pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&[u8]) -> bool) -> Result<String> {
-        let mut settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
-        // What is there now decides, not what is known of it from earlier.
+    /// Checks before a training what would fail after it: the name, the token, whether the hub can be reached and the
+    /// repository is there. With [`Push::create`] the repository is created now, which also proves that the token may
+    /// write.
+    ///
+    /// # Errors
+    /// [`Error::Hub`], as [`Predictor::push_to_hub`](crate::Predictor::push_to_hub).
+    pub fn check(&self) -> Result<()> {
+        let (settings, repository) = self.resolve()?;
         let scratch = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-        settings.cache = scratch.path().to_path_buf();
+        let settings = Settings { cache: scratch.path().to_path_buf(), ..settings };
+        if settings.token.is_none() {
+            let problem = "nothing can be pushed without a token; set HF_TOKEN, or log in with `hf auth login`";
+            return Err(repository.error(HubError::Denied, problem));
+        }
+        apart(move |runtime| {
+            let fetcher = Fetcher::new(settings, repository.clone(), None)?;
+            runtime.block_on(async {
+                self.create_on(&fetcher, &repository).await?;
+                match fetcher.ask(&repository.revision, "README.md", false).await {
+                    Err(Error::Hub { kind: HubError::NotFound, .. }) if self.create => Ok(()),
+                    answer => answer.map(drop),
+                }
+            })
+        })
+    }
+
+    /// The hub's settings and the repository, if anything can be pushed there.
+    fn resolve(&self) -> Result<(Settings, Repository)> {
+        let settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
         let repository = Repository::parse(&self.id, None)?;
         if settings.offline {
             let problem = "HF_HUB_OFFLINE is set, and nothing can be pushed without a network";
@@ -87,20 +109,37 @@ impl Push {
         if repository.commit().is_some() {
             return Err(repository.error(HubError::Refused, "a commit never changes; push to a branch"));
         }
+        Ok((settings, repository))
+    }
+
+    /// Creates the repository if that is wanted; one that is there already is fine.
+    async fn create_on(&self, fetcher: &Fetcher, repository: &Repository) -> Result<()> {
+        if !self.create {
+            return Ok(());
+        }
+        let (client, id) = (fetcher.client().clone(), repository.id());
+        let made = client.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
+        let made = timeout(fetcher.settings.patience, made.private(self.private).exist_ok(true).send()).await;
+        let slow = |_| repository.error(HubError::Busy, "creating it took too long; try again");
+        made.map_err(slow)?.map_err(|error| fetcher.error(error)).map(drop)
+    }
+
+    /// Puts these files of a folder there as one commit, and looks whether they have arrived.
+    /// A model card that is there stays, unless `is_ours` says that it may be replaced.
+    pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&[u8]) -> bool) -> Result<String> {
+        let (mut settings, repository) = self.resolve()?;
+        // What is there now decides, not what is known of it from earlier.
+        let scratch = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        settings.cache = scratch.path().to_path_buf();
         let address = format!("{}/{}", settings.endpoint, repository.id());
-        let (create, private, message) = (self.create, self.private, self.message.clone());
+        let (create, message) = (self.create, self.message.clone());
         apart(move |runtime| {
-            let (stall, patience) = (settings.stall, settings.patience);
+            let stall = settings.stall;
             let mut fetcher = Fetcher::new(settings, repository.clone(), None)?;
             let slow = |what: &str| repository.error(HubError::Busy, format!("{what} took too long; try again"));
             runtime.block_on(async {
                 let client = fetcher.client().clone();
-                if create {
-                    let id = repository.id();
-                    let made = client.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
-                    let made = timeout(patience, made.private(private).exist_ok(true).send()).await;
-                    made.map_err(|_| slow("creating it"))?.map_err(|error| fetcher.error(error))?;
-                }
+                self.create_on(&fetcher, &repository).await?;
                 let card = match fetcher.ask(&repository.revision, "README.md", false).await {
                     Ok(Answer::File(about)) => {
                         let path = fetcher.download(&about.commit, "README.md", &about).await?;

@@ -10,7 +10,7 @@ use super::buffer::{Buffer, Number};
 use super::gradient::{Gradient, Gradients, Numbers};
 use super::real::{Real, with_slice};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail};
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -212,6 +212,11 @@ pub(crate) fn backward(loss: &Tensor) -> Result<Gradients> {
     gather(store, sunk)
 }
 
+/// The gradients in a store that `loss.backward()` returned.
+pub(crate) fn gradients_of(store: GradStore) -> Result<Gradients> {
+    gather(store, vec![])
+}
+
 fn gather(store: GradStore, sunk: Vec<(TensorId, Gradient)>) -> Result<Gradients> {
     let mut all = Gradients::new();
     for (id, gradient) in sunk {
@@ -239,4 +244,12 @@ fn gather(store: GradStore, sunk: Vec<(TensorId, Gradient)>) -> Result<Gradients
 /// Reads a tensor's numbers into a buffer of our own.
 pub(crate) fn read<T: Real + WithDType>(t: &Tensor) -> Result<Buffer<T>> {
     with_slice(t, |values| Ok(Buffer::copy_of(values)))
+}
+
+/// Whether every element is finite.
+pub(crate) fn is_finite(t: &Tensor) -> Result<bool> {
+    // What is not finite minus itself is NaN; everything else is 0.
+    let t = t.detach();
+    let sum = (&t - &t)?.sum_all()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_scalar::<f32>()?;
+    Ok(sum == 0.0)
 }

@@ -114,7 +114,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     if let Some(report) = &report {
         let strategy = report.strategy.map_or("a plan of its own", |strategy| strategy.name());
         line(format_args!("| Strategy | {strategy} |"));
-        line(format_args!("| Training images | {} |", report.samples));
+        line(format_args!("| Training images | {} |", report.samples.train));
         line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
         let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
         line(format_args!("| Parameters that learnt, last phase | {:.1} % |", 100.0 * share));

@@ -10,6 +10,7 @@ use crate::metrics::Evaluation;
 use crate::ops::no_grad;
 use crate::params::{AllFrozen, Slots};
 use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
 /// Samples per batch. Fixed, because a device's matrix product may round differently for other sizes.
 pub(crate) const BATCH: usize = 32;
@@ -24,7 +25,6 @@ pub(crate) struct Inference {
     pub labels: Vec<String>,
     device: Device,
     dtype: DType,
-    channels: usize,
 }
 
 impl Inference {
@@ -45,8 +45,8 @@ impl Inference {
     fn with(backbone: &Backbone, network: Network, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
         let inner = &backbone.inner;
         let transform = Transform::eval(&inner.spec)?;
-        let (device, dtype, channels) = (inner.device.clone(), inner.dtype, inner.spec.channels);
-        Ok(Self { arch: inner.arch, network, head, slots, transform, labels, device, dtype, channels })
+        let (device, dtype) = (inner.device.clone(), inner.dtype);
+        Ok(Self { arch: inner.arch, network, head, slots, transform, labels, device, dtype })
     }
 
     pub fn head(&self) -> Head {
@@ -72,45 +72,17 @@ impl Inference {
     /// Logits of what the first `from` blocks made.
     pub fn logits_from(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         no_grad(|| {
-            let features = if from == 0 {
-                let wanted = self.channels;
-                if !matches!(x.dims(), [n, c, h, w] if *c == wanted && *n > 0 && *h > 0 && *w > 0) {
-                    let problem = format!("have shape {:?}; the network takes (N, {wanted}, height, width)", x.dims());
-                    return Err(Error::invalid("images", problem));
-                }
-                self.network.features(x)?
-            } else {
-                self.network.suffix(x, from)?
-            };
+            let features = if from == 0 { self.network.features(x)? } else { self.network.suffix(x, from)? };
             Ok(self.head.forward(&features.detach(), &self.slots, self.arch, None)?.detach())
         })
     }
 
     /// `workers`: the threads that make batches, the loader's own choice if `None`.
-    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D, workers: Option<usize>) -> Result<Evaluation> {
-        if data.is_empty() {
-            return Err(Error::invalid("dataset", "holds no samples; there is nothing to evaluate"));
-        }
-        if data.classes() != self.labels {
-            let (given, known) = (data.classes(), &self.labels);
-            let at = given.iter().zip(known).take_while(|(a, b)| a == b).count();
-            let name = |names: &[String]| names.get(at).map_or("not there".into(), |name| format!("{name:?}"));
-            let problem = format!(
-                "has {} classes and the network {}; class {at} is {}, and the network's is {}",
-                given.len(),
-                known.len(),
-                name(given),
-                name(known)
-            );
-            return Err(Error::invalid(
-                "dataset",
-                format!("{problem}; give it the predictor's labels, in their order"),
-            ));
-        }
-        let classes = self.labels.len();
+    pub fn evaluate(&self, data: &Arc<dyn Dataset>, workers: Option<usize>) -> Result<Evaluation> {
+        self.check(data)?;
         let loader = Loader::new(data, self.transform.clone()).batch_size(BATCH);
         let loader = workers.into_iter().fold(loader, Loader::workers);
-        let mut evaluation = Evaluation::new(classes);
+        let mut evaluation = Evaluation::new();
         for batch in loader.batches((0..data.len()).collect(), 0, &self.device)? {
             let batch = batch?;
             Self::judge(&self.logits(&batch.images)?, &batch.targets, &mut evaluation)?;
@@ -118,10 +90,34 @@ impl Inference {
         Ok(evaluation.close())
     }
 
+    /// Refuses data that cannot be evaluated: none, or of other classes.
+    pub fn check(&self, data: &dyn Dataset) -> Result<()> {
+        if data.is_empty() {
+            return Err(Error::invalid("dataset", "holds no samples; there is nothing to evaluate"));
+        }
+        if data.classes() == self.labels {
+            return Ok(());
+        }
+        let (given, known) = (data.classes(), &self.labels);
+        let at = given.iter().zip(known).take_while(|(a, b)| a == b).count();
+        let name = |names: &[String]| names.get(at).map_or("not there".into(), |name| format!("{name:?}"));
+        let problem = format!(
+            "has {} classes and the network {}; class {at} is {}, and the network's is {}; give it the predictor's \
+             labels, in their order",
+            given.len(),
+            known.len(),
+            name(given),
+            name(known)
+        );
+        Err(Error::invalid("dataset", problem))
+    }
+
     /// Counts a batch: the cross entropy -sum(t log softmax(logits)), and whether the likeliest class is the target's.
+    /// Logits that are not finite have no likeliest class.
     pub fn judge(logits: &Tensor, targets: &Targets, evaluation: &mut Evaluation) -> Result<()> {
         if matches!(targets, Targets::Labels(_)) {
-            let problem = "have lists of labels, and an evaluation counts one class per sample";
+            let problem =
+                "are lists of labels; evaluate counts one class per sample and does not support multi-label targets";
             return Err(Error::invalid("targets", problem));
         }
         let rows = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
@@ -131,7 +127,8 @@ impl Inference {
             let log_sum = row.iter().map(|v| (v - most).exp()).sum::<f64>().ln() + most;
             let weighted = row.iter().zip(truth).filter(|(_, t)| **t != 0.0);
             let loss = weighted.map(|(v, &t)| f64::from(t) * (log_sum - v)).sum();
-            evaluation.count(class as usize, largest(row), loss);
+            let predicted = row.iter().all(|v| v.is_finite()).then(|| largest(row));
+            evaluation.count(class as usize, predicted, if predicted.is_some() { loss } else { f64::NAN });
         }
         Ok(())
     }

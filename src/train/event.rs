@@ -1,11 +1,14 @@
 //! What a run tells its listener.
 
-use super::report::EpochReport;
+use super::report::{EpochReport, Report};
+use std::io::Write;
 
 /// Something that happened in a run, for progress bars and logs.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// The run begins: its plan, samples and warnings are known. [`Report::head`] is this as text.
+    Start(&'a Report),
     /// A phase begins.
     Phase {
         /// The phase, from 1.
@@ -15,7 +18,7 @@ pub enum Event<'a> {
         /// How many leading blocks are frozen.
         frozen_blocks: usize,
     },
-    /// The frozen part's features are being computed, once.
+    /// The features of the frozen blocks are being computed, once.
     Features {
         /// Samples done.
         done: usize,
@@ -35,4 +38,28 @@ pub enum Event<'a> {
     },
     /// An epoch is done and validated.
     Epoch(&'a EpochReport),
+}
+
+/// A listener that writes the plan, then a line per epoch.
+///
+/// A line that cannot be written is lost; the run goes on.
+///
+/// ```
+/// # use candle_finetune::{Arch, Backbone, candle_core::Device};
+/// use candle_finetune::{FineTuner, progress_lines};
+/// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+/// let tuner = FineTuner::new(backbone).on_event(progress_lines(std::io::stderr()));
+/// # let _ = tuner;
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+pub fn progress_lines(mut out: impl Write + Send + 'static) -> impl FnMut(&Event<'_>) + Send + 'static {
+    move |event| {
+        // Whoever reads the progress may be gone; that is no reason to lose the training.
+        let _ = match event {
+            Event::Start(report) => writeln!(out, "{}", report.head()),
+            Event::Features { done, total } if done == total => writeln!(out, "features of {total} samples computed"),
+            Event::Epoch(report) => writeln!(out, "{report}"),
+            _ => Ok(()),
+        };
+    }
 }

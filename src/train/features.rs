@@ -3,8 +3,8 @@
 use super::feature_cache::{FeatureCache, Row, RowKey};
 use crate::backbone::Network;
 use crate::data::{Batch, Dataset, Features, Loader, Targets, batch_end, hash};
-use crate::error::Result;
-use crate::ops::no_grad;
+use crate::error::{Error, Result};
+use crate::ops::{is_finite, no_grad};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -65,7 +65,9 @@ impl KeptFeatures {
                 let batch = batch?;
                 let images = batch.images.to_dtype(maker.dtype)?;
                 let features = no_grad(|| maker.network.prefix(&images, maker.frozen_blocks))?;
-                let features = features.to_dtype(cache.stored(maker.dtype))?;
+                let stored = features.to_dtype(cache.stored(maker.dtype))?;
+                check_finite(&features, &stored, dataset.as_ref(), &batch.indices)?;
+                let features = stored;
                 if part.is_none() {
                     let row = features.elem_count() / batch.len().max(1) * features.dtype().size_in_bytes();
                     part = cache.room(&features, row.saturating_mul(missing.len()))?;
@@ -116,4 +118,23 @@ impl KeptFeatures {
             (!indices.is_empty()).then_some(indices)
         })
     }
+}
+
+/// Refuses features that nothing can be learnt from: not finite as computed, or as cached in a narrower type.
+fn check_finite(computed: &Tensor, stored: &Tensor, dataset: &dyn Dataset, indices: &[usize]) -> Result<()> {
+    if is_finite(stored)? {
+        return Ok(());
+    }
+    if is_finite(computed)? {
+        let problem = format!("{:?} cannot hold these features, which are too large; use BF16 or F32", stored.dtype());
+        return Err(Error::invalid("feature cache's dtype", problem));
+    }
+    for (row, &i) in indices.iter().enumerate() {
+        if !is_finite(&computed.get(row)?)? {
+            return Err(Error::NotFinite {
+                what: format!("the features of the frozen blocks for {}", dataset.name(i)),
+            });
+        }
+    }
+    Ok(())
 }

@@ -53,7 +53,8 @@ pub struct FineTuner {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Fitted {
-    /// The network with the weights that validated best.
+    /// The network. From [`FineTuner::fit`] with the weights of the best epoch; from [`Session::finish`] with those of
+    /// the last step, or of the best epoch after [`Session::restore_best`]. [`Report::best_epoch`] tells which.
     pub predictor: Predictor,
     /// What happened.
     pub report: Report,
@@ -67,10 +68,8 @@ impl Fitted {
     /// As [`Predictor::evaluate`].
     pub fn test<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
         let evaluation = self.predictor.evaluate(data)?;
-        self.report.top1 = Some(evaluation.top1());
-        if let Some(story) = &mut self.predictor.story {
-            story["top1"] = evaluation.top1().into();
-        }
+        self.report.tested(data, &evaluation);
+        self.predictor.story = Some(self.report.as_story()?);
         Ok(evaluation)
     }
 }
@@ -139,7 +138,7 @@ impl FineTuner {
         self
     }
 
-    /// Sets how many epochs without a better validation end a phase.
+    /// Sets how many epochs without a lower validation loss end a phase.
     pub fn patience(mut self, epochs: usize) -> Self {
         self.patience = Some(epochs);
         self
@@ -177,11 +176,22 @@ impl FineTuner {
         self
     }
 
-    /// Starts a session over the training data: the second door, for own loops.
+    /// Prints the plan and a line per epoch on standard error: [`progress_lines`](crate::progress_lines) as the
+    /// listener.
+    pub fn progress(self) -> Self {
+        self.on_event(super::event::progress_lines(std::io::stderr()))
+    }
+
+    /// Starts a session over the training data, for custom training loops.
     ///
     /// # Errors
     /// [`Error::NoStrategy`] without strategy and plan, [`Error::Invalid`] for a plan that cannot work.
     pub fn session<D: Dataset + Clone + 'static>(self, train: &D) -> Result<Session> {
+        self.start(Arc::new(train.clone()))
+    }
+
+    /// As [`FineTuner::session`], compiled once for all kinds of datasets.
+    fn start(self, train: Arc<dyn Dataset>) -> Result<Session> {
         let mut overrides = Vec::new();
         let mut plan = match (self.plan, self.strategy) {
             (Some(plan), None) => plan,
@@ -232,70 +242,49 @@ impl FineTuner {
         Session::start(setup, train)
     }
 
-    /// Trains by the plan, validates after every epoch, and keeps the weights that validate best: by accuracy, then
-    /// by the smaller loss.
+    /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see
+    /// [`Session::end_epoch`] for which that is). Where the training diverges after an epoch that did not, that epoch
+    /// is kept, and the report has a warning.
     ///
     /// # Errors
-    /// As [`FineTuner::session`]; and if a sample cannot be read, the loss diverges, the audit fails, or the
-    /// validation data has other classes.
+    /// As [`FineTuner::session`]; [`Error::Diverged`] if no epoch was validated with finite numbers; and if a sample
+    /// cannot be read, the audit fails, or the validation data has other classes.
     pub fn fit<D, V>(self, train: &D, valid: &V) -> Result<Fitted>
     where
         D: Dataset + Clone + 'static,
         V: Dataset + Clone + 'static,
     {
-        same_classes(train, valid)?;
-        let mut session = self.session(train)?;
-        session.also_skipped(valid.skipped());
-        let valid: Arc<dyn Dataset> = Arc::new(valid.clone());
-        let mut best: Option<Best> = None;
-        let mut phase = None;
+        self.run(Arc::new(train.clone()), Arc::new(valid.clone()))
+    }
+
+    /// As [`FineTuner::fit`], compiled once for all kinds of datasets.
+    fn run(self, train: Arc<dyn Dataset>, valid: Arc<dyn Dataset>) -> Result<Fitted> {
+        same_classes(&train, &valid)?;
+        let mut session = self.start(train)?;
+        session.note_valid(&valid);
         let mut cache = None;
-        let mut since_better = 0;
         while let Some(batch) = session.next_batch()? {
-            if phase != session.phase() {
-                phase = session.phase();
-                since_better = 0;
+            let entered = session.entered_phase();
+            if entered {
                 cache = session.valid_cache(&valid)?;
             }
-            session.step(&batch)?;
+            match session.step(&batch) {
+                Err(error) if session.survives(&error) => break,
+                stepped => stepped?,
+            };
             if !session.epoch_done() {
                 continue;
             }
             let evaluation = session.validate(&valid, cache.as_ref())?;
-            session.close_epoch(Some(&evaluation))?;
-            if session.phase() != phase {
+            session.end_epoch(&evaluation)?;
+            if session.phase().is_none() {
                 // The next phase's features need the room.
                 cache = None;
             }
-            let better =
-                best.as_ref().is_none_or(|best| (evaluation.correct, -evaluation.loss) > (best.correct, -best.loss));
-            if better {
-                let number = session.report().epochs.len();
-                let (correct, loss, top1) = (evaluation.correct, evaluation.loss, evaluation.top1());
-                best = Some(Best { correct, loss, top1, number, weights: session.snapshot()? });
-                since_better = 0;
-            } else {
-                since_better += 1;
-                if session.plan().patience.is_some_and(|patience| since_better >= patience) {
-                    session.end_phase()?;
-                    cache = None;
-                }
-            }
         }
-        if let Some(best) = best {
-            session.restore(&best.weights, best.number, best.top1)?;
-        }
+        session.restore_best()?;
         session.finish()
     }
-}
-
-/// The weights that validated best so far.
-struct Best {
-    correct: usize,
-    loss: f64,
-    top1: f64,
-    number: usize,
-    weights: std::collections::BTreeMap<String, candle_core::Tensor>,
 }
 
 fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {

@@ -2,14 +2,19 @@
 
 use super::report::EpochReport;
 use crate::metrics::Evaluation;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is known of the epoch so far.
 pub(super) struct Progress {
     started: Instant,
     pub seconds: f64,
     steps: usize,
+    /// Samples handed out.
     seen: usize,
+    /// Samples handed out since the last step.
+    pending: usize,
+    /// Samples of the steps, which weigh the losses.
+    weight: usize,
     judged: usize,
     correct: usize,
     loss: f64,
@@ -18,18 +23,42 @@ pub(super) struct Progress {
 
 impl Progress {
     pub fn new() -> Self {
-        Self { started: Instant::now(), seconds: 0.0, steps: 0, seen: 0, judged: 0, correct: 0, loss: 0.0, norm: 0.0 }
+        Self {
+            started: Instant::now(),
+            seconds: 0.0,
+            steps: 0,
+            seen: 0,
+            pending: 0,
+            weight: 0,
+            judged: 0,
+            correct: 0,
+            loss: 0.0,
+            norm: 0.0,
+        }
     }
 
-    pub fn judged(&mut self, correct: usize, of: usize) {
+    /// Leaves out time that was not spent on training.
+    pub fn exclude(&mut self, time: Duration) {
+        self.started += time;
+    }
+
+    pub fn hand_out(&mut self, samples: usize) {
+        self.seen += samples;
+        self.pending += samples;
+    }
+
+    pub fn judge(&mut self, correct: usize, of: usize) {
         self.correct += correct;
         self.judged += of;
     }
 
-    pub fn step(&mut self, loss: f64, norm: f64, samples: usize) {
+    /// A step on the samples handed out since the last one; `loss` is their mean. A further step on the same samples
+    /// weighs as one sample.
+    pub fn step(&mut self, loss: f64, norm: f64) {
+        let samples = std::mem::take(&mut self.pending).max(1);
         self.steps += 1;
-        self.seen += samples;
-        self.loss += loss;
+        self.weight += samples;
+        self.loss += loss * samples as f64;
         self.norm += norm;
         self.seconds = self.started.elapsed().as_secs_f64();
     }
@@ -39,18 +68,41 @@ impl Progress {
     }
 
     pub fn report(&self, phase: usize, epoch: usize, lr: f64, valid: Option<&Evaluation>) -> EpochReport {
-        let steps = self.steps.max(1) as f64;
         EpochReport {
             phase,
             epoch,
             lr,
-            train_loss: self.loss / steps,
+            train_loss: self.loss / self.weight.max(1) as f64,
             train_top1: (self.judged > 0).then(|| self.correct as f64 / self.judged as f64),
-            gradient_norm: self.norm / steps,
+            gradient_norm: self.norm / self.steps.max(1) as f64,
             valid_loss: valid.map(|v| v.loss),
             valid_top1: valid.map(Evaluation::top1),
+            valid_interval: valid.map(Evaluation::interval),
+            best: false,
             seconds: self.seconds,
             images_per_second: self.seen as f64 / self.seconds.max(1e-9),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_weigh_by_samples_and_rates_count_what_was_handed_out() {
+        let mut progress = Progress::new();
+        progress.hand_out(32);
+        progress.step(1.0, 2.0);
+        // Two batches before one step.
+        progress.hand_out(32);
+        progress.hand_out(32);
+        progress.step(2.0, 4.0);
+        progress.hand_out(4);
+        progress.step(10.0, 6.0);
+        let report = progress.report(1, 1, 0.1, None);
+        assert!((report.train_loss - (32.0 + 64.0 * 2.0 + 4.0 * 10.0) / 100.0).abs() < 1e-12);
+        assert!((report.gradient_norm - 4.0).abs() < 1e-12);
+        assert!((report.images_per_second * report.seconds - 100.0).abs() < 1e-6 || report.seconds < 1e-9);
     }
 }

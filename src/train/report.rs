@@ -1,14 +1,23 @@
 //! What a run was and what came of it.
 
+mod text;
+
+use crate::data::Dataset;
+use crate::metrics::{Evaluation, any_float_option};
 use crate::plan::Plan;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
-/// A run, for printing as a table and for keeping as JSON.
+/// A run. `Display` is a short summary, [`Report::table`] has a row per epoch, and [`Report::to_json`] everything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Report {
+    /// The version of the crate that ran.
+    #[serde(default)]
+    pub version: String,
+    /// When the run began, in UTC: "2026-03-01T12:34:56Z".
+    #[serde(default)]
+    pub date: Option<String>,
     /// The architecture.
     pub arch: String,
     /// Where the pretrained weights came from: a repository of the hub, or a file's name.
@@ -20,32 +29,79 @@ pub struct Report {
     pub plan: Plan,
     /// Settings that won over the plan's.
     pub overrides: Vec<String>,
-    /// The seed of all chance.
+    /// Settings and circumstances that are probably not meant.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// The random seed.
     pub seed: u64,
-    /// Training samples.
-    pub samples: usize,
+    /// Height and width of the network's input in pixels.
+    #[serde(default)]
+    pub input_size: (usize, usize),
+    /// How many samples each part has.
+    pub samples: Samples,
     /// Broken samples that were left out on request, of the training and the validation data.
     pub skipped: usize,
     /// The classes.
     pub classes: Vec<String>,
     /// Every epoch of every phase.
     pub epochs: Vec<EpochReport>,
-    /// The epoch, counted over all phases from 1, whose weights were kept.
+    /// The epoch, counted over all phases from 1, whose weights came out; `None` for the weights at the run's end.
     pub best_epoch: Option<usize>,
-    /// Validation accuracy of the weights that were kept, in [0, 1].
+    /// Validation accuracy of the weights that came out, in [0, 1], if they were validated.
     pub valid_top1: Option<f64>,
-    /// The final accuracy, on test data where there are any; see [`Fitted::test`](crate::Fitted::test).
+    /// The validation of the weights that came out.
+    #[serde(default)]
+    pub valid: Option<Evaluation>,
+    /// The accuracy on test data, in [0, 1]; `None` without test data. See [`Fitted::test`](crate::Fitted::test).
     pub top1: Option<f64>,
+    /// The evaluation on test data.
+    #[serde(default)]
+    pub test: Option<Evaluation>,
     /// Where the time went.
     pub seconds: Seconds,
-    /// What learnt and what was frozen in the last phase.
+    /// What was trained and what was frozen in the last phase.
     pub parameters: Parameters,
     /// Parameters whose first gradient was exactly zero: the bias of a convolution under a batch norm, say.
     pub zero_gradients: Vec<String>,
-    /// Features of frozen blocks that were kept, in megabytes.
+    /// Cached features of frozen blocks, in megabytes.
     pub cached_mb: f64,
-    /// The largest resident memory of the process in megabytes, where the system tells.
+    /// The peak resident memory of the process in megabytes, where the system tells.
     pub peak_rss_mb: Option<f64>,
+}
+
+/// How many samples each part of the data has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "AnySamples")]
+#[non_exhaustive]
+pub struct Samples {
+    /// Training samples.
+    pub train: usize,
+    /// Validation samples, where there was a validation.
+    pub valid: Option<usize>,
+    /// Test samples, where there was a test.
+    pub test: Option<usize>,
+}
+
+/// What reports have had for samples.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnySamples {
+    /// Version 0.1 counted the training samples alone.
+    Train(usize),
+    Parts {
+        train: usize,
+        valid: Option<usize>,
+        test: Option<usize>,
+    },
+}
+
+impl From<AnySamples> for Samples {
+    fn from(any: AnySamples) -> Self {
+        match any {
+            AnySamples::Train(train) => Self { train, valid: None, test: None },
+            AnySamples::Parts { train, valid, test } => Self { train, valid, test },
+        }
+    }
 }
 
 /// One epoch.
@@ -58,19 +114,26 @@ pub struct EpochReport {
     pub epoch: usize,
     /// The head's learning rate at the epoch's end.
     pub lr: f64,
-    /// Mean loss over the epoch's steps, with label smoothing and augmentation.
+    /// Mean loss over the epoch's samples, with label smoothing and augmentation.
     pub train_loss: f64,
-    /// Accuracy of the training batches as they were seen, in [0, 1]; an own loop that makes its own loss has none.
+    /// Accuracy of the training batches as they were seen, in [0, 1]; `None` where a custom loop computes the loss.
     pub train_top1: Option<f64>,
     /// Mean norm of the gradients before clipping.
     pub gradient_norm: f64,
     /// Cross entropy on the validation data.
+    #[serde(with = "any_float_option")]
     pub valid_loss: Option<f64>,
     /// Accuracy on the validation data, in [0, 1].
     pub valid_top1: Option<f64>,
+    /// The 95 % confidence interval of `valid_top1`.
+    #[serde(default)]
+    pub valid_interval: Option<(f64, f64)>,
+    /// Whether it was the best epoch so far when it ended.
+    #[serde(default)]
+    pub best: bool,
     /// Seconds of training, without validation.
     pub seconds: f64,
-    /// Training images per second.
+    /// Training samples per second. Where features are cached, these are samples of features and not of images.
     pub images_per_second: f64,
 }
 
@@ -88,93 +151,58 @@ pub struct Seconds {
     pub total: f64,
 }
 
-/// What learns and what is frozen, in numbers.
+/// How many parameters learn and how many are frozen.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Parameters {
-    /// Numbers that learn, the head's included.
+    /// Parameters that learn, the head's included.
     pub learning: usize,
-    /// Numbers that are frozen.
+    /// Parameters that are frozen.
     pub frozen: usize,
     /// The same by stage; the head is the last.
     pub stages: Vec<StageReport>,
 }
 
-/// What learns and what is frozen in one stage.
+/// How many parameters of one stage learn and how many are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StageReport {
     /// The stage.
     pub name: String,
-    /// Numbers that learn.
+    /// Parameters that learn.
     pub learning: usize,
-    /// Numbers that are frozen.
+    /// Parameters that are frozen.
     pub frozen: usize,
 }
 
 impl Report {
     /// The same without what differs from run to run: equal seeds save equal files.
-    pub(super) fn without_measurements(&self) -> Self {
-        let mut report = Self { seconds: Seconds::default(), peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
+    fn without_measurements(&self) -> Self {
+        let seconds = Seconds::default();
+        let mut report = Self { date: None, seconds, peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
         for epoch in &mut report.epochs {
             (epoch.seconds, epoch.images_per_second) = (0.0, 0.0);
         }
         report
     }
 
+    /// What a predictor saves of it.
+    pub(super) fn as_story(&self) -> crate::Result<serde_json::Value> {
+        serde_json::to_value(self.without_measurements())
+            .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))
+    }
+
+    /// Notes the evaluation on test data.
+    pub(super) fn tested(&mut self, data: &dyn Dataset, evaluation: &Evaluation) {
+        self.samples.test = Some(data.len());
+        self.top1 = Some(evaluation.top1());
+        self.test = Some(evaluation.summary());
+    }
+
     /// As JSON, indented.
     pub fn to_json(&self) -> crate::Result<String> {
         serde_json::to_string_pretty(self)
             .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let strategy = self.strategy.map_or("a plan of its own", Strategy::name);
-        writeln!(f, "{} on {} samples of {} classes: {strategy}", self.arch, self.samples, self.classes.len())?;
-        write!(f, "{}", self.plan)?;
-        for setting in &self.overrides {
-            writeln!(f, "  set by hand: {setting}")?;
-        }
-        if self.skipped > 0 {
-            writeln!(f, "  {} broken samples were skipped", self.skipped)?;
-        }
-        writeln!(f)?;
-        writeln!(f, "  phase epoch       lr  train loss  train top1  valid loss  valid top1  seconds  images/s")?;
-        let number = |v: Option<f64>| v.map_or("-".to_string(), |v| format!("{v:.4}"));
-        for (i, e) in self.epochs.iter().enumerate() {
-            writeln!(
-                f,
-                "  {:>5} {:>5} {:>8.1e}  {:>10.4}  {:>10}  {:>10}  {:>10}  {:>7.2}  {:>8.0}{}",
-                e.phase,
-                e.epoch,
-                e.lr,
-                e.train_loss,
-                number(e.train_top1),
-                number(e.valid_loss),
-                number(e.valid_top1),
-                e.seconds,
-                e.images_per_second,
-                if self.best_epoch == Some(i + 1) { "  kept" } else { "" }
-            )?;
-        }
-        writeln!(f)?;
-        writeln!(f, "  {:<14} {:>12} {:>12}", "stage", "learning", "frozen")?;
-        for stage in &self.parameters.stages {
-            writeln!(f, "  {:<14} {:>12} {:>12}", stage.name, stage.learning, stage.frozen)?;
-        }
-        writeln!(f, "  {:<14} {:>12} {:>12}", "all", self.parameters.learning, self.parameters.frozen)?;
-        let s = &self.seconds;
-        write!(
-            f,
-            "  {:.1} s in all: features {:.1} s, training {:.1} s, validation {:.1} s",
-            s.total, s.features, s.train, s.valid
-        )?;
-        if let Some(peak) = self.peak_rss_mb {
-            write!(f, "; {peak:.0} MB at most")?;
-        }
-        writeln!(f)
     }
 }
 

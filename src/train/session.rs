@@ -1,14 +1,17 @@
 //! The one place that trains.
 
+mod finish;
 mod phases;
+mod start;
 mod steps;
 mod validation;
 
 use super::audit::Audit;
+use super::best::Best;
 use super::event::Event;
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
-use super::report::{Report, Seconds, peak_rss_mb};
+use super::report::{Parameters, Report, Samples, Seconds, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
 use super::{feature_cache::FeatureCache, features::KeptFeatures};
 use crate::backbone::{Backbone, Network, random_tensors};
@@ -17,13 +20,14 @@ use crate::error::{Error, Result};
 use crate::freeze::Role;
 use crate::head::Head;
 use crate::metrics::Evaluation;
-use crate::ops::{Gradients, backward};
+use crate::ops::{Gradients, backward, gradients_of};
 use crate::optim::{Group, OptimizerState, global_norm};
 use crate::params::{Declared, Slot, Slots};
 use crate::plan::{Phase, Plan, Start};
 use crate::predict::{Inference, Predictor};
 use crate::rng::Seed;
 use crate::strategy::Strategy;
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use phases::Purpose;
 use rand::seq::SliceRandom;
@@ -84,7 +88,10 @@ pub struct Session {
     next_phase: usize,
     epochs_done: usize,
     steps_done: usize,
+    /// Forward passes in training: each has a dropout mask of its own.
+    forwards: u64,
     audit_pending: bool,
+    best: Best,
     report: Report,
     started: Instant,
 }
@@ -99,9 +106,23 @@ struct Current {
     cache: Option<KeptFeatures>,
     audit: Audit,
     epoch: usize,
-    step: usize,
+    /// Batches handed out. The schedule follows these, however many steps a loop makes of them.
+    batches: usize,
+    /// Batches of the whole phase.
+    all_batches: usize,
+    /// Steps made.
     steps: usize,
+    /// The lowest validation loss of the phase, and how many epochs ago it was.
+    lowest: Option<f64>,
+    since_lowest: usize,
     running: Option<Epoch>,
+}
+
+impl Current {
+    /// The factor of the schedule on the learning rate, for the batch handed out last.
+    fn factor(&self) -> f64 {
+        self.phase.schedule.factor(self.batches.saturating_sub(1), self.all_batches)
+    }
 }
 
 /// The epoch in progress.
@@ -111,93 +132,9 @@ struct Epoch {
     taken: usize,
     batches: Option<Batches>,
     progress: Progress,
-    pending: usize,
 }
 
 impl Session {
-    pub(super) fn start<D: Dataset + Clone + 'static>(mut setup: Setup, data: &D) -> Result<Self> {
-        let started = Instant::now();
-        setup.plan.check(&setup.backbone)?;
-        setup.plan = setup.plan.with_names(&setup.backbone)?;
-        if data.is_empty() {
-            return Err(Error::invalid("dataset", "holds no samples"));
-        }
-        let labels = data.classes().to_vec();
-        if labels.len() < 2 {
-            let problem = format!("has {} class; there is something to learn from two on", labels.len());
-            return Err(Error::invalid("dataset", problem));
-        }
-        let transform = Transform::train(&setup.backbone.inner.spec, &setup.plan.augment)?;
-        if setup.plan.augment.is_random() && Loader::gives_tensors(data)? {
-            setup.plan.reasons.push("the samples are tensors, which are not varied".into());
-            setup.plan.augment = Augment::none();
-        }
-        let Setup { backbone, head, plan, seed, .. } = &setup;
-        let inner = &backbone.inner;
-        let channels = inner.spec.channels;
-        let tensors = match plan.init {
-            Start::Pretrained => inner.tensors.clone(),
-            Start::Random => random_tensors(inner.arch, channels, *seed, inner.dtype, &inner.device)?,
-        };
-        let mut slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
-        for (name, tensor) in head.start(backbone, labels.len(), *seed)? {
-            slots.insert(name, Slot::Param(variable(&tensor)?));
-        }
-        // Each phase sets its own transform.
-        let mut loader = Loader::new(data, transform).batch_size(plan.batch_size).seed(*seed);
-        if let Some(workers) = setup.workers {
-            loader = loader.workers(workers);
-        }
-        let report = Report {
-            arch: inner.arch.name().to_string(),
-            base_model: inner.origin.clone().filter(|_| plan.init == Start::Pretrained),
-            strategy: setup.strategy,
-            plan: plan.clone(),
-            overrides: setup.overrides.clone(),
-            seed: *seed,
-            samples: data.len(),
-            skipped: data.skipped(),
-            classes: labels.clone(),
-            epochs: vec![],
-            best_epoch: None,
-            valid_top1: None,
-            top1: None,
-            seconds: Seconds::default(),
-            parameters: super::report::Parameters::default(),
-            zero_gradients: vec![],
-            cached_mb: 0.0,
-            peak_rss_mb: None,
-        };
-        let declared = inner.arch.declared(channels)?;
-        let heads = head.names(inner.arch, labels.len());
-        for (i, phase) in plan.phases.iter().enumerate() {
-            let frozen = phase.freeze.resolve(&inner.network.blocks, &declared, inner.arch.classifier())?;
-            let learns = |d: &Declared| frozen.role(d, phase.batch_norm) == Role::Param;
-            if heads.iter().all(|name| frozen.names(name)) && !declared.iter().any(learns) {
-                let problem = "freezes everything, the head too, so nothing would learn";
-                return Err(Error::invalid(format!("plan: phase {} freeze", i + 1), problem));
-            }
-        }
-        // What learns is copied, what is frozen shared: nothing else of the weights need stay in memory.
-        setup.backbone = setup.backbone.outline();
-        Ok(Self {
-            setup,
-            dataset: Arc::new(data.clone()),
-            labels,
-            loader,
-            slots,
-            declared,
-            optimizer: OptimizerState::default(),
-            current: None,
-            next_phase: 0,
-            epochs_done: 0,
-            steps_done: 0,
-            audit_pending: false,
-            report,
-            started,
-        })
-    }
-
     /// The next batch of the plan; `None` when the plan is done. Moves on to the next epoch and phase by itself.
     ///
     /// Where the features of frozen blocks are kept, the batch carries those, and its `images` hold no pixels.
@@ -209,7 +146,7 @@ impl Session {
             if self.current.is_none() && !self.enter_phase()? {
                 return Ok(None);
             }
-            if self.handed_out() {
+            if self.epoch_done() {
                 self.close_epoch(None)?;
                 continue;
             }
@@ -230,50 +167,94 @@ impl Session {
                 (None, None) => return Ok(None),
             };
             epoch.taken = to;
-            epoch.pending = batch.len();
+            epoch.progress.hand_out(batch.len());
+            current.batches += 1;
             return Ok(Some(batch));
         }
     }
 
-    /// Logits (N, classes) with a graph: a Candle tensor from which any loss can be made.
+    /// Logits (N, classes) with a graph: a Candle tensor from which any loss can be computed. Each call has dropout
+    /// masks of its own.
     ///
     /// # Errors
-    /// Before the first batch, for images that the network cannot take, and for a batch with kept features that was
-    /// made in another phase.
-    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        let Some(current) = &self.current else {
-            return Err(Error::invalid("session", "no phase has begun; ask for a batch first"));
+    /// Before the first batch, for images that the network cannot take, and for a batch with cached features of another
+    /// phase.
+    pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
+        let current = self.current.as_ref().ok_or_else(no_phase)?;
+        let features = match batch.features_of(current.index)? {
+            Some(features) => current.network.suffix(features, current.frozen_blocks)?,
+            None => current.network.features(&batch.images.to_dtype(self.setup.backbone.inner.dtype)?)?,
         };
-        let features = match &batch.features {
-            Some(features) if features.phase != current.index => {
-                let problem = "was made for another phase, whose frozen blocks are others; ask for a new one";
-                return Err(Error::invalid("batch", problem));
-            }
-            Some(features) => current.network.suffix(&features.tensor, current.frozen_blocks)?,
-            None => {
-                self.setup.backbone.check(&batch.images)?;
-                current.network.features(&batch.images.to_dtype(self.setup.backbone.inner.dtype)?)?
-            }
-        };
-        let chance = Some((Seed(self.setup.seed), self.steps_done as u64));
-        self.setup.head.forward(&features, &self.slots, self.setup.backbone.arch(), chance)
+        let random = Some((Seed(self.setup.seed), self.forwards));
+        self.forwards += 1;
+        self.setup.head.forward(&features, &self.slots, self.setup.backbone.arch(), random)
+    }
+
+    /// Logits (N, classes) in evaluation mode, without a graph: running statistics, no dropout, nothing changes.
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        let current = self.current.as_ref().ok_or_else(no_phase)?;
+        let inference = self.inference()?;
+        match batch.features_of(current.index)? {
+            Some(features) => inference.logits_from(features, current.frozen_blocks),
+            None => inference.logits(&batch.images),
+        }
     }
 
     /// The gradients of `loss`, clipped, and one step of the optimizer. Returns the loss.
     ///
     /// # Errors
-    /// [`Error::Diverged`] for a loss that is no finite number, [`Error::Audit`] if a gradient is not finite or, in the
-    /// first step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no
-    /// step was made then (a forward pass with batch statistics has moved the running ones already).
+    /// [`Error::Diverged`] for a loss that is not finite, [`Error::Audit`] if a gradient is not finite or, in the first
+    /// step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no step was
+    /// made then (a forward pass with batch statistics has moved the running ones already).
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
-            return Err(Error::Diverged { step: self.steps_done + 1, loss: value });
+            return Err(Error::Diverged { what: "training loss", step: self.steps_done + 1, loss: value });
         }
-        let gradients = backward(loss)?;
-        let Some(current) = &mut self.current else {
-            return Err(Error::invalid("session", "no phase has begun; ask for a batch first"));
-        };
+        self.apply(backward(loss)?, value)?;
+        Ok(value)
+    }
+
+    /// One step of the optimizer with gradients that were computed already, by `loss.backward()`: to look at them, or
+    /// to change them, before the step. `loss` is the loss for the report. Returns the norm of the gradients before
+    /// clipping.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Loss, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 12288.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((4, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
+    /// # let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+    /// # let batch = session.next_batch()?.unwrap();
+    /// let logits = session.forward(&batch)?;
+    /// let loss = Loss::cross_entropy().forward(&logits, &batch.targets)?;
+    /// let gradients = loss.backward()?;
+    /// for (name, parameter) in session.parameters() {
+    ///     if let Some(gradient) = gradients.get(&parameter) {
+    ///         println!("{name}: {}", gradient.sqr()?.sum_all()?);
+    ///     }
+    /// }
+    /// session.step_with(gradients, loss.to_scalar::<f32>()?.into())?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::backward_step`].
+    pub fn step_with(&mut self, gradients: GradStore, loss: f64) -> Result<f64> {
+        if !loss.is_finite() {
+            return Err(Error::Diverged { what: "training loss", step: self.steps_done + 1, loss });
+        }
+        self.apply(gradients_of(gradients)?, loss)
+    }
+
+    /// Audits and applies gradients; their norm before clipping.
+    fn apply(&mut self, gradients: Gradients, loss: f64) -> Result<f64> {
+        let current = self.current.as_mut().ok_or_else(no_phase)?;
         if self.audit_pending {
             for name in current.audit.gradients(&self.slots, &gradients)? {
                 if !self.report.zero_gradients.contains(&name) {
@@ -289,14 +270,14 @@ impl Session {
             self.audit_pending = false;
         }
         self.steps_done += 1;
-        current.step += 1;
+        current.steps += 1;
         if let Some(epoch) = &mut current.running {
-            epoch.progress.step(value, norm, std::mem::take(&mut epoch.pending));
-            let (at, of) = (epoch.progress.steps(), current.steps / current.phase.epochs);
-            let event = Event::Step { epoch: current.epoch + 1, step: at, steps: of, loss: value };
+            epoch.progress.step(loss, norm);
+            let (at, of) = (epoch.progress.steps(), current.all_batches / current.phase.epochs);
+            let event = Event::Step { epoch: current.epoch + 1, step: at, steps: of, loss };
             emit(&mut self.setup.listener, &event);
         }
-        Ok(value)
+        Ok(norm)
     }
 
     /// Forward, the plan's loss, backward and one step of the optimizer. Returns the loss.
@@ -308,19 +289,15 @@ impl Session {
         let correct = predicted.iter().zip(&truth).filter(|(p, t)| p == t).count();
         let value = self.backward_step(&loss)?;
         if let Some(epoch) = self.current.as_mut().and_then(|c| c.running.as_mut()) {
-            epoch.progress.judged(correct, truth.len());
+            epoch.progress.judge(correct, truth.len());
         }
         Ok(value)
     }
 
-    /// Runs the network as it is over labelled data, frozen and in evaluation mode.
-    pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
-        self.inference()?.evaluate(data, self.setup.workers)
-    }
-
     /// Every tensor that learns, by canonical name, as it is now: shares storage with the session's own.
     ///
-    /// A gradient store's `get` takes them, for looking at gradients before a step. They are for reading alone.
+    /// A gradient store's `get` takes them, for looking at gradients before [`Session::step_with`]. They are for reading
+    /// alone.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let learning = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Param(_)));
         learning.map(|(name, slot)| (name.clone(), slot.tensor().clone())).collect()
@@ -336,60 +313,35 @@ impl Session {
         &self.report
     }
 
-    /// Whether the batch handed out last was the last of its epoch, and its step is done.
+    /// Whether the batch handed out last is the last of its epoch.
     pub fn epoch_done(&self) -> bool {
-        let epoch = self.current.as_ref().and_then(|c| c.running.as_ref());
-        epoch.is_some_and(|e| e.taken >= e.order.len() && e.pending == 0)
-    }
-
-    /// Whether no batch of the epoch is left.
-    fn handed_out(&self) -> bool {
         let epoch = self.current.as_ref().and_then(|c| c.running.as_ref());
         epoch.is_some_and(|e| e.taken >= e.order.len())
     }
 
-    /// Ends the session: the weights as they are become a predictor.
-    pub fn finish(mut self) -> Result<Fitted> {
-        if self.handed_out() {
-            self.close_epoch(None)?;
-        }
-        if self.current.is_some() {
-            self.leave_phase()?;
-        }
-        self.report.seconds.total = self.started.elapsed().as_secs_f64();
-        self.report.peak_rss_mb = peak_rss_mb();
-        let inner = &self.setup.backbone.inner;
-        let state = self.state()?;
-        let names = self.setup.head.names(inner.arch, self.labels.len());
-        let (head, tensors): (Vec<_>, Vec<_>) = state.into_iter().partition(|(name, _)| names.contains(name));
-        // A linear head is a classifier like any that comes with weights.
-        let classifier = match &head[..] {
-            [(_, bias), (_, weight)] => Some((weight.clone(), bias.clone())),
-            _ => None,
-        };
-        let backbone = Backbone::assemble(
-            inner.arch,
-            inner.layout,
-            inner.spec.clone(),
-            &inner.device,
-            tensors.into_iter().collect(),
-            inner.counters.clone(),
-            classifier,
-            Some(self.labels.clone()),
-            inner.origin.clone(),
-        )?;
-        let story = serde_json::to_value(self.report.without_measurements())
-            .map_err(|error| Error::invalid("report", format!("cannot be written as JSON: {error}")))?;
-        let predictor = Predictor::assemble(backbone, self.setup.head, head, self.labels, Some(story))?;
-        drop(self.optimizer);
-        crate::ops::release_pool();
-        Ok(Fitted { predictor, report: self.report })
+    /// The phase in progress, from 1; `None` before the first batch and at the end of a phase.
+    pub fn phase(&self) -> Option<usize> {
+        self.current.as_ref().map(|c| c.index + 1)
+    }
+
+    /// The epoch of the phase in progress, from 1.
+    pub fn epoch(&self) -> Option<usize> {
+        self.current.as_ref().map(|c| c.epoch + 1)
+    }
+
+    /// The head's learning rate for the batch handed out last, after the schedule.
+    pub fn lr(&self) -> Option<f64> {
+        self.current.as_ref().map(|c| c.phase.optimizer.lr * c.factor())
     }
 
     /// The network as it is, frozen; must be gone before the next step.
     fn inference(&self) -> Result<Inference> {
         Inference::of_slots(&self.setup.backbone, self.setup.head, &self.slots, self.labels.clone())
     }
+}
+
+fn no_phase() -> Error {
+    Error::invalid("session", "no phase has begun; ask for a batch first")
 }
 
 fn emit(listener: &mut Option<Listener>, event: &Event<'_>) {

@@ -109,3 +109,55 @@ pub(super) fn restore(slots: &mut Slots, from: &BTreeMap<String, Tensor>) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Arch, Backbone, FreezePolicy, Optimizer};
+    use candle_core::{DType, Device};
+
+    /// Of a backbone with a linear head, in which everything learns.
+    fn groups_of(phase: &Phase) -> BTreeMap<String, Group> {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        let declared = backbone.arch().declared(3).unwrap();
+        let mut slots: Slots =
+            backbone.tensors().iter().map(|(name, t)| (name.clone(), Slot::Frozen(t.clone()))).collect();
+        for (name, shape) in [("linear.weight", vec![10, 64]), ("linear.bias", vec![10])] {
+            let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+            slots.insert(name.into(), Slot::Param(variable(&zeros).unwrap()));
+        }
+        let frozen = FreezePolicy::Nothing.resolve(backbone.blocks(), &declared, |_| true).unwrap();
+        assign(&mut slots, &declared, &frozen, BatchNormMode::Train).unwrap();
+        groups(&slots, &declared, backbone.blocks(), phase)
+    }
+
+    /// Each stage learns at a share of the next one's rate, counted from the head.
+    #[test]
+    fn layer_decay_falls_stage_by_stage() {
+        let phase = Phase::new(1, Optimizer::adamw(1.0)).backbone_lr_scale(0.1).layer_decay(0.5);
+        let groups = groups_of(&phase);
+        let scale = |name: &str| groups[name].lr_scale;
+        for (name, expected) in [
+            ("linear.weight", 1.0),
+            ("linear.bias", 1.0),
+            ("layer3.2.conv2.weight", 0.05),
+            ("layer3.0.bn1.bias", 0.05),
+            ("layer2.1.conv1.weight", 0.025),
+            ("layer1.0.conv1.weight", 0.0125),
+            ("conv1.weight", 0.00625),
+            ("bn1.weight", 0.00625),
+        ] {
+            assert!((scale(name) - expected).abs() < 1e-12, "{name}: {}", scale(name));
+        }
+    }
+
+    #[test]
+    fn kernels_and_the_heads_matrix_decay_and_nothing_else() {
+        let groups = groups_of(&Phase::new(1, Optimizer::adamw(1.0)));
+        assert!(groups.len() > 50);
+        for (name, group) in &groups {
+            let matrix = name.contains("conv") || name == "linear.weight";
+            assert_eq!(group.decays, matrix, "{name}");
+        }
+    }
+}

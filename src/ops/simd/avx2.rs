@@ -2,32 +2,20 @@
 
 use super::lanes::{Job, Simd};
 use std::arch::x86_64::{
-    __m256, __m256d, __m256i, _CMP_LT_OQ, _mm_load_sd, _mm_load_ss, _mm256_add_epi32, _mm256_add_epi64, _mm256_add_pd,
-    _mm256_add_ps, _mm256_and_pd, _mm256_and_ps, _mm256_broadcastsd_pd, _mm256_broadcastss_ps, _mm256_castpd_ps,
-    _mm256_castpd_si256, _mm256_castps_pd, _mm256_castps_si256, _mm256_castsi256_pd, _mm256_castsi256_ps,
-    _mm256_cmp_pd, _mm256_cmp_ps, _mm256_div_pd, _mm256_div_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_pd, _mm256_maskload_ps, _mm256_maskstore_pd,
-    _mm256_maskstore_ps, _mm256_max_pd, _mm256_max_ps, _mm256_min_pd, _mm256_min_ps, _mm256_mul_pd, _mm256_mul_ps,
-    _mm256_permute2f128_ps, _mm256_set1_pd, _mm256_set1_ps, _mm256_slli_epi32, _mm256_slli_epi64, _mm256_storeu_pd,
-    _mm256_storeu_ps, _mm256_sub_pd, _mm256_sub_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd,
-    _mm256_unpacklo_ps,
+    __m256, __m256i, _CMP_LT_OQ, _mm_load_ss, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_broadcastss_ps,
+    _mm256_castpd_ps, _mm256_castps_pd, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_div_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps,
+    _mm256_min_ps, _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    _mm256_sub_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps,
 };
 
 static FLAGS_32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-static FLAGS_64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
 
 /// All bits set in the first `n` of 8 lanes.
 #[inline(always)]
 fn first_f32(n: usize) -> __m256i {
     // SAFETY: eight numbers follow position 8 - n of sixteen; only called with a token at hand.
     unsafe { _mm256_loadu_si256(FLAGS_32.as_ptr().add(8 - n.min(8)).cast()) }
-}
-
-/// All bits set in the first `n` of 4 lanes.
-#[inline(always)]
-fn first_f64(n: usize) -> __m256i {
-    // SAFETY: four numbers follow position 4 - n of eight; only called with a token at hand.
-    unsafe { _mm256_loadu_si256(FLAGS_64.as_ptr().add(4 - n.min(4)).cast()) }
 }
 
 /// 8 numbers of f32.
@@ -165,121 +153,6 @@ impl Simd for F32 {
                 rows[k] = _mm256_permute2f128_ps::<0x20>(fours[k], fours[k + 4]);
                 rows[k + 4] = _mm256_permute2f128_ps::<0x31>(fours[k], fours[k + 4]);
             }
-        }
-    }
-}
-
-/// 4 numbers of f64.
-#[derive(Clone, Copy)]
-pub(crate) struct F64(());
-
-impl F64 {
-    /// The token.
-    /// # Safety
-    /// The processor has the instructions of this module.
-    pub unsafe fn detected() -> Self {
-        Self(())
-    }
-}
-
-impl Simd for F64 {
-    type T = f64;
-    type V = __m256d;
-    type Mask = __m256d;
-    const LANES: usize = 4;
-    const TILE: [usize; 2] = [12, 6];
-    const FIXED_PITCH: bool = false;
-
-    #[inline(always)]
-    fn call<J: Job<f64>>(self, job: J) -> J::Output {
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2<J: Job<f64>>(s: F64, job: J) -> J::Output {
-            job.run(s)
-        }
-        // SAFETY: the token says that the processor has these instructions.
-        unsafe { avx2(self, job) }
-    }
-    #[inline(always)]
-    fn splat(self, v: f64) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_set1_pd(v) }
-    }
-    #[inline(always)]
-    unsafe fn broadcast(self, p: *const f64) -> __m256d {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm256_broadcastsd_pd(_mm_load_sd(p)) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f64) -> __m256d {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm256_loadu_pd(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f64, v: __m256d) {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm256_storeu_pd(p, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_part(self, p: *const f64, n: usize) -> __m256d {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
-        unsafe { _mm256_maskload_pd(p, first_f64(n)) }
-    }
-    #[inline(always)]
-    unsafe fn store_part(self, p: *mut f64, v: __m256d, n: usize) {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
-        unsafe { _mm256_maskstore_pd(p, first_f64(n), v) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_add_pd(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_sub_pd(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_mul_pd(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_div_pd(a, b) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_fmadd_pd(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_max_pd(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_min_pd(a, b) }
-    }
-    #[inline(always)]
-    fn less(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_cmp_pd::<_CMP_LT_OQ>(a, b) }
-    }
-    #[inline(always)]
-    fn keep(self, mask: __m256d, a: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe { _mm256_and_pd(mask, a) }
-    }
-    #[inline(always)]
-    fn scale(self, v: __m256d, t: __m256d) -> __m256d {
-        // SAFETY: the token.
-        unsafe {
-            let power = _mm256_slli_epi64::<52>(_mm256_castpd_si256(t));
-            _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(v), power))
         }
     }
 }

@@ -2,15 +2,11 @@
 
 use super::lanes::{Job, Simd};
 use std::arch::x86_64::{
-    __m512, __m512d, __mmask8, __mmask16, _CMP_LT_OQ, _mm_load_sd, _mm_load_ss, _mm512_add_epi32, _mm512_add_epi64,
-    _mm512_add_pd, _mm512_add_ps, _mm512_broadcastsd_pd, _mm512_broadcastss_ps, _mm512_castpd_ps, _mm512_castpd_si512,
-    _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_pd, _mm512_castsi512_ps, _mm512_cmp_pd_mask,
-    _mm512_cmp_ps_mask, _mm512_div_pd, _mm512_div_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd,
-    _mm512_loadu_ps, _mm512_mask_storeu_pd, _mm512_mask_storeu_ps, _mm512_maskz_loadu_pd, _mm512_maskz_loadu_ps,
-    _mm512_maskz_mov_pd, _mm512_maskz_mov_ps, _mm512_max_pd, _mm512_max_ps, _mm512_min_pd, _mm512_min_ps,
-    _mm512_mul_pd, _mm512_mul_ps, _mm512_set1_pd, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32,
-    _mm512_slli_epi64, _mm512_storeu_pd, _mm512_storeu_ps, _mm512_sub_pd, _mm512_sub_ps, _mm512_unpackhi_pd,
-    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, __mmask16, _CMP_LT_OQ, _mm_load_ss, _mm512_add_epi32, _mm512_add_ps, _mm512_broadcastss_ps,
+    _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_div_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 /// A flag for each of the first `n` lanes.
@@ -159,121 +155,6 @@ impl Simd for F32 {
                 rows[k + 8] = _mm512_shuffle_f32x4::<0xDD>(even, even2);
                 rows[k + 12] = _mm512_shuffle_f32x4::<0xDD>(odd, odd2);
             }
-        }
-    }
-}
-
-/// 8 numbers of f64.
-#[derive(Clone, Copy)]
-pub(crate) struct F64(());
-
-impl F64 {
-    /// The token.
-    /// # Safety
-    /// The processor has the instructions of this module.
-    pub unsafe fn detected() -> Self {
-        Self(())
-    }
-}
-
-impl Simd for F64 {
-    type T = f64;
-    type V = __m512d;
-    type Mask = __mmask8;
-    const LANES: usize = 8;
-    const TILE: [usize; 2] = [28, 14];
-    const FIXED_PITCH: bool = false;
-
-    #[inline(always)]
-    fn call<J: Job<f64>>(self, job: J) -> J::Output {
-        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-        fn avx512<J: Job<f64>>(s: F64, job: J) -> J::Output {
-            job.run(s)
-        }
-        // SAFETY: the token says that the processor has these instructions.
-        unsafe { avx512(self, job) }
-    }
-    #[inline(always)]
-    fn splat(self, v: f64) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_set1_pd(v) }
-    }
-    #[inline(always)]
-    unsafe fn broadcast(self, p: *const f64) -> __m512d {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_broadcastsd_pd(_mm_load_sd(p)) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f64) -> __m512d {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_loadu_pd(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f64, v: __m512d) {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_storeu_pd(p, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_part(self, p: *const f64, n: usize) -> __m512d {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
-        unsafe { _mm512_maskz_loadu_pd(first(n) as __mmask8, p) }
-    }
-    #[inline(always)]
-    unsafe fn store_part(self, p: *mut f64, v: __m512d, n: usize) {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
-        unsafe { _mm512_mask_storeu_pd(p, first(n) as __mmask8, v) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_add_pd(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_sub_pd(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_mul_pd(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_div_pd(a, b) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_fmadd_pd(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_max_pd(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_min_pd(a, b) }
-    }
-    #[inline(always)]
-    fn less(self, a: __m512d, b: __m512d) -> __mmask8 {
-        // SAFETY: the token.
-        unsafe { _mm512_cmp_pd_mask::<_CMP_LT_OQ>(a, b) }
-    }
-    #[inline(always)]
-    fn keep(self, mask: __mmask8, a: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe { _mm512_maskz_mov_pd(mask, a) }
-    }
-    #[inline(always)]
-    fn scale(self, v: __m512d, t: __m512d) -> __m512d {
-        // SAFETY: the token.
-        unsafe {
-            let power = _mm512_slli_epi64::<52>(_mm512_castpd_si512(t));
-            _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(v), power))
         }
     }
 }

@@ -4,6 +4,7 @@ use super::super::features::Maker;
 #[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
 use crate::data::hash;
+use crate::freeze::covers;
 use crate::nn::checksum;
 
 /// What features are kept for.
@@ -19,7 +20,8 @@ impl Session {
         let index = self.next_phase;
         let inner = self.setup.backbone.inner.clone();
         let blocks = &inner.network.blocks;
-        let frozen = phase.freeze.resolve(blocks, &self.declared, inner.arch.classifier())?;
+        let in_head = |name: &str| self.slots.keys().any(|tensor| covers(name, tensor));
+        let frozen = phase.freeze.resolve(blocks, &self.declared, in_head)?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
         let network = Arc::new(Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?);
         let groups = groups(&self.slots, &self.declared, blocks, &phase);
@@ -37,7 +39,7 @@ impl Session {
         let per_epoch = batch_count(self.dataset.len(), self.setup.plan.batch_size);
         let audit = Audit::begin(index + 1, &self.slots, self.setup.audit)?;
         self.audit_pending = self.setup.audit;
-        let (steps, frozen_blocks) = (per_epoch.saturating_mul(phase.epochs), frozen.prefix);
+        let (all_batches, frozen_blocks) = (per_epoch.saturating_mul(phase.epochs), frozen.prefix);
         self.current = Some(Current {
             index,
             phase,
@@ -47,8 +49,11 @@ impl Session {
             cache,
             audit,
             epoch: 0,
-            step: 0,
-            steps,
+            batches: 0,
+            all_batches,
+            steps: 0,
+            lowest: None,
+            since_lowest: 0,
             running: None,
         });
         self.next_phase += 1;
@@ -58,7 +63,7 @@ impl Session {
     pub(super) fn leave_phase(&mut self) -> Result<()> {
         if let Some(mut current) = self.current.take()
             && self.setup.audit
-            && current.step > 0
+            && current.steps > 0
         {
             current.audit.frozen(&self.slots, &current.network)?;
         }

@@ -23,7 +23,7 @@ pub(super) fn step(
         return Err(current.audit.not_finite(&learning)?);
     }
     let scale = clip.filter(|&most| norm > most).map_or(1.0, |most| most / norm);
-    let factor = current.phase.schedule.factor(current.step, current.steps);
+    let factor = current.factor();
     for (name, var, gradient) in learning {
         let Some(&group) = current.groups.get(name) else { continue };
         optimizer.step(&current.phase.optimizer, (name, var), gradient, group, factor, scale)?;
@@ -48,7 +48,7 @@ pub(super) fn start_epoch(
             Some(loader.batches(order.clone(), view as u64, &setup.backbone.inner.device)?)
         }
     };
-    Ok(Epoch { order, taken: 0, batches, progress: Progress::new(), pending: 0 })
+    Ok(Epoch { order, taken: 0, batches, progress: Progress::new() })
 }
 
 #[cfg(test)]

@@ -1,27 +1,116 @@
-//! What `fit` needs besides: validation from kept features, and the best weights.
+//! Validation, from cached features where there are some; the end of epochs and phases; the best weights.
 
-#[allow(clippy::wildcard_imports)] // one type in three files
+#[allow(clippy::wildcard_imports)] // one type in several files
 use super::*;
 
 impl Session {
-    /// Counts what the validation data left out.
-    pub(in crate::train) fn also_skipped(&mut self, samples: usize) {
-        self.report.skipped += samples;
+    /// Runs the network as it is over labelled data, frozen and in evaluation mode.
+    ///
+    /// Features of frozen blocks are cached as those of the training data are, if the samples can be told apart by
+    /// [`Dataset::fingerprint`].
+    pub fn evaluate<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
+        let data: Arc<dyn Dataset> = Arc::new(data.clone());
+        let known = !data.is_empty() && data.fingerprint(0).is_some();
+        let cache = if known { self.valid_cache(&data)? } else { None };
+        self.validate(&data, cache.as_ref())
     }
 
-    /// The validation data's features at the phase's boundary, computed once per phase.
+    /// Ends the epoch, after its last batch: notes its validation in the report, keeps its weights if they may turn
+    /// out to be the best, and ends the phase when the plan's patience is exhausted. Returns whether it is the best
+    /// epoch so far.
+    ///
+    /// Among the epochs whose accuracy is within one standard error of the best (compared sample by sample), the one
+    /// with the lowest loss is the best; what is not finite never is. Patience counts the epochs since the lowest loss
+    /// of the phase. An own loop calls it where [`Session::epoch_done`] is true:
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let valid = train.clone();
+    /// # let plan = Plan::new(vec![Phase::new(2, Optimizer::adamw(1e-3))]);
+    /// let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+    /// while let Some(batch) = session.next_batch()? {
+    ///     session.step(&batch)?; // or forward, any loss, and backward_step
+    ///     if session.epoch_done() {
+    ///         let evaluation = session.evaluate(&valid)?;
+    ///         session.end_epoch(&evaluation)?;
+    ///     }
+    /// }
+    /// session.restore_best()?;
+    /// let tuned = session.finish()?; // the best epoch's weights
+    /// # let _ = tuned;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn end_epoch(&mut self, valid: &Evaluation) -> Result<bool> {
+        self.close_epoch(Some(valid))
+    }
+
+    /// Ends the phase before its time; the next batch is the next phase's. Without a phase in progress nothing happens.
+    pub fn end_phase(&mut self) -> Result<()> {
+        self.leave_phase()
+    }
+
+    /// Puts the weights of the best epoch back: of those that [`Session::end_epoch`] was told of.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if no epoch had a validation with finite numbers.
+    pub fn restore_best(&mut self) -> Result<()> {
+        let Some(best) = self.best.winner() else {
+            let losses = self.report.epochs.iter().filter_map(|epoch| epoch.valid_loss);
+            let loss = losses.last().unwrap_or(f64::NAN);
+            return Err(Error::Diverged { what: "validation loss", step: self.steps_done, loss });
+        };
+        self.report.best_epoch = Some(best.number);
+        self.report.valid_top1 = Some(best.evaluation.top1());
+        self.report.valid = Some(best.evaluation.summary());
+        restore(&mut self.slots, &best.weights)
+    }
+
+    /// Whether a phase has just begun: its first batch was handed out and no step made.
+    pub(in crate::train) fn entered_phase(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.batches == 1)
+    }
+
+    /// Whether the training has diverged after an epoch worth keeping; the report says so then.
+    pub(in crate::train) fn survives(&mut self, error: &Error) -> bool {
+        let diverged = match error {
+            Error::Diverged { .. } => true,
+            Error::Audit { unreached, not_finite, changed, .. } => {
+                unreached.is_empty() && changed.is_empty() && !not_finite.is_empty()
+            }
+            _ => false,
+        };
+        if !diverged || self.best.winner().is_none() {
+            return false;
+        }
+        let warning = format!("stopped in phase {}: {error}", self.phase().unwrap_or_default());
+        tracing::warn!("{warning}");
+        self.report.warnings.push(warning);
+        true
+    }
+
+    /// Notes how large the validation data is, and what it left out.
+    pub(in crate::train) fn note_valid(&mut self, valid: &dyn Dataset) {
+        self.report.samples.valid = Some(valid.len());
+        self.report.skipped += valid.skipped();
+    }
+
+    /// The validation data's features at the phase's boundary.
     pub(in crate::train) fn valid_cache(&mut self, valid: &Arc<dyn Dataset>) -> Result<Option<KeptFeatures>> {
         let Some(current) = &self.current else { return Ok(None) };
         let (network, boundary) = (current.network.clone(), (current.index, current.frozen_blocks));
+        let begun = Instant::now();
         let cache = self.compute_cache(valid, &network, boundary, Purpose::Validation);
         if let Some(epoch) = self.current.as_mut().and_then(|current| current.running.as_mut()) {
-            // The epoch has just been opened; this time is not its own.
-            epoch.progress = Progress::new();
+            epoch.progress.exclude(begun.elapsed());
         }
         cache
     }
 
-    /// As [`Session::evaluate`], from kept features where there are some.
+    /// As [`Session::evaluate`], from cached features where there are some.
     pub(in crate::train) fn validate(
         &mut self,
         valid: &Arc<dyn Dataset>,
@@ -31,7 +120,8 @@ impl Session {
         let inference = self.inference()?;
         let evaluation = match (cache, &self.current) {
             (Some(cache), Some(current)) => {
-                let mut evaluation = Evaluation::new(self.labels.len());
+                inference.check(valid)?;
+                let mut evaluation = Evaluation::new();
                 for indices in cache.in_order(crate::predict::BATCH) {
                     let device = &self.setup.backbone.inner.device;
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
@@ -43,55 +133,38 @@ impl Session {
             }
             _ => inference.evaluate(valid, self.setup.workers)?,
         };
-        self.report.seconds.valid += begun.elapsed().as_secs_f64();
+        let took = begun.elapsed();
+        self.report.seconds.valid += took.as_secs_f64();
+        if let Some(epoch) = self.current.as_mut().and_then(|current| current.running.as_mut()) {
+            epoch.progress.exclude(took);
+        }
         Ok(evaluation)
     }
 
-    /// The phase in progress, from 0.
-    pub(in crate::train) fn phase(&self) -> Option<usize> {
-        self.current.as_ref().map(|c| c.index)
-    }
-
-    /// Closes the epoch with its validation; moves to the next phase after the last.
-    pub(in crate::train) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let Some(epoch) = current.running.take() else { return Ok(()) };
-        let factor = current.phase.schedule.factor(current.step.saturating_sub(1), current.steps);
-        let lr = current.phase.optimizer.lr * factor;
-        let report = epoch.progress.report(current.index + 1, current.epoch + 1, lr, valid);
+    /// Closes the epoch, with its validation if there was one; leaves the phase after its last epoch, or when the
+    /// patience is exhausted. Returns whether the epoch is the best so far.
+    pub(in crate::train) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<bool> {
+        let Some(current) = &mut self.current else { return Ok(false) };
+        let Some(epoch) = current.running.take() else { return Ok(false) };
+        let lr = current.phase.optimizer.lr * current.factor();
+        let mut report = epoch.progress.report(current.index + 1, current.epoch + 1, lr, valid);
         self.report.seconds.train += report.seconds;
+        if let Some(valid) = valid {
+            let number = self.report.epochs.len() + 1;
+            report.best = self.best.offer(number, valid, || snapshot(&self.slots))?;
+            let lower = valid.loss.is_finite() && current.lowest.is_none_or(|lowest| valid.loss < lowest);
+            current.since_lowest = if lower { 0 } else { current.since_lowest + 1 };
+            current.lowest = if lower { Some(valid.loss) } else { current.lowest };
+        }
+        let best = report.best;
         emit(&mut self.setup.listener, &Event::Epoch(&report));
         self.report.epochs.push(report);
         current.epoch += 1;
         self.epochs_done += 1;
-        if current.epoch >= current.phase.epochs {
+        let exhausted = self.setup.plan.patience.is_some_and(|patience| current.since_lowest >= patience);
+        if current.epoch >= current.phase.epochs || exhausted {
             self.leave_phase()?;
         }
-        Ok(())
-    }
-
-    /// Ends the phase before its time.
-    pub(in crate::train) fn end_phase(&mut self) -> Result<()> {
-        self.leave_phase()
-    }
-
-    pub(in crate::train) fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
-        snapshot(&self.slots)
-    }
-
-    /// Puts the weights of epoch `number` (from 1, over all phases) back.
-    pub(in crate::train) fn restore(
-        &mut self,
-        from: &BTreeMap<String, Tensor>,
-        number: usize,
-        top1: f64,
-    ) -> Result<()> {
-        self.report.best_epoch = Some(number);
-        self.report.valid_top1 = Some(top1);
-        restore(&mut self.slots, from)
-    }
-
-    pub(in crate::train) fn plan(&self) -> &Plan {
-        &self.setup.plan
+        Ok(best)
     }
 }

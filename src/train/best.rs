@@ -1,0 +1,167 @@
+//! Which epoch is the best.
+
+use crate::error::Result;
+use crate::metrics::Evaluation;
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+
+/// The weights of an epoch, by name.
+pub(super) type Weights = BTreeMap<String, Tensor>;
+
+/// The epochs that may still turn out to be the best, with their weights.
+///
+/// The rule: among the epochs whose accuracy is within one standard error of the best one, the one with the lowest
+/// validation loss. On few validation samples accuracies differ by chance: of two epochs only the samples count that
+/// one of them gets right and the other wrong (a paired comparison), and the loss looks at every sample. (After the
+/// one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".) An epoch whose loss or
+/// logits are not finite is never kept.
+///
+/// Only epochs that no other one matches in both accuracy and loss can win, so few are kept at a time.
+#[derive(Default)]
+pub(super) struct Best {
+    /// By falling accuracy, and so by falling loss.
+    kept: Vec<Epoch>,
+}
+
+/// An epoch with its weights.
+pub(super) struct Epoch {
+    /// Over all phases, from 1.
+    pub number: usize,
+    pub evaluation: Evaluation,
+    pub weights: Weights,
+}
+
+/// Epochs kept at a time, at most: a bound on memory.
+const MOST: usize = 4;
+
+impl Best {
+    /// Whether the epoch is the best so far; `weights` is asked for those of an epoch that may be it later.
+    pub fn offer(
+        &mut self,
+        number: usize,
+        evaluation: &Evaluation,
+        weights: impl FnOnce() -> Result<Weights>,
+    ) -> Result<bool> {
+        let matched = |a: &Evaluation, b: &Evaluation| a.correct >= b.correct && a.loss <= b.loss;
+        let finite = evaluation.loss.is_finite() && evaluation.not_finite == 0;
+        if !finite || self.kept.iter().any(|k| matched(&k.evaluation, evaluation)) {
+            return Ok(false);
+        }
+        if let Some(most) = self.kept.first()
+            && most.evaluation.correct > evaluation.correct
+            && !within_one_error(&most.evaluation, evaluation)
+        {
+            return Ok(false);
+        }
+        self.kept.retain(|k| !matched(evaluation, &k.evaluation));
+        self.kept.push(Epoch { number, evaluation: evaluation.clone(), weights: weights()? });
+        self.kept.sort_by_key(|k| std::cmp::Reverse(k.evaluation.correct));
+        let most = self.kept[0].evaluation.clone();
+        self.kept.retain(|k| within_one_error(&most, &k.evaluation));
+        if self.kept.len() > MOST {
+            // Neither the most accurate nor the one that wins now.
+            self.kept.remove(1);
+        }
+        Ok(self.winner().is_some_and(|best| best.number == number))
+    }
+
+    /// The best epoch so far.
+    pub fn winner(&self) -> Option<&Epoch> {
+        self.kept.last()
+    }
+}
+
+/// Whether the difference in correct answers between the more accurate evaluation and another is at most its standard
+/// error, sample by sample. Evaluations of different data are told apart by their number of samples, and never close.
+fn within_one_error(most: &Evaluation, other: &Evaluation) -> bool {
+    let n = most.right.len();
+    if n != other.right.len() {
+        return most.correct == other.correct;
+    }
+    let pairs = || most.right.iter().zip(&other.right);
+    let better = pairs().filter(|&(&a, &b)| a && !b).count() as f64;
+    let worse = pairs().filter(|&(&a, &b)| !a && b).count() as f64;
+    let (difference, n) = (better - worse, n as f64);
+    // The sum of n differences of -1, 0 or 1, with the unbiased estimate of their variance.
+    let square_error = n / (n - 1.0).max(1.0) * (better + worse - difference * difference / n.max(1.0));
+    difference <= square_error.sqrt() + 1e-9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An evaluation of these answers with this loss.
+    fn evaluation(right: &[u8], loss: f64) -> Evaluation {
+        let mut e = Evaluation::new();
+        right.iter().for_each(|&r| e.count(0, Some(usize::from(r == 0)), loss));
+        e.close()
+    }
+
+    fn offer(best: &mut Best, number: usize, evaluation: &Evaluation) -> bool {
+        best.offer(number, evaluation, || Ok(Weights::new())).unwrap()
+    }
+
+    fn winner(best: &Best) -> Option<usize> {
+        best.winner().map(|b| b.number)
+    }
+
+    #[test]
+    fn within_one_standard_error_the_loss_decides() {
+        let mut best = Best::default();
+        assert!(offer(&mut best, 1, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 0, 0, 0], 0.9)));
+        // One more is right: a difference of 1 with an error of 1. The loss is higher, so the first one stays.
+        assert!(!offer(&mut best, 2, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 0, 0], 1.5)));
+        assert_eq!(winner(&best), Some(1));
+        // Two more than the first: a difference of 2 with an error of sqrt(10 / 9 (2 - 0.4)) = 1.33.
+        assert!(!offer(&mut best, 3, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 2.0)));
+        assert_eq!(winner(&best), Some(2), "the first is too far behind, the second is not");
+        // As accurate and a lower loss.
+        assert!(offer(&mut best, 4, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.0)));
+        assert_eq!((winner(&best), best.kept.len()), (Some(4), 1));
+        // Equal to the best, and worse in one of the two: no better.
+        assert!(!offer(&mut best, 5, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.0)));
+        assert!(!offer(&mut best, 6, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.2)));
+        // A low loss does not make up for a difference that is no chance.
+        assert!(!offer(&mut best, 7, &evaluation(&[1, 1, 1, 0, 0, 0, 0, 0, 0, 0], 0.1)));
+        assert_eq!(winner(&best), Some(4));
+    }
+
+    /// Where the two disagree on many samples, the error of their difference is larger.
+    #[test]
+    fn the_comparison_is_paired() {
+        let most = evaluation(&[1, 1, 1, 1, 1, 1, 0, 0, 0, 0], 1.0);
+        let same = evaluation(&[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], 0.5); // 2 behind, nothing ahead: error 1.33
+        let other = evaluation(&[1, 0, 0, 0, 0, 0, 1, 1, 1, 0], 0.5); // 5 behind, 3 ahead: error 2.9
+        assert!(!within_one_error(&most, &same));
+        assert!(within_one_error(&most, &other));
+        assert!(!within_one_error(&most, &evaluation(&[1, 1, 1], 0.5)), "other data");
+    }
+
+    #[test]
+    fn what_is_not_finite_ranks_below_everything() {
+        let mut best = Best::default();
+        for loss in [f64::NAN, f64::INFINITY] {
+            assert!(!offer(&mut best, 1, &evaluation(&[1, 1, 1], loss)));
+        }
+        let mut unpredicted = evaluation(&[1, 1], 0.1);
+        unpredicted.not_finite = 1;
+        assert!(!offer(&mut best, 2, &unpredicted) && winner(&best).is_none());
+        assert!(offer(&mut best, 3, &evaluation(&[0, 0, 0], 9.0)));
+        assert!(!offer(&mut best, 4, &evaluation(&[1, 1, 1], f64::NAN)));
+        assert_eq!(winner(&best), Some(3));
+    }
+
+    #[test]
+    fn few_epochs_are_kept_at_a_time() {
+        let mut best = Best::default();
+        for number in 1..=20 {
+            // Each epoch gets one more right, at a higher loss, and disagrees widely with the one before.
+            let right: Vec<u8> = (0..400).map(|i| u8::from((i * 7 + number * 131) % 400 < 200 + number)).collect();
+            offer(&mut best, number, &evaluation(&right, number as f64));
+            assert!(best.kept.len() <= MOST);
+        }
+        assert_eq!(best.kept[0].number, 20, "the most accurate");
+        assert!(best.kept.is_sorted_by(|a, b| a.evaluation.loss > b.evaluation.loss));
+    }
+}

@@ -1,0 +1,148 @@
+//! Reports as text, at most 80 columns wide.
+
+use super::{EpochReport, Report};
+use crate::metrics::Evaluation;
+use crate::strategy::Strategy;
+use std::fmt::{self, Write as _};
+
+impl Report {
+    /// What is known before the training: the data, the plan with its reasons, settings by hand, warnings.
+    pub fn head(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{} on {} samples of {} classes, {} x {} pixels: {}",
+            self.arch,
+            self.samples.train,
+            self.classes.len(),
+            self.input_size.0,
+            self.input_size.1,
+            self.strategy.map_or("custom plan", Strategy::name)
+        );
+        let _ = write!(text, "{}", self.plan);
+        self.settings(&mut text);
+        text
+    }
+
+    fn settings(&self, text: &mut String) {
+        for setting in &self.overrides {
+            let _ = writeln!(text, "  set by hand: {setting}");
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  warning: {warning}");
+        }
+    }
+
+    /// A row per epoch, the best marked, and the parameters of each stage.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "  phase epoch       lr   train loss   top1   valid loss   top1   seconds");
+        for (i, epoch) in self.epochs.iter().enumerate() {
+            let best = if self.best_epoch == Some(i + 1) { "  best" } else { "" };
+            let _ = writeln!(
+                text,
+                "  {:>5} {:>5} {:>8.1e}   {:>10.4} {:>6}   {:>10} {:>6}   {:>7.2}{best}",
+                epoch.phase,
+                epoch.epoch,
+                epoch.lr,
+                epoch.train_loss,
+                optional(epoch.train_top1),
+                optional(epoch.valid_loss),
+                optional(epoch.valid_top1),
+                epoch.seconds,
+            );
+        }
+        let _ = writeln!(text, "\n  {:<14} {:>12} {:>12}", "stage", "learning", "frozen");
+        for stage in &self.parameters.stages {
+            let _ = writeln!(text, "  {:<14} {:>12} {:>12}", stage.name, stage.learning, stage.frozen);
+        }
+        let _ = writeln!(text, "  {:<14} {:>12} {:>12}", "all", self.parameters.learning, self.parameters.frozen);
+        text
+    }
+
+    /// Which epoch came out, and why that one.
+    fn best(&self) -> String {
+        let count = self.epochs.len();
+        let Some((best, epoch)) = self.best_epoch.and_then(|best| Some((best, self.epochs.get(best - 1)?))) else {
+            return format!("the weights at the end of {count} epochs");
+        };
+        let most = self.epochs.iter().filter_map(|e| e.valid_top1).fold(0.0, f64::max);
+        let reason = if epoch.valid_top1 == Some(most) {
+            "the best validation accuracy".to_string()
+        } else {
+            format!(
+                "its loss is lower than that of the best accuracy, {most:.4},\n  and the difference within one standard error"
+            )
+        };
+        let phase = if self.plan.phases.len() > 1 { format!(" (phase {})", epoch.phase) } else { String::new() };
+        format!("epoch {best} of {count}{phase}: {reason}")
+    }
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map_or("-".to_string(), |v| format!("{v:.4}"))
+}
+
+/// `validation  0.9444    34/36  0.8186 - 0.9846           0.5556  0.1234`
+fn row(part: &str, e: &Evaluation) -> String {
+    let (low, high) = e.interval();
+    let count = format!("{}/{}", e.correct, e.total);
+    format!(
+        "  {part:<10}  {:.4}  {count:>11}  {low:.4} - {high:.4}  {:>13.4}  {:.4}",
+        e.top1(),
+        e.largest_class(),
+        e.loss
+    )
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let strategy = self.strategy.map_or("custom plan", Strategy::name);
+        let (train, classes) = (self.samples.train, self.classes.len());
+        writeln!(f, "{} on {train} samples of {classes} classes: {strategy}", self.arch)?;
+        let mut settings = String::new();
+        self.settings(&mut settings);
+        f.write_str(&settings)?;
+        if self.skipped > 0 {
+            writeln!(f, "  {} broken samples were skipped", self.skipped)?;
+        }
+        let all = self.parameters.learning + self.parameters.frozen;
+        let share = 100.0 * self.parameters.learning as f64 / all.max(1) as f64;
+        writeln!(f, "  trained {} of {all} parameters ({share:.1} %)", self.parameters.learning)?;
+        writeln!(f, "  kept {}", self.best())?;
+        let parts = [("validation", &self.valid), ("test", &self.test)];
+        if parts.iter().any(|(_, e)| e.is_some()) {
+            writeln!(f, "  part        top1        correct    95 % interval  largest class  loss")?;
+        }
+        for (part, evaluation) in parts {
+            if let Some(evaluation) = evaluation {
+                writeln!(f, "{}", row(part, evaluation))?;
+            }
+        }
+        let s = &self.seconds;
+        write!(
+            f,
+            "  {:.1} s: features {:.1}, training {:.1}, validation {:.1}",
+            s.total, s.features, s.train, s.valid
+        )?;
+        if let Some(peak) = self.peak_rss_mb {
+            write!(f, "; peak memory {peak:.0} MB")?;
+        }
+        writeln!(f)
+    }
+}
+
+/// `epoch 3  train loss 0.1234, top1 0.9500  valid loss 0.2345, top1 0.9444  best`
+impl fmt::Display for EpochReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "phase {} epoch {:>3}  train loss {:.4}", self.phase, self.epoch, self.train_loss)?;
+        if let Some(top1) = self.train_top1 {
+            write!(f, ", top1 {top1:.4}")?;
+        }
+        if let (Some(loss), Some(top1)) = (self.valid_loss, self.valid_top1) {
+            write!(f, "  valid loss {loss:.4}, top1 {top1:.4}")?;
+        }
+        if self.best { write!(f, "  best") } else { Ok(()) }
+    }
+}
