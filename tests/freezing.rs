@@ -306,6 +306,14 @@ fn names_freeze_anywhere() {
     check(&backbone, &data, policy, BatchNormMode::Train, &Expected::new(&backbone, &open, BatchNormMode::Train));
     let wrong = start_error(&backbone, &data, FreezePolicy::Named(vec!["layer2.7".into()]));
     assert!(matches!(wrong, Error::UnknownBlock { name, .. } if name == "layer2.7"));
+    // A name that owns no tensor, of the backbone or the head, comes with the nearest that do.
+    for (name, near) in
+        [("layer2.0.conv3.weight", "layer2.0.conv2.weight"), ("linear.0", "layer1.0"), ("conv", "conv1")]
+    {
+        let wrong = start_error(&backbone, &data, FreezePolicy::Named(vec![name.into()]));
+        assert!(wrong.to_string().contains(near), "{wrong}");
+        assert!(matches!(wrong, Error::UnknownBlock { name: found, .. } if found == name));
+    }
 }
 
 fn start_error(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy) -> Error {

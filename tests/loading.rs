@@ -268,7 +268,18 @@ fn other_sizes_and_images_that_are_too_small() {
     assert_eq!(backbone.input_spec().size, (224, 224));
     let wide = Tensor::zeros((1, 3, 64, 96), DType::F32, &CPU).unwrap();
     assert_eq!(larger.forward(&wide).unwrap().dims(), [1, 512]);
-    assert!(backbone.forward(&images(1, 3, 31, 1)).unwrap_err().to_string().contains("too small"));
+    // The message has the least size, whether images or a setting are too small.
+    let errors = [
+        backbone.forward(&images(1, 3, 31, 1)).unwrap_err(),
+        backbone.stage_features(&images(1, 3, 40, 1).narrow(2, 0, 16).unwrap()).unwrap_err(),
+        backbone.input_size(31, 64).unwrap_err(),
+        backbone.input_size(0, 0).unwrap_err(),
+        backbone.respecify(InputSpec::new(8)).unwrap_err(),
+    ];
+    for error in errors.map(|error| error.to_string()) {
+        assert!(error.contains("too few") && error.contains("32 x 32 at least"), "{error}");
+    }
+    assert!(backbone.input_size(32, 32).unwrap().forward(&images(1, 3, 32, 1)).is_ok());
     let shapes: [&[usize]; 6] =
         [&[1, 3, 0, 0], &[0, 3, 32, 32], &[3, 32, 32], &[1, 1, 32, 32], &[1, 3, 32, 0], &[1, 4, 32, 32]];
     for arch in [Arch::VGG11_BN_FEATURES, Arch::CIFAR_RESNET20, Arch::TF_EFFICIENTNET_LITE0, Arch::RESNET18] {

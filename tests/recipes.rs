@@ -115,7 +115,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
     let mut endless = plans().remove(0);
     endless.phases[0].epochs = usize::MAX;
     tuner(endless).session(&train).unwrap().next_batch().unwrap();
-    for head in [Head::mlp(0), Head::linear().dropout(1.0), Head::original()] {
+    for head in [Head::mlp(0), Head::mlp(100_000_000_000), Head::linear().dropout(1.0), Head::original()] {
         assert!(tuner(plans().remove(0)).head(head).session(&train).is_err());
     }
 }
@@ -231,4 +231,33 @@ fn the_four_strategies_run_on_a_split() {
         assert_eq!(frozen, matches!(strategy, Strategy::SmallSimilar | Strategy::SmallDifferent), "{strategy}");
     }
     assert_eq!(train.classes(), valid.classes());
+}
+
+/// Class 3 of the classifier is not class 3 of the data, though both have as many.
+#[test]
+fn the_original_classifier_wants_its_own_classes_in_its_order() {
+    let backbone = candle_finetune::Backbone::embedded(&crate::support::CPU).unwrap();
+    let labels = backbone.labels().unwrap().to_vec();
+    let data =
+        |labels: Vec<String>| TensorDataset::new(crate::support::images(2, 3, 32, 1), vec![0, 1], labels).unwrap();
+    let start = |labels: Vec<String>| {
+        FineTuner::new(backbone.clone()).head(Head::original()).plan(plans().remove(0)).session(&data(labels))
+    };
+    start(labels.clone()).unwrap();
+    let mut swapped = labels.clone();
+    swapped.swap(3, 4);
+    let error = start(swapped).err().unwrap().to_string();
+    assert!(error.contains("class 3") && error.contains(&labels[3]) && error.contains(&labels[4]), "{error}");
+    assert!(start(labels[..9].to_vec()).is_err());
+}
+
+/// A gray image before a frozen prefix is the same mistake as without one.
+#[test]
+fn images_of_other_channels_are_refused_before_frozen_blocks_too() {
+    let gray = TensorDataset::new(crate::support::images(4, 1, 32, 1), vec![0, 1, 0, 1], vec!["a".into(), "b".into()]);
+    for plan in plans() {
+        let mut session = tuner(plan).session(&gray.clone().unwrap()).unwrap();
+        let error = session.next_batch().and_then(|batch| session.forward(&batch.unwrap())).unwrap_err().to_string();
+        assert!(error.contains("(N, 3, height, width)"), "{error}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use crate::support::{CPU, all_bits, differing};
 use crate::training::{Bits, data, plans, saved, tuner};
-use candle_finetune::Loss;
 use candle_finetune::candle_core::Tensor;
+use candle_finetune::{Arch, Backbone, Error, Head, Loss, Optimizer, Schedule, TensorDataset};
 use std::collections::BTreeMap;
 
 #[test]
@@ -14,12 +14,13 @@ fn an_own_loop_gives_the_weights_of_fit() {
         let fitted = tuner(plan.clone()).fit(&train, &valid).unwrap();
         let last = fitted.report.epochs.len();
         let mut session = tuner(plan).session(&train).unwrap();
-        let (mut epochs, mut best) = (0, None);
+        let (mut epochs, mut best, mut batches) = (0, None, 0);
         while let Some(batch) = session.next_batch().unwrap() {
-            assert!(!session.epoch_done());
             let logits = session.forward(&batch).unwrap();
             let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
             session.backward_step(&loss).unwrap();
+            batches += 1;
+            assert_eq!(session.epoch_done(), batches % 3 == 0, "21 samples by 8");
             if session.epoch_done() {
                 epochs += 1;
                 if Some(epochs) == fitted.report.best_epoch {
@@ -48,7 +49,7 @@ fn a_loop_may_leave_batches_out_and_stop_early() {
     let first = session.next_batch().unwrap().unwrap();
     let _skipped = session.next_batch().unwrap().unwrap();
     let _skipped = session.next_batch().unwrap().unwrap();
-    assert!(!session.epoch_done(), "its last step is not done");
+    assert!(session.epoch_done(), "it was the epoch's last batch, whatever steps were made");
     let second = session.next_batch().unwrap().unwrap();
     assert_eq!(session.report().epochs.len(), 1);
     session.step(&first).unwrap();
@@ -95,4 +96,193 @@ fn two_forwards_before_two_steps_use_the_weights_of_their_time() {
         all_bits(&gradients.collect::<BTreeMap<_, _>>())
     };
     assert_eq!(differing(&gradient_of_second(false), &gradient_of_second(true)), [""; 0]);
+}
+
+/// The loop that `fit` is, written with the session's own methods.
+#[test]
+fn an_own_loop_can_keep_its_best_epoch_and_end_a_phase() {
+    let (train, valid) = data();
+    let mut plan = plans().remove(2);
+    plan.phases.iter_mut().for_each(|phase| phase.epochs = 4);
+    plan.patience = Some(1);
+    let fitted = tuner(plan.clone()).fit(&train, &valid).unwrap();
+    let mut session = tuner(plan.clone()).session(&train).unwrap();
+    assert_eq!((session.phase(), session.epoch(), session.lr()), (None, None, None));
+    let mut seen = vec![];
+    while let Some(batch) = session.next_batch().unwrap() {
+        seen.push((session.phase().unwrap(), session.epoch().unwrap()));
+        session.step(&batch).unwrap();
+        if session.epoch_done() {
+            let evaluation = session.evaluate(&valid).unwrap();
+            let best = session.end_epoch(&evaluation).unwrap();
+            assert_eq!(best, session.report().epochs.last().unwrap().best);
+        }
+    }
+    seen.dedup();
+    assert_eq!(seen, fitted.report.epochs.iter().map(|e| (e.phase, e.epoch)).collect::<Vec<_>>());
+    session.restore_best().unwrap();
+    let own = session.finish().unwrap();
+    assert_eq!(own.report.best_epoch, fitted.report.best_epoch);
+    assert_eq!(own.report.valid_top1, fitted.report.valid_top1);
+    assert_eq!(differing(&saved(&own), &saved(&fitted)), [""; 0]);
+
+    // Without keeping, the last step's weights come out, and the report says so.
+    let mut session = tuner(plan).session(&train).unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    session.step(&batch).unwrap();
+    session.end_phase().unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    assert_eq!(
+        (session.phase(), session.epoch()),
+        (Some(2), Some(1)),
+        "the second phase, after one batch of the first"
+    );
+    session.step(&batch).unwrap();
+    assert!(matches!(session.restore_best(), Err(Error::Diverged { what: "validation loss", .. })));
+    let last = all_bits(&session.state().unwrap());
+    let finished = session.finish().unwrap();
+    assert_eq!(finished.report.best_epoch, None);
+    let kept: Bits = saved(&finished).into_iter().filter(|(name, _)| last.contains_key(name)).collect();
+    assert_eq!(differing(&kept, &last), [""; 0]);
+}
+
+/// Gradients of several batches before one step: the schedule, the rate of images and the masks follow the batches.
+#[test]
+fn gradients_may_gather_over_batches() {
+    let (train, _) = data();
+    let mut plan = plans().remove(1);
+    plan.phases[0].epochs = 4;
+    plan.phases[0].schedule = Schedule::linear();
+    let full = plan.phases[0].optimizer.lr;
+    let mut session = tuner(plan).session(&train).unwrap();
+    let mut rates = vec![];
+    let mut gathered: Option<Tensor> = None;
+    while let Some(batch) = session.next_batch().unwrap() {
+        rates.push(session.lr().unwrap() / full);
+        let logits = session.forward(&batch).unwrap();
+        let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
+        gathered = Some(match gathered.take() {
+            Some(sum) => (sum + loss).unwrap(),
+            None => loss,
+        });
+        if session.epoch_done() {
+            session.backward_step(&(gathered.take().unwrap() / 3.0).unwrap()).unwrap();
+        }
+    }
+    // Four epochs of three batches, one step each.
+    let expected: Vec<f64> = (0..12).map(|batch| 1.0 - f64::from(batch) / 12.0).collect();
+    assert!(rates.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12), "{rates:?}");
+    let report = session.finish().unwrap().report;
+    for epoch in &report.epochs {
+        assert!((epoch.images_per_second * epoch.seconds / 21.0 - 1.0).abs() < 1e-6, "all 21 samples count");
+    }
+}
+
+#[test]
+fn gradients_can_be_looked_at_before_the_step() {
+    let (train, _) = data();
+    let run = |with_store: bool| {
+        let mut session = tuner(plans().remove(1)).session(&train).unwrap();
+        let batch = session.next_batch().unwrap().unwrap();
+        let logits = session.forward(&batch).unwrap();
+        let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
+        if with_store {
+            let gradients = loss.backward().unwrap();
+            let square = |(_, p): (String, Tensor)| {
+                let g = gradients.get(&p).expect("every parameter has a gradient");
+                f64::from(g.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap())
+            };
+            let norm = session.parameters().into_iter().map(square).sum::<f64>().sqrt();
+            let told = session.step_with(gradients, 0.5).unwrap();
+            assert!((told / norm - 1.0).abs() < 1e-5, "{told} {norm}");
+            assert!(matches!(session.step_with(loss_of_nothing(), f64::NAN), Err(Error::Diverged { .. })));
+        } else {
+            session.backward_step(&loss).unwrap();
+        }
+        all_bits(&session.state().unwrap())
+    };
+    assert_eq!(differing(&run(true), &run(false)), [""; 0]);
+}
+
+/// A store without gradients.
+fn loss_of_nothing() -> candle_finetune::candle_core::backprop::GradStore {
+    Tensor::new(1f32, &CPU).unwrap().backward().unwrap()
+}
+
+#[test]
+fn each_forward_has_its_own_mask_and_evaluation_none() {
+    let (train, _) = data();
+    let mut session = tuner(plans().remove(0)).head(Head::linear().dropout(0.5)).session(&train).unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    let bits = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (first, second) = (bits(session.forward(&batch).unwrap()), bits(session.forward(&batch).unwrap()));
+    assert_ne!(first, second);
+    let (a, b) = (bits(session.logits(&batch).unwrap()), bits(session.logits(&batch).unwrap()));
+    assert!(a == b && a != first);
+}
+
+/// Features of frozen blocks are computed once for an own loop's validation too.
+#[test]
+fn evaluation_uses_the_cached_features() {
+    let (train, valid) = data();
+    let computed = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
+    let log = computed.clone();
+    let tuner = tuner(plans().remove(0)).on_event(move |event| {
+        if let candle_finetune::Event::Features { done, total } = event
+            && done == total
+        {
+            log.lock().unwrap().push(*total);
+        }
+    });
+    let mut session = tuner.session(&train).unwrap();
+    let mut last = None;
+    while let Some(batch) = session.next_batch().unwrap() {
+        session.step(&batch).unwrap();
+        if session.epoch_done() {
+            last = Some(session.evaluate(&valid).unwrap());
+        }
+    }
+    assert_eq!(*computed.lock().unwrap(), [21, 12], "training and validation data, once each for two epochs");
+    // The same as without: after the phase there is no cache.
+    let finished = session.finish().unwrap();
+    assert_eq!(Some(finished.predictor.evaluate(&valid).unwrap()), last);
+}
+
+/// Weights and inputs so large that the network overflows.
+#[test]
+fn what_is_not_finite_is_an_error_and_never_a_class() {
+    let (train, valid) = data();
+    // Finite weights whose features overflow: told by sample, before anything is trained.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("huge.safetensors");
+    let huge =
+        |(name, t): (&String, &Tensor)| (name.clone(), if t.rank() == 4 { (t * 1e30).unwrap() } else { t.clone() });
+    crate::support::write(&path, &crate::training::backbone().tensors().iter().map(huge).collect());
+    let backbone = Backbone::from_file(Arch::CIFAR_RESNET20, &path, &CPU).unwrap();
+    let tuner = |backbone: &Backbone| candle_finetune::FineTuner::new(backbone.clone()).plan(plans().remove(0));
+    let error = tuner(&backbone).fit(&train, &valid).unwrap_err();
+    assert!(matches!(&error, Error::NotFinite { what } if what.contains("sample")), "{error}");
+
+    // A rate at which training explodes: no epoch is worth keeping, or one with finite numbers is kept.
+    let mut wild = plans().remove(1);
+    wild.phases[0].optimizer = Optimizer::sgd(1e30);
+    match crate::training::tuner(wild).fit(&train, &valid) {
+        Err(error) => assert!(matches!(error, Error::Diverged { .. } | Error::Audit { .. }), "{error}"),
+        Ok(fitted) => assert!(fitted.report.valid.is_some_and(|v| v.loss.is_finite() && v.not_finite == 0)),
+    }
+    // After a sound first phase, its best epoch is kept, and the report has a warning.
+    let mut plan = plans().remove(2);
+    plan.phases[1].optimizer = Optimizer::sgd(1e30);
+    let fitted = crate::training::tuner(plan).fit(&train, &valid).unwrap();
+    assert!(fitted.report.best_epoch.is_some_and(|best| best <= 2), "{:?}", fitted.report.best_epoch);
+    let stopped = fitted.report.warnings.iter().any(|warning| warning.contains("stopped in phase 2"));
+    assert!(stopped || fitted.report.epochs.len() == 4, "{:?}", fitted.report.warnings);
+    assert!(fitted.predictor.evaluate(&valid).unwrap().loss.is_finite());
+
+    // Images that overflow count as wrong, of no class; predicting them is an error.
+    let images = (crate::support::images(2, 3, 32, 1) * 1e38).unwrap();
+    let odd = TensorDataset::new(images, vec![0, 0], crate::support::names_of(&valid)).unwrap();
+    let evaluation = fitted.predictor.evaluate(&odd).unwrap();
+    assert_eq!((evaluation.correct, evaluation.not_finite, evaluation.total), (0, 2, 2));
+    assert!(evaluation.loss.is_nan() && evaluation.confusion.iter().count() == 0);
 }

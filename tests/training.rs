@@ -174,8 +174,8 @@ fn patience_ends_a_phase() {
         plan.patience = Some(patience);
         let report = tuner(plan).fit(&train, &valid).unwrap().report;
         let of = |phase: usize| report.epochs.iter().filter(|e| e.phase == phase).count();
-        // The first is the best; equal ones are no better. The second phase cannot do better either.
-        assert_eq!((of(1), of(2)), (1 + patience, patience.min(2)));
+        // The first is the best; equal ones are no better. Each phase has a patience of its own.
+        assert_eq!((of(1), of(2)), (1 + patience, 2));
         assert_eq!(report.best_epoch, Some(1));
     }
     let report = tuner(idle(4)).fit(&train, &valid).unwrap().report;
@@ -195,7 +195,10 @@ fn the_best_epoch_is_what_comes_out() {
     let best = fitted.report.best_epoch.unwrap();
     let tops: Vec<f64> = fitted.report.epochs.iter().map(|e| e.valid_top1.unwrap()).collect();
     assert!(best <= 8, "the second phase should have ruined it: {tops:?}");
-    assert_eq!(tops[best - 1], tops.iter().copied().fold(0.0, f64::max));
+    // Of those at least as accurate it has the lowest loss.
+    let loss = |i: usize| fitted.report.epochs[i].valid_loss.unwrap();
+    let rivals: Vec<f64> = (0..tops.len()).filter(|&i| tops[i] >= tops[best - 1]).map(loss).collect();
+    assert_eq!(loss(best - 1), rivals.iter().copied().fold(f64::INFINITY, f64::min), "{tops:?}");
     assert_eq!(fitted.report.valid_top1, Some(tops[best - 1]));
     let evaluation = fitted.predictor.evaluate(&valid).unwrap();
     assert_eq!(evaluation.top1(), tops[best - 1]);
@@ -296,6 +299,10 @@ fn events_come_in_order() {
     let log = Arc::clone(&heard);
     let tuner = tuner(plans().remove(2)).on_event(move |event| {
         let line = match event {
+            Event::Start(report) => {
+                assert!(report.head().contains("21 samples of 3 classes"), "{}", report.head());
+                "start".to_string()
+            }
             Event::Phase { phase, phases, frozen_blocks } => format!("phase {phase}/{phases} {frozen_blocks}"),
             Event::Features { done, total } => format!("features {done}/{total}"),
             Event::Step { epoch, step, steps, loss } => {
@@ -308,7 +315,7 @@ fn events_come_in_order() {
         log.lock().unwrap().push(line);
     });
     tuner.fit(&train, &valid).unwrap();
-    let mut expected = vec![];
+    let mut expected = vec!["start".to_string()];
     for (phase, frozen) in [(1, 10), (2, 8)] {
         expected.extend([format!("phase {phase}/2 {frozen}"), "features 21/21".into(), "features 12/12".into()]);
         for epoch in 1..=2 {
@@ -380,8 +387,26 @@ fn a_report_is_json_and_a_table() {
     assert_eq!(back.to_json().unwrap(), report.to_json().unwrap());
     assert_eq!((&back.plan, &back.classes, back.best_epoch), (&report.plan, &report.classes, report.best_epoch));
     assert_eq!((report.samples.train, report.seed, report.arch.as_str()), (21, 5, "cifar_resnet20"));
-    assert_eq!(report.top1, report.valid_top1);
-    let text = report.to_string();
+    assert_eq!(report.top1, report.valid_top1, "tested on the validation data here");
+    let samples = serde_json::to_value(report.samples).unwrap();
+    assert_eq!(samples, serde_json::json!({ "train": 21, "valid": 12, "test": 12 }));
+    let test = serde_json::to_value(&report.test).unwrap();
+    assert!(
+        test["interval"][0].as_f64() < test["top1"].as_f64() && test["top1"].as_f64() < test["interval"][1].as_f64()
+    );
+    assert_eq!((report.input_size, report.version.as_str()), ((32, 32), env!("CARGO_PKG_VERSION")));
+    assert!(
+        report.date.as_ref().is_some_and(|date| date.starts_with("20") && date.ends_with('Z')),
+        "{:?}",
+        report.date
+    );
+    let summary = report.to_string();
+    for words in ["kept epoch", "validation", "test", "95 % interval", "largest class", "peak memory"] {
+        assert!(summary.contains(words), "{words}\n{summary}");
+    }
+    let text = report.table();
+    let long = |text: &str| text.lines().any(|line| line.chars().count() > 80);
+    assert!(!long(&text) && !long(&summary), "{text}{summary}");
     let table: Vec<&str> = text.lines().skip_while(|line| !line.trim_start().starts_with("stage")).collect();
     for stage in ["stem", "layer1", "layer2", "layer3", "head", "all"] {
         assert!(table.iter().any(|line| line.split_whitespace().next() == Some(stage)), "{stage}\n{text}");
@@ -393,5 +418,13 @@ fn a_report_is_json_and_a_table() {
     // First(8): the stem and seven of nine blocks.
     let learning: usize = backbone().blocks()[8..].iter().map(|b| b.parameters).sum();
     assert_eq!(report.parameters.learning, learning + 64 * 3 + 3);
-    assert_eq!(text.matches("  kept").count(), 1);
+    assert_eq!(text.matches("  best").count(), 1);
+    // A report of version 0.1 counted the training samples alone and had no evaluations.
+    let mut old = serde_json::to_value(&report).unwrap();
+    old["samples"] = 21.into();
+    for field in ["version", "date", "warnings", "input_size", "valid", "test"] {
+        old.as_object_mut().unwrap().remove(field);
+    }
+    let old: Report = serde_json::from_value(old).unwrap();
+    assert_eq!((old.samples.train, old.samples.valid, old.valid_top1), (21, None, report.valid_top1));
 }
