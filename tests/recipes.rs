@@ -254,9 +254,10 @@ fn the_original_classifier_wants_its_own_classes_in_its_order() {
 /// A gray image before a frozen prefix is the same mistake as without one.
 #[test]
 fn images_of_other_channels_are_refused_before_frozen_blocks_too() {
-    let gray = TensorDataset::new(crate::support::images(4, 1, 32, 1), vec![0, 1, 0, 1], vec!["a".into(), "b".into()]);
+    let gray = TensorDataset::new(crate::support::images(4, 1, 32, 1), vec![0, 1, 0, 1], vec!["a".into(), "b".into()])
+        .unwrap();
     for plan in plans() {
-        let mut session = tuner(plan).session(&gray.clone().unwrap()).unwrap();
+        let mut session = tuner(plan).session(&gray).unwrap();
         let error = session.next_batch().and_then(|batch| session.forward(&batch.unwrap())).unwrap_err().to_string();
         assert!(error.contains("(N, 3, height, width)"), "{error}");
     }

@@ -71,9 +71,7 @@ impl Report {
         let reason = if epoch.valid_top1 == Some(most) {
             "the best validation accuracy".to_string()
         } else {
-            format!(
-                "its loss is lower than that of the best accuracy, {most:.4},\n  and the difference within one standard error"
-            )
+            format!("lowest loss within one standard error of the\n  best accuracy, {most:.4}")
         };
         let phase = if self.plan.phases.len() > 1 { format!(" (phase {})", epoch.phase) } else { String::new() };
         format!("epoch {best} of {count}{phase}: {reason}")
