@@ -168,7 +168,13 @@ fn transformers_repositories() {
                 "Crop",
                 0.8,
             ),
-            (json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384}), (384, 384), "Squash", 1.0),
+            (
+                json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "resample": 3,
+                "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}),
+                (384, 384),
+                "Squash",
+                1.0,
+            ),
             (
                 json!({"image_processor_type": "ViTImageProcessor", "resample": 2, "size": {"height": 64, "width": 96}}),
                 (64, 96),
@@ -182,7 +188,8 @@ fn transformers_repositories() {
                 "Crop",
                 0.875,
             ),
-            (json!({"size": 128, "do_normalize": false}), (128, 128), "Squash", 1.0),
+            // A ResNet's processor is a ConvNext's where its type is not said.
+            (json!({"size": 128, "resample": 2, "do_normalize": false}), (128, 128), "Crop", 0.875),
         ] {
             std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
             let backbone = Backbone::load(Source::dir(&folder), &CPU).unwrap();
@@ -190,6 +197,65 @@ fn transformers_repositories() {
             assert_eq!((spec.size, format!("{:?}", spec.fit).as_str()), (size, fit), "{processor}");
             assert_eq!(spec.crop_pct, crop, "{processor}");
         }
+    }
+}
+
+#[test]
+fn what_a_processor_does_not_say_is_its_default_or_refused() {
+    let place = Place::new();
+    let folder = place.repository("acme/processors");
+    let config = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic",
+        "hidden_sizes": [64, 128, 256, 512]});
+    put(&folder, &state(Arch::RESNET18, Layout::Transformers, 2), &config);
+    let load = |processor: &Value| {
+        std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
+        Backbone::load(Source::dir(&folder), &CPU).map(|backbone| backbone.input_spec().clone())
+    };
+    let clip = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+    for (processor, words, mean) in [
+        (json!({"image_processor_type": "ViTImageProcessor"}), "Bilinear (224, 224) Squash 1", [0.5; 3]),
+        (json!({"image_processor_type": "ViTImageProcessorFast", "size": 96}), "Bilinear (96, 96) Squash 1", [0.5; 3]),
+        (json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 96}), "Bilinear (96, 96) Squash 1", [0.5; 3]),
+        (json!({"image_processor_type": "BitImageProcessor"}), "Bicubic (224, 224) Crop 1", clip),
+        (
+            json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 256}}),
+            "Bicubic (224, 224) Crop 0.875",
+            clip,
+        ),
+        (
+            json!({"image_processor_type": "ConvNextImageProcessor", "resample": 3, "size": {"shortest_edge": 160}}),
+            "Bicubic (160, 160) Crop 0.875",
+            [0.5; 3],
+        ),
+        (
+            json!({"image_processor_type": "ConvNextImageProcessorFast", "resample": 2}),
+            "Bilinear (384, 384) Squash 1",
+            [0.5; 3],
+        ),
+    ] {
+        let spec = load(&processor).unwrap();
+        let found = format!("{:?} {:?} {:?} {}", spec.interpolation, spec.size, spec.fit, spec.crop_pct);
+        assert_eq!((found.as_str(), spec.mean.as_slice()), (words, &mean[..]), "{processor}");
+    }
+    for (processor, field) in [
+        // Versions of transformers disagree.
+        (
+            json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 160}}),
+            "resample is absent",
+        ),
+        (
+            json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 160, "resample": 3}),
+            "image_mean is absent",
+        ),
+        (json!({"feature_extractor_type": "ConvNextFeatureExtractor", "resample": 3}), "size is absent"),
+        (json!({"image_processor_type": "MyProcessor", "size": 160, "resample": 3}), "image_mean is absent"),
+        (json!({"size": 160, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}), "resample is absent"),
+        (json!({"image_processor_type": "ViTImageProcessor", "image_mean": [0.5, 0.5, 0.5]}), "image_std is absent"),
+    ] {
+        let error = load(&processor).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Weights { .. }), "{text}");
+        assert!(text.contains(field) && text.contains("Source::input_spec"), "{processor}: {text}");
     }
 }
 
@@ -343,7 +409,7 @@ fn there_and_back() {
         assert_eq!(again, saved(&fitted));
         let card = std::fs::read_to_string(place.repository(id).join("README.md")).unwrap();
         let top1 = format!("{:.2} %", 100.0 * fitted.report.top1.unwrap());
-        for words in ["pipeline_tag: image-classification", id, "Base model", &top1, "plan of its own"] {
+        for words in ["pipeline_tag: image-classification", id, "Base model", &top1, "custom plan"] {
             assert!(card.contains(words), "{words} is not in {card}");
         }
         let config: Value =

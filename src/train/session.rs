@@ -150,7 +150,7 @@ impl Session {
         }
         let report = Report {
             arch: inner.arch.name().to_string(),
-            base_model: inner.origin.clone().filter(|_| plan.init == Start::Pretrained),
+            base_model: inner.origin.name.clone().filter(|_| plan.init == Start::Pretrained),
             strategy: setup.strategy,
             plan: plan.clone(),
             overrides: setup.overrides.clone(),
@@ -376,7 +376,7 @@ impl Session {
             inner.counters.clone(),
             classifier,
             Some(self.labels.clone()),
-            inner.origin.clone(),
+            inner.origin.place(),
         )?;
         let story = serde_json::to_value(self.report.without_measurements())
             .map_err(|error| Error::invalid("report", format!("cannot be written as JSON: {error}")))?;
