@@ -444,6 +444,54 @@ fn file_of(predictor: &Predictor) -> crate::training::Bits {
 }
 
 #[test]
+fn the_config_of_other_channels_names_no_kernel_to_adapt() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.safetensors");
+    for (arch, first) in [(Arch::RESNET18, "conv1"), (Arch::TF_EFFICIENTNET_LITE0, "conv_stem")] {
+        write(&file, &state(arch, Layout::Timm, 2));
+        for channels in [1, 2, 3, 4, 5, 13] {
+            let source = Source::file(&file).arch(arch).channels(channels);
+            let folder = dir.path().join(format!("{arch}-{channels}"));
+            Predictor::pretrained(source, &CPU).unwrap().save_folder(&folder).unwrap();
+            let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+            let cfg = &config["pretrained_cfg"];
+            // timm 0.9.2, 0.9.16, 1.0.3, 1.0.11 and 1.0.15 drop the trained kernel of 2, 4 or more channels if it is
+            // named here, and load it otherwise; 1.0.31 loads it either way.
+            assert_eq!(cfg.get("first_conv"), (channels == 3).then(|| json!(first)).as_ref(), "{channels}");
+            assert_eq!(config["model_args"]["in_chans"], json!(channels));
+            assert_eq!(cfg["input_size"], json!([channels, 224, 224]));
+            assert_eq!(cfg["mean"].as_array().unwrap().len(), channels);
+            let back = Backbone::load(Source::dir(&folder), &CPU).unwrap();
+            assert_eq!(back.input_spec().channels, channels);
+        }
+    }
+}
+
+#[test]
+fn the_card_says_what_each_figure_was_measured_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let fitted = tuned(Head::linear());
+    fitted.predictor.save_folder(dir.path()).unwrap();
+    let card = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
+    let line = |part: &str, top1: f64| format!("| Top-1 on {part} data | {:.2} % |", 100.0 * top1);
+    assert!(card.contains(&line("validation", fitted.report.valid_top1.unwrap())), "{card}");
+    assert!(card.contains(&line("test", fitted.report.top1.unwrap())), "{card}");
+    // A report without a figure for the test data gives none.
+    let file = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let text = &header.metadata().as_ref().unwrap()["candle_finetune"];
+    let mut description: Value = serde_json::from_str(text).unwrap();
+    description["story"]["top1"] = Value::Null;
+    let texts = std::collections::HashMap::from([("candle_finetune".to_string(), description.to_string())]);
+    let tensors = crate::support::read(&file);
+    std::fs::write(&file, safetensors::serialize(&tensors, Some(texts)).unwrap()).unwrap();
+    Predictor::from_file(&file, &CPU).unwrap().save_folder(dir.path()).unwrap();
+    let card = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
+    assert!(card.contains("Top-1 on validation data") && !card.contains("test data"), "{card}");
+}
+
+#[test]
 fn a_folder_without_hub() {
     let fitted = tuned(Head::linear());
     let dir = tempfile::tempdir().unwrap();

@@ -402,8 +402,9 @@ fn what_lies_beside_the_network_is_left_aside_and_said() {
     // An average of torch.optim.swa_utils counts what it has averaged.
     let mut average = renamed(&plain, |name| format!("module.{name}"));
     average.insert("n_averaged".into(), Tensor::new(7i64, &CPU).unwrap());
-    let error = load(Arch::CIFAR_RESNET20, &average);
-    assert_same(&error.unwrap(), &backbone);
+    let loaded = load(Arch::CIFAR_RESNET20, &average).unwrap();
+    assert_same(&loaded, &backbone);
+    assert_eq!(loaded.notes()[1], "not part of the network: n_averaged");
 }
 
 #[test]

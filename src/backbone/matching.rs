@@ -1,6 +1,6 @@
 //! From the names in a file to the architecture's own.
 
-use super::names::{Names, Place, unwrapped};
+use super::names::{Names, Place, outer_wrapper, unwrapped};
 use super::sound;
 use crate::arch::{Arch, Layout};
 use crate::error::{Error, Mismatch, Result, shown, shown_list};
@@ -51,7 +51,8 @@ pub(super) fn matched(arch: Arch, weights: &Weights, prefix: Option<&str>, dtype
     if !removed.is_empty() {
         notes.push(format!("removed from the names: {}", shown_list(removed.iter().map(String::as_str))));
     }
-    let beside = names.beside(&place.prefix);
+    let mut beside = names.beside(&place.prefix);
+    beside.extend(found.beside.iter().map(String::as_str));
     if !beside.is_empty() {
         notes.push(format!("not part of the network: {}", first_of(&beside)));
     }
@@ -86,6 +87,7 @@ struct Comparison {
     counters: BTreeMap<String, Tensor>,
     classifier: Option<(Tensor, Tensor)>,
     unused: Vec<String>,
+    beside: Vec<String>,
     missing: Vec<String>,
     unknown: Vec<String>,
     shapes: Vec<String>,
@@ -133,9 +135,18 @@ impl Comparison {
         let (unused, unknown): (Vec<&str>, Vec<&str>) =
             left.into_iter().partition(|name| is_of_head(name) || arch.may_ignore(name));
         let in_file = |name: &&str| names.get(&format!("{}{name}", place.prefix));
+        // Where all of the network is wrapped, what is not lies beside it: the counter of torch's AveragedModel.
+        let wrapper = |d: &Declared| names.get(&place.name(arch, &d.name)).and_then(|(file, _)| outer_wrapper(file));
+        let whole =
+            declared.first().and_then(wrapper).filter(|outer| declared.iter().all(|d| wrapper(d) == Some(outer)));
+        let (beside, unknown): (Vec<&str>, Vec<&str>) = unknown.into_iter().partition(|name| {
+            let file = names.get(&format!("{}{name}", place.prefix)).map_or(*name, |(file, _)| file);
+            whole.is_some() && outer_wrapper(file) != whole
+        });
         let unused = unused.iter().filter_map(in_file).map(|(file, t)| format!("{file} {:?}", t.dims())).collect();
-        let unknown = unknown.iter().filter_map(in_file).map(|(file, _)| file.to_owned()).collect();
-        Ok(Self { declared, channels, tensors, counters, classifier, unused, missing, unknown, shapes })
+        let [beside, unknown] = [beside, unknown]
+            .map(|list| list.iter().filter_map(in_file).map(|(file, _)| file.to_owned()).collect::<Vec<String>>());
+        Ok(Self { declared, channels, tensors, counters, classifier, unused, beside, missing, unknown, shapes })
     }
 
     fn fits(&self) -> bool {

@@ -173,6 +173,12 @@ impl Place {
     }
 }
 
+/// The wrapper that a name begins with.
+pub(super) fn outer_wrapper(name: &str) -> Option<&'static str> {
+    let first = name.split('.').next();
+    WRAPPERS.into_iter().find(|wrapper| Some(*wrapper) == first)
+}
+
 /// A name without the parts that wrappers add; `seen` gathers them.
 pub(super) fn unwrapped<'a>(name: &'a str, seen: &mut BTreeSet<&'static str>) -> Cow<'a, str> {
     let wrapper = |part: &str| WRAPPERS.into_iter().find(|wrapper| *wrapper == part);

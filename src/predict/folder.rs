@@ -70,9 +70,9 @@ fn config(predictor: &Predictor) -> Result<String> {
             "classifier": arch.classifier(),
         },
     });
-    // By this name timm finds the kernel to adapt where a model is made for other channels than the weights have. Its
-    // versions up to 1.0 take the weights' channels for three and would drop a kernel of any other number with no more
-    // than a warning; without the name they load it as it is.
+    // By this name timm finds the kernel to adapt where a model is made for other channels than the weights have.
+    // Versions up to 1.0.15 at least assume weights for three channels, and drop a kernel for 2, 4 or more with no more
+    // than a warning; without the name, all from 0.9.2 to 1.0.31 load it as it is.
     if spec.channels == 3
         && let Some(first) = arch.declared(3)?.first()
     {

@@ -18,8 +18,12 @@ pub(super) use values::{Id, Node, Storage, Values, View};
 use cursor::Cursor;
 use values::Callee;
 
-/// Pickles of more bytes are refused; that of a large network with its optimizer has a megabyte.
-pub(super) const MAX_BYTES: u64 = 32 << 20;
+/// Pickles of more bytes are refused. That of a large network with its optimizer has a megabyte, but NumPy arrays lie
+/// inside.
+pub(super) const MAX_BYTES: u64 = 256 << 20;
+
+/// Longer texts are kept as [`Node::Other`]: in protocol 2, bytes are written as texts.
+const MAX_TEXT: usize = 16 << 20;
 
 /// Instructions carried out, and values made, at most. A tensor takes about forty instructions; checkpoints hold each
 /// up to five times, with its average and the optimizer's state.
@@ -126,7 +130,8 @@ impl Machine<'_> {
             b'X' | 0x8c | 0x8d | b'U' | b'T' => {
                 let len = self.code.length(op)?;
                 let text = std::str::from_utf8(self.code.take(len)?).map_err(|_| "a text is not UTF-8")?;
-                self.push(Node::Text(text.to_owned()));
+                let long = len > MAX_TEXT;
+                self.push(if long { Node::Other("a long text") } else { Node::Text(text.to_owned()) });
             }
             b'B' | b'C' | 0x8e | 0x96 => {
                 let len = self.code.length(op)?;

@@ -98,6 +98,9 @@ impl Values {
             Node::Storage(_) => "a storage",
             Node::Tensor(_) => "a tensor",
             &Node::Opaque { module, name } => {
+                if matches!(self.get(name), Node::Text(name) if name == "_reconstruct") {
+                    return "a NumPy array".into();
+                }
                 let part = |id| if let Node::Text(text) = self.get(id) { tamed(text, 60) } else { String::new() };
                 return format!("{}.{}", part(module), part(name));
             }

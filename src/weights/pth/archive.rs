@@ -125,10 +125,12 @@ impl Archive {
 
     /// The bytes of an entry that is not a storage.
     pub fn read_small(&mut self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let index = self.index(name);
+        let len = index.and_then(|index| self.zip.by_index_data(index).ok().map(|entry| entry.size()));
+        if let Some(len) = len.filter(|&len| len > limit) {
+            return Err(self.error(format!("refused: {name} has {len} bytes, and at most {limit} are read")));
+        }
         self.entry(name, |entry, len| {
-            if len > limit {
-                return Err(std::io::Error::other(format!("it has {len} bytes, and at most {limit} are read")));
-            }
             let mut bytes = vec![0; len as usize];
             entry.read_exact(&mut bytes)?;
             Ok(bytes)

@@ -123,10 +123,10 @@ impl<'a> Level<'a> {
             self.entries.iter().any(|&(name, id)| name == *wrapper && matches!(values.get(id), Node::Dict(_)))
         };
         let others: Vec<_> = WRAPPERS.into_iter().filter(|&wrapper| wrapper != taken).filter(is_there).collect();
-        let average = if AVERAGED.contains(&taken) { "the averaged weights (EMA), " } else { "" };
+        let average = if AVERAGED.contains(&taken) { " (averaged, EMA)" } else { "" };
         (!others.is_empty() || !average.is_empty()).then(|| {
             let beside = if others.is_empty() { String::new() } else { format!("; also there: {}", others.join(", ")) };
-            format!("the weights are {average}{}{beside}", shown(taken))
+            format!("weights of {}{average}{beside}", shown(taken))
         })
     }
 
