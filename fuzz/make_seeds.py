@@ -76,6 +76,23 @@ def tensor(storage, offset, shape, stride):
     return Call(REBUILD, storage, offset, shape, stride, False, collections.OrderedDict())
 
 
+class Object:
+    """Of no class that the reader knows: made by NEWOBJ, with attributes."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+class Items(dict):
+    """The same, with items."""
+
+
+Object.__module__ = Items.__module__ = "own"
+sys.modules["own"] = types.ModuleType("own")
+sys.modules["own"].Object, sys.modules["own"].Items = Object, Items
+SCALAR = fake("own", "scalar")
+
+
 class Pickler(pickle.Pickler):
     def persistent_id(self, value):
         if isinstance(value, Storage):
@@ -113,12 +130,24 @@ def main():
     )
     plain = {"w": tensor(b, 0, (2, 2), (2, 1))}
     wrapped = {"state_dict": plain, "epoch": 3, "loss": 0.5, "args": [None, True, "x", b"y", {1}, 1 << 40, -1]}
+    training = {
+        "args": Object(lr=0.1, names=("a", None)),
+        "config": Items(depth=18),
+        "metric": Call(SCALAR, "f8", b"01234567"),
+        "losses": collections.defaultdict(list, {"train": [1.0]}),
+        "recent": collections.deque([1, 2]),
+        "optimizer": {"state": {0: {"exp_avg": tensor(b, 0, (4,), (1,))}}, "param_groups": [{"lr": 1e-3}]},
+        "state_dict": plain,
+        "state_dict_ema": {"w": tensor(b, 0, (4,), (1,)), "step": Call(SCALAR, "i8", b"01234567")},
+    }
     bomb = b"\x80\x02)q\x00" + b"".join(bytes([0x68, i, 0x68, i, 0x86, 0x71, i + 1]) for i in range(60)) + b"."
     pickles = {
         "state_dict": pickled(state),
         "state_dict_4": pickled(state, 4),
         "checkpoint": pickled(wrapped, 4),
         "plain": pickled(plain),
+        "training": pickled(training),
+        "training_5": pickled(training, 5),
         "memo_bomb": bomb,
         "deep": b"\x80\x02" + b"]" * 300 + b"a" * 299 + b".",
         "call": b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
@@ -189,13 +218,14 @@ def main():
         "downsample_in_first_stage": False,
         "id2label": {"0": "ant", "1": "bee"},
     }
-    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True, "rescale_factor": 1 / 255}
+    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True, "rescale_factor": 1 / 255, "resample": 3}
     processors = {
         "convnext": {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8, "size": {"shortest_edge": 192}},
         "old": {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "resample": 3},
         "vit": {"image_processor_type": "ViTImageProcessor", "resample": 2, "size": {"height": 64, "width": 96}},
         "crop": {"do_center_crop": True, "size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}},
         "crop_square": {"crop_size": 224, "size": 256, "do_normalize": False},
+        "defaults": {"image_processor_type": "CLIPImageProcessor"},
     }
     put("description", "transformers", json.dumps(resnet))
     for name, processor in processors.items():

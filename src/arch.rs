@@ -2,15 +2,15 @@
 
 mod efficientnet;
 mod input_spec;
+mod names;
 mod resnet;
 mod vgg;
 
 pub use input_spec::{Fit, InputSpec, Interpolation};
 
-use crate::error::{Error, Result, shown};
+use crate::error::Result;
 use crate::params::{Builder, Declared, Shapes};
 use std::fmt;
-use std::str::FromStr;
 
 /// The facts of one architecture.
 pub(crate) struct Row {
@@ -286,52 +286,9 @@ impl fmt::Display for Arch {
     }
 }
 
-impl FromStr for Arch {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Error::UnknownArch`] with the nearest known names.
-    fn from_str(name: &str) -> Result<Self> {
-        if let Some(arch) = Self::all().iter().find(|arch| arch.name() == name) {
-            return Ok(*arch);
-        }
-        // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
-        let name = shown(name);
-        let mut known: Vec<&str> = Self::all().iter().map(Self::name).collect();
-        known.sort_by_cached_key(|known| distance(known, &name));
-        let nearest = known.into_iter().take(3).map(String::from).collect();
-        Err(Error::UnknownArch { name, nearest })
-    }
-}
-
-/// How many letters must be put in, left out or changed to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_parse_and_unknown_ones_get_neighbours() {
-        for arch in Arch::all() {
-            assert_eq!(arch.name().parse::<Arch>().unwrap(), *arch);
-        }
-        let error = "resnet81".parse::<Arch>().unwrap_err().to_string();
-        assert!(error.contains("resnet81") && error.contains("resnet18"), "{error}");
-    }
 
     #[test]
     fn every_tensor_has_one_block_and_one_name() {

@@ -1,20 +1,24 @@
 //! Pretrained weights as a value: an ordered list of named blocks that nobody changes.
 
+mod description;
 mod init;
 mod matching;
+mod names;
 mod network;
 mod snapshot;
+mod sound;
 mod source;
 
+pub(crate) use description::{DESCRIPTION_VERSION, Saved};
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 pub(crate) use network::Network;
 use network::check_size;
 pub(crate) use snapshot::Snapshot;
+pub(crate) use sound::check as check_numbers;
 pub use source::Source;
-pub(crate) use source::{DESCRIPTION_VERSION, Saved};
 
 use crate::arch::{Arch, InputSpec, Layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown_list};
 use crate::ops::no_grad;
 use crate::params::Block;
 use candle_core::{DType, Device, Tensor};
@@ -56,18 +60,41 @@ pub(crate) struct Inner {
     pub classifier: Option<(Tensor, Tensor)>,
     /// What the original classifier's classes are called.
     pub labels: Option<Vec<String>>,
-    /// Where the weights come from: a repository of the hub, a file's name; `None` for those made by chance.
-    pub origin: Option<String>,
+    pub origin: Origin,
     pub network: Network,
 }
 
+/// Where weights come from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin {
+    /// A repository of the hub, or a file's name; `None` for random weights.
+    pub name: Option<String>,
+    /// What was chosen, removed and left aside at loading.
+    pub notes: Vec<String>,
+    /// Names and shapes of the file's classifier where it is not one linear layer over the features.
+    pub unused: Vec<String>,
+}
+
+impl Origin {
+    /// The place alone, for weights that were trained since.
+    pub fn place(&self) -> Self {
+        Self { name: self.name.clone(), ..Self::default() }
+    }
+}
+
 impl Backbone {
-    /// Loads from a file: safetensors (one file, or the index of its shards) or a zip-format `.pth`, with timm's or
-    /// torchvision's names.
+    /// Loads the weights of an architecture from a file: safetensors (one file, or the index of its shards) or a
+    /// zip-format `.pth`, a state dict or a training checkpoint, with timm's, torchvision's or transformers' names.
+    ///
+    /// The architecture is an argument because most files do not say theirs. A predictor that this crate saved does:
+    /// [`Source::file`] with [`Backbone::load`] needs none, and [`Predictor::from_file`](crate::Predictor::from_file)
+    /// loads it with its head. What a classifier in the file is used for, and what else was left aside, is in
+    /// [`Backbone::notes`].
     ///
     /// # Errors
-    /// [`Error::Weights`] for a file that is damaged or not understood; [`Error::WeightsMismatch`] lists names that
-    /// are missing, names that the architecture does not own, and wrong shapes.
+    /// [`Error::Weights`] for a file that is damaged or not understood, or holds weights that are NaN or infinite;
+    /// [`Error::WeightsMismatch`] lists names that are missing, names that the architecture does not own, and wrong
+    /// shapes.
     pub fn from_file(arch: Arch, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::load(Source::file(path).arch(arch), device)
     }
@@ -103,7 +130,7 @@ impl Backbone {
     pub fn random(arch: Arch, seed: u64, device: &Device) -> Result<Self> {
         let spec = arch.input_spec();
         let tensors = random_tensors(arch, spec.channels, seed, DType::F32, device)?;
-        Self::assemble(arch, Layout::Timm, spec, device, tensors, BTreeMap::new(), None, None, None)
+        Self::assemble(arch, Layout::Timm, spec, device, tensors, BTreeMap::new(), None, None, Origin::default())
     }
 
     #[allow(clippy::too_many_arguments)] // the fields of one private struct
@@ -116,7 +143,7 @@ impl Backbone {
         counters: BTreeMap<String, Tensor>,
         classifier: Option<(Tensor, Tensor)>,
         labels: Option<Vec<String>>,
-        origin: Option<String>,
+        origin: Origin,
     ) -> Result<Self> {
         if spec.size != arch.input_spec().size {
             check_size(arch, layout, spec.channels, spec.size)?;
@@ -203,6 +230,30 @@ impl Backbone {
         self.inner.classifier.as_ref().and_then(|(weight, _)| weight.dims().first().copied())
     }
 
+    /// What happened at loading that may surprise: averaged weights were taken, a prefix was removed from names, a
+    /// classifier that is not one linear layer was left aside. Empty where a file holds just what was asked for.
+    ///
+    /// ```
+    /// use candle_finetune::{Backbone, candle_core::Device};
+    /// assert!(Backbone::embedded(&Device::Cpu)?.notes().is_empty());
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn notes(&self) -> &[String] {
+        &self.inner.origin.notes
+    }
+
+    /// Why there is no original classifier to use, with the remedy.
+    pub(crate) fn without_classifier(&self) -> String {
+        match self.inner.origin.unused.as_slice() {
+            [] => "the weights came without a classifier".into(),
+            unused => format!(
+                "the classifier that came with the weights is not one linear layer over {} features: it is {}",
+                self.feature_dim(),
+                shown_list(unused.iter().map(String::as_str))
+            ),
+        }
+    }
+
     /// Every tensor by its canonical (timm) name, running statistics included.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.inner.tensors
@@ -230,7 +281,7 @@ impl Backbone {
     /// small.
     pub fn respecify(&self, spec: InputSpec) -> Result<Self> {
         if spec.channels != self.inner.spec.channels || spec.mean.len() != spec.channels {
-            let problem = "the number of channels is fixed when weights are loaded; see Source::channels";
+            let problem = "the number of channels is fixed when weights are loaded (`Source::channels`)";
             return Err(Error::invalid("input specification", problem));
         }
         let i = &self.inner;
@@ -263,7 +314,18 @@ impl std::fmt::Debug for Backbone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let blocks = self.blocks().len();
         let parameters: usize = self.blocks().iter().map(|b| b.parameters).sum();
-        write!(f, "Backbone({}, {blocks} blocks, {parameters} parameters, {:?})", self.arch(), self.inner.device)
+        write!(f, "Backbone({}, {blocks} blocks, {parameters} parameters, {:?}", self.arch(), self.inner.device)?;
+        if let Some(classes) = self.num_classes() {
+            write!(f, "; classifier of {classes} classes")?;
+            if let Some(labels) = self.labels() {
+                let more = if labels.len() > 5 { ", ..." } else { "" };
+                write!(f, ": {}{more}", shown_list(labels.iter().take(5).map(String::as_str)))?;
+            }
+        }
+        for note in self.notes() {
+            write!(f, "; {note}")?;
+        }
+        f.write_str(")")
     }
 }
 

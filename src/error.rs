@@ -1,5 +1,10 @@
 //! The one error type: each variant names the thing that is wrong and what to do about it.
 
+mod mismatch;
+
+pub use mismatch::Mismatch;
+
+use mismatch::known_archs;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -32,12 +37,14 @@ pub enum Error {
     },
 
     /// No architecture has this name.
-    #[error("there is no architecture called {name}; the nearest names are {}", nearest.join(", "))]
+    #[error("there is no architecture called {name}; {}", known_archs(nearest, families))]
     UnknownArch {
         /// The name asked for.
         name: String,
-        /// Known names like it.
+        /// Known names like it; none where nothing is like it.
         nearest: Vec<String>,
+        /// The families of architectures, each with an example.
+        families: &'static [&'static str],
     },
 
     /// No block or stage of the backbone has this name.
@@ -50,20 +57,8 @@ pub enum Error {
     },
 
     /// The tensors in a file are not those of the architecture.
-    #[error("{} does not hold the weights of {arch}:{}{}{}", path.display(), listed(" missing", missing),
-        listed(" not part of it", unknown), listed(" of another shape", shapes))]
-    WeightsMismatch {
-        /// The file.
-        path: PathBuf,
-        /// The architecture.
-        arch: String,
-        /// Tensors that the architecture has and the file has not.
-        missing: Vec<String>,
-        /// Tensors that the file has and the architecture has not.
-        unknown: Vec<String>,
-        /// Tensors whose shapes differ, with both.
-        shapes: Vec<String>,
-    },
+    #[error("{0}")]
+    WeightsMismatch(Box<Mismatch>),
 
     /// A fine-tuner was started without a recipe.
     #[error(
@@ -75,9 +70,9 @@ pub enum Error {
     /// The training does not do what the plan says.
     #[error(
         "the audit of phase {phase} failed:{}{}{}{}",
-        listed(" no gradient reached", unreached),
-        listed(" gradients are not finite", not_finite),
-        listed(" frozen but changed", changed),
+        listed(" no gradient reached", unreached, SHOWN),
+        listed(" gradients are not finite", not_finite, SHOWN),
+        listed(" frozen but changed", changed, SHOWN),
         audit_remedy()
     )]
     Audit {
@@ -274,13 +269,13 @@ fn audit_remedy() -> &'static str {
     " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
 }
 
-/// `what (count): names`, or nothing for an empty list.
-fn listed(what: &str, names: &[String]) -> String {
+/// `what (count): names`, or nothing for an empty list. The first `most` names are shown.
+fn listed(what: &str, names: &[String], most: usize) -> String {
     if names.is_empty() {
         return String::new();
     }
-    let more = if names.len() > SHOWN { ", ..." } else { "" };
-    let first: Vec<String> = names.iter().take(SHOWN).map(|name| shown(name)).collect();
+    let more = if names.len() > most { ", ..." } else { "" };
+    let first: Vec<String> = names.iter().take(most).map(|name| shown(name)).collect();
     format!("{what} ({}): {}{more};", names.len(), first.join(", "))
 }
 
@@ -291,7 +286,7 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// The first `most` characters, printable.
-fn tamed(text: &str, most: usize) -> String {
+pub(crate) fn tamed(text: &str, most: usize) -> String {
     let mut chars = text.chars();
     let mut tamed = String::new();
     for c in chars.by_ref().take(most) {

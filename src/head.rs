@@ -128,7 +128,7 @@ impl Head {
             return Ok(());
         }
         match backbone.num_classes() {
-            None => Err(Error::invalid("head", "the weights came without a classifier; use Head::linear()")),
+            None => Err(Error::invalid("head", format!("{}; use Head::linear()", backbone.without_classifier()))),
             Some(have) if have != classes => {
                 let problem = format!("the original classifier has {have} classes and the data {classes}");
                 Err(Error::invalid("head", format!("{problem}; use Head::linear()")))

@@ -46,7 +46,7 @@ pub use data::{
 };
 #[cfg(feature = "image")]
 pub use data::{ImageFolder, Splits};
-pub use error::{BoxError, Error, HubError, Result};
+pub use error::{BoxError, Error, HubError, Mismatch, Result};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};

@@ -53,7 +53,8 @@ pub struct Prediction {
 }
 
 impl Predictor {
-    /// Loads what [`Predictor::save`] wrote.
+    /// Loads what [`Predictor::save`] wrote, which says itself what architecture it is. For weights with the classifier
+    /// that they were published with, see [`Predictor::pretrained`].
     ///
     /// # Errors
     /// [`Error::Weights`] for a file that is damaged or was not saved by this crate.
@@ -89,8 +90,8 @@ impl Predictor {
         }
         let backbone = Backbone::load(source, device)?;
         let Some(classes) = backbone.num_classes() else {
-            let problem = "the weights came without a classifier; fine-tune one, or load a backbone";
-            return Err(Error::invalid("predictor", problem));
+            let remedy = "fine-tune a new one on the backbone (`Backbone::load`)";
+            return Err(Error::invalid("predictor", format!("{}; {remedy}", backbone.without_classifier())));
         };
         let labels = match backbone.labels() {
             Some(labels) => labels.to_vec(),

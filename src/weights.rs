@@ -5,6 +5,7 @@
 
 mod atomic;
 mod elements;
+mod format;
 mod pickle;
 mod pth;
 mod safetensors;
@@ -27,6 +28,7 @@ pub(crate) use shards::names as shard_names;
 pub(crate) use write::{METADATA_KEY, tensor_bytes, write};
 
 use crate::error::{Error, Result, shown};
+use format::Format;
 
 /// Headers and indices of more bytes than this are refused; real ones have a few hundred thousand at most.
 const MAX_HEADER: u64 = 100_000_000;
@@ -34,6 +36,9 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Files and indices of more names than this are refused, since each takes more memory than its text; real ones have a
 /// few thousand.
 const MAX_NAMES: usize = 200_000;
+
+/// As many entries of a state dict that are no tensors are described.
+const MAX_OTHERS: usize = 1000;
 
 /// Tensors of more dimensions than this are refused; real ones have five at most.
 const MAX_RANK: usize = 16;
@@ -46,13 +51,22 @@ const MAX_RANK: usize = 16;
 pub(crate) struct Weights {
     /// The file that was asked for: of shards, their index.
     pub path: PathBuf,
-    /// The tensors by the names that the file gives them, less the wrappers `module.` and `_orig_mod.` in a `.pth`.
+    /// The tensors by the names that the file gives them.
     pub tensors: BTreeMap<String, Tensor>,
     /// The free texts of a safetensors header; empty for a `.pth`.
     pub metadata: BTreeMap<String, String>,
+    /// Which of several state dicts these are, where there was a choice.
+    pub notes: Vec<String>,
+    /// What stands among the tensors of a `.pth` without being one, and was skipped unread: name and description. The
+    /// first [`MAX_OTHERS`] of them.
+    pub others: BTreeMap<String, String>,
 }
 
 impl Weights {
+    fn new(path: PathBuf, tensors: BTreeMap<String, Tensor>, metadata: BTreeMap<String, String>) -> Self {
+        Self { path, tensors, metadata, notes: Vec::new(), others: BTreeMap::new() }
+    }
+
     /// Reads a file of weights, whatever its extension: a safetensors file, the index of its shards, or a `.pth` in
     /// the zip format that `torch.save` has written since PyTorch 1.6.
     ///
@@ -68,7 +82,7 @@ impl Weights {
     }
 
     fn read_source(mut source: Source) -> Result<Self> {
-        match source.format()? {
+        match format::of(&mut source)? {
             Format::Index => shards::read(source),
             Format::Safetensors => safetensors::read(source),
             Format::Zip => pth::read(source),
@@ -78,7 +92,7 @@ impl Weights {
     /// As [`Weights::read`] for a file that an index names, which cannot be an index again.
     fn read_shard(path: &Path) -> Result<Self> {
         let mut source = Source::open(path)?;
-        match source.format()? {
+        match format::of(&mut source)? {
             Format::Index => Err(source.error("this shard is an index of shards itself; a shard must hold tensors")),
             Format::Safetensors => safetensors::read(source),
             Format::Zip => pth::read(source),
@@ -97,19 +111,17 @@ struct Source {
 pub(super) trait Readable: Read + Seek {}
 impl<R: Read + Seek> Readable for R {}
 
-/// The kinds of files that are read.
-enum Format {
-    Safetensors,
-    Index,
-    Zip,
-}
-
 impl Source {
     fn open(path: &Path) -> Result<Self> {
         let about = std::fs::metadata(path).map_err(Error::io("read", path))?;
         if !about.is_file() {
-            let found = if about.is_dir() { "a folder" } else { "not a regular file" };
-            return Err(Error::weights(path, format!("this is {found}; name the file of weights itself")));
+            let problem = if about.is_dir() {
+                "this is a folder; name the file of weights itself, or open a folder that holds a config.json with \
+                 `Source::dir` (`--dir`)"
+            } else {
+                "this is not a regular file; name the file of weights itself"
+            };
+            return Err(Error::weights(path, problem));
         }
         let file = File::open(path).map_err(Error::io("read", path))?;
         Ok(Self { path: path.to_path_buf(), len: about.len(), file: Box::new(file) })
@@ -126,51 +138,7 @@ impl Source {
         self.file.rewind().map_err(Error::io("read", &self.path))?;
         Ok(bytes)
     }
-
-    /// Tells the format by the content, since extensions are often wrong.
-    fn format(&mut self) -> Result<Format> {
-        let start = self.start(512)?;
-        let text = start.trim_ascii_start();
-        let found = match &start[..] {
-            [] => "an empty file",
-            [b'P', b'K', 3 | 5, 4 | 6, ..] => return Ok(Format::Zip),
-            bytes if bytes.starts_with(LEGACY_TORCH) => return Err(self.legacy("the legacy pickle of torch.save")),
-            bytes if bytes.get(257..262) == Some(b"ustar") => {
-                return Err(self.legacy("the tar archive of very old versions of torch.save"));
-            }
-            // The length of a header is never so large that its highest byte is set; in text that byte always is.
-            [_, _, _, _, _, _, _, high, ..] if text.starts_with(b"{") && *high != 0 && start[..8].is_ascii() => {
-                return Ok(Format::Index);
-            }
-            [_, _, _, _, _, _, _, _, b'{', ..] => return Ok(Format::Safetensors),
-            [0x80, 2..=5, ..] => return Err(self.legacy("a bare Python pickle")),
-            bytes if bytes.starts_with(b"version https://git-lfs") => {
-                "a Git LFS pointer, not the file it stands for (fetch it with `git lfs pull`)"
-            }
-            bytes if bytes.starts_with(b"\x89HDF") => "an HDF5 file (Keras)",
-            bytes if bytes.starts_with(b"GGUF") => "a GGUF file",
-            _ if text.starts_with(b"<") => "a web page or XML (was an error page downloaded in its place?)",
-            _ if start.len() < 9 => "too few bytes to be any of them",
-            _ => "none of them",
-        };
-        Err(self.error(format!(
-            "this is not a weights file that is understood: found {found}, {} bytes long; accepted are safetensors, \
-             an index of safetensors shards (*.index.json), and the zip format of torch.save (.pth, .pt, .bin)",
-            self.len
-        )))
-    }
-
-    fn legacy(&self, found: &str) -> Error {
-        self.error(format!(
-            "this is {found}, which is not read, because a pickle is a program. Convert it in Python, from a source \
-             you trust: `state = torch.load(\"old.pth\", map_location=\"cpu\", weights_only=True)`, then \
-             `safetensors.torch.save_file(state, \"new.safetensors\")`"
-        ))
-    }
 }
-
-/// How a file of `torch.save` without zip begins: a pickle of torch's magic number.
-const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
 /// A name out of a file, for a message.
 fn quoted(name: &str) -> String {

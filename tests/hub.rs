@@ -168,7 +168,13 @@ fn transformers_repositories() {
                 "Crop",
                 0.8,
             ),
-            (json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384}), (384, 384), "Squash", 1.0),
+            (
+                json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "resample": 3,
+                "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}),
+                (384, 384),
+                "Squash",
+                1.0,
+            ),
             (
                 json!({"image_processor_type": "ViTImageProcessor", "resample": 2, "size": {"height": 64, "width": 96}}),
                 (64, 96),
@@ -182,7 +188,8 @@ fn transformers_repositories() {
                 "Crop",
                 0.875,
             ),
-            (json!({"size": 128, "do_normalize": false}), (128, 128), "Squash", 1.0),
+            // A ResNet's processor is a ConvNext's where its type is not said.
+            (json!({"size": 128, "resample": 2, "do_normalize": false}), (128, 128), "Crop", 0.875),
         ] {
             std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
             let backbone = Backbone::load(Source::dir(&folder), &CPU).unwrap();
@@ -190,6 +197,65 @@ fn transformers_repositories() {
             assert_eq!((spec.size, format!("{:?}", spec.fit).as_str()), (size, fit), "{processor}");
             assert_eq!(spec.crop_pct, crop, "{processor}");
         }
+    }
+}
+
+#[test]
+fn what_a_processor_does_not_say_is_its_default_or_refused() {
+    let place = Place::new();
+    let folder = place.repository("acme/processors");
+    let config = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic",
+        "hidden_sizes": [64, 128, 256, 512]});
+    put(&folder, &state(Arch::RESNET18, Layout::Transformers, 2), &config);
+    let load = |processor: &Value| {
+        std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
+        Backbone::load(Source::dir(&folder), &CPU).map(|backbone| backbone.input_spec().clone())
+    };
+    let clip = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+    for (processor, words, mean) in [
+        (json!({"image_processor_type": "ViTImageProcessor"}), "Bilinear (224, 224) Squash 1", [0.5; 3]),
+        (json!({"image_processor_type": "ViTImageProcessorFast", "size": 96}), "Bilinear (96, 96) Squash 1", [0.5; 3]),
+        (json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 96}), "Bilinear (96, 96) Squash 1", [0.5; 3]),
+        (json!({"image_processor_type": "BitImageProcessor"}), "Bicubic (224, 224) Crop 1", clip),
+        (
+            json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 256}}),
+            "Bicubic (224, 224) Crop 0.875",
+            clip,
+        ),
+        (
+            json!({"image_processor_type": "ConvNextImageProcessor", "resample": 3, "size": {"shortest_edge": 160}}),
+            "Bicubic (160, 160) Crop 0.875",
+            [0.5; 3],
+        ),
+        (
+            json!({"image_processor_type": "ConvNextImageProcessorFast", "resample": 2}),
+            "Bilinear (384, 384) Squash 1",
+            [0.5; 3],
+        ),
+    ] {
+        let spec = load(&processor).unwrap();
+        let found = format!("{:?} {:?} {:?} {}", spec.interpolation, spec.size, spec.fit, spec.crop_pct);
+        assert_eq!((found.as_str(), spec.mean.as_slice()), (words, &mean[..]), "{processor}");
+    }
+    for (processor, field) in [
+        // Versions of transformers disagree.
+        (
+            json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 160}}),
+            "resample is absent",
+        ),
+        (
+            json!({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 160, "resample": 3}),
+            "image_mean is absent",
+        ),
+        (json!({"feature_extractor_type": "ConvNextFeatureExtractor", "resample": 3}), "size is absent"),
+        (json!({"image_processor_type": "MyProcessor", "size": 160, "resample": 3}), "image_mean is absent"),
+        (json!({"size": 160, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}), "resample is absent"),
+        (json!({"image_processor_type": "ViTImageProcessor", "image_mean": [0.5, 0.5, 0.5]}), "image_std is absent"),
+    ] {
+        let error = load(&processor).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Weights { .. }), "{text}");
+        assert!(text.contains(field) && text.contains("Source::input_spec"), "{processor}: {text}");
     }
 }
 
@@ -343,7 +409,7 @@ fn there_and_back() {
         assert_eq!(again, saved(&fitted));
         let card = std::fs::read_to_string(place.repository(id).join("README.md")).unwrap();
         let top1 = format!("{:.2} %", 100.0 * fitted.report.top1.unwrap());
-        for words in ["pipeline_tag: image-classification", id, "Base model", &top1, "plan of its own"] {
+        for words in ["pipeline_tag: image-classification", id, "Base model", &top1, "custom plan"] {
             assert!(card.contains(words), "{words} is not in {card}");
         }
         let config: Value =
@@ -375,6 +441,54 @@ fn file_of(predictor: &Predictor) -> crate::training::Bits {
     let file = tempfile::NamedTempFile::new().unwrap();
     predictor.save(file.path()).unwrap();
     crate::support::all_bits(&crate::support::read(file.path()))
+}
+
+#[test]
+fn the_config_of_other_channels_names_no_kernel_to_adapt() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.safetensors");
+    for (arch, first) in [(Arch::RESNET18, "conv1"), (Arch::TF_EFFICIENTNET_LITE0, "conv_stem")] {
+        write(&file, &state(arch, Layout::Timm, 2));
+        for channels in [1, 2, 3, 4, 5, 13] {
+            let source = Source::file(&file).arch(arch).channels(channels);
+            let folder = dir.path().join(format!("{arch}-{channels}"));
+            Predictor::pretrained(source, &CPU).unwrap().save_folder(&folder).unwrap();
+            let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+            let cfg = &config["pretrained_cfg"];
+            // timm 0.9.2, 0.9.16, 1.0.3, 1.0.11 and 1.0.15 drop the trained kernel of 2, 4 or more channels if it is
+            // named here, and load it otherwise; 1.0.31 loads it either way.
+            assert_eq!(cfg.get("first_conv"), (channels == 3).then(|| json!(first)).as_ref(), "{channels}");
+            assert_eq!(config["model_args"]["in_chans"], json!(channels));
+            assert_eq!(cfg["input_size"], json!([channels, 224, 224]));
+            assert_eq!(cfg["mean"].as_array().unwrap().len(), channels);
+            let back = Backbone::load(Source::dir(&folder), &CPU).unwrap();
+            assert_eq!(back.input_spec().channels, channels);
+        }
+    }
+}
+
+#[test]
+fn the_card_says_what_each_figure_was_measured_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let fitted = tuned(Head::linear());
+    fitted.predictor.save_folder(dir.path()).unwrap();
+    let card = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
+    let line = |part: &str, top1: f64| format!("| Top-1 on {part} data | {:.2} % |", 100.0 * top1);
+    assert!(card.contains(&line("validation", fitted.report.valid_top1.unwrap())), "{card}");
+    assert!(card.contains(&line("test", fitted.report.top1.unwrap())), "{card}");
+    // A report without a figure for the test data gives none.
+    let file = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let text = &header.metadata().as_ref().unwrap()["candle_finetune"];
+    let mut description: Value = serde_json::from_str(text).unwrap();
+    description["story"]["top1"] = Value::Null;
+    let texts = std::collections::HashMap::from([("candle_finetune".to_string(), description.to_string())]);
+    let tensors = crate::support::read(&file);
+    std::fs::write(&file, safetensors::serialize(&tensors, Some(texts)).unwrap()).unwrap();
+    Predictor::from_file(&file, &CPU).unwrap().save_folder(dir.path()).unwrap();
+    let card = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
+    assert!(card.contains("Top-1 on validation data") && !card.contains("test data"), "{card}");
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn seeds_are_read_or_refused() {
             outcome.is_ok()
         });
         let names = |seeds: &[&(String, Vec<u8>)]| seeds.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        // The seed `call` would run a program, if it were run: what it would return is no state dict.
         let expected: &[&str] = match target {
             "safetensors" | "header" => &[],
             "pth" => &["legacy.pth", "no_pickle"],
@@ -219,7 +220,7 @@ fn memo_bombs_do_not_go_off() {
             [b"}(".to_vec(), key(b"model"), vec![b'h', i], key(b"other"), vec![b'h', i, b'u', b'q', i + 1]].concat(),
         );
     }
-    for (bomb, words) in [(tuples, "a tuple where"), (lists, "a list where"), (dicts, "wrapped more than four times")] {
+    for (bomb, words) in [(tuples, "a tuple where"), (lists, "a list where"), (dicts, "wrapped more than 4 times")] {
         let text = refusal(pickle(&[b"\x80\x02", &bomb[..], b"."].concat()));
         assert!(text.contains(words), "{text}");
     }
@@ -306,7 +307,7 @@ fn messages_are_short_and_command_no_terminal() {
 #[test]
 fn nothing_takes_for_ever() {
     let start = Instant::now();
-    // A name of a million prefixes, which all go.
+    // A name of a million prefixes.
     let name = "module.".repeat(1_000_000) + "w";
     let plain = seeds("pickle").into_iter().find(|(name, _)| name == "plain").unwrap().1;
     let at = plain.windows(6).position(|w| w == b"X\x01\x00\x00\x00w").unwrap();
@@ -338,6 +339,34 @@ fn descriptions_without_end_are_refused() {
         let text = loaded.unwrap_err().to_string();
         assert!(text.contains("not a regular file"), "{text}");
     }
+}
+
+#[test]
+fn nothing_of_a_pickle_is_run_and_what_needs_it_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let command = format!("touch {}", trace.display());
+    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let call = [&b"cos\nsystem\n"[..], &text(&command), b"\x85R"].concat();
+    let plain = seeds("pickle").into_iter().find(|(name, _)| name == "plain").unwrap().1;
+    // Its one tensor "w" without the pickle's beginning and end: a key and a value.
+    let at = plain.windows(6).position(|w| w == b"X\x01\x00\x00\x00w").unwrap();
+    let tensor = &plain[at..plain.len() - 2];
+    let pickled = |entries: &[&[u8]]| [b"\x80\x02}(", &entries.concat()[..], b"u."].concat();
+    // Where the state dict should be, where its only tensor should be, and where the wrapped one should be.
+    for bytes in [
+        [b"\x80\x02", &call[..], b"."].concat(),
+        pickled(&[&text("w"), &call]),
+        pickled(&[&text("state_dict"), &call, &text("epoch"), b"K\x01"]),
+    ] {
+        let text = refusal(pickle(&bytes));
+        assert!(text.contains("os.system"), "{text}");
+    }
+    // Beside it, it is skipped.
+    assert_eq!(pickle(&pickled(&[tensor, &text("hook"), &call])).unwrap(), 1);
+    let wrapped = [&text("state_dict")[..], b"}(", tensor, b"u"].concat();
+    assert_eq!(pickle(&pickled(&[&wrapped, &text("hook"), &call])).unwrap(), 1);
+    assert!(!trace.exists(), "a command was run");
 }
 
 /// A folder of pickles that attack, or would rather not be found: none is let in, as it is or inside a zip of torch's.

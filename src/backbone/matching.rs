@@ -1,8 +1,10 @@
 //! From the names in a file to the architecture's own.
 
+use super::names::{Names, Place, outer_wrapper, unwrapped};
+use super::sound;
 use crate::arch::{Arch, Layout};
-use crate::error::{Error, Result};
-use crate::params::Declared;
+use crate::error::{Error, Mismatch, Result, shown, shown_list};
+use crate::params::{Declared, Kind};
 use crate::weights::Weights;
 use candle_core::{DType, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,65 +16,186 @@ pub(super) struct Matched {
     pub tensors: BTreeMap<String, Tensor>,
     pub counters: BTreeMap<String, Tensor>,
     pub classifier: Option<(Tensor, Tensor)>,
+    /// Names and shapes of a classifier that is not one linear layer over the features.
+    pub unused: Vec<String>,
+    /// What was removed, chosen and left aside on the way.
+    pub notes: Vec<String>,
 }
 
-const LAYOUTS: [Layout; 3] = [Layout::Timm, Layout::Torchvision, Layout::Transformers];
+/// What classifiers are called: a tensor of this name, or below it, is no part of a backbone.
+const HEADS: [&str; 5] = ["classifier", "fc", "head", "last_linear", "linear"];
 
-/// Finds every tensor of `arch` in the file, under the names of whichever library fits best. `head`: the
-/// names of a head that the file is known to hold besides.
-pub(super) fn matched(arch: Arch, weights: &Weights, head: &[String]) -> Result<Matched> {
-    let declared = arch.declared(3)?;
-    let count = |layout: Layout| {
-        declared.iter().filter(|d| weights.tensors.contains_key(&arch.name_in(layout, &d.name))).count()
+/// Finds every tensor of `arch` in the file, under the names of whichever library fits best and behind whichever prefix
+/// they have, and makes sure that it holds numbers. `prefix`: the one that the user says; `dtype`: what the numbers will
+/// become.
+pub(super) fn matched(arch: Arch, weights: &Weights, prefix: Option<&str>, dtype: DType) -> Result<Matched> {
+    let names = Names::of(weights, prefix)?;
+    let place = names.place(arch, &arch.declared(3)?, weights)?;
+    let mut found = Comparison::of(arch, &names, &place)?;
+    if !found.fits() {
+        return Err(found.mismatch(arch, &names, &place, weights));
+    }
+    for d in &found.declared {
+        if let (Some((file, _)), Some(tensor)) = (names.get(&place.name(arch, &d.name)), found.tensors.get(&d.name)) {
+            sound::check(&weights.path, file, tensor, dtype, d.kind == Kind::RunningVar)?;
+        }
+    }
+    if let Some((weight, bias)) = &found.classifier {
+        for (suffix, tensor) in [("weight", weight), ("bias", bias)] {
+            let name = place.name(arch, &format!("{}.{suffix}", arch.classifier()));
+            sound::check(&weights.path, names.get(&name).map_or(&name, |(file, _)| file), tensor, dtype, false)?;
+        }
+    }
+    let mut notes = weights.notes.clone();
+    let removed = names.removed(&place.prefix);
+    if !removed.is_empty() {
+        notes.push(format!("removed from the names: {}", shown_list(removed.iter().map(String::as_str))));
+    }
+    let mut beside = names.beside(&place.prefix);
+    beside.extend(found.beside.iter().map(String::as_str));
+    if !beside.is_empty() {
+        notes.push(format!("not part of the network: {}", first_of(&beside)));
+    }
+    if !weights.others.is_empty() {
+        let others: Vec<String> = weights.others.iter().map(|(name, what)| format!("{name} ({what})")).collect();
+        notes.push(format!("skipped, not tensors: {}", first_of(&others)));
+    }
+    Ok(Matched {
+        layout: place.layout,
+        channels: found.channels,
+        tensors: std::mem::take(&mut found.tensors),
+        counters: found.counters,
+        classifier: found.classifier,
+        unused: found.unused,
+        notes,
+    })
+}
+
+/// The first names, and how many more there are.
+pub(super) fn first_of(names: &[impl AsRef<str>]) -> String {
+    const FIRST: usize = 6;
+    let first: Vec<String> = names.iter().take(FIRST).map(|name| shown(name.as_ref())).collect();
+    let more = names.len() - first.len();
+    first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
+/// An architecture held against a file.
+struct Comparison {
+    declared: Vec<Declared>,
+    channels: usize,
+    tensors: BTreeMap<String, Tensor>,
+    counters: BTreeMap<String, Tensor>,
+    classifier: Option<(Tensor, Tensor)>,
+    unused: Vec<String>,
+    beside: Vec<String>,
+    missing: Vec<String>,
+    unknown: Vec<String>,
+    shapes: Vec<String>,
+}
+
+impl Comparison {
+    fn of(arch: Arch, names: &Names<'_>, place: &Place) -> Result<Self> {
+        let of_three = arch.declared(3)?;
+        // The first convolution tells the number of channels, if it has its shape otherwise.
+        let channels = of_three.first().and_then(|d| {
+            let dims = names.get(&place.name(arch, &d.name))?.1.dims();
+            let fits = dims.len() == 4 && dims[0] == d.shape[0] && dims[2..] == d.shape[2..] && dims[1] > 0;
+            fits.then(|| dims[1])
+        });
+        let channels = channels.unwrap_or(3);
+        let declared = if channels == 3 { of_three } else { arch.declared(channels)? };
+        let mut left = names.under(&place.prefix);
+        let (mut tensors, mut missing, mut shapes) = (BTreeMap::new(), vec![], vec![]);
+        for d in &declared {
+            let name = place.name(arch, &d.name);
+            let Some((file, tensor)) = names.get(&name) else {
+                missing.push(name);
+                continue;
+            };
+            left.remove(&name[place.prefix.len()..]);
+            match shaped(tensor, d, place.layout)? {
+                Some(tensor) => drop(tensors.insert(d.name.clone(), tensor)),
+                None if tensor.dims() == d.shape => {
+                    shapes.push(format!("{file} holds {:?}, and weights are floating point", tensor.dtype()));
+                }
+                None => shapes.push(format!("{file} has {:?} and should have {:?}", tensor.dims(), d.shape)),
+            }
+        }
+        let mut counters = BTreeMap::new();
+        for d in &declared {
+            let Some(norm) = d.name.strip_suffix(".running_mean") else { continue };
+            let canonical = format!("{norm}.num_batches_tracked");
+            let name = place.name(arch, &canonical);
+            if let Some((_, tensor)) = names.get(&name) {
+                counters.insert(canonical, tensor.clone());
+                left.remove(&name[place.prefix.len()..]);
+            }
+        }
+        let classifier = classifier(arch, names, place, &mut left)?;
+        let (unused, unknown): (Vec<&str>, Vec<&str>) =
+            left.into_iter().partition(|name| is_of_head(name) || arch.may_ignore(name));
+        let in_file = |name: &&str| names.get(&format!("{}{name}", place.prefix));
+        // Where all of the network is wrapped, what is not lies beside it: the counter of torch's AveragedModel.
+        let wrapper = |d: &Declared| names.get(&place.name(arch, &d.name)).and_then(|(file, _)| outer_wrapper(file));
+        let whole =
+            declared.first().and_then(wrapper).filter(|outer| declared.iter().all(|d| wrapper(d) == Some(outer)));
+        let (beside, unknown): (Vec<&str>, Vec<&str>) = unknown.into_iter().partition(|name| {
+            let file = names.get(&format!("{}{name}", place.prefix)).map_or(*name, |(file, _)| file);
+            whole.is_some() && outer_wrapper(file) != whole
+        });
+        let unused = unused.iter().filter_map(in_file).map(|(file, t)| format!("{file} {:?}", t.dims())).collect();
+        let [beside, unknown] = [beside, unknown]
+            .map(|list| list.iter().filter_map(in_file).map(|(file, _)| file.to_owned()).collect::<Vec<String>>());
+        Ok(Self { declared, channels, tensors, counters, classifier, unused, beside, missing, unknown, shapes })
+    }
+
+    fn fits(&self) -> bool {
+        self.missing.is_empty() && self.shapes.is_empty() && self.unknown.is_empty()
+    }
+
+    /// The error for what does not fit, with what the file looks like instead.
+    fn mismatch(self, arch: Arch, names: &Names<'_>, place: &Place, weights: &Weights) -> Error {
+        let mut seen = BTreeSet::new();
+        let others: BTreeMap<_, _> = weights.others.iter().map(|(n, what)| (unwrapped(n, &mut seen), what)).collect();
+        if let Some((name, what)) = self.missing.iter().find_map(|name| others.get_key_value(name.as_str())) {
+            let problem = format!(
+                "tensor {} is {what} in this file, which is not read and of which nothing is run; save \
+                 model.state_dict(), whose values are tensors",
+                shown(name)
+            );
+            return Error::weights(&weights.path, problem);
+        }
+        let looks_like = looks_like(arch, names, weights);
+        let common = names.common_prefix().filter(|_| looks_like.is_none() && place.prefix.is_empty());
+        Error::WeightsMismatch(Box::new(Mismatch {
+            path: weights.path.clone(),
+            arch: arch.name().to_string(),
+            missing: self.missing,
+            unknown: self.unknown,
+            shapes: self.shapes,
+            looks_like: looks_like.map(|arch| arch.name().to_string()),
+            prefix: common.map(String::from),
+        }))
+    }
+}
+
+/// Another architecture that the tensors fit.
+fn looks_like(arch: Arch, names: &Names<'_>, weights: &Weights) -> Option<Arch> {
+    let fits = |other: Arch| -> Result<bool> {
+        let place = names.place(other, &other.declared(3)?, weights)?;
+        Ok(Comparison::of(other, names, &place)?.fits())
     };
-    let layout = LAYOUTS.into_iter().rev().max_by_key(|&l| count(l)).unwrap_or(Layout::Timm);
-    // The first convolution tells the number of channels, if it has its shape otherwise.
-    let channels = declared.first().and_then(|d| {
-        let dims = weights.tensors.get(&arch.name_in(layout, &d.name))?.dims();
-        let fits = dims.len() == 4 && dims[0] == d.shape[0] && dims[2..] == d.shape[2..] && dims[1] > 0;
-        fits.then(|| dims[1])
-    });
-    let channels = channels.unwrap_or(3);
-    let declared = arch.declared(channels)?;
-
-    let mut left: BTreeSet<&str> = weights.tensors.keys().map(String::as_str).collect();
-    let (mut tensors, mut missing, mut shapes) = (BTreeMap::new(), vec![], vec![]);
-    for d in &declared {
-        let name = arch.name_in(layout, &d.name);
-        let Some(tensor) = weights.tensors.get(&name) else {
-            missing.push(name);
-            continue;
-        };
-        left.remove(name.as_str());
-        match shaped(tensor, d, layout)? {
-            Some(tensor) => drop(tensors.insert(d.name.clone(), tensor)),
-            None => shapes.push(format!("{name} has {:?} and should have {:?}", tensor.dims(), d.shape)),
-        }
-    }
-    let mut counters = BTreeMap::new();
-    for d in &declared {
-        let Some(norm) = d.name.strip_suffix(".running_mean") else { continue };
-        let canonical = format!("{norm}.num_batches_tracked");
-        let name = arch.name_in(layout, &canonical);
-        if let Some(tensor) = weights.tensors.get(&name) {
-            counters.insert(canonical, tensor.clone());
-            left.remove(name.as_str());
-        }
-    }
-    let classifier = classifier(arch, layout, weights, &mut left, &mut shapes)?;
-    let unknown: Vec<String> = left
-        .into_iter()
-        .filter(|name| !arch.may_ignore(name) && !head.iter().any(|h| h == name))
-        .map(String::from)
-        .collect();
-    if missing.is_empty() && shapes.is_empty() && unknown.is_empty() {
-        return Ok(Matched { layout, channels, tensors, counters, classifier });
-    }
-    Err(Error::WeightsMismatch { path: weights.path.clone(), arch: arch.name().to_string(), missing, unknown, shapes })
+    // Whatever goes wrong in a guess, it is no better a guess for it.
+    Arch::all().iter().copied().find(|&other| other != arch && fits(other).unwrap_or(false))
 }
 
 fn float(tensor: &Tensor) -> bool {
     matches!(tensor.dtype(), DType::F32 | DType::F64)
+}
+
+/// Whether a name is that of a classifier, or of a part of one.
+fn is_of_head(name: &str) -> bool {
+    HEADS.contains(&name.split('.').next().unwrap_or_default())
 }
 
 /// The tensor in the wanted shape; torchvision keeps VGG's convolutional layers as flat linear ones.
@@ -90,34 +213,25 @@ fn shaped(tensor: &Tensor, d: &Declared, layout: Layout) -> Result<Option<Tensor
     Ok(if flat { Some(tensor.reshape(d.shape.as_slice())?) } else { None })
 }
 
+/// The original classifier's weight (classes, feature_dim) and bias (classes), if it is one linear layer.
 fn classifier(
     arch: Arch,
-    layout: Layout,
-    weights: &Weights,
+    names: &Names<'_>,
+    place: &Place,
     left: &mut BTreeSet<&str>,
-    shapes: &mut Vec<String>,
 ) -> Result<Option<(Tensor, Tensor)>> {
-    let [weight, bias] = ["weight", "bias"].map(|s| arch.name_in(layout, &format!("{}.{s}", arch.classifier())));
-    let found = (weights.tensors.get(&weight), weights.tensors.get(&bias));
-    let (Some(w), Some(b)) = found else { return Ok(None) };
+    let [weight, bias] = ["weight", "bias"].map(|s| place.name(arch, &format!("{}.{s}", arch.classifier())));
+    let (Some((_, w)), Some((_, b))) = (names.get(&weight), names.get(&bias)) else { return Ok(None) };
     let dim = arch.feature_dim();
-    if arch.may_ignore(&weight) && w.dims().get(1) != Some(&dim) {
-        // The classifier of the whole network, of which this is a part.
+    let linear = match (w.dims(), b.dims()) {
+        // A convolution's worth of pixels, as some files have it.
+        ([classes, d] | [classes, d, 1, 1], [n]) => *d == dim && classes == n && *n > 0 && float(w) && float(b),
+        _ => false,
+    };
+    if !linear {
         return Ok(None);
     }
-    left.remove(weight.as_str());
-    left.remove(bias.as_str());
-    match (w.dims(), b.dims()) {
-        ([classes, d], [n]) if *d == dim && classes == n && float(w) && float(b) => Ok(Some((w.clone(), b.clone()))),
-        // A convolution's worth of pixels, as some files have it.
-        ([classes, d, 1, 1], [n]) if *d == dim && classes == n && float(w) && float(b) => {
-            Ok(Some((w.flatten_from(1)?, b.clone())))
-        }
-        (w, b) => {
-            shapes.push(format!(
-                "{weight} and {bias} have {w:?} and {b:?} and should have [classes, {dim}] and [classes]"
-            ));
-            Ok(None)
-        }
-    }
+    left.remove(&weight[place.prefix.len()..]);
+    left.remove(&bias[place.prefix.len()..]);
+    Ok(Some((w.flatten_from(1)?, b.clone())))
 }

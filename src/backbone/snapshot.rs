@@ -1,13 +1,14 @@
 //! A folder as the hub has it: weights, and files beside them that say what they are.
 
 mod object;
+mod processor;
 
 use super::source::for_channels;
 use crate::arch::{Arch, Fit, InputSpec, Interpolation};
 use crate::error::{Error, Result, shown};
 use crate::weights::shard_names;
 use object::Object;
-use serde_json::Value;
+use processor::preprocessed;
 use std::path::{Path, PathBuf};
 
 /// What the files of such a folder say.
@@ -57,7 +58,7 @@ impl Snapshot {
                 found.transformers(&config, preprocessor.as_ref())?;
             } else if arch.is_none() {
                 let problem = "has neither timm's \"architecture\" nor transformers' \"model_type\"; \
-                               name the architecture with Source::arch";
+                               set the architecture (`Source::arch`, `--arch`)";
                 return Err(Error::weights(path, problem));
             }
         }
@@ -177,8 +178,8 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
     if kind != "resnet" {
         // The parser of names knows what is like it.
         return match kind.parse::<Arch>() {
-            Err(Error::UnknownArch { nearest, .. }) => {
-                Err(Error::UnknownArch { name: format!("{} (transformers' model_type)", shown(&kind)), nearest })
+            Err(Error::UnknownArch { name, nearest, families }) => {
+                Err(Error::UnknownArch { name: format!("{name} (transformers' model_type)"), nearest, families })
             }
             other => other,
         };
@@ -202,76 +203,11 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
         let kind = if bottleneck { "bottlenecks" } else { "basic blocks" };
         let name = format!("resnet of {kind}, depths {depths:?}, widths {widths:?}");
         let nearest = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"].map(String::from).to_vec();
-        Error::UnknownArch { name, nearest }
+        Error::UnknownArch { name, nearest, families: &[] }
     })
 }
 
 /// Arguments of timm's that say again what stands elsewhere, or matter in training alone.
 fn is_harmless(argument: &str) -> bool {
     matches!(argument, "num_classes" | "in_chans" | "global_pool" | "img_size" | "drop_rate" | "drop_path_rate")
-}
-
-/// What a preprocessor_config.json does to an image.
-fn preprocessed(p: &Object) -> Result<InputSpec> {
-    for field in ["do_resize", "do_rescale"] {
-        if p.flag(field)? == Some(false) {
-            return Err(p.wrong(field, "true"));
-        }
-    }
-    let kind = p.text("image_processor_type")?.or(p.text("feature_extractor_type")?).unwrap_or_default();
-    let mut spec = InputSpec::new(224).interpolation(Interpolation::Bilinear);
-    if let Some(filter) = p.count("resample")? {
-        spec = spec.interpolation(match filter {
-            0 => Interpolation::Nearest,
-            1 => Interpolation::Lanczos,
-            2 => Interpolation::Bilinear,
-            3 => Interpolation::Bicubic,
-            _ => return Err(p.wrong("resample", "0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic)")),
-        });
-    }
-    let short = match p.get("size") {
-        Some(Value::Object(_)) => p.object("size")?.map_or(Ok(None), |size| size.size("shortest_edge"))?,
-        _ => p.size("size")?,
-    };
-    let sides = |field: &str| -> Result<(usize, usize)> {
-        let found = match p.get(field) {
-            Some(Value::Object(_)) => match p.object(field)? {
-                Some(size) => size.size("height")?.zip(size.size("width")?),
-                None => None,
-            },
-            _ => p.size(field)?.map(|n| (n, n)),
-        };
-        found.ok_or_else(|| p.wrong(field, "a number of pixels, or height and width, or for size a shortest_edge"))
-    };
-    // Without being told so, the processors with a crop's size crop.
-    let crops = p.flag("do_center_crop")?.unwrap_or_else(|| p.has("crop_size"));
-    let crop = if crops { Some(sides("crop_size")?) } else { None };
-    spec = match (short, crop) {
-        (Some(short), None) if kind.contains("ConvNext") || p.has("crop_pct") => {
-            // From 384 pixels on nothing is cropped away.
-            let pct = if short < 384 { p.share("crop_pct")?.unwrap_or(224.0 / 256.0) } else { 1.0 };
-            spec.size(short, short).fit(if short < 384 { Fit::Crop } else { Fit::Squash }).crop_pct(pct)
-        }
-        (Some(short), Some((h, w))) if h.max(w) <= short => spec.size(h, w).crop_pct(h.min(w) as f64 / short as f64),
-        (_, Some(_)) => {
-            let remedy = "no larger than a size that is a shortest_edge";
-            return Err(p.wrong("crop_size", remedy));
-        }
-        // A bare number is both sides.
-        (Some(short), None) if !matches!(p.get("size"), Some(Value::Object(_))) => {
-            spec.size(short, short).fit(Fit::Squash).crop_pct(1.0)
-        }
-        (Some(short), None) => spec.size(short, short).crop_pct(1.0),
-        (None, None) => {
-            let (h, w) = sides("size")?;
-            spec.size(h, w).fit(Fit::Squash).crop_pct(1.0)
-        }
-    };
-    if p.number("rescale_factor")?.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
-        return Err(p.wrong("rescale_factor", "1/255"));
-    }
-    if p.flag("do_normalize")? == Some(false) {
-        return Ok(spec.normalize(&[0.0; 3], &[1.0; 3]));
-    }
-    p.normalized(spec, "image_mean", "image_std")
 }

@@ -1,8 +1,9 @@
 //! Where weights come from, with the options of loading.
 
-use super::Backbone;
-use super::matching::matched;
+use super::description::Saved;
+use super::matching::{first_of, matched};
 use super::snapshot::Snapshot;
+use super::{Backbone, Origin};
 use crate::arch::{Arch, InputSpec, Layout};
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
@@ -28,9 +29,12 @@ pub struct Source {
     place: Place,
     arch: Option<Arch>,
     layout: Option<Layout>,
+    prefix: Option<String>,
     spec: Option<InputSpec>,
     channels: Option<usize>,
     dtype: DType,
+    /// Whether a predictor loads the file's head beside the backbone.
+    with_head: bool,
     /// An option of the hub that was set for another place.
     #[cfg(feature = "hub")]
     misplaced: Option<&'static str>,
@@ -82,9 +86,11 @@ impl Source {
             place,
             arch: None,
             layout: None,
+            prefix: None,
             spec: None,
             channels: None,
             dtype: DType::F32,
+            with_head: false,
             #[cfg(feature = "hub")]
             misplaced: None,
         }
@@ -109,6 +115,26 @@ impl Source {
     /// ```
     pub fn layout(mut self, layout: Layout) -> Self {
         self.layout = Some(layout);
+        self
+    }
+
+    /// Sets what stands before the names of the network's tensors in the file, where that is not found by itself: a file
+    /// with two networks has the weights of each behind a prefix of its own. Tensors without it are left aside.
+    ///
+    /// Nothing need be said for a single network: what DataParallel, `torch.compile` and the like add to names is
+    /// removed, and so is any prefix behind which the architecture's tensors are found (`model.` in files of Lightning).
+    ///
+    /// ```no_run
+    /// use candle_finetune::{Arch, Backbone, Source, candle_core::Device};
+    /// let source = Source::file("distilled.ckpt").arch(Arch::RESNET18).prefix("student.");
+    /// let backbone = Backbone::load(source, &Device::Cpu)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Loading fails if no name begins with it.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
         self
     }
 
@@ -154,6 +180,12 @@ impl Source {
         Ok((self, weights, snapshot))
     }
 
+    /// For the backbone of a predictor, which loads the head from the same file.
+    pub(crate) fn with_head(mut self) -> Self {
+        self.with_head = true;
+        self
+    }
+
     /// The type that numbers will have.
     pub(crate) fn number_type(&self) -> DType {
         self.dtype
@@ -178,21 +210,20 @@ impl Source {
             (Some(arch), _, _) | (None, None, Some(arch)) => arch,
             (None, Some(saved), _) => saved.arch.parse()?,
             (None, None, None) => {
-                let problem = "does not say which architecture it holds; name it with Source::arch";
+                let problem = "does not say which architecture it holds; set it (`Source::arch`, `--arch`)";
                 return Err(Error::weights(&weights.path, problem));
             }
         };
         let saved = saved.filter(|s| s.arch == arch.name());
-        let head = saved.as_ref().map(|s| s.head.names(arch, s.labels.len())).unwrap_or_default();
-        let found = matched(arch, weights, &head)?;
+        let mut found = matched(arch, weights, self.prefix.as_deref(), self.dtype)?;
         let told = saved.as_ref().map_or(found.layout, |s| s.layout);
         let layout = self.layout.map_or(Ok(told), |said| agreed(arch, said, told, saved.is_some(), &weights.path))?;
         let channels = self.channels.unwrap_or(found.channels);
         let mut spec = match (&self.spec, &saved) {
             (Some(spec), _) if spec.channels != channels => {
                 let remedy = match self.channels {
-                    Some(_) => "give it a mean and a deviation for each with InputSpec::normalize",
-                    None => "adapt the weights with Source::channels",
+                    Some(_) => "give it a mean and a deviation for each (`InputSpec::normalize`)",
+                    None => "adapt the weights to it (`Source::channels`)",
                 };
                 let problem = format!("is for {} channels, and the network has {channels}; {remedy}", spec.channels);
                 return Err(Error::invalid("input spec", problem));
@@ -212,8 +243,17 @@ impl Source {
         if spec.channels != channels || channels == 0 {
             spec = for_channels(spec, channels)?;
         }
-        let name = || Some(weights.path.file_name()?.to_string_lossy().into_owned());
-        let origin = snapshot.as_ref().and_then(|s| s.repository.clone()).or_else(name);
+        if self.with_head {
+            found.unused.clear();
+        } else if !found.unused.is_empty() {
+            let head = saved.as_ref().map_or(String::new(), |saved| format!(" (the saved {})", saved.head_in_words()));
+            found.notes.push(format!("classifier not used{head}: {}", first_of(&found.unused)));
+        }
+        let file = || Some(weights.path.file_name()?.to_string_lossy().into_owned());
+        let name = snapshot.as_ref().and_then(|s| s.repository.clone()).or_else(file);
+        if !found.notes.is_empty() {
+            tracing::info!(file = %weights.path.display(), "{}", found.notes.join("; "));
+        }
         let move_to = |t: &Tensor| -> Result<Tensor> { Ok(t.to_dtype(self.dtype)?.to_device(device)?) };
         let mut tensors = std::collections::BTreeMap::new();
         for (name, tensor) in &found.tensors {
@@ -236,6 +276,11 @@ impl Source {
             }
             (None, labels, classifier) => labels.filter(|_| classifier.is_some()),
         };
+        if let Some((weight, _)) = &classifier {
+            let classes = weight.dim(0)?;
+            tracing::info!(file = %weights.path.display(), classes, "its classifier is kept beside the backbone");
+        }
+        let origin = Origin { name, notes: found.notes, unused: found.unused };
         Backbone::assemble(arch, layout, spec, device, tensors, found.counters, classifier, labels, origin)
     }
 }
@@ -319,50 +364,15 @@ fn agreed(arch: Arch, said: Layout, told: Layout, described: bool, path: &Path) 
         Layout::Timm => None,
     };
     if let Some(library) = absent {
-        return Err(Error::weights(path, format!("{library} has no {arch}; leave Source::layout out")));
+        return Err(Error::weights(path, format!("{library} has no {arch}; leave the layout out (`Source::layout`)")));
     }
     let same_name = |d: &crate::params::Declared| arch.name_in(said, &d.name) == arch.name_in(told, &d.name);
     if said != told && (described || !arch.declared(3)?.iter().all(same_name)) {
-        let problem = format!("its names are {told:?}'s, and Source::layout says {said:?}; leave that out");
+        let problem =
+            format!("its names are {told:?}'s, and the layout was set to {said:?}; leave it out (`Source::layout`)");
         return Err(Error::weights(path, problem));
     }
     Ok(said)
-}
-
-/// The version of the description inside a saved predictor.
-pub(crate) const DESCRIPTION_VERSION: u32 = 1;
-
-/// What every version of the description has.
-#[derive(serde::Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
-/// What a saved predictor says of itself, inside the file.
-#[derive(serde::Serialize, serde::Deserialize)]
-pub(crate) struct Saved {
-    /// [`DESCRIPTION_VERSION`].
-    pub version: u32,
-    pub arch: String,
-    pub layout: Layout,
-    pub input: InputSpec,
-    pub labels: Vec<String>,
-    pub head: crate::Head,
-    /// The report of the run that made it.
-    pub story: Option<serde_json::Value>,
-}
-
-impl Saved {
-    pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
-        // First the version alone: a newer description may look different.
-        let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
-        if version > DESCRIPTION_VERSION {
-            let problem = format!("it was saved by a newer version of the crate (format {version})");
-            return Err(Error::weights(path, problem));
-        }
-        serde_json::from_str(text).map_err(damaged)
-    }
 }
 
 /// More channels than this are a mistake; hyperspectral cameras have hundreds.

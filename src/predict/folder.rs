@@ -49,8 +49,7 @@ fn config(predictor: &Predictor) -> Result<String> {
         Fit::Squash => "squash",
         Fit::Pad => "border",
     };
-    let first = arch.declared(spec.channels)?.first().map(|d| d.name.clone()).unwrap_or_default();
-    let config = json!({
+    let mut config = json!({
         "architecture": arch.name(),
         "num_classes": classes,
         "num_features": arch.feature_dim(),
@@ -68,10 +67,17 @@ fn config(predictor: &Predictor) -> Result<String> {
             "mean": rounded(&spec.mean),
             "std": rounded(&spec.std),
             "num_classes": classes,
-            "first_conv": first.trim_end_matches(".weight"),
             "classifier": arch.classifier(),
         },
     });
+    // By this name timm finds the kernel to adapt where a model is made for other channels than the weights have.
+    // Versions up to 1.0.15 at least assume weights for three channels, and drop a kernel for 2, 4 or more with no more
+    // than a warning; without the name, all from 0.9.2 to 1.0.31 load it as it is.
+    if spec.channels == 3
+        && let Some(first) = arch.declared(3)?.first()
+    {
+        config["pretrained_cfg"]["first_conv"] = first.name.trim_end_matches(".weight").into();
+    }
     let text = serde_json::to_string_pretty(&config);
     text.map(|text| text + "\n").map_err(|error| Error::invalid("config.json", error.to_string()))
 }
@@ -112,16 +118,18 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("| Base model | {base} |"));
     }
     if let Some(report) = &report {
-        let strategy = report.strategy.map_or("a plan of its own", |strategy| strategy.name());
+        let strategy = report.strategy.map_or("custom plan", |strategy| strategy.name());
         line(format_args!("| Strategy | {strategy} |"));
         line(format_args!("| Training images | {} |", report.samples.train));
         line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
         let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
-        line(format_args!("| Parameters that learnt, last phase | {:.1} % |", 100.0 * share));
-        for (what, top1) in [("Top-1 on validation data", report.valid_top1), ("Top-1 on test data", report.top1)] {
-            if let Some(top1) = top1 {
-                line(format_args!("| {what} | {:.2} % |", 100.0 * top1));
-            }
+        line(format_args!("| Parameters trained in the last phase | {:.1} % |", 100.0 * share));
+        // Each figure says what it was measured on, and on how many images where the report knows.
+        let parts: [(_, _, Option<usize>); 2] = [("validation", report.valid_top1, None), ("test", report.top1, None)];
+        for (part, top1, images) in parts {
+            let Some(top1) = top1 else { continue };
+            let images = images.map_or(String::new(), |images| format!(" ({images} images)"));
+            line(format_args!("| Top-1 on {part} data{images} | {:.2} % |", 100.0 * top1));
         }
     }
     let (height, width) = spec.size;

@@ -1,7 +1,7 @@
 //! The file of a predictor.
 
 use super::Predictor;
-use crate::backbone::{Backbone, DESCRIPTION_VERSION, Saved, Source};
+use crate::backbone::{Backbone, DESCRIPTION_VERSION, Saved, Source, check_numbers};
 use crate::error::{Error, Result};
 use crate::weights::{METADATA_KEY, Weights, write as write_weights};
 use candle_core::{DType, Device, Tensor};
@@ -45,8 +45,8 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
 pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
     let weights = Arc::new(Weights::read(path)?);
     let Some(description) = description(&weights)? else {
-        let problem = "this is no saved predictor (it has no description of one); \
-                       load weights with Predictor::pretrained or Backbone::from_file";
+        let problem = "this is no saved predictor (it has no description of one); load weights with \
+                       `Predictor::pretrained` or `Backbone::from_file` (`--weights` and `--arch`)";
         return Err(Error::weights(path, problem));
     };
     let dtype = weights.tensors.values().find(|t| t.dtype() == DType::F64).map_or(DType::F32, Tensor::dtype);
@@ -70,10 +70,11 @@ pub(super) fn assemble(weights: &Weights, saved: Saved, source: Source, device: 
             .tensors
             .get(&name)
             .ok_or_else(|| Error::weights(path, format!("the head's tensor {name} is missing")))?;
+        check_numbers(path, &name, tensor, dtype, false)?;
         head.push((name, tensor.to_dtype(dtype)?.to_device(device)?));
     }
     check_head(&head, arch.feature_dim(), saved.labels.len(), path)?;
-    let backbone = Backbone::load(source, device)?;
+    let backbone = Backbone::load(source.with_head(), device)?;
     Predictor::assemble(backbone, saved.head, head, saved.labels, saved.story)
 }
 

@@ -1,32 +1,42 @@
 //! A small machine for the pickles of `torch.save`: it builds plain data and never runs anything.
 //!
-//! A pickle is a program for a stack machine, and Python's own lets it call any function. This one knows the
-//! instructions that saving tensors needs and the few globals of [`Callee`]; all else is refused by name. Values live
-//! in one table and refer to each other by position, so that an object that is used a thousand times is stored once
-//! and nothing grows faster than the pickle is long.
+//! A pickle is a program for a stack machine, and Python's own lets it call any function. This one calls nothing: the
+//! few functions of [`Callee`] make tensors and dictionaries, whose content it knows without calling them; any other
+//! class or function, and whatever a call of it would return, is a [`Node::Opaque`], which has a name and no content.
+//! So a training checkpoint with objects of any class beside its tensors can be read, and a state dict that needs such
+//! an object is refused by the object's name. Values live in one table and refer to each other by position, so that an
+//! object that is used a thousand times is stored once and nothing grows faster than the pickle is long.
 
+mod calls;
 mod cursor;
 mod values;
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 pub(super) use values::{Id, Node, Storage, Values, View};
 
 use cursor::Cursor;
 use values::Callee;
 
-/// Pickles of more bytes are refused; that of a large network with its optimizer has a megabyte.
-pub(super) const MAX_BYTES: u64 = 32 << 20;
+/// Pickles of more bytes are refused. That of a large network with its optimizer has a megabyte, but NumPy arrays lie
+/// inside.
+pub(super) const MAX_BYTES: u64 = 256 << 20;
 
-/// Instructions carried out, and so values made and positions remembered, at most.
-const MAX_STEPS: usize = 500_000;
+/// Longer texts are kept as [`Node::Other`]: in protocol 2, bytes are written as texts.
+const MAX_TEXT: usize = 16 << 20;
+
+/// Instructions carried out, and values made, at most. A tensor takes about forty instructions; checkpoints hold each
+/// up to five times, with its average and the optimizer's state.
+const MAX_STEPS: usize = 1_000_000;
 
 /// Values on the stack at once.
 const MAX_STACK: usize = 100_000;
 
 /// Bytes of the key of a storage, at most.
 const MAX_KEY: usize = 64;
+
+/// What the number of a global in another program's registry stands for.
+const EXTENSION: &str = "an object of an extension registry";
 
 /// What is wrong with a pickle, in words.
 pub(super) type Problem = String;
@@ -50,6 +60,9 @@ pub(super) fn run(bytes: &[u8]) -> Result<Values, Problem> {
         if machine.stack.len() > MAX_STACK {
             return Err(format!("refused: more than {MAX_STACK} values wait on the pickle's stack"));
         }
+        if machine.nodes.len() > MAX_STEPS {
+            return Err(format!("refused: the pickle makes more than {MAX_STEPS} values"));
+        }
     }
     Err(format!("refused: the pickle has more than {MAX_STEPS} instructions"))
 }
@@ -70,8 +83,8 @@ impl Machine<'_> {
         match op {
             // PROTO, and FRAME, whose length says nothing that the bytes do not.
             0x80 => match self.code.array()? {
-                [2..=4] => {}
-                [protocol] => return Err(format!("pickle protocol {protocol} is not read, only 2 to 4")),
+                [2..=5] => {}
+                [protocol] => return Err(format!("pickle protocol {protocol} is not read, only 2 to 5")),
             },
             0x95 => drop(self.code.array::<8>()?),
             b'.' => return self.pop().map(Some),
@@ -79,6 +92,11 @@ impl Machine<'_> {
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_to_mark()?),
+
+            b'2' => {
+                let top = self.peek()?;
+                self.stack.push(top);
+            }
 
             b'N' => self.push(Node::Other("None")),
             0x88 | 0x89 => self.push(Node::Other("a boolean")),
@@ -99,6 +117,11 @@ impl Machine<'_> {
                 let bytes = self.code.take(len.into())?;
                 self.push(long(bytes));
             }
+            0x8b => {
+                let len = self.code.length(op)?;
+                let bytes = self.code.take(len)?;
+                self.push(long(bytes));
+            }
             b'G' => {
                 self.code.array::<8>()?;
                 self.push(Node::Other("a number"));
@@ -107,9 +130,10 @@ impl Machine<'_> {
             b'X' | 0x8c | 0x8d | b'U' | b'T' => {
                 let len = self.code.length(op)?;
                 let text = std::str::from_utf8(self.code.take(len)?).map_err(|_| "a text is not UTF-8")?;
-                self.push(Node::Text(text.to_owned()));
+                let long = len > MAX_TEXT;
+                self.push(if long { Node::Other("a long text") } else { Node::Text(text.to_owned()) });
             }
-            b'B' | b'C' | 0x8e => {
+            b'B' | b'C' | 0x8e | 0x96 => {
                 let len = self.code.length(op)?;
                 self.code.take(len)?;
                 self.push(Node::Other("bytes"));
@@ -144,12 +168,13 @@ impl Machine<'_> {
                 let items = self.pop_to_mark()?;
                 self.set(&items)?;
             }
-            // EMPTY_SET, ADDITEMS, FROZENSET: sets may lie beside the tensors, and none of it is looked at.
+            // EMPTY_SET, ADDITEMS, FROZENSET: no tensor is looked for in a set.
             0x8f => self.push(Node::Other("a set")),
             0x90 => {
                 self.pop_to_mark()?;
                 let set = self.peek()?;
-                expect(matches!(self.nodes[set as usize], Node::Other("a set")), "items for what is not a set")?;
+                let set = matches!(self.nodes[set as usize], Node::Other("a set") | Node::Opaque { .. });
+                expect(set, "items for what is not a set")?;
             }
             0x91 => {
                 self.pop_to_mark()?;
@@ -158,28 +183,47 @@ impl Machine<'_> {
 
             b'c' => {
                 let (module, name) = (self.code.line()?, self.code.line()?);
-                let callee = Callee::find(module, name)?;
-                self.push(Node::Global(callee));
+                let node = match Callee::find(module, name) {
+                    Some(callee) => Node::Global(callee),
+                    None => Node::Opaque { module: self.text(module), name: self.text(name) },
+                };
+                self.push(node);
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (Node::Text(module), Node::Text(name)) = (&self.nodes[module as usize], &self.nodes[name as usize])
+                let (Node::Text(of), Node::Text(called)) = (&self.nodes[module as usize], &self.nodes[name as usize])
                 else {
                     return Err("a global is named by something that is not text".into());
                 };
-                let callee = Callee::find(module, name)?;
-                self.push(Node::Global(callee));
+                let opaque = Node::Opaque { module, name };
+                let node = Callee::find(of, called).map_or(opaque, Node::Global);
+                self.push(node);
             }
-            b'R' => {
+            // EXT1, EXT2, EXT4: a global by its number in a registry of the program that wrote the pickle.
+            0x82 => self.extension::<1>()?,
+            0x83 => self.extension::<2>()?,
+            0x84 => self.extension::<4>()?,
+            // REDUCE, and NEWOBJ, which calls a class.
+            b'R' | 0x81 => {
                 let (arguments, callee) = (self.pop()?, self.pop()?);
                 let value = self.call(callee, arguments)?;
                 self.stack.push(value);
             }
+            // NEWOBJ_EX: a class with named arguments.
+            0x92 => {
+                let (_named, arguments, class) = (self.pop()?, self.pop()?, self.pop()?);
+                let value = self.call(class, arguments)?;
+                self.stack.push(value);
+            }
             b'b' => {
-                // The attributes of an OrderedDict: torch keeps the versions of modules there.
+                // Attributes. torch keeps the versions of modules in those of an OrderedDict.
                 self.pop()?;
                 let object = self.peek()?;
-                expect(matches!(self.nodes[object as usize], Node::Dict(_)), "refused: attributes for an object")?;
+                let object = matches!(
+                    self.nodes[object as usize],
+                    Node::Dict(_) | Node::Opaque { .. } | Node::Tensor(_) | Node::Other(_)
+                );
+                expect(object, "attributes for what is not an object")?;
             }
             b'Q' => {
                 let id = self.pop()?;
@@ -202,15 +246,27 @@ impl Machine<'_> {
                 let value = *self.memo.get(&place).ok_or_else(|| format!("nothing was stored at place {place}"))?;
                 self.stack.push(value);
             }
-            _ => return Err(format!("refused: the pickle instruction 0x{op:02x} is not needed for tensors")),
+            _ => return Err(format!("refused: torch.save writes no pickle instruction 0x{op:02x}")),
         }
         Ok(None)
     }
 
     fn push(&mut self, node: Node) {
-        // At most one value for each of MAX_STEPS instructions, so that a position fits.
+        // A position fits, for there are never many more than MAX_STEPS values.
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
+    }
+
+    /// A text that is a value although it is on no stack.
+    fn text(&mut self, text: &str) -> Id {
+        self.nodes.push(Node::Text(text.to_owned()));
+        self.nodes.len() as Id - 1
+    }
+
+    fn extension<const N: usize>(&mut self) -> Result<(), Problem> {
+        self.code.array::<N>()?;
+        self.push(Node::Other(EXTENSION));
+        Ok(())
     }
 
     /// The height of the stack without its last `n` values, which must all lie above the last mark.
@@ -239,6 +295,8 @@ impl Machine<'_> {
         let list = self.peek()?;
         match &mut self.nodes[list as usize] {
             Node::List(list) => list.extend(items),
+            // A deque, or a class derived from a list.
+            Node::Opaque { .. } => {}
             _ => return Err("items for what is not a list".into()),
         }
         Ok(())
@@ -249,7 +307,8 @@ impl Machine<'_> {
         let dict = self.peek()?;
         match (&mut self.nodes[dict as usize], items.as_chunks()) {
             (Node::Dict(dict), (pairs, [])) => dict.extend(pairs.iter().map(|&[key, value]| (key, value))),
-            (Node::Dict(_), _) => return Err("a key without a value".into()),
+            (Node::Opaque { .. }, (_, [])) => {}
+            (Node::Dict(_) | Node::Opaque { .. }, _) => return Err("a key without a value".into()),
             _ => return Err("keys for what is not a dictionary".into()),
         }
         Ok(())
@@ -260,71 +319,6 @@ impl Machine<'_> {
             Node::Tuple(items) | Node::List(items) => Some(items),
             _ => None,
         }
-    }
-
-    /// What a call of one of the known functions would return.
-    fn call(&mut self, callee: Id, arguments: Id) -> Result<Id, Problem> {
-        let &Node::Global(callee) = &self.nodes[callee as usize] else {
-            return Err("refused: a call of what is not a known function".into());
-        };
-        let Node::Tuple(arguments) = &self.nodes[arguments as usize] else {
-            return Err("the arguments of a call are not a tuple".into());
-        };
-        let node = match (callee, &arguments[..]) {
-            (Callee::OrderedDict, []) => Node::Dict(Vec::new()),
-            (Callee::RebuildTensor, &[storage, offset, shape, stride, ..]) => {
-                let Node::Storage(storage) = &self.nodes[storage as usize] else {
-                    return Err("a tensor is made of what is not a storage".into());
-                };
-                Node::Tensor(Box::new(View {
-                    storage: Rc::clone(storage),
-                    offset: self.size(offset)?,
-                    shape: self.sizes(shape)?,
-                    stride: self.sizes(stride)?,
-                }))
-            }
-            (Callee::RebuildParameter, &[data, ..]) => {
-                expect(matches!(self.nodes[data as usize], Node::Tensor(_)), "a parameter is not a tensor")?;
-                return Ok(data);
-            }
-            (Callee::Size, &[sizes]) => {
-                self.sizes(sizes)?;
-                return Ok(sizes);
-            }
-            _ => return Err(format!("refused: a call of {callee:?} with {} arguments", arguments.len())),
-        };
-        self.nodes.push(node);
-        Ok(self.nodes.len() as Id - 1)
-    }
-
-    /// The storage that `("storage", class, key, device, count)` stands for.
-    fn storage(&self, id: Id) -> Result<Node, Problem> {
-        if let Some(&[tag, class, key, _device, count]) = self.items(id)
-            && let (Node::Text(tag), &Node::Global(Callee::Storage(kind)), Node::Text(key)) =
-                (&self.nodes[tag as usize], &self.nodes[class as usize], &self.nodes[key as usize])
-            && tag == "storage"
-        {
-            // Each reference copies the key, which is a small number in real files.
-            if key.len() > MAX_KEY {
-                return Err(format!("refused: the key of a storage has more than {MAX_KEY} bytes"));
-            }
-            return Ok(Node::Storage(Rc::new(Storage { key: key.clone(), kind, count: self.size(count)? })));
-        }
-        Err("a reference out of the pickle is not one to a storage".into())
-    }
-
-    fn size(&self, id: Id) -> Result<usize, Problem> {
-        match &self.nodes[id as usize] {
-            Node::Int(n) => usize::try_from(*n).map_err(|_| format!("{n} cannot be a length, an offset or a stride")),
-            _ => Err("a length, an offset or a stride is not a whole number".into()),
-        }
-    }
-
-    fn sizes(&self, id: Id) -> Result<Vec<usize>, Problem> {
-        let items = self.items(id).filter(|items| items.len() <= super::MAX_RANK);
-        let items =
-            items.ok_or_else(|| format!("a shape or stride is not a tuple of at most {} lengths", super::MAX_RANK))?;
-        items.iter().map(|&id| self.size(id)).collect()
     }
 }
 

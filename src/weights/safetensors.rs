@@ -25,7 +25,7 @@ pub(super) fn read(mut source: Source) -> Result<Weights> {
         })?;
         tensors.insert(name, data.into_tensor(&shape)?);
     }
-    Ok(Weights { path: source.path, tensors, metadata: header.metadata.0 })
+    Ok(Weights::new(source.path, tensors, header.metadata.0))
 }
 
 /// The header, and the number of bytes after it.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::safetensors::Unique;
 use super::{MAX_HEADER, Source, Weights, quoted};
-use crate::error::{Error, Result, shown_list};
+use crate::error::{Error, Result, shown, shown_list};
 
 #[derive(Deserialize)]
 struct Index {
@@ -59,7 +59,7 @@ pub(super) fn read(source: Source) -> Result<Weights> {
     }
 
     let mut tensors = BTreeMap::new();
-    let mut metadata = BTreeMap::new();
+    let (mut metadata, mut notes, mut others) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for &shard in &shards {
         let path = source.path.with_file_name(shard);
         let part = Weights::read_shard(&path)?;
@@ -83,8 +83,10 @@ pub(super) fn read(source: Source) -> Result<Weights> {
         for (key, value) in part.metadata {
             metadata.entry(key).or_insert(value);
         }
+        notes.extend(part.notes.into_iter().map(|note| format!("{}: {note}", shown(shard))));
+        others.extend(part.others);
     }
-    Ok(Weights { path: source.path, tensors, metadata })
+    Ok(Weights { notes, others, ..Weights::new(source.path, tensors, metadata) })
 }
 
 /// Whether the text names a file in a folder, on any system, and not a way out of that folder.

@@ -209,19 +209,35 @@ fn every_truncation_is_refused() {
 fn other_files_are_named_for_what_they_are() {
     let dir = folder();
     let path = dir.path().join("w.safetensors");
-    let mut tar = vec![0; 512];
-    tar[257..262].copy_from_slice(b"ustar");
+    let tar = |name: &[u8]| {
+        let mut tar = vec![0; 512];
+        tar[..name.len()].copy_from_slice(name);
+        tar[257..262].copy_from_slice(b"ustar");
+        tar
+    };
+    let (old, packed) = (tar(b"storages"), tar(b"weights/best.pth"));
     for (bytes, found) in [
         (&b""[..], "an empty file"),
         (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02", "torch.load"),
         (b"\x80\x02}q\x00.", "save_file"),
-        (&tar, "tar archive"),
+        (&old, "the tar archive of very old versions of torch.save"),
+        (&packed, "a tar archive, 512 bytes long; unpack it"),
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\x89HDF\r\n\x1a\n\0\0", "HDF5"),
+        (b"\x89HDF\r\n\x1a\n\0\0", "HDF5 file, as Keras"),
         (b"GGUF\x03\0\0\0\0\0", "GGUF"),
-        (b"some text that is long", "none of them"),
-        (b"abc", "too few bytes"),
+        (b"\x93NUMPY\x01\0v\0", "NumPy array"),
+        (b"\x1c\0\0\0TFL3\x14\0", "TensorFlow Lite"),
+        (b"\x08\x07\x12\x07pytorch\x1a", "ONNX"),
+        (b"\x08\x01\x12\xc8\x01\x0a", "TensorFlow SavedModel"),
+        (b"\x81\xa6params\x82\xa4head", "MessagePack file, as Flax"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "PNG image"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG image"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\0", "gzip archive, 10 bytes long; unpack it"),
+        (b"Entry not found", "only the text \"Entry not found\""),
+        (b"abc", "only the text"),
+        (b"\x01\x02\x03", "too few bytes"),
+        (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a", "begins with the bytes 0102030405060708"),
         (b"{\"not\": \"an index\"}", "weight_map"),
     ] {
         fs::write(&path, bytes).unwrap();

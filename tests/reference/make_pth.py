@@ -1,14 +1,26 @@
 """Makes tests/fixtures/pth: tiny files of torch.save, one for each way in which state dicts are saved.
 
-Run from the root of the repository, with any PyTorch of 2.x: python tests/reference/make_pth.py
+Run from the root of the repository, with any PyTorch of 2.x and NumPy of 2.x: python tests/reference/make_pth.py
 """
 
-from collections import OrderedDict
-from pathlib import Path
+import argparse
+import datetime
+import enum
+from collections import OrderedDict, defaultdict, deque
+from pathlib import Path, PurePosixPath
 
+import numpy
 import torch
 
 FOLDER = Path("tests/fixtures/pth")
+
+
+class Mode(enum.Enum):
+    FAST = 1
+
+
+class Config(dict):
+    """A configuration as several libraries have it: a dictionary with attributes."""
 
 
 def save(name, value, **options):
@@ -71,6 +83,46 @@ def main():
             "optimizer": {"state": {0: {"exp_avg": weight}}, "param_groups": [{"lr": 1e-3, "params": [0]}]},
         },
     )
+
+    # As timm's training script saves it: objects of many classes beside two state dicts, and tensors in other places.
+    bias, average = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    parameter = torch.nn.Parameter(bias.clone())
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5)
+    parameter.grad = bias.clone()
+    optimizer.step()
+    config = Config(depth=18)
+    config.frozen = True
+    save(
+        "training",
+        {
+            "epoch": numpy.int64(3),
+            "arch": "resnet18",
+            "args": argparse.Namespace(lr=0.1, data=PurePosixPath("/data"), mode=Mode.FAST, sizes=(224, None)),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": scheduler.state_dict(),
+            "state_dict": OrderedDict([("weight", weight), ("bias", bias)]),
+            "state_dict_ema": OrderedDict([("weight", weight), ("bias", average)]),
+            "metric": numpy.float64(91.5),
+            "confusion": numpy.arange(4).reshape(2, 2),
+            "names": numpy.array(["a", "b"], dtype=object),
+            "saved": datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
+            "config": config,
+            "seen": {1, 2},
+            "frozen": frozenset([1]),
+            "losses": defaultdict(list, {"train": [1.0]}),
+            "recent": deque([1, 2], maxlen=3),
+            "rng": {"cpu": torch.random.get_rng_state()[:8], "numpy": numpy.random.default_rng(1).bit_generator.state},
+            "device": torch.device("cpu"),
+            "dtype": torch.float16,
+            "size": torch.Size([2, 3]),
+            "complex": torch.zeros(1, dtype=torch.complex64),
+            "sparse": torch.eye(2).to_sparse(),
+            "none": None,
+        },
+    )
+    others = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "scale": numpy.float32(0.5)}
+    save("flat", {"weight": weight, **others, "bias": bias})
 
     save("legacy", {"weight": weight}, _use_new_zipfile_serialization=False)
 

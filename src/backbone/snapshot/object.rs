@@ -57,7 +57,8 @@ impl Object {
             value = value.chars().take(100).chain("...".chars()).collect();
         }
         let value = shown(&value);
-        let remedy = if self.describes_input(field) { "; Source::input_spec says it instead" } else { "" };
+        let remedy =
+            if self.describes_input(field) { "; or set how images are prepared with `Source::input_spec`" } else { "" };
         Error::weights(&self.path, format!("{}{field} is {value} and should be {wanted}{remedy}", self.prefix))
     }
 

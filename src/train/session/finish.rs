@@ -42,7 +42,7 @@ impl Session {
             inner.counters.clone(),
             classifier,
             Some(self.labels.clone()),
-            inner.origin.clone(),
+            inner.origin.place(),
         )?;
         let story = self.report.as_story()?;
         let predictor = Predictor::assemble(backbone, self.setup.head, head, self.labels, Some(story))?;

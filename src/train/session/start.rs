@@ -46,7 +46,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_string(),
             date: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
             arch: inner.arch.name().to_string(),
-            base_model: inner.origin.clone().filter(|_| plan.init == Start::Pretrained),
+            base_model: inner.origin.name.clone().filter(|_| plan.init == Start::Pretrained),
             strategy: setup.strategy,
             plan: plan.clone(),
             overrides: setup.overrides.clone(),

@@ -31,7 +31,7 @@ impl<'a> Cursor<'a> {
     pub fn length(&mut self, op: u8) -> Result<usize, Problem> {
         let len = match op {
             0x8c | b'U' | b'C' => self.array::<1>()?[0].into(),
-            b'X' | b'T' | b'B' => u32::from_le_bytes(self.array()?).into(),
+            b'X' | b'T' | b'B' | 0x8b => u32::from_le_bytes(self.array()?).into(),
             _ => u64::from_le_bytes(self.array()?),
         };
         usize::try_from(len).map_err(|_| "a length is too large to be true".into())

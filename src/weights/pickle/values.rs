@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Problem;
+use crate::error::tamed;
 use crate::weights::elements::Kind;
 
 /// The position of a value in the table.
@@ -18,7 +18,13 @@ pub(in crate::weights) enum Node {
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
+    /// A function whose result is known without calling it.
     Global(Callee),
+    /// Any other class or function, or what calling it would make: known by name only, never called.
+    Opaque {
+        module: Id,
+        name: Id,
+    },
     Storage(Rc<Storage>),
     Tensor(Box<View>),
 }
@@ -40,34 +46,29 @@ pub(in crate::weights) struct View {
     pub stride: Vec<usize>,
 }
 
-/// The globals that are let in.
+/// The functions that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::weights) enum Callee {
-    OrderedDict,
+    /// A dictionary: `OrderedDict`, `defaultdict`, `dict`.
+    Dict,
     RebuildTensor,
     RebuildParameter,
+    /// A tensor with attributes, or of a class derived from torch's.
+    RebuildFromType,
     Size,
     Storage(Kind),
 }
 
 impl Callee {
-    pub fn find(module: &str, name: &str) -> Result<Self, Problem> {
-        if let ("torch", Some(kind)) = (module, Kind::from_torch_storage(name)) {
-            return Ok(Self::Storage(kind));
-        }
+    pub fn find(module: &str, name: &str) -> Option<Self> {
         match (module, name) {
-            ("collections", "OrderedDict") => Ok(Self::OrderedDict),
-            ("torch._utils", "_rebuild_tensor_v2") => Ok(Self::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter") => Ok(Self::RebuildParameter),
-            ("torch", "Size") => Ok(Self::Size),
-            _ => {
-                let name: String = format!("{module}.{name}").chars().take(100).collect();
-                Err(format!(
-                    "refused: {}; a file of weights needs only tensors, their storages and OrderedDict. If you trust \
-                     the file, save its plain state dict again with safetensors.torch.save_file",
-                    name.escape_debug()
-                ))
-            }
+            ("collections", "OrderedDict" | "defaultdict") | ("builtins" | "__builtin__", "dict") => Some(Self::Dict),
+            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Some(Self::RebuildParameter),
+            ("torch._tensor", "_rebuild_from_type_v2") => Some(Self::RebuildFromType),
+            ("torch", "Size") => Some(Self::Size),
+            ("torch", storage) => Kind::from_torch_storage(storage).map(Self::Storage),
+            _ => None,
         }
     }
 }
@@ -82,5 +83,28 @@ pub(in crate::weights) struct Values {
 impl Values {
     pub fn get(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
+    }
+
+    /// What a value is, for a message: "a whole number", "argparse.Namespace".
+    pub fn describe(&self, id: Id) -> String {
+        let text = match self.get(id) {
+            Node::Other(what) => what,
+            Node::Int(_) => "a whole number",
+            Node::Text(_) => "a text",
+            Node::Tuple(_) => "a tuple",
+            Node::List(_) => "a list",
+            Node::Dict(_) => "a dictionary",
+            Node::Global(_) => "a class or function",
+            Node::Storage(_) => "a storage",
+            Node::Tensor(_) => "a tensor",
+            &Node::Opaque { module, name } => {
+                if matches!(self.get(name), Node::Text(name) if name == "_reconstruct") {
+                    return "a NumPy array".into();
+                }
+                let part = |id| if let Node::Text(text) = self.get(id) { tamed(text, 60) } else { String::new() };
+                return format!("{}.{}", part(module), part(name));
+            }
+        };
+        text.into()
     }
 }
