@@ -3,6 +3,7 @@
 mod images;
 mod text;
 
+#[cfg(feature = "image")]
 pub(crate) use images::unsupported;
 pub(crate) use text::{shown, shown_list};
 

@@ -174,11 +174,133 @@ fn broken_files_are_found_at_once_and_can_be_skipped() {
 }
 
 #[test]
+fn broken_files_are_skipped_before_a_part_is_cut_off() {
+    let root = folder(&[("train/a", 40), ("train/b", 4), ("test/a", 3), ("test/b", 1)]);
+    let write = |path: &str, bytes: &[u8]| fs::write(root.path().join(path), bytes).unwrap();
+    ["train/b/000.png", "train/b/001.png", "train/a/007.png", "test/b/000.png"]
+        .iter()
+        .for_each(|path| write(path, b"?"));
+    write("train/a/x.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic");
+    let splits = (0..20).map(|seed| ImageFolder::options().skip_broken(true).splits(root.path(), seed).unwrap());
+    for splits in splits {
+        let test = splits.test.as_ref().unwrap();
+        assert_eq!((splits.train.len(), splits.valid.len(), test.len()), (34, 7, 3));
+        assert_eq!(classes_of(&splits.valid), [0, 0, 0, 0, 0, 0, 1], "two of class b are left, one for each");
+        let skipped = [&splits.train, &splits.valid, test].map(Dataset::skipped);
+        assert_eq!(skipped, [4, 0, 1], "each is counted once");
+        let text = splits.to_string();
+        assert!(text.contains("test lacks b") && text.contains("5 images that cannot be read"), "{text}");
+        let (path, problem) = splits.train.skipped().iter().find(|(path, _)| path.ends_with("x.HEIC")).unwrap();
+        assert!(problem.contains("HEIC") && problem.contains("convert"), "{}: {problem}", path.display());
+        splits.train.check().unwrap();
+    }
+    // A class of which train has nothing left is an error; in the part to evaluate on it is none.
+    ["train/b/002.png", "train/b/003.png"].iter().for_each(|path| write(path, b"?"));
+    let options = ImageFolder::options().skip_broken(true);
+    for error in [options.splits(root.path(), 0).unwrap_err(), options.open(root.path()).unwrap_err()] {
+        assert!(matches!(&error, Error::EmptyClass { class, .. } if class == "b"), "{error}");
+    }
+    let test = options.eval_part(root.path()).unwrap();
+    assert_eq!((test.classes().len(), test.len(), test.skipped().len()), (2, 3, 1));
+    // A class of nothing but unsupported images has nothing left either.
+    let root = folder(&[("a", 3), ("b", 0)]);
+    fs::write(root.path().join("b/x.avif"), "").unwrap();
+    assert!(matches!(options.open(root.path()), Err(Error::EmptyClass { class, .. }) if class == "b"));
+}
+
+#[test]
+fn what_was_skipped_is_counted_once_over_the_parts() {
+    let root = folder(&[("a", 12), ("b", 12)]);
+    ["a/003.png", "b/000.png", "b/001.png"].iter().for_each(|path| fs::write(root.path().join(path), "?").unwrap());
+    let data = ImageFolder::open(root.path()).unwrap().skip_broken().unwrap();
+    for seed in 0..10 {
+        let (train, valid) = candle_finetune::split(&data, 0.3, seed).unwrap();
+        assert_eq!(train.skipped() + valid.skipped(), 3);
+        let folds = candle_finetune::k_fold(&data, 4, seed).unwrap();
+        assert!(folds.iter().all(|(train, valid)| train.skipped() + valid.skipped() == 3));
+        assert_eq!(folds.iter().map(|(_, valid)| valid.skipped()).sum::<usize>(), 3);
+        let (train, valid) = candle_finetune::split(&train, 0.3, seed).unwrap();
+        assert!(train.skipped() + valid.skipped() <= 3);
+    }
+}
+
+#[test]
+fn kinds_that_are_not_read_are_called_what_they_are() {
+    let root = folder(&[("a", 2), ("b", 2)]);
+    let files = [
+        ("a/IMG_1.HEIC", "HEIC"),
+        ("a/b.avif", "AVIF"),
+        ("a/c.jxl", "JPEG XL"),
+        ("b/d.svg", "SVG"),
+        ("b/deep/e.psd", "Photoshop"),
+        ("b/f.CR2", "raw photograph"),
+        ("b/g.mp4", "video"),
+    ];
+    fs::create_dir(root.path().join("b/deep")).unwrap();
+    files.iter().for_each(|(path, _)| fs::write(root.path().join(path), "").unwrap());
+    let error = ImageFolder::open(root.path()).unwrap_err();
+    let Error::UnreadableImages { files: found } = &error else { panic!("{error}") };
+    assert_eq!(found.len(), files.len());
+    for ((path, problem), (expected, kind)) in found.iter().zip(files) {
+        assert!(path.ends_with(expected) && problem.contains(kind) && problem.contains("convert"), "{problem}");
+    }
+    let kept = ImageFolder::options().skip_broken(true).open(root.path()).unwrap();
+    assert_eq!((kept.len(), kept.skipped()), (4, found.as_slice()));
+    // Named so, and yet a file that is read.
+    files.iter().for_each(|(path, _)| put(root.path(), path));
+    let data = ImageFolder::open(root.path()).unwrap();
+    assert_eq!(data.len(), 11);
+    data.check().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_without_being_opened() {
+    let root = folder(&[("a", 2), ("b", 2)]);
+    let pipe = root.path().join("a/live.jpg");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", root.path().join("b/zero.png")).unwrap();
+    let error = ImageFolder::open(root.path()).unwrap_err();
+    let Error::UnreadableImages { files } = &error else { panic!("{error}") };
+    assert_eq!(files.len(), 2);
+    assert!(files[0].1.contains("pipe") && files[1].1.contains("device"), "{error}");
+    let kept = ImageFolder::options().skip_broken(true).open(root.path()).unwrap();
+    assert_eq!((kept.len(), kept.skipped().len()), (4, 2));
+    // One that comes later is found by a check.
+    fs::remove_file(root.path().join("b/zero.png")).unwrap();
+    fs::rename(&pipe, root.path().join("later")).unwrap();
+    fs::remove_file(root.path().join("a/001.png")).unwrap();
+    fs::copy(root.path().join("b/000.png"), &pipe).unwrap();
+    fs::rename(root.path().join("later"), root.path().join("a/later.txt")).unwrap();
+    let data = ImageFolder::open(root.path()).unwrap();
+    fs::rename(root.path().join("a/later.txt"), &pipe).unwrap();
+    assert!(data.check().unwrap_err().to_string().contains("live.jpg"));
+}
+
+#[test]
+fn leaving_out_many_files_of_many_takes_no_long_time() {
+    let root = folder(&[("a", 1), ("b", 1)]);
+    for i in 0..4000 {
+        fs::write(root.path().join(format!("a/x{i}.png")), "").unwrap();
+        let good = root.path().join("b/000.png");
+        fs::hard_link(good, root.path().join(format!("b/x{i}.png"))).unwrap();
+    }
+    let start = std::time::Instant::now();
+    let kept = ImageFolder::options().skip_broken(true).open(root.path()).unwrap();
+    assert_eq!((kept.len(), kept.skipped().len()), (4002, 4000));
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+#[test]
 fn the_limit_on_pixels_can_be_set() {
     let root = folder(&[("a", 1)]);
     let data = ImageFolder::open(root.path()).unwrap();
     assert!(data.clone().max_pixels(30).sample(0).is_ok());
     assert!(matches!(data.max_pixels(29).sample(0), Err(Error::ImageTooLarge { limit: 29, .. })));
+    let options = ImageFolder::options().max_pixels(29);
+    assert!(options.open(root.path()).unwrap().check().unwrap_err().to_string().contains("6 x 5 pixels"));
+    let options = options.max_pixels(30).skip_broken(true);
+    assert_eq!(options.eval_part(root.path()).unwrap().len(), 1);
 }
 
 #[test]
@@ -189,6 +311,32 @@ fn folders_map_onto_given_labels() {
     assert_eq!((data.classes(), classes_of(&data)), (&labels[..], vec![2, 2, 1]));
     let error = ImageFolder::open(root.path()).unwrap().labels(&labels[..2]).unwrap_err();
     assert!(matches!(&error, Error::UnknownClasses { unknown, .. } if unknown == &["ant"]), "{error}");
+}
+
+#[test]
+fn a_label_that_is_there_twice_is_an_error_only_where_it_is_looked_up() {
+    let labels = ["crane", "bee", "crane"].map(String::from);
+    let root = folder(&[("bee", 1)]);
+    let data = ImageFolder::open(root.path()).unwrap().labels(&labels).unwrap();
+    assert_eq!((data.classes(), classes_of(&data)), (&labels[..], vec![1]));
+    put(root.path(), "crane/0.png");
+    let error = ImageFolder::open(root.path()).unwrap().labels(&labels).unwrap_err().to_string();
+    assert!(error.contains("crane") && error.contains("[0, 2]") && error.contains("class_indices"), "{error}");
+    let root = folder(&[("0_crane", 1), ("2_crane", 2)]);
+    let data = ImageFolder::open(root.path()).unwrap().class_indices(&labels).unwrap();
+    assert_eq!(classes_of(&data), [0, 2, 2]);
+}
+
+#[test]
+fn a_number_is_a_name_among_labels() {
+    let labels = ["1", "2", "10", "20", "100"].map(String::from);
+    let root = folder(&[("1", 1), ("2", 1)]);
+    let data = ImageFolder::open(root.path()).unwrap().labels(&labels).unwrap();
+    assert_eq!(classes_of(&data), [0, 1]);
+    put(root.path(), "3/0.png");
+    let error = ImageFolder::open(root.path()).unwrap().labels(&labels).unwrap_err();
+    assert!(matches!(&error, Error::UnknownClasses { unknown, .. } if unknown == &["3"]), "{error}");
+    assert!(error.to_string().contains("\"3\""), "{error}");
 }
 
 #[test]

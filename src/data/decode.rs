@@ -13,6 +13,7 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Lim
 use sniff::Content;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// The most pixels an image may have unless told otherwise, the bound from which Pillow suspects an attack.
@@ -153,31 +154,64 @@ fn decode(mut reader: impl BufRead + Seek, length: u64, max_pixels: u64) -> Resu
         Content::Unknown if head.is_empty() => return Err(Fault::broken("the file is empty")),
         Content::Unknown => return Err(Fault::broken(format!("its content is none of {FORMATS}"))),
     };
-    if format == ImageFormat::Jpeg {
-        let bytes = jpeg::read(reader, max_pixels)?;
-        return pixels(format, Cursor::new(bytes), max_pixels);
+    let image = match format {
+        ImageFormat::Jpeg => {
+            let bytes = jpeg::read(reader, max_pixels)?;
+            pixels(format, Cursor::new(bytes), max_pixels)?
+        }
+        ImageFormat::Tiff => tiff(reader, max_pixels)?,
+        _ => {
+            // The decoders may walk the whole file before they tell the size.
+            if let Some((width, height)) = size::of(format, &head) {
+                check_pixels(width, height, max_pixels)?;
+                if length > width.saturating_mul(height).saturating_mul(8).saturating_add(BESIDE_PIXELS) {
+                    return Err(Fault::broken(format!("the file has {length} bytes, for {width} x {height} pixels")));
+                }
+            }
+            pixels(format, reader, max_pixels)?
+        }
+    };
+    let rgb = image.into_rgb8();
+    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+    Image::new(height, width, 3, rgb.into_raw()).map_err(|error| Fault::Broken(error.into()))
+}
+
+/// Decodes a TIFF, whose decoder says little about what it cannot read.
+fn tiff(mut reader: impl BufRead + Seek, max_pixels: u64) -> Result<DynamicImage, Fault> {
+    let directory = tiff::Directory::read(&mut reader);
+    reader.seek(SeekFrom::Start(0))?;
+    let Some(directory) = directory else { return pixels(ImageFormat::Tiff, reader, max_pixels) };
+    if directory.has_planes_of_tiles() {
+        return Err(Fault::Unsupported(directory.kind()));
     }
-    // The decoders may walk the whole file before they tell the size.
-    if let Some((width, height)) = size::of(format, &head) {
-        check_pixels(width, height, max_pixels)?;
-        if length > (width * height).saturating_mul(8).saturating_add(BESIDE_PIXELS) {
-            return Err(Fault::broken(format!("the file has {length} bytes, for {width} x {height} pixels")));
+    let image = pixels(ImageFormat::Tiff, reader, max_pixels).map_err(|fault| match fault {
+        Fault::Unsupported(_) => Fault::Unsupported(directory.kind()),
+        fault => fault,
+    })?;
+    if !(directory.is_premultiplied() && image.color().has_alpha()) {
+        return Ok(image);
+    }
+    let mut image = image.into_rgba8();
+    for image::Rgba([colours @ .., alpha]) in image.pixels_mut() {
+        if *alpha > 0 {
+            colours.iter_mut().for_each(|c| *c = (u32::from(*c) * 255 / u32::from(*alpha)).min(255) as u8);
         }
     }
-    match pixels(format, &mut reader, max_pixels) {
-        Err(Fault::Unsupported(found)) if format == ImageFormat::Tiff => {
-            Err(Fault::Unsupported(tiff::kind(&mut reader).unwrap_or(found)))
-        }
-        result => result,
-    }
+    Ok(image.into())
 }
 
 fn check_pixels(width: u64, height: u64, limit: u64) -> Result<(), Fault> {
     if width.saturating_mul(height) > limit { Err(Fault::TooLarge { width, height, limit }) } else { Ok(()) }
 }
 
-fn pixels(format: ImageFormat, reader: impl BufRead + Seek, max_pixels: u64) -> Result<Image, Fault> {
-    let mut reader = ImageReader::with_format(reader, format);
+/// Decodes the pixels and turns them upright.
+fn pixels(format: ImageFormat, reader: impl BufRead + Seek, max_pixels: u64) -> Result<DynamicImage, Fault> {
+    // Some decoders panic at some damaged files.
+    let decode = AssertUnwindSafe(|| decoded(ImageReader::with_format(reader, format), max_pixels));
+    catch_unwind(decode).unwrap_or_else(|_| Err(Fault::broken("its decoder panicked")))
+}
+
+fn decoded(mut reader: ImageReader<impl BufRead + Seek>, max_pixels: u64) -> Result<DynamicImage, Fault> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(BESIDE_PIXELS);
     reader.limits(limits);
@@ -197,7 +231,5 @@ fn pixels(format: ImageFormat, reader: impl BufRead + Seek, max_pixels: u64) -> 
     if orientation != Orientation::NoTransforms {
         image.apply_orientation(orientation);
     }
-    let rgb = image.into_rgb8();
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    Image::new(height, width, 3, rgb.into_raw()).map_err(|error| Fault::Broken(error.into()))
+    Ok(image)
 }
