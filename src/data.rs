@@ -20,7 +20,7 @@ pub use augment::Augment;
 pub use batch::{Batch, Targets};
 pub(crate) use batch::{Features, batch_count, batch_end, largest};
 #[cfg(feature = "image")]
-pub use folder::{ImageFolder, Splits};
+pub use folder::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use image::Image;
 pub use loader::{Batches, Loader};
 pub use memory::{TensorDataset, VecDataset};
@@ -92,7 +92,8 @@ pub trait Dataset: Send + Sync {
         format!("sample {i}")
     }
 
-    /// How many samples were left out because they could not be read.
+    /// How many samples were left out because they cannot be read. A run adds up those of its training and its
+    /// validation data, so two parts of one dataset must not both count the same.
     fn skipped(&self) -> usize {
         0
     }

@@ -1,12 +1,18 @@
 //! The one error type: each variant names the thing that is wrong and what to do about it.
 
+mod images;
 mod mismatch;
+mod text;
 
+#[cfg(feature = "image")]
+pub(crate) use images::unsupported;
 pub use mismatch::Mismatch;
+pub(crate) use text::{distance, nearest, shown, shown_list, tamed};
 
 use mismatch::known_archs;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use text::{SHOWN, because, listed, some};
 
 /// An error of a dependency, kept opaque so that dependencies can change without breaking users.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -142,21 +148,59 @@ pub enum Error {
         problem: String,
     },
 
-    /// An image could not be decoded.
+    /// An image could not be decoded: its file is damaged, or is something else.
     #[error("broken image {image}: {cause}; replace or remove it, or open the folder with `skip_broken`")]
     BrokenImage {
         /// The file, or where else the image came from.
         image: String,
-        /// What the decoder said.
+        /// What the decoder said, or what the file is.
         #[source]
         cause: BoxError,
     },
 
-    /// Several image files could not be decoded: everything a check found, at once.
-    #[error("{}", broken_images(files))]
-    BrokenImages {
-        /// Each broken file with what is wrong with it.
+    /// An image is of a kind that is not read, whether or not it is intact.
+    #[error("image {image}: {}", images::unsupported(found))]
+    UnsupportedImage {
+        /// The file, or where else the image came from.
+        image: String,
+        /// What it is, say "a HEIC image" or "a TIFF with palette colours".
+        found: String,
+    },
+
+    /// Images that cannot be read, broken or of kinds that are not supported: everything a check found, at once.
+    #[error("{}", images::unreadable(files))]
+    UnreadableImages {
+        /// Each file with what is wrong with it and the remedy.
         files: Vec<(PathBuf, String)>,
+    },
+
+    /// Images lie where they belong to no class.
+    #[error(
+        "{} images lie directly in {}, {problem}: {}",
+        images.len(), folder.display(), some(images.iter().map(|image| image.display()))
+    )]
+    StrayImages {
+        /// The folder.
+        folder: PathBuf,
+        /// The images.
+        images: Vec<PathBuf>,
+        /// What is expected there and what to do.
+        problem: String,
+    },
+
+    /// The names of folders allow two readings.
+    #[error(
+        "the folders in {} can mean two things: {parts}; or {classes}. \
+         Choose with `layout` for this folder (`--layout parts` or `--layout classes`)",
+        path.display()
+    )]
+    AmbiguousLayout {
+        /// The folder that holds them.
+        path: PathBuf,
+        /// The reading by `FolderLayout::Parts`.
+        parts: String,
+        /// The reading by `FolderLayout::Classes`.
+        classes: String,
     },
 
     /// An image has more pixels than the limit allows.
@@ -185,7 +229,7 @@ pub enum Error {
     },
 
     /// A class has no samples.
-    #[error("class {class:?} has no images in {}; add some or remove the folder", path.display())]
+    #[error("class {class:?} has no images that can be read in {}; add some or remove the folder", path.display())]
     EmptyClass {
         /// The class.
         class: String,
@@ -196,7 +240,7 @@ pub enum Error {
     /// Class folders whose names are not among the known classes.
     #[error(
         "{} has classes that are not known: {}; known are {}; rename or remove the folders",
-        path.display(), some(unknown), some(known)
+        path.display(), images::unknown_classes(unknown, known), some(known.iter().map(|name| shown(name)))
     )]
     UnknownClasses {
         /// The folder that holds the class folders.
@@ -209,7 +253,7 @@ pub enum Error {
 
     /// Files among the images that are no images, judged by their extension.
     #[error(
-        "{} files have an extension that is neither an image nor known to be harmless: {}; remove or rename them",
+        "{} files have an extension that is neither an image's nor known to be harmless: {}; remove or rename them",
         files.len(), some(files.iter().map(|file| file.display()))
     )]
     UnknownFiles {
@@ -269,95 +313,6 @@ fn audit_remedy() -> &'static str {
     " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
 }
 
-/// `what (count): names`, or nothing for an empty list. The first `most` names are shown.
-fn listed(what: &str, names: &[String], most: usize) -> String {
-    if names.is_empty() {
-        return String::new();
-    }
-    let more = if names.len() > most { ", ..." } else { "" };
-    let first: Vec<String> = names.iter().take(most).map(|name| shown(name)).collect();
-    format!("{what} ({}): {}{more};", names.len(), first.join(", "))
-}
-
-/// A text for a message that a stranger may have written: what cannot be printed is escaped, so that it commands no
-/// terminal, and a message is not as long as a file wants it to be.
-pub(crate) fn shown(text: &str) -> String {
-    tamed(text, 200)
-}
-
-/// The first `most` characters, printable.
-pub(crate) fn tamed(text: &str, most: usize) -> String {
-    let mut chars = text.chars();
-    let mut tamed = String::new();
-    for c in chars.by_ref().take(most) {
-        match c {
-            '"' | '\'' | '\\' => tamed.push(c),
-            c => tamed.extend(c.escape_debug()),
-        }
-    }
-    if chars.next().is_some() {
-        tamed.push_str("...");
-    }
-    tamed
-}
-
-/// Several such texts, the first twenty of them.
-pub(crate) fn shown_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut texts = texts.into_iter();
-    let first: Vec<String> = texts.by_ref().take(SHOWN).map(shown).collect();
-    let more = texts.count();
-    first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
-}
-
-/// The `count` names most like `name`, the likest first.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<String> {
-    // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
-    let name = shown(name);
-    let mut known: Vec<&str> = known.into_iter().collect();
-    known.sort_by_cached_key(|known| distance(known, &name));
-    known.into_iter().take(count).map(String::from).collect()
-}
-
-/// How many letters must be inserted, deleted or changed to make one word of the other (Levenshtein 1966).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
-}
-
-/// How many of a list a message shows.
-const SHOWN: usize = 20;
-
-/// The first twenty of a list, and how many more there are.
-fn some<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
-    first_of(items.into_iter().map(|item| item.to_string()).collect(), ", ")
-}
-
-fn broken_images(files: &[(PathBuf, String)]) -> String {
-    let count = files.len();
-    let lines = files.iter().map(|(file, problem)| format!("{}: {problem}", file.display())).collect();
-    let lines = first_of(lines, "\n  ");
-    format!("{count} broken images; replace or remove them, or open the folder with `skip_broken`:\n  {lines}")
-}
-
-fn first_of(mut items: Vec<String>, separator: &str) -> String {
-    if items.len() > SHOWN {
-        let more = format!("and {} more", items.len() - SHOWN);
-        items.truncate(SHOWN);
-        items.push(more);
-    }
-    items.join(separator)
-}
-
 impl Error {
     /// Whether it failed for want of a network: with one, the same call may succeed.
     pub fn is_offline(&self) -> bool {
@@ -389,11 +344,6 @@ impl Error {
     pub(crate) fn bad_sample(sample: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::BadSample { sample: sample.into(), problem: problem.into() }
     }
-}
-
-/// The tail of a message that has a cause.
-fn because(cause: Option<&BoxError>) -> String {
-    cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))
 }
 
 impl fmt::Debug for Error {

@@ -45,7 +45,7 @@ pub use data::{
     VecDataset, k_fold, split,
 };
 #[cfg(feature = "image")]
-pub use data::{ImageFolder, Splits};
+pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use error::{BoxError, Error, HubError, Mismatch, Result};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};

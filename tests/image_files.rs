@@ -209,3 +209,178 @@ fn content_decides_and_not_the_extension() {
     std::fs::write(&path, encoded(&rgb(9, 8), ImageFormat::Png)).unwrap();
     assert_eq!(Image::open(&path).unwrap().width(), 9);
 }
+
+#[test]
+fn jpegs_have_the_pixels_of_libjpeg_or_are_refused() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jpeg");
+    let facts = std::fs::read_to_string(folder.join("pixels.json")).unwrap();
+    let facts: std::collections::BTreeMap<String, serde_json::Value> = serde_json::from_str(&facts).unwrap();
+    assert!(facts.len() > 30);
+    for (name, fact) in facts {
+        let path = folder.join(format!("{name}.jpg"));
+        let image = Image::open(&path);
+        if fact.is_null() {
+            let error = image.unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Error::UnsupportedImage { .. }), "{text}");
+            assert!(text.contains(&format!("{name}.jpg")) && text.contains("convert"), "{text}");
+            continue;
+        }
+        let image = image.unwrap();
+        let (width, height) = (image.width(), image.height());
+        assert_eq!((width as u64, height as u64), (fact["width"].as_u64().unwrap(), fact["height"].as_u64().unwrap()));
+        let (rows, columns) = ([0, height / 2, height], [0, width / 2, width]);
+        for (i, (row, column)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
+            let (top, bottom, left, right) = (rows[row], rows[row + 1], columns[column], columns[column + 1]);
+            let count = ((bottom - top) * (right - left)) as f64;
+            for channel in 0..3 {
+                let pixels = (top..bottom).flat_map(|y| (left..right).map(move |x| (y, x)));
+                let sum: f64 = pixels.map(|(y, x)| f64::from(image.pixel(y, x)[channel])).sum();
+                let expected = fact["sums"][i][channel].as_f64().unwrap();
+                assert!(
+                    (sum - expected).abs() <= 3.0 * count,
+                    "{name}, quarter {i}, channel {channel}: {sum} {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// A TIFF of 2 x 2 pixels with these tags and values beside its size, all shorts, uncompressed.
+fn tiff(tags: &[(u16, &[u16])], data: &[u8]) -> Vec<u8> {
+    let mut tags: Vec<(u16, Vec<u16>)> = tags.iter().map(|(tag, values)| (*tag, values.to_vec())).collect();
+    let standard = [(256, 2), (257, 2), (259, 1), (273, 8), (278, 2), (279, data.len() as u16)];
+    tags.extend(standard.map(|(tag, value)| (tag, vec![value])));
+    tags.sort();
+    let directory = 8 + data.len() + data.len() % 2;
+    let mut more = directory + 2 + 12 * tags.len() + 4;
+    let mut bytes = [b"II*\0", &(directory as u32).to_le_bytes()[..], data].concat();
+    bytes.resize(directory, 0);
+    bytes.extend((tags.len() as u16).to_le_bytes());
+    let mut behind = Vec::new();
+    for (tag, values) in tags {
+        bytes.extend([tag.to_le_bytes(), [3, 0]].concat());
+        bytes.extend((values.len() as u32).to_le_bytes());
+        let mut values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        if values.len() > 4 {
+            bytes.extend((more as u32).to_le_bytes());
+            more += values.len();
+            behind.append(&mut values);
+        } else {
+            values.resize(4, 0);
+            bytes.append(&mut values);
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.append(&mut behind);
+    bytes
+}
+
+#[test]
+fn tiffs_that_are_not_read_are_unsupported_and_not_broken() {
+    let pixels: Vec<u8> = (10..90).collect();
+    let gray = Image::decode(&tiff(&[(258, &[8]), (262, &[1])], &pixels[..4])).unwrap();
+    assert_eq!(gray.bytes(), [10, 10, 10, 11, 11, 11, 12, 12, 12, 13, 13, 13]);
+    let inverse = Image::decode(&tiff(&[(258, &[8]), (262, &[0])], &pixels[..4])).unwrap();
+    assert_eq!(inverse.pixel(0, 1), [244; 3]);
+    // Colours that are multiplied by alpha are divided by it.
+    let rgba =
+        |extra: u16| tiff(&[(258, &[8; 4]), (262, &[2]), (277, &[4]), (338, &[extra])], &[60, 30, 0, 127].repeat(4));
+    assert_eq!(Image::decode(&rgba(2)).unwrap().pixel(1, 1), [60, 30, 0]);
+    assert_eq!(Image::decode(&rgba(1)).unwrap().pixel(1, 1), [120, 60, 0]);
+    let map = [9; 768];
+    let tags: [(&str, &[(u16, &[u16])]); 8] = [
+        ("palette", &[(258, &[8]), (262, &[3]), (320, &map)]),
+        ("YCbCr", &[(258, &[8; 3]), (262, &[6]), (277, &[3])]),
+        ("L*a*b*", &[(258, &[8; 3]), (262, &[8]), (277, &[3])]),
+        ("32 bit floating-point", &[(258, &[32; 3]), (262, &[2]), (277, &[3]), (339, &[3; 3])]),
+        ("32 bit floating-point", &[(258, &[32]), (262, &[1]), (339, &[3])]),
+        ("16 bit signed", &[(258, &[16]), (262, &[1]), (339, &[2])]),
+        ("gray colours, 2 samples", &[(258, &[8; 2]), (262, &[1]), (277, &[2]), (338, &[2])]),
+        ("gray colours, 5 samples", &[(258, &[8; 5]), (262, &[1]), (277, &[5])]),
+    ];
+    for (expected, tags) in tags {
+        let error = Image::decode(&tiff(tags, &pixels)).unwrap_err();
+        let Error::UnsupportedImage { found, .. } = &error else { panic!("{expected}: {error}") };
+        assert!(found.contains(expected) && found.contains("TIFF"), "{expected}: {found}");
+        assert!(error.to_string().contains("convert it to JPEG or PNG"));
+    }
+    let error = Image::decode(b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0").unwrap_err();
+    assert!(matches!(&error, Error::UnsupportedImage { found, .. } if found.contains("BigTIFF")), "{error}");
+}
+
+#[test]
+fn files_are_called_what_they_are() {
+    let heic = [b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".as_slice(), &[0; 64]].concat();
+    for (bytes, expected) in [
+        (heic.as_slice(), "HEIC"),
+        (b"\0\0\0\x1Cftypavif\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"\0\0\0\x0CJXL \r\n\x87\n", "JPEG XL"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"%PDF-1.7", "PDF"),
+        (b"<svg xmlns=\"http://www.w3.org/2000/svg\">", "SVG"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "video"),
+    ] {
+        let error = Image::decode(bytes).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::UnsupportedImage { .. }), "{text}");
+        assert!(text.contains(expected) && text.contains("convert"), "{text}");
+    }
+    for (bytes, expected) in [
+        (&b"<!DOCTYPE html>\n<html><title>404</title>"[..], "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git lfs pull"),
+        (b"{\"message\": \"Not Found\"}", "JSON"),
+        (&[0; 4096], "zeros"),
+        (b"", "empty"),
+    ] {
+        let error = Image::decode(bytes).unwrap_err();
+        assert!(matches!(&error, Error::BrokenImage { .. }) && error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_or_never_ends_is_refused_at_once() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.jpg");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let device = folder.path().join("zero.png");
+    std::os::unix::fs::symlink("/dev/zero", &device).unwrap();
+    let socket = folder.path().join("socket.jpg");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut paths = vec![pipe, device, socket, folder.path().to_path_buf()];
+    // Files that are sparse, of 6 GB: the beginning of an image, then nothing but zeros.
+    let formats = [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Jpeg, ImageFormat::Gif];
+    let beginnings = formats.map(|format| {
+        let bytes = encoded(&rgb(60, 50), format);
+        bytes[..bytes.len() * 2 / 3].to_vec()
+    });
+    for (i, bytes) in beginnings.into_iter().chain([b"II\x2b\0\x08\0\0\0\x10".to_vec(), vec![]]).enumerate() {
+        let path = folder.path().join(format!("sparse{i}.tif"));
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(&bytes).unwrap();
+        file.set_len(6 << 30).unwrap();
+        paths.push(path);
+    }
+    let start = std::time::Instant::now();
+    for path in paths {
+        let error = Image::open(&path).unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        assert!(matches!(error, Error::BrokenImage { .. } | Error::UnsupportedImage { .. }), "{error}");
+    }
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+#[test]
+fn the_limit_on_pixels_holds_for_single_images() {
+    let folder = tempfile::tempdir().unwrap();
+    for (format, extension) in [(ImageFormat::Png, "png"), (ImageFormat::Jpeg, "jpg"), (ImageFormat::Tiff, "tif")] {
+        let (bytes, path) = (encoded(&rgb(9, 8), format), folder.path().join(extension));
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(Image::open_limited(&path, 72).unwrap(), Image::decode_limited(&bytes, 72).unwrap());
+        for error in [Image::open_limited(&path, 71).unwrap_err(), Image::decode_limited(&bytes, 71).unwrap_err()] {
+            assert!(matches!(error, Error::ImageTooLarge { width: 9, height: 8, limit: 71, .. }), "{error}");
+        }
+    }
+}

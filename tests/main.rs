@@ -1,6 +1,8 @@
 //! All integration tests, in one binary.
 
 mod audit;
+#[cfg(feature = "image")]
+mod folder_layout;
 mod forecast;
 mod freezing;
 mod house;

@@ -1,7 +1,7 @@
 //! Architectures by their names, and what may be meant by others.
 
 use super::Arch;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result, distance, shown};
 use std::str::FromStr;
 
 impl FromStr for Arch {
@@ -49,22 +49,6 @@ const FAMILIES: [&str; 7] = [
 fn is_near(known: &str, name: &str, distance: usize) -> bool {
     let begins = name.len() >= 3 && (known.starts_with(name) || name.starts_with(known));
     begins || distance * 3 <= known.len().max(name.len())
-}
-
-/// How many letters must be put in, left out or changed to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -1,10 +1,19 @@
 //! Image files to pixels.
 
+mod jpeg;
+mod size;
+pub(super) mod sniff;
+mod tiff;
+
 use super::Image;
 use crate::{BoxError, Error, Result};
+use image::error::ImageError;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
-use std::io::Cursor;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use sniff::Content;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// The most pixels an image may have unless told otherwise, the bound from which Pillow suspects an attack.
@@ -13,13 +22,33 @@ pub(super) const MAX_PIXELS: u64 = 178_956_970;
 /// What [`ImageFormat`]s are read, for messages.
 pub(super) const FORMATS: &str = "JPEG, PNG, WebP, BMP, GIF or TIFF";
 
+/// What may stand before the pixels, profiles and the like, and after them: 256 MiB.
+const BESIDE_PIXELS: u64 = 256 << 20;
+
 impl Image {
-    /// Reads an image file as RGB: JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF, told apart by content.
+    /// Reads an image file as RGB: JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF (its first page), told apart by
+    /// content.
     ///
-    /// The orientation that the camera noted is applied, gray becomes RGB, alpha is dropped, 16 bit become 8. A
-    /// truncated file is an error, and so is one of more than 178 million pixels, told by its header.
+    /// The orientation that the camera noted is applied, gray becomes RGB, alpha is dropped, 16 bit become 8. The pixels
+    /// are read only after the beginning of the file has told that it is such an image, and of what size.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read; [`Error::BrokenImage`] for a file that is damaged, truncated, or no
+    /// image at all, pipes and devices included; [`Error::UnsupportedImage`] for a format, or a kind of one, that is
+    /// not read; [`Error::ImageTooLarge`] for more than 178 956 970 pixels, told by the header.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         read(path.as_ref(), MAX_PIXELS)
+    }
+
+    /// As [`open`](Self::open), with another limit on width x height.
+    ///
+    /// ```no_run
+    /// use candle_finetune::Image;
+    /// let mosaic = Image::open_limited("mosaic.png", 1_000_000_000)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn open_limited(path: impl AsRef<Path>, max_pixels: u64) -> Result<Self> {
+        read(path.as_ref(), max_pixels)
     }
 
     /// Decodes the bytes of an image file, as [`open`](Self::open) does.
@@ -29,70 +58,178 @@ impl Image {
     /// assert!(Image::decode(b"no image").is_err());
     /// ```
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, MAX_PIXELS, || "in memory".into())
+        Self::decode_limited(bytes, MAX_PIXELS)
+    }
+
+    /// As [`decode`](Self::decode), with another limit on width x height.
+    pub fn decode_limited(bytes: &[u8], max_pixels: u64) -> Result<Self> {
+        decode(Cursor::new(bytes), bytes.len() as u64, max_pixels).map_err(|fault| fault.of("in memory"))
     }
 }
 
 /// Reads a file of at most `max_pixels`.
 pub(super) fn read(path: &Path, max_pixels: u64) -> Result<Image> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    decode(&bytes, max_pixels, || path.display().to_string())
+    let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
+    let named = |fault: Fault| fault.of(&path.display().to_string());
+    if let Some(special) = sniff::special(metadata.file_type()) {
+        return Err(named(Fault::Broken(special.into())));
+    }
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    decode(BufReader::new(file), metadata.len(), max_pixels).map_err(|fault| match fault {
+        Fault::Io(cause) => Error::io("read", path)(cause),
+        fault => named(fault),
+    })
 }
 
-/// Decodes an image called `name()` of at most `max_pixels`.
-fn decode(bytes: &[u8], max_pixels: u64, name: impl Fn() -> String) -> Result<Image> {
-    let broken = |cause: BoxError| Error::BrokenImage { image: name(), cause };
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| broken(e.into()))?;
-    let Some(format) = reader.format() else {
-        return Err(broken(format!("its content is none of {FORMATS}").into()));
+/// The error without the file's name, which stands beside it, but with the remedy.
+pub(super) fn problem(error: Error) -> String {
+    match error {
+        Error::BrokenImage { cause, .. } => sniff::broken(cause),
+        Error::UnsupportedImage { found, .. } => sniff::unsupported(&found),
+        Error::Io { cause, .. } => cause.to_string(),
+        Error::ImageTooLarge { width, height, limit, .. } => format!(
+            "{width} x {height} pixels, more than the limit of {limit}; shrink it or raise the limit with `max_pixels`"
+        ),
+        other => other.to_string(),
+    }
+}
+
+/// Why there is no image.
+enum Fault {
+    /// It is damaged, or none.
+    Broken(BoxError),
+    /// It is of a kind that is not read: what it is.
+    Unsupported(String),
+    TooLarge {
+        width: u64,
+        height: u64,
+        limit: u64,
+    },
+    /// The system could not read it.
+    Io(std::io::Error),
+}
+
+impl Fault {
+    fn broken(problem: impl Into<String>) -> Self {
+        Self::Broken(problem.into().into())
+    }
+
+    fn of(self, image: &str) -> Error {
+        let image = image.to_string();
+        match self {
+            Self::Broken(cause) => Error::BrokenImage { image, cause },
+            Self::Unsupported(found) => Error::UnsupportedImage { image, found },
+            Self::TooLarge { width, height, limit } => Error::ImageTooLarge { image, width, height, limit },
+            Self::Io(cause) => Error::BrokenImage { image, cause: cause.into() },
+        }
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    /// The decoders and the system use one type: what the system says has a number.
+    fn from(error: std::io::Error) -> Self {
+        if error.raw_os_error().is_some() { Self::Io(error) } else { Self::Broken(error.into()) }
+    }
+}
+
+impl From<ImageError> for Fault {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::IoError(error) => error.into(),
+            ImageError::Unsupported(error) => Self::Unsupported(format!("an image of a rare kind ({error})")),
+            error => Self::Broken(error.into()),
+        }
+    }
+}
+
+/// Decodes an image of `length` bytes and at most `max_pixels`.
+fn decode(mut reader: impl BufRead + Seek, length: u64, max_pixels: u64) -> Result<Image, Fault> {
+    let mut head = Vec::with_capacity(sniff::HEAD);
+    (&mut reader).take(sniff::HEAD as u64).read_to_end(&mut head)?;
+    reader.seek(SeekFrom::Start(0))?;
+    let format = match sniff::content(&head) {
+        Content::Image(format) => format,
+        Content::Foreign(found) => return Err(Fault::Unsupported(found.into())),
+        Content::NoImage(problem) => return Err(Fault::broken(problem)),
+        Content::Unknown if head.is_empty() => return Err(Fault::broken("the file is empty")),
+        Content::Unknown => return Err(Fault::broken(format!("its content is none of {FORMATS}"))),
     };
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err(broken("the file ends within the image data (truncated)".into()));
+    let image = match format {
+        ImageFormat::Jpeg => {
+            let bytes = jpeg::read(reader, max_pixels)?;
+            pixels(format, Cursor::new(bytes), max_pixels)?
+        }
+        ImageFormat::Tiff => tiff(reader, max_pixels)?,
+        _ => {
+            // The decoders may walk the whole file before they tell the size.
+            if let Some((width, height)) = size::of(format, &head) {
+                check_pixels(width, height, max_pixels)?;
+                if length > width.saturating_mul(height).saturating_mul(8).saturating_add(BESIDE_PIXELS) {
+                    return Err(Fault::broken(format!("the file has {length} bytes, for {width} x {height} pixels")));
+                }
+            }
+            pixels(format, reader, max_pixels)?
+        }
+    };
+    let rgb = image.into_rgb8();
+    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+    Image::new(height, width, 3, rgb.into_raw()).map_err(|error| Fault::Broken(error.into()))
+}
+
+/// Decodes a TIFF, whose decoder says little about what it cannot read.
+fn tiff(mut reader: impl BufRead + Seek, max_pixels: u64) -> Result<DynamicImage, Fault> {
+    let directory = tiff::Directory::read(&mut reader);
+    reader.seek(SeekFrom::Start(0))?;
+    let Some(directory) = directory else { return pixels(ImageFormat::Tiff, reader, max_pixels) };
+    if directory.has_planes_of_tiles() {
+        return Err(Fault::Unsupported(directory.kind()));
     }
-    let mut reader = reader;
+    let image = pixels(ImageFormat::Tiff, reader, max_pixels).map_err(|fault| match fault {
+        Fault::Unsupported(_) => Fault::Unsupported(directory.kind()),
+        fault => fault,
+    })?;
+    if !(directory.is_premultiplied() && image.color().has_alpha()) {
+        return Ok(image);
+    }
+    let mut image = image.into_rgba8();
+    for image::Rgba([colours @ .., alpha]) in image.pixels_mut() {
+        if *alpha > 0 {
+            colours.iter_mut().for_each(|c| *c = (u32::from(*c) * 255 / u32::from(*alpha)).min(255) as u8);
+        }
+    }
+    Ok(image.into())
+}
+
+fn check_pixels(width: u64, height: u64, limit: u64) -> Result<(), Fault> {
+    if width.saturating_mul(height) > limit { Err(Fault::TooLarge { width, height, limit }) } else { Ok(()) }
+}
+
+/// Decodes the pixels and turns them upright.
+fn pixels(format: ImageFormat, reader: impl BufRead + Seek, max_pixels: u64) -> Result<DynamicImage, Fault> {
+    // Some decoders panic at some damaged files.
+    let decode = AssertUnwindSafe(|| decoded(ImageReader::with_format(reader, format), max_pixels));
+    catch_unwind(decode).unwrap_or_else(|_| Err(Fault::broken("its decoder panicked")))
+}
+
+fn decoded(mut reader: ImageReader<impl BufRead + Seek>, max_pixels: u64) -> Result<DynamicImage, Fault> {
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(256 << 20); // for what stands before the pixels, profiles and the like
+    limits.max_alloc = Some(BESIDE_PIXELS);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| broken(e.into()))?;
+    let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(Error::ImageTooLarge {
-            image: name(),
-            width: width.into(),
-            height: height.into(),
-            limit: max_pixels,
-        });
-    }
+    check_pixels(width.into(), height.into(), max_pixels)?;
     // Sixteen bytes per pixel is the most any format decodes to (four channels of f32), twice for working memory.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some((u64::from(width) * u64::from(height)).saturating_mul(32) + (64 << 20));
-    decoder.set_limits(limits).map_err(|e| broken(e.into()))?;
-    let orientation = decoder.orientation().map_err(|e| broken(e.into()))?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| broken(e.into()))?;
+    decoder.set_limits(limits)?;
+    if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        // Nothing says which of their values is white.
+        return Err(Fault::Unsupported("an image with floating-point samples".into()));
+    }
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
     if orientation != Orientation::NoTransforms {
         image.apply_orientation(orientation);
     }
-    let rgb = image.into_rgb8();
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    Image::new(height, width, 3, rgb.into_raw()).map_err(|e| broken(e.into()))
-}
-
-/// Whether a JPEG's end marker is there. The decoder fills what is missing with gray and says nothing.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    let mut at = 2; // after the start marker
-    loop {
-        // To the next marker: 0xFF, then neither a stuffed zero, nor fill, nor a restart within the image data.
-        while let Some(pair) = bytes.get(at..at + 2) {
-            if pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xFF | 0x01 | 0xD0..=0xD7) {
-                break;
-            }
-            at += 1;
-        }
-        let Some(&marker) = bytes.get(at + 1) else { return false };
-        if marker == 0xD9 {
-            return true;
-        }
-        let Some(length) = bytes.get(at + 2..at + 4) else { return false };
-        at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
-    }
+    Ok(image)
 }

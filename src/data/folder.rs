@@ -1,32 +1,57 @@
 //! Images in folders, one folder per class.
 
 mod check;
-mod scan;
+mod classes;
+mod duplicates;
+mod labels;
+mod layout;
+mod options;
+mod part;
+mod splits;
+mod tree;
 
-use super::decode::{self, MAX_PIXELS};
-use super::memory::check_classes;
-use super::split::split_indices;
+pub use duplicates::Duplicates;
+pub use layout::FolderLayout;
+pub use options::FolderOptions;
+pub use splits::Splits;
+
+use super::decode;
 use super::{Dataset, Sample, Target, hash};
 use crate::{Error, Result};
-use scan::Layout;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The part of the training images that validates where no images are set apart for it.
-const VALID_FRACTION: f64 = 0.15;
-
-/// Images in folders, one folder per class: `ROOT/CLASS/*`, or `ROOT/train/CLASS/*` with `valid` (or `val`) and
-/// `test` beside `train`.
+/// Images in folders, one folder per class: `ROOT/CLASS/*`, or `ROOT/train/CLASS/*` with `valid` and `test` beside
+/// `train`.
 ///
-/// The classes are the folders' names in sorted order. Images may lie deeper within a class. Hidden files and a few
-/// kinds of files that often lie about (text, tables, `Thumbs.db`) are ignored; other files that are no images are an
-/// error. Opening reads names only; [`check`](Self::check) decodes all. A clone is cheap.
+/// - **Classes** are the folders' names in sorted order, in composed Unicode (NFC). Images may lie deeper within a
+///   class.
+/// - **Parts** have the usual names, in any case: `train`, `training`; `val`, `valid`, `validation`, `dev`, `eval`,
+///   `evaluation`; `test`, `testing`. Words such as `images`, `data` or `set`, a number, or a word that two parts share
+///   may be joined to them: `train_images`, `TestSet`, `val2017`, `cats_train` beside `cats_test`. Two folders that
+///   mean the same part are an error.
+/// - **Which of the two** the folders of a root are: parts if all that hold images have such names, classes if none has
+///   (`valid` beside `invalid` is a class). Anything else is [`Error::AmbiguousLayout`], which
+///   [`FolderOptions::layout`] decides.
+/// - **One level too many** is passed through where it leads to parts: `ROOT/pets/train/CLASS`, `test/test/CLASS`. Where
+///   it leads to classes, `ROOT/pets/CLASS`, it is an error that names the inner folder.
+/// - **No image is left out silently**: images beside class folders or beside parts are [`Error::StrayImages`], an empty
+///   class is [`Error::EmptyClass`], images of unsupported kinds (HEIC, AVIF, PSD, raw photographs and more) are
+///   [`Error::UnreadableImages`], files with other extensions within a class [`Error::UnknownFiles`].
+/// - **Ignored** are: names that begin with a dot; what systems leave behind (`__MACOSX`, `__pycache__`, `@eaDir`,
+///   `@Recycle`, `@Recently-Snapshot`, `@tmp`, `#recycle`, `#snapshot`, `~snapshot`, `$RECYCLE.BIN`, `RECYCLER`,
+///   `RECYCLED`, `System Volume Information`, `lost+found`, `Network Trash Folder`, `Temporary Items`,
+///   `TheVolumeSettingsFolder`); text and tables (txt, json, csv, tsv, md, xml, yaml, html), `Thumbs.db`,
+///   `desktop.ini` and Windows' links.
+///
+/// Opening reads names only; [`check`](Self::check) decodes all images. A clone is cheap.
 ///
 /// ```no_run
 /// use candle_finetune::ImageFolder;
 ///
 /// let splits = ImageFolder::splits("data", 42)?;
+/// println!("{splits}"); // train 244, valid 36 (cut off train), test 153 images of 2 classes: ants, bees
 /// splits.train.check()?; // optional: names every broken file at once
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
@@ -35,8 +60,11 @@ pub struct ImageFolder {
     root: PathBuf,
     classes: Arc<[String]>,
     files: Arc<[File]>,
-    skipped: Arc<[PathBuf]>,
+    /// Images that were left out, with what is wrong.
+    skipped: Arc<[(PathBuf, String)]>,
     max_pixels: u64,
+    /// Whether each class has to have an image.
+    every_class: bool,
 }
 
 /// An image file.
@@ -47,124 +75,37 @@ struct File {
     group: Option<u32>,
 }
 
-/// The parts of an image folder, over the same classes.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Splits {
-    /// What is trained on.
-    pub train: ImageFolder,
-    /// What decides when to stop and what to choose.
-    pub valid: ImageFolder,
-    /// What is looked at once, for the final figure.
-    pub test: Option<ImageFolder>,
-}
-
 impl ImageFolder {
-    /// The images of `root/CLASS/*`, or of `root/train/CLASS/*` where there is such a folder. Beside train, valid and
-    /// test no other folder may hold images: they would be left out.
+    /// Options for opening a folder: its layout, the limit on pixels, broken images, groups.
+    pub fn options() -> FolderOptions {
+        FolderOptions::default()
+    }
+
+    /// The images of `root/CLASS/*`, or of `root/train/CLASS/*` where `root` has parts, with default options.
+    ///
+    /// # Errors
+    /// As [`FolderOptions::open`].
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref();
-        match scan::layout(root)? {
-            Layout::Classes => Self::read(root),
-            Layout::Splits { train: Some(train), .. } => Self::read(&train),
-            Layout::Splits { valid, test, .. } => {
-                let other = valid.or(test).unwrap_or_default();
-                Err(Error::invalid(
-                    format!("{}", root.display()),
-                    format!("there is no folder train; to open another part, name it: {}", other.display()),
-                ))
-            }
-        }
+        Self::options().open(root)
     }
 
-    /// All parts of `root`: train, valid (or val) and test. Where there is no valid, 15 % of each class of train are
-    /// cut off, chosen by the seed. Train decides the classes; a class that only another part has is an error.
+    /// All parts of `root`, with default options; `seed` chooses what is cut off train where there is no valid.
+    ///
+    /// # Errors
+    /// As [`FolderOptions::splits`].
     pub fn splits(root: impl AsRef<Path>, seed: u64) -> Result<Splits> {
-        Self::splits_by(root, seed, |_| None)
+        Self::options().splits(root, seed)
     }
 
-    /// As [`ImageFolder::splits`], with samples put into groups as by [`ImageFolder::group_by`]: what is cut off train
-    /// shares no group with what stays.
-    pub fn splits_by(root: impl AsRef<Path>, seed: u64, group: impl Fn(&Path) -> Option<String>) -> Result<Splits> {
-        let train = Self::open(root.as_ref())?.group_by(group);
-        let (valid, test) = match scan::layout(root.as_ref())? {
-            Layout::Splits { valid, test, .. } => (valid, test),
-            Layout::Classes => (None, None),
-        };
-        let part = |path: PathBuf| Self::read(&path)?.labels(&train.classes);
-        let test = test.map(part).transpose()?;
-        if let Some(valid) = valid {
-            return Ok(Splits { valid: part(valid)?, train, test });
-        }
-        let (kept, cut) = split_indices(&train, VALID_FRACTION, seed)?;
-        Ok(Splits { valid: train.only(&cut), train: train.only(&kept), test })
-    }
-
-    /// The part of `root` to evaluate on: test, else valid (or val), else train or the folder itself.
+    /// The part of `root` to evaluate on, with default options: test, else valid, else train or the folder itself.
+    ///
+    /// # Errors
+    /// As [`FolderOptions::eval_part`].
     pub fn eval_part(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref();
-        match scan::layout(root)? {
-            Layout::Classes => Self::read(root),
-            Layout::Splits { train, valid, test } => Self::read(&test.or(valid).or(train).unwrap_or_default()),
-        }
+        Self::options().eval_part(root)
     }
 
-    fn read(root: &Path) -> Result<Self> {
-        let folders = scan::class_folders(root)?;
-        let mut classes = Vec::with_capacity(folders.len());
-        let mut files = Vec::new();
-        for (class, (name, paths)) in folders.into_iter().enumerate() {
-            classes.push(name);
-            files.extend(paths.into_iter().map(|path| File { path, class: class as u32, group: None }));
-        }
-        check_classes(&classes)?;
-        Ok(Self {
-            root: root.to_path_buf(),
-            classes: classes.into(),
-            files: files.into(),
-            skipped: Arc::new([]),
-            max_pixels: MAX_PIXELS,
-        })
-    }
-
-    /// Maps the folders' names onto this list of labels, say those of a saved predictor. The classes are this list
-    /// then, whether or not each has images; a folder that is not in it is an error.
-    pub fn labels(self, labels: &[String]) -> Result<Self> {
-        check_classes(labels)?;
-        let ids: BTreeMap<&String, u32> = labels.iter().zip(0..).collect();
-        let unknown: Vec<String> = self.classes.iter().filter(|name| !ids.contains_key(name)).cloned().collect();
-        if !unknown.is_empty() {
-            return Err(Error::UnknownClasses { path: self.root, unknown, known: labels.to_vec() });
-        }
-        let ids: Vec<u32> = self.classes.iter().filter_map(|name| ids.get(name).copied()).collect();
-        Ok(self.renumbered(&ids, labels.to_vec()))
-    }
-
-    /// Takes the class ids from the digits that the folders' names start with, alone (`180`) or before an underscore
-    /// (`0180_n02093428`), to evaluate a network on classes it already knows. The classes are the network's `labels`
-    /// then.
-    pub fn class_indices(self, labels: &[String]) -> Result<Self> {
-        let mut seen: BTreeMap<usize, &String> = BTreeMap::new();
-        let mut ids = Vec::with_capacity(self.classes.len());
-        for name in self.classes.iter() {
-            let digits = name.split('_').next().unwrap_or_default();
-            let folder = || format!("folder {name:?} of {}", self.root.display());
-            let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            let Some(id) = all_digits.then(|| digits.parse::<u64>().ok()).flatten() else {
-                return Err(Error::invalid(folder(), "its name does not start with the number of a class"));
-            };
-            if id >= labels.len() as u64 {
-                return Err(Error::LabelOutOfRange { sample: folder(), label: id, classes: labels.len() });
-            }
-            if let Some(other) = seen.insert(id as usize, name) {
-                return Err(Error::invalid(folder(), format!("it has the same number as {other:?}")));
-            }
-            ids.push(id as u32);
-        }
-        Ok(self.renumbered(&ids, labels.to_vec()))
-    }
-
-    /// Puts samples into groups by a name made of their path, say the patient or the video: one group never is in both
+    /// Puts samples into groups by a name made of their path, say the patient or the video: a group is never spread over
     /// training and validation. `None` leaves a sample on its own.
     pub fn group_by(mut self, group: impl Fn(&Path) -> Option<String>) -> Self {
         let mut ids: BTreeMap<String, u32> = BTreeMap::new();
@@ -185,33 +126,51 @@ impl ImageFolder {
         self
     }
 
-    /// Decodes every file on all cores, and names all that are broken at once ([`Error::BrokenImages`]).
+    /// Decodes every file on all cores.
+    ///
+    /// # Errors
+    /// [`Error::UnreadableImages`], which names all files that cannot be decoded at once.
     pub fn check(&self) -> Result<()> {
-        let files = check::broken(&self.files, self.max_pixels);
-        if files.is_empty() { Ok(()) } else { Err(Error::BrokenImages { files }) }
+        let files = check::unreadable(&self.files, self.max_pixels);
+        if files.is_empty() { Ok(()) } else { Err(Error::UnreadableImages { files }) }
     }
 
-    /// Decodes every file on all cores and leaves out those that are broken; [`skipped`](Self::skipped) names them. A
-    /// class of which nothing is left is an error.
-    pub fn skip_broken(mut self) -> Result<Self> {
-        let broken = check::broken(&self.files, self.max_pixels);
-        if broken.is_empty() {
-            return Ok(self);
+    /// Decodes every file on all cores and leaves out those that cannot be decoded; [`skipped`](Self::skipped) names
+    /// them. To leave out images of unsupported kinds too, or before a part is cut off, use
+    /// [`FolderOptions::skip_broken`].
+    ///
+    /// # Errors
+    /// [`Error::EmptyClass`] for a class of which nothing is left, unless the classes are those of
+    /// [`labels`](Self::labels).
+    pub fn skip_broken(self) -> Result<Self> {
+        let unreadable = check::unreadable(&self.files, self.max_pixels);
+        self.without(unreadable)
+    }
+
+    /// Leaves out these files, sorted by path.
+    fn without(mut self, unreadable: Vec<(PathBuf, String)>) -> Result<Self> {
+        let is_out = |file: &File| unreadable.binary_search_by(|(path, _)| path.cmp(&file.path)).is_ok();
+        let kept: Vec<File> = self.files.iter().filter(|file| !is_out(file)).cloned().collect();
+        let mut counts = vec![0usize; self.classes.len()];
+        kept.iter().for_each(|file| counts[file.class as usize] += 1);
+        if let Some(class) = counts.iter().position(|&count| count == 0).filter(|_| self.every_class) {
+            let class = self.classes[class].clone();
+            return Err(Error::EmptyClass { path: self.root.join(&class), class });
         }
-        let broken: Vec<PathBuf> = broken.into_iter().map(|(path, _)| path).collect();
-        let (skipped, kept): (Vec<File>, Vec<File>) =
-            self.files.iter().cloned().partition(|file| broken.binary_search(&file.path).is_ok());
-        if let Some(file) = skipped.iter().find(|file| !kept.iter().any(|other| other.class == file.class)) {
-            let class = self.classes[file.class as usize].clone();
-            return Err(Error::EmptyClass { class, path: file.path.parent().unwrap_or(&self.root).to_path_buf() });
+        if kept.is_empty() {
+            return Err(Error::NoImages { path: self.root, expected: decode::FORMATS });
+        }
+        if let Some((first, problem)) = unreadable.first() {
+            let (count, first) = (unreadable.len(), first.display());
+            tracing::warn!(count, %first, problem, "images that cannot be read are skipped");
         }
         self.files = kept.into();
-        self.skipped = self.skipped.iter().cloned().chain(broken).collect();
+        self.skipped = self.skipped.iter().cloned().chain(unreadable).collect();
         Ok(self)
     }
 
-    /// The files that were left out because they are broken.
-    pub fn skipped(&self) -> &[PathBuf] {
+    /// The images that were left out because they cannot be read, each with what is wrong and the remedy.
+    pub fn skipped(&self) -> &[(PathBuf, String)] {
         &self.skipped
     }
 
@@ -226,16 +185,6 @@ impl ImageFolder {
     /// The folder that holds the class folders.
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    fn renumbered(mut self, ids: &[u32], classes: Vec<String>) -> Self {
-        let mut files = self.files.to_vec();
-        for file in &mut files {
-            file.class = ids[file.class as usize];
-        }
-        self.files = files.into();
-        self.classes = classes.into();
-        self
     }
 
     fn only(&self, indices: &[usize]) -> Self {

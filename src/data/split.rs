@@ -69,8 +69,10 @@ impl Dataset for Subset {
         self.dataset.name(self.indices[i])
     }
 
+    /// Those of the whole dataset in the part that has its first sample, none in the others: parts of one dataset count
+    /// them once.
     fn skipped(&self) -> usize {
-        self.dataset.skipped()
+        if self.indices.contains(&0) { self.dataset.skipped() } else { 0 }
     }
 
     fn fingerprint(&self, i: usize) -> Option<u64> {

@@ -1,41 +1,38 @@
-//! Decoding everything, to find what is broken.
+//! Decoding everything, to find what cannot be read.
 
 use super::{File, decode};
-use crate::Error;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The files that cannot be read, sorted by path, each with what is wrong. Uses all cores.
-pub(super) fn broken(files: &[File], max_pixels: u64) -> Vec<(PathBuf, String)> {
+/// The files that cannot be read, sorted by path, each with what is wrong and the remedy. Uses all cores.
+pub(super) fn unreadable(files: &[File], max_pixels: u64) -> Vec<(PathBuf, String)> {
+    let found = in_parallel(files, |file| decode::read(&file.path, max_pixels).err().map(decode::problem));
+    let mut found: Vec<(PathBuf, String)> =
+        found.into_iter().map(|(i, problem)| (files[i].path.clone(), problem)).collect();
+    found.sort();
+    found
+}
+
+/// What a function finds in each of these things, sorted by their indices. Uses all cores.
+pub(super) fn in_parallel<T: Sync, R: Send>(things: &[T], find: impl Fn(&T) -> Option<R> + Sync) -> Vec<(usize, R)> {
     let found = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(things.len());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = decode::read(&file.path, max_pixels) {
-                        let entry = (file.path.clone(), problem(error));
-                        found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(thing) = things.get(i) else { break };
+                    if let Some(result) = find(thing) {
+                        found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((i, result));
                     }
                 }
             });
         }
     });
     let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    found.sort();
+    found.sort_by_key(|&(i, _)| i);
     found
-}
-
-/// The error without the file's name, which stands beside it.
-fn problem(error: Error) -> String {
-    match error {
-        Error::BrokenImage { cause, .. } => cause.to_string(),
-        Error::Io { cause, .. } => cause.to_string(),
-        Error::ImageTooLarge { width, height, limit, .. } => {
-            format!("{width} x {height} pixels, more than the limit of {limit}")
-        }
-        other => other.to_string(),
-    }
 }

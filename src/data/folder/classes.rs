@@ -1,0 +1,114 @@
+//! The classes of a folder.
+
+use super::layout::{innermost, listed};
+use super::part::parts;
+use super::tree::Folder;
+use crate::data::decode::FORMATS;
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+/// A class with its images, sorted.
+pub(super) struct Class {
+    pub name: String,
+    pub images: Vec<PathBuf>,
+}
+
+/// The classes of a folder, sorted by name.
+pub(super) struct Classes {
+    pub classes: Vec<Class>,
+    /// Images that are not read, with what is wrong.
+    pub unread: Vec<(PathBuf, String)>,
+}
+
+/// What names and depths of class folders are accepted.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Accept {
+    /// Any: somebody said that these are classes.
+    Any,
+    /// Names that are not all those of parts.
+    Named,
+    /// And more than one class, where the folder may be one level too high.
+    Trained,
+}
+
+/// Takes the folders directly under `root` for classes; images may lie deeper in each.
+pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
+    let pictured = root.pictured();
+    if root.has_own_images() {
+        let problem = if pictured.is_empty() {
+            "where one folder per class is expected. Labels are not read from tables: sort the images into class \
+             folders. If this folder is itself a class, open the one above it with `layout` classes \
+             (`--layout classes`)"
+        } else {
+            "beside class folders; move each into one"
+        };
+        let (folder, images) = (root.path.clone(), root.own_images());
+        return Err(Error::StrayImages { folder, images, problem: problem.into() });
+    }
+    let (mut classes, mut unread, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    for folder in &root.folders {
+        let mut inner = Vec::new();
+        folder.all(&mut inner);
+        classes.push(Class {
+            name: folder.name.clone(),
+            images: inner.iter().flat_map(|folder| folder.images.iter().cloned()).collect(),
+        });
+        unread.extend(inner.iter().flat_map(|folder| folder.unread.iter().cloned()));
+        unknown.extend(inner.iter().flat_map(|folder| folder.unknown.iter().cloned()));
+    }
+    if !unknown.is_empty() {
+        return Err(Error::UnknownFiles { files: unknown });
+    }
+    if pictured.is_empty() {
+        return Err(Error::NoImages { path: root.path.clone(), expected: FORMATS });
+    }
+    if let Some(folder) = root.folders.iter().find(|folder| !folder.holds_images()) {
+        return Err(Error::EmptyClass { class: folder.name.clone(), path: folder.path.clone() });
+    }
+    check_names(root, &pictured)?;
+    if accept != Accept::Any {
+        check_level(root, &pictured, accept)?;
+    }
+    classes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Classes { classes, unread })
+}
+
+/// Two folders side by side may have the same name, composed and decomposed.
+fn check_names(root: &Folder, folders: &[&Folder]) -> Result<()> {
+    let mut sorted = folders.to_vec();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let Some(pair) = sorted.windows(2).find(|pair| pair[0].name == pair[1].name) else { return Ok(()) };
+    let [a, b] = [pair[0], pair[1]].map(|folder| folder.path.file_name().unwrap_or_default().to_string_lossy());
+    let problem = format!(
+        "the folders {} and {} have the same name, in two forms of Unicode (composed and decomposed); put their \
+         images into one",
+        a.escape_default(),
+        b.escape_default()
+    );
+    Err(Error::invalid(root.path.display().to_string(), problem))
+}
+
+/// Class folders that may be something else.
+fn check_level(root: &Folder, folders: &[&Folder], accept: Accept) -> Result<()> {
+    let names: Vec<&str> = folders.iter().map(|folder| folder.name.as_str()).collect();
+    if parts(&names).iter().all(Option::is_some) {
+        return Err(Error::AmbiguousLayout {
+            path: root.path.clone(),
+            parts: format!("{} as parts, in a folder that is read as one itself", listed(folders.iter().copied())),
+            classes: format!("classes that are called {}", listed(folders.iter().copied())),
+        });
+    }
+    let inner = innermost(root);
+    if accept == Accept::Trained && folders.len() == 1 && !inner.has_own_images() && inner.pictured().len() > 1 {
+        let problem = format!(
+            "its only folder that holds images is {}, and these lie in the folders {} of {}. Open the latter if these \
+             are the classes; if {} is a single class, set `layout` to classes (`--layout classes`)",
+            listed(folders.iter().copied()),
+            listed(inner.pictured()),
+            inner.path.display(),
+            listed(folders.iter().copied())
+        );
+        return Err(Error::invalid(root.path.display().to_string(), problem));
+    }
+    Ok(())
+}

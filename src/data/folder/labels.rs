@@ -1,0 +1,78 @@
+//! Which class ids the folders of an image folder have.
+
+use super::ImageFolder;
+use super::tree::nfc;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+impl ImageFolder {
+    /// Maps the folders' names onto this list of labels, say those of a saved predictor. The classes are this list
+    /// then, whether or not each has images.
+    ///
+    /// Names are compared in composed Unicode (NFC), and a name is a name: a folder `3` is the label `3`, never the
+    /// index 3, for which there is [`class_indices`](Self::class_indices).
+    ///
+    /// # Errors
+    /// [`Error::UnknownClasses`] for folders that are not in the list; [`Error::Invalid`] for one that is in it twice,
+    /// as "crane" is among ImageNet's labels.
+    pub fn labels(self, labels: &[String]) -> Result<Self> {
+        let mut ids: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        labels.iter().zip(0..).for_each(|(label, id)| ids.entry(nfc(label)).or_default().push(id));
+        let found: Vec<&[u32]> =
+            self.classes.iter().map(|name| ids.get(name).map_or(&[][..], |ids| ids.as_slice())).collect();
+        if let Some((name, ids)) = self.classes.iter().zip(&found).find(|(_, ids)| ids.len() > 1) {
+            let problem = format!(
+                "the labels have this name {} times, as classes {ids:?}, so the folder could be any of them; number the \
+                 folders and use `class_indices`",
+                ids.len()
+            );
+            return Err(Error::invalid(format!("class folder {name:?} of {}", self.root.display()), problem));
+        }
+        let unknown = self.classes.iter().zip(&found).filter(|(_, ids)| ids.is_empty());
+        let unknown: Vec<String> = unknown.map(|(name, _)| name.clone()).collect();
+        if !unknown.is_empty() {
+            return Err(Error::UnknownClasses { path: self.root, unknown, known: labels.to_vec() });
+        }
+        let ids: Vec<u32> = found.concat();
+        Ok(self.renumbered(&ids, labels.to_vec()))
+    }
+
+    /// Takes the class ids from the digits that the folders' names start with, alone (`180`) or before an underscore
+    /// (`0180_n02093428`), to evaluate a network on classes it already knows. The classes are the network's `labels`
+    /// then.
+    ///
+    /// # Errors
+    /// [`Error::LabelOutOfRange`] for a number that is no index into `labels`; [`Error::Invalid`] for a name that starts
+    /// with no number, or a number that two folders have.
+    pub fn class_indices(self, labels: &[String]) -> Result<Self> {
+        let mut seen: BTreeMap<usize, &String> = BTreeMap::new();
+        let mut ids = Vec::with_capacity(self.classes.len());
+        for name in self.classes.iter() {
+            let digits = name.split('_').next().unwrap_or_default();
+            let folder = || format!("folder {name:?} of {}", self.root.display());
+            let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            let Some(id) = all_digits.then(|| digits.parse::<u64>().ok()).flatten() else {
+                return Err(Error::invalid(folder(), "its name does not start with the number of a class"));
+            };
+            if id >= labels.len() as u64 {
+                return Err(Error::LabelOutOfRange { sample: folder(), label: id, classes: labels.len() });
+            }
+            if let Some(other) = seen.insert(id as usize, name) {
+                return Err(Error::invalid(folder(), format!("it has the same number as {other:?}")));
+            }
+            ids.push(id as u32);
+        }
+        Ok(self.renumbered(&ids, labels.to_vec()))
+    }
+
+    fn renumbered(mut self, ids: &[u32], classes: Vec<String>) -> Self {
+        let mut files = self.files.to_vec();
+        for file in &mut files {
+            file.class = ids[file.class as usize];
+        }
+        self.files = files.into();
+        self.classes = classes.into();
+        self.every_class = false;
+        self
+    }
+}

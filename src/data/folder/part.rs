@@ -1,0 +1,158 @@
+//! The parts of a data set, told by the names of folders.
+
+/// A part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Train,
+    Valid,
+    Test,
+}
+
+impl Part {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "train" | "training" => Self::Train,
+            "val" | "valid" | "validation" | "dev" | "eval" | "evaluation" => Self::Valid,
+            "test" | "testing" => Self::Test,
+            _ => return None,
+        })
+    }
+}
+
+/// Words that stand beside a part's and say nothing more: `train_images`, `seg_train`, `TestSet`.
+const AFFIXES: [&str; 24] = [
+    "image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos", "data", "dataset",
+    "set", "sets", "seg", "split", "part", "folder", "dir", "files", "samples", "jpg", "jpeg", "png",
+];
+
+/// A name that has one part's word in it.
+struct Spelling {
+    part: Part,
+    /// The other words that say something, the part's in their midst as `*`: empty for a plain part.
+    rest: Vec<String>,
+}
+
+impl Spelling {
+    fn of(name: &str) -> Option<Self> {
+        let (mut part, mut rest, mut known) = (None, Vec::new(), true);
+        for word in words(name) {
+            if let Some(found) = part_in(&word) {
+                if part.replace(found).is_some() {
+                    return None;
+                }
+                rest.push("*".to_string());
+            } else {
+                known &= is_affix(&word);
+                rest.push(word);
+            }
+        }
+        Some(Self { part: part?, rest: if known { Vec::new() } else { rest } })
+    }
+}
+
+/// Which part each of these names means, which stand side by side; `None` is a class or something else.
+///
+/// A word that is no usual affix may stand beside the part's where two parts share it: `cats_train` and `cats_test`,
+/// but not `train_station` and `valid_ticket`. Beside `invalid`, `valid` is a class.
+pub(super) fn parts(names: &[&str]) -> Vec<Option<Part>> {
+    let judged = names.iter().any(|name| words(name).iter().any(|word| word == "invalid"));
+    let spelt: Vec<Option<Spelling>> = names
+        .iter()
+        .map(|name| Spelling::of(name).filter(|_| !(judged && words(name).iter().any(|word| word == "valid"))))
+        .collect();
+    let shared = |spelling: &Spelling| {
+        let mut others = spelt.iter().flatten();
+        others.any(|other| other.part != spelling.part && other.rest == spelling.rest)
+    };
+    let part = |spelling: &Spelling| (spelling.rest.is_empty() || shared(spelling)).then_some(spelling.part);
+    spelt.iter().map(|spelling| spelling.as_ref().and_then(part)).collect()
+}
+
+/// Which part a name means that stands alone.
+pub(super) fn part(name: &str) -> Option<Part> {
+    parts(&[name]).pop().flatten()
+}
+
+/// The words of a name in lower case: cut at whatever is no letter or digit, where a capital follows a small letter,
+/// and between letters and digits.
+fn words(name: &str) -> Vec<String> {
+    let (mut words, mut last) = (vec![String::new()], ' ');
+    for c in name.chars() {
+        let cut = !c.is_alphanumeric()
+            || (last.is_lowercase() && c.is_uppercase())
+            || (last.is_alphanumeric() && last.is_numeric() != c.is_numeric());
+        if cut {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.extend(c.to_lowercase());
+        }
+        last = c;
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// The part that a word means, alone or grown together with an affix: `train`, `trainset`.
+fn part_in(word: &str) -> Option<Part> {
+    let grown = |affix: &&str| {
+        let rest = word.strip_prefix(affix).or_else(|| word.strip_suffix(affix));
+        rest.and_then(Part::of_word)
+    };
+    Part::of_word(word).or_else(|| AFFIXES.iter().find_map(|affix| grown(&affix)))
+}
+
+fn is_affix(word: &str) -> bool {
+    AFFIXES.contains(&word) || word.chars().count() == 1 || word.chars().all(char::is_numeric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_spellings_are_parts() {
+        for (expected, names) in [
+            (
+                Part::Train,
+                "train Training TRAIN train_images images-train TrainSet trainset seg_train train2017 trainA",
+            ),
+            (Part::Valid, "val valid Validation dev eval evaluation valid_data img_val DEV devset val.images"),
+            (Part::Test, "test Testing test_images TestData"),
+        ] {
+            for name in names.split(' ') {
+                assert_eq!(part(name), Some(expected), "{name}");
+            }
+        }
+        assert_eq!(part("training set 2"), Some(Part::Train));
+    }
+
+    #[test]
+    fn look_alikes_are_not() {
+        for name in "trains tests testudo train_station valid_ticket invalid tram trainer testing_ground value level \
+                     validator protest contest devil medieval train_test bus 3"
+            .split_whitespace()
+        {
+            assert_eq!(part(name), None, "{name}");
+        }
+        assert_eq!(parts(&["train_station", "valid_ticket"]), [None, None]);
+        assert_eq!(parts(&["valid", "invalid"]), [None, None]);
+        assert_eq!(parts(&["valid", "train"]), [Some(Part::Valid), Some(Part::Train)]);
+    }
+
+    #[test]
+    fn parts_may_share_what_stands_beside_them() {
+        let expected = [Some(Part::Train), Some(Part::Test), None];
+        assert_eq!(parts(&["cats_train", "cats_test", "dogs_val"]), expected);
+        assert_eq!(parts(&["CUB-training", "CUB-testing", "attributes"]), expected);
+        assert_eq!(parts(&["cats_train", "test_cats", "x"]), [None; 3]);
+    }
+}

@@ -1,0 +1,163 @@
+//! What lies under a folder, read once: names alone, no file is decoded.
+
+use crate::data::decode::sniff;
+use crate::{Error, Result};
+use std::ffi::OsStr;
+use std::fs::{DirEntry, FileType};
+use std::path::{Path, PathBuf};
+use unicode_normalization::UnicodeNormalization;
+
+/// Extensions of images that are read.
+const IMAGES: [&str; 15] =
+    ["jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "pjpeg", "pjp", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"];
+
+/// Extensions of files that often lie beside images.
+const HARMLESS: [&str; 12] = ["txt", "json", "csv", "tsv", "md", "xml", "yaml", "yml", "html", "db", "ini", "lnk"];
+
+/// Folders that systems, file servers and tools leave behind, in lower case. Names that begin with a dot are ignored
+/// as well.
+const SYSTEM: [&str; 18] = [
+    "__macosx",
+    "__pycache__",
+    "$recycle.bin",
+    "recycler",
+    "recycled",
+    "system volume information",
+    "lost+found",
+    "@eadir",
+    "@recycle",
+    "@recently-snapshot",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "~snapshot",
+    "network trash folder",
+    "temporary items",
+    "thevolumesettingsfolder",
+    "icon\r",
+];
+
+/// The deepest folder, so that a tree without end is an error.
+const DEPTH: usize = 24;
+
+/// A folder with everything under it but what systems leave behind, sorted by name. Links are followed.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub path: PathBuf,
+    /// Its name, in composed Unicode (NFC): the same name is written in two ways on different systems.
+    pub name: String,
+    pub folders: Vec<Folder>,
+    pub images: Vec<PathBuf>,
+    /// Images of kinds that are not read, and what is named like an image but is no file, with what is wrong.
+    pub unread: Vec<(PathBuf, String)>,
+    /// Files that are neither images nor known to be harmless.
+    pub unknown: Vec<PathBuf>,
+}
+
+impl Folder {
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::within(path, &mut Vec::new())
+    }
+
+    /// `above`: the folders that this one lies in, links resolved.
+    fn within(path: &Path, above: &mut Vec<PathBuf>) -> Result<Self> {
+        let real = path.canonicalize().map_err(Error::io("read", path))?;
+        if above.contains(&real) || above.len() > DEPTH {
+            let problem =
+                format!("it leads to a folder above it, or is nested more than {DEPTH} deep; remove the link");
+            return Err(Error::invalid(path.display().to_string(), problem));
+        }
+        above.push(real);
+        let mut folder = Self {
+            path: path.to_path_buf(),
+            name: name_of(path),
+            folders: Vec::new(),
+            images: Vec::new(),
+            unread: Vec::new(),
+            unknown: Vec::new(),
+        };
+        let mut entries: Vec<DirEntry> = std::fs::read_dir(path)
+            .and_then(|entries| entries.filter(|entry| !entry.as_ref().is_ok_and(is_system)).collect())
+            .map_err(Error::io("read", path))?;
+        entries.sort_by_key(DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            let mut kind = entry.file_type().map_err(Error::io("read", &path))?;
+            if kind.is_symlink() {
+                kind = std::fs::metadata(&path).map_err(Error::io("read", &path))?.file_type();
+            }
+            if kind.is_dir() {
+                folder.folders.push(Self::within(&path, above)?);
+            } else {
+                folder.file(path, kind);
+            }
+        }
+        above.pop();
+        Ok(folder)
+    }
+
+    fn file(&mut self, path: PathBuf, kind: FileType) {
+        let extension = path.extension().map(OsStr::to_ascii_lowercase);
+        let extension = extension.as_deref().and_then(OsStr::to_str).unwrap_or_default();
+        let foreign = sniff::by_extension(extension);
+        if !IMAGES.contains(&extension) && foreign.is_none() {
+            if !HARMLESS.contains(&extension) {
+                self.unknown.push(path);
+            }
+        } else if let Some(special) = sniff::special(kind) {
+            self.unread.push((path, sniff::broken(special)));
+        } else if let Some(foreign) = foreign {
+            match sniff::file(&path) {
+                // Named so, and still an image that is read: the content decides.
+                Ok(sniff::Content::Image(_)) => self.images.push(path),
+                Ok(sniff::Content::Foreign(found)) => self.unread.push((path, sniff::unsupported(found))),
+                _ => self.unread.push((path, sniff::unsupported(foreign))),
+            }
+        } else {
+            self.images.push(path);
+        }
+    }
+
+    /// Whether images lie in it, at any depth: those that are not read count.
+    pub fn holds_images(&self) -> bool {
+        self.has_own_images() || self.folders.iter().any(Self::holds_images)
+    }
+
+    /// Whether images lie directly in it.
+    pub fn has_own_images(&self) -> bool {
+        !self.images.is_empty() || !self.unread.is_empty()
+    }
+
+    /// The images directly in it, those that are not read included.
+    pub fn own_images(&self) -> Vec<PathBuf> {
+        self.images.iter().chain(self.unread.iter().map(|(path, _)| path)).cloned().collect()
+    }
+
+    /// The folders in it that hold images.
+    pub fn pictured(&self) -> Vec<&Folder> {
+        self.folders.iter().filter(|folder| folder.holds_images()).collect()
+    }
+
+    /// Itself and all folders under it.
+    pub fn all<'a>(&'a self, into: &mut Vec<&'a Folder>) {
+        into.push(self);
+        self.folders.iter().for_each(|folder| folder.all(into));
+    }
+}
+
+/// The name of a folder in composed Unicode (NFC).
+fn name_of(path: &Path) -> String {
+    nfc(&path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Text in composed Unicode (NFC).
+pub(super) fn nfc(text: &str) -> String {
+    text.nfc().collect()
+}
+
+/// Whether an entry is hidden or left behind by a system.
+fn is_system(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    name.as_encoded_bytes().starts_with(b".")
+        || name.to_str().is_some_and(|name| SYSTEM.contains(&name.to_ascii_lowercase().as_str()))
+}

@@ -1,0 +1,90 @@
+//! Lists and foreign texts in messages.
+
+use super::BoxError;
+
+/// `what (count): names`, or nothing for an empty list. The first `most` names are shown.
+pub(super) fn listed(what: &str, names: &[String], most: usize) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let more = if names.len() > most { ", ..." } else { "" };
+    let first: Vec<String> = names.iter().take(most).map(|name| shown(name)).collect();
+    format!("{what} ({}): {}{more};", names.len(), first.join(", "))
+}
+
+/// A text for a message that a stranger may have written: what cannot be printed is escaped, so that it commands no
+/// terminal, and a message is not as long as a file wants it to be.
+pub(crate) fn shown(text: &str) -> String {
+    tamed(text, 200)
+}
+
+/// The first `most` characters, printable.
+pub(crate) fn tamed(text: &str, most: usize) -> String {
+    let mut chars = text.chars();
+    let mut tamed = String::new();
+    for c in chars.by_ref().take(most) {
+        match c {
+            '"' | '\'' | '\\' => tamed.push(c),
+            c => tamed.extend(c.escape_debug()),
+        }
+    }
+    if chars.next().is_some() {
+        tamed.push_str("...");
+    }
+    tamed
+}
+
+/// Several such texts, the first twenty of them.
+pub(crate) fn shown_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut texts = texts.into_iter();
+    let first: Vec<String> = texts.by_ref().take(SHOWN).map(shown).collect();
+    let more = texts.count();
+    first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
+/// The `count` names most like `name`, the likest first.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<String> {
+    // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
+    let name = shown(name);
+    let mut known: Vec<&str> = known.into_iter().collect();
+    known.sort_by_cached_key(|known| distance(known, &name));
+    known.into_iter().take(count).map(String::from).collect()
+}
+
+/// How many letters must be inserted, deleted or changed to make one word of the other (Levenshtein 1966).
+pub(crate) fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = corner + usize::from(x != *y);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// How many of a list a message shows.
+pub(super) const SHOWN: usize = 20;
+
+/// The first twenty of a list, and how many more there are.
+pub(super) fn some<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    first_of(items.into_iter().map(|item| item.to_string()).collect(), ", ")
+}
+
+pub(super) fn first_of(mut items: Vec<String>, separator: &str) -> String {
+    if items.len() > SHOWN {
+        let more = format!("and {} more", items.len() - SHOWN);
+        items.truncate(SHOWN);
+        items.push(more);
+    }
+    items.join(separator)
+}
+
+/// The tail of a message that has a cause.
+pub(super) fn because(cause: Option<&BoxError>) -> String {
+    cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))
+}
