@@ -36,6 +36,9 @@ struct Options {
     /// Writes file, label, probability, and the probability of every label, as comma-separated values
     #[arg(long)]
     csv: Option<PathBuf>,
+    /// The most pixels an image may have
+    #[arg(long)]
+    max_pixels: Option<u64>,
     /// Skips images that cannot be read, and says which, instead of stopping
     #[arg(long)]
     skip_broken: bool,
@@ -68,7 +71,8 @@ fn predict(options: &Options) -> Result<(), Failure> {
     for paths in paths.chunks(TOGETHER) {
         let mut read: Vec<(&PathBuf, Image)> = vec![];
         for path in paths {
-            match Image::open(path) {
+            let image = options.max_pixels.map_or_else(|| Image::open(path), |most| Image::open_limited(path, most));
+            match image {
                 Ok(image) => read.push((path, image)),
                 Err(error) if options.skip_broken => eprintln!("skipped: {error}"),
                 Err(error) => return Err(error.into()),

@@ -68,6 +68,9 @@ pub struct Job {
     report: Option<PathBuf>,
 }
 
+/// Skipped images that are named; all are counted.
+const SKIPPED_SHOWN: usize = 10;
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Augmentation {
     None,
@@ -147,8 +150,13 @@ fn open(options: &Job) -> Result<Splits, Failure> {
     folder = options.max_pixels.into_iter().fold(folder, |folder, pixels| folder.max_pixels(pixels));
     let splits = folder.splits(&options.data, options.seed)?;
     println!("{splits}");
+    let parts = [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()];
+    let skipped = parts.iter().flatten().flat_map(|part| part.skipped());
+    for (file, problem) in skipped.take(SKIPPED_SHOWN) {
+        println!("skipped: {}: {problem}", file.display());
+    }
     if !options.skip_broken {
-        for part in [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()].into_iter().flatten() {
+        for part in parts.into_iter().flatten() {
             part.check()?;
         }
     }

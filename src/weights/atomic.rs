@@ -39,8 +39,8 @@ pub(crate) fn replace<D: Disk>(
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let (temporary, file) = create(disk, &folder, permissions.as_ref())?;
-    let filled = finish(disk, &file, &temporary, &path, permissions, fill);
+    let (temporary, file) = create(disk, &folder, &path, permissions.as_ref())?;
+    let filled = finish(disk, &file, &path, permissions, fill);
     drop(file);
     let renamed = filled.and_then(|()| {
         disk.call("rename", || fs::rename(&temporary, &path))
@@ -51,7 +51,7 @@ pub(crate) fn replace<D: Disk>(
         let _ = disk.call("remove", || fs::remove_file(&temporary));
         return Err(error);
     }
-    sync_folder(disk, &folder)
+    sync_folder(disk, &folder, &path)
 }
 
 /// Replaces the file at `path`, or creates it, with this text.
@@ -89,8 +89,14 @@ fn target(disk: &mut impl Disk, path: &Path) -> Result<(PathBuf, Option<Permissi
     }
 }
 
-/// A new file of a name that nothing else has, never readable by more people than the file it will replace.
-fn create(disk: &mut impl Disk, folder: &Path, permissions: Option<&Permissions>) -> Result<(PathBuf, File)> {
+/// A new file of a name that nothing else has, never readable by more people than the file `target` that it will replace.
+/// Errors name the target: nobody knows the temporary file.
+fn create(
+    disk: &mut impl Disk,
+    folder: &Path,
+    target: &Path,
+    permissions: Option<&Permissions>,
+) -> Result<(PathBuf, File)> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -112,7 +118,7 @@ fn create(disk: &mut impl Disk, folder: &Path, permissions: Option<&Permissions>
             Err(cause) => {
                 // Over a network a call can fail after its work is done, and this name is nobody else's.
                 let _ = disk.call("remove", || fs::remove_file(&path));
-                return Err(Error::io("create", path)(cause));
+                return Err(Error::io("write", target)(cause));
             }
         }
     }
@@ -122,7 +128,6 @@ fn create(disk: &mut impl Disk, folder: &Path, permissions: Option<&Permissions>
 fn finish<D: Disk>(
     disk: &mut D,
     file: &File,
-    temporary: &Path,
     path: &Path,
     permissions: Option<Permissions>,
     fill: impl FnOnce(&mut Output<'_, D>) -> Result<()>,
@@ -130,15 +135,15 @@ fn finish<D: Disk>(
     fill(&mut Output { disk, file, path })?;
     if let Some(permissions) = permissions {
         disk.call("set permissions", || file.set_permissions(permissions))
-            .map_err(Error::io("set the permissions of", temporary))?;
+            .map_err(Error::io("set the permissions of", path))?;
     }
     disk.call("sync", || file.sync_all()).map_err(Error::io("write", path))
 }
 
 /// Brings the new name to the disk. Only Unix can open a folder to do so.
-fn sync_folder(disk: &mut impl Disk, folder: &Path) -> Result<()> {
+fn sync_folder(disk: &mut impl Disk, folder: &Path, path: &Path) -> Result<()> {
     if cfg!(unix) {
-        disk.call("sync folder", || File::open(folder)?.sync_all()).map_err(Error::io("write", folder))?;
+        disk.call("sync folder", || File::open(folder)?.sync_all()).map_err(Error::io("write", path))?;
     }
     Ok(())
 }

@@ -65,7 +65,9 @@ fn any_call_that_fails_leaves_the_old_file_or_the_new_one() {
                     break;
                 }
                 let error = outcome.unwrap_err();
-                assert!(error.to_string().contains("the disk is full"), "{error}");
+                let text = error.to_string();
+                assert!(text.contains("the disk is full"), "{text}");
+                assert!(text.contains("w.safetensors") && !text.contains(".tmp"), "the file's own name: {text}");
                 let now = fs::read(&path).ok();
                 assert!(now == old || now.as_ref() == Some(&new), "call {fail_at} left a mixture");
                 outcomes.push(now == old);
@@ -149,7 +151,7 @@ fn permissions_and_links_stay() {
 #[test]
 fn a_leftover_of_a_crash_is_stepped_over() {
     let dir = tempfile::tempdir().unwrap();
-    let (first, _file) = create(&mut Os, dir.path(), None).unwrap();
+    let (first, _file) = create(&mut Os, dir.path(), Path::new("w"), None).unwrap();
     let n: u64 = first.to_str().unwrap().rsplit('-').next().unwrap().trim_end_matches(".tmp").parse().unwrap();
     for n in n + 1..n + 40 {
         fs::write(dir.path().join(format!(".candle-finetune-{}-{n}.tmp", std::process::id())), "crashed").unwrap();
