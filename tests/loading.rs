@@ -347,6 +347,7 @@ fn unknown_names_get_neighbours() {
     let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Layout::Timm, 2));
     let error = Backbone::load(Source::file(path), &CPU).unwrap_err();
     assert!(matches!(&error, Error::Weights { problem, .. } if problem.contains("Source::arch")), "{error}");
+    assert!(error.to_string().contains("--arch") && error.to_string().contains("looks like cifar_resnet20"), "{error}");
 }
 
 #[test]

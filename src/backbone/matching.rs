@@ -165,7 +165,7 @@ impl Comparison {
             );
             return Error::weights(&weights.path, problem);
         }
-        let looks_like = looks_like(arch, names, weights);
+        let looks_like = looks_like(Some(arch), names, weights);
         let common = names.common_prefix().filter(|_| looks_like.is_none() && place.prefix.is_empty());
         Error::WeightsMismatch(Box::new(Mismatch {
             path: weights.path.clone(),
@@ -179,14 +179,22 @@ impl Comparison {
     }
 }
 
-/// Another architecture that the tensors fit.
-fn looks_like(arch: Arch, names: &Names<'_>, weights: &Weights) -> Option<Arch> {
-    let fits = |other: Arch| -> Result<bool> {
-        let place = names.place(other, &other.declared(3)?, weights)?;
-        Ok(Comparison::of(other, names, &place)?.fits())
+/// The error for a file of which nobody says what it is.
+pub(super) fn of_unknown_arch(weights: &Weights) -> Error {
+    let guess = Names::of(weights, None).ok().and_then(|names| looks_like(None, &names, weights));
+    let guess = guess.map_or(String::new(), |arch| format!("; it looks like {arch}"));
+    let problem = "does not say which architecture it holds; set it (`Source::arch`, `--arch`)";
+    Error::weights(&weights.path, format!("{problem}{guess}"))
+}
+
+/// An architecture that the tensors fit, other than the one that was asked for.
+fn looks_like(asked: Option<Arch>, names: &Names<'_>, weights: &Weights) -> Option<Arch> {
+    let fits = |arch: Arch| -> Result<bool> {
+        let place = names.place(arch, &arch.declared(3)?, weights)?;
+        Ok(Comparison::of(arch, names, &place)?.fits())
     };
     // Whatever goes wrong in a guess, it is no better a guess for it.
-    Arch::all().iter().copied().find(|&other| other != arch && fits(other).unwrap_or(false))
+    Arch::all().iter().copied().find(|&arch| Some(arch) != asked && fits(arch).unwrap_or(false))
 }
 
 fn float(tensor: &Tensor) -> bool {

@@ -1,7 +1,7 @@
 //! Where weights come from, with the options of loading.
 
 use super::description::Saved;
-use super::matching::{first_of, matched};
+use super::matching::{first_of, matched, of_unknown_arch};
 use super::snapshot::Snapshot;
 use super::{Backbone, Origin};
 use crate::arch::{Arch, InputSpec, Layout};
@@ -161,7 +161,10 @@ impl Source {
     pub(crate) fn read(mut self) -> Result<(Self, Arc<Weights>, Option<Snapshot>)> {
         #[cfg(feature = "hub")]
         if let Some(option) = self.misplaced {
-            return Err(Error::invalid(format!("Source::{option}"), "is for weights on the hub: Source::hub(id)"));
+            return Err(Error::invalid(
+                format!("Source::{option}"),
+                "is for weights on the hub (`Source::hub`, `--hub`)",
+            ));
         }
         let snapshot = match &self.place {
             Place::Dir(path) => Some(Snapshot::open(path, self.arch, self.spec.is_none())?),
@@ -209,10 +212,7 @@ impl Source {
         let arch = match (self.arch, &saved, snapshot.as_ref().and_then(|s| s.arch)) {
             (Some(arch), _, _) | (None, None, Some(arch)) => arch,
             (None, Some(saved), _) => saved.arch.parse()?,
-            (None, None, None) => {
-                let problem = "does not say which architecture it holds; set it (`Source::arch`, `--arch`)";
-                return Err(Error::weights(&weights.path, problem));
-            }
+            (None, None, None) => return Err(of_unknown_arch(weights)),
         };
         let saved = saved.filter(|s| s.arch == arch.name());
         let mut found = matched(arch, weights, self.prefix.as_deref(), self.dtype)?;

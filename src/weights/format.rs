@@ -1,7 +1,7 @@
 //! What kind of file this is, told by its content, since extensions are often wrong.
 
 use super::{Source, quoted};
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
 
 /// The kinds of files that are read.
 pub(super) enum Format {
@@ -96,8 +96,8 @@ fn unmarked(bytes: &[u8], text: &[u8]) -> (String, &'static str) {
         }
         _ if bytes.len() < 9 => ("too few bytes to be any kind of it".into(), "fetch the file again"),
         _ => {
-            let start: String = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
-            (format!("none of the known kinds (it begins with the bytes {})", shown(&start)), NAME_THE_WEIGHTS)
+            let start = bytes[..8].escape_ascii();
+            (format!("none of the known kinds (it begins with the bytes {start})"), NAME_THE_WEIGHTS)
         }
     }
 }

@@ -237,7 +237,7 @@ fn other_files_are_named_for_what_they_are() {
         (b"Entry not found", "only the text \"Entry not found\""),
         (b"abc", "only the text"),
         (b"\x01\x02\x03", "too few bytes"),
-        (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a", "begins with the bytes 0102030405060708"),
+        (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a", r"begins with the bytes \x01\x02\x03\x04\x05\x06\x07\x08"),
         (b"{\"not\": \"an index\"}", "weight_map"),
     ] {
         fs::write(&path, bytes).unwrap();

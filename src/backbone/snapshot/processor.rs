@@ -21,7 +21,7 @@ struct Defaults {
 const HALF: [f32; 3] = [0.5; 3];
 /// Mean and standard deviation of CLIP's images.
 const CLIP: ([f32; 3], [f32; 3]) =
-    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
 
 impl Defaults {
     /// Those of a class: "ViTImageProcessor", "CLIPFeatureExtractor".
