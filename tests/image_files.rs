@@ -289,7 +289,8 @@ fn tiffs_that_are_not_read_are_unsupported_and_not_broken() {
     assert_eq!(Image::decode(&rgba(2)).unwrap().pixel(1, 1), [60, 30, 0]);
     assert_eq!(Image::decode(&rgba(1)).unwrap().pixel(1, 1), [120, 60, 0]);
     let map = [9; 768];
-    let tags: [(&str, &[(u16, &[u16])]); 8] = [
+    type Tags<'a> = &'a [(u16, &'a [u16])];
+    let kinds: [(&str, Tags); 8] = [
         ("palette", &[(258, &[8]), (262, &[3]), (320, &map)]),
         ("YCbCr", &[(258, &[8; 3]), (262, &[6]), (277, &[3])]),
         ("L*a*b*", &[(258, &[8; 3]), (262, &[8]), (277, &[3])]),
@@ -299,7 +300,7 @@ fn tiffs_that_are_not_read_are_unsupported_and_not_broken() {
         ("gray colours, 2 samples", &[(258, &[8; 2]), (262, &[1]), (277, &[2]), (338, &[2])]),
         ("gray colours, 5 samples", &[(258, &[8; 5]), (262, &[1]), (277, &[5])]),
     ];
-    for (expected, tags) in tags {
+    for (expected, tags) in kinds {
         let error = Image::decode(&tiff(tags, &pixels)).unwrap_err();
         let Error::UnsupportedImage { found, .. } = &error else { panic!("{expected}: {error}") };
         assert!(found.contains(expected) && found.contains("TIFF"), "{expected}: {found}");

@@ -381,6 +381,10 @@ fn links_and_odd_names() {
     let data = ImageFolder::open(root.path()).unwrap();
     assert_eq!(data.len(), 3);
     data.check().unwrap();
+    // A link to nothing is a broken image.
+    std::os::unix::fs::symlink("nowhere", root.path().join("a/dangling.png")).unwrap();
+    assert!(ImageFolder::open(root.path()).unwrap_err().to_string().contains("dangling.png"));
+    assert_eq!(ImageFolder::options().skip_broken(true).open(root.path()).unwrap().skipped().len(), 1);
     // A link to a folder above goes round in circles.
     std::os::unix::fs::symlink(root.path(), root.path().join("a/above")).unwrap();
     assert!(matches!(ImageFolder::open(root.path()), Err(Error::Invalid { .. } | Error::Io { .. })));

@@ -75,7 +75,7 @@ pub(super) fn read(path: &Path, max_pixels: u64) -> Result<Image> {
         return Err(named(Fault::Broken(special.into())));
     }
     let file = File::open(path).map_err(Error::io("read", path))?;
-    decode(BufReader::new(file), metadata.len(), max_pixels).map_err(|fault| match fault {
+    decode(BufReader::with_capacity(1 << 16, file), metadata.len(), max_pixels).map_err(|fault| match fault {
         Fault::Io(cause) => Error::io("read", path)(cause),
         fault => named(fault),
     })
@@ -146,7 +146,7 @@ impl From<ImageError> for Fault {
 fn decode(mut reader: impl BufRead + Seek, length: u64, max_pixels: u64) -> Result<Image, Fault> {
     let mut head = Vec::with_capacity(sniff::HEAD);
     (&mut reader).take(sniff::HEAD as u64).read_to_end(&mut head)?;
-    reader.seek(SeekFrom::Start(0))?;
+    reader.seek_relative(-(head.len() as i64))?;
     let format = match sniff::content(&head) {
         Content::Image(format) => format,
         Content::Foreign(found) => return Err(Fault::Unsupported(found.into())),

@@ -73,9 +73,9 @@ pub(super) fn find(train: &ImageFolder, valid: &ImageFolder, test: Option<&Image
         for member in members {
             let Some(earlier) = members.iter().find(|other| other.part < member.part) else { continue };
             if member.part == 1 {
-                found.valid += 1
+                found.valid += 1;
             } else {
-                found.test += 1
+                found.test += 1;
             }
             pairs.push((member.path.to_path_buf(), earlier.path.to_path_buf()));
         }

@@ -72,11 +72,13 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Readin
     for (&folder, part) in folders.iter().zip(parts(&names)) {
         part.map_or_else(|| others.push(folder), |part| found.push((part, folder)));
     }
+    // Parts that are all empty are none beside others.
     let filled = |(_, folder): &(Part, &Folder)| folder.holds_images();
-    if !found.iter().any(filled) && !(others.is_empty() && !found.is_empty()) {
+    let has_parts = if others.is_empty() { !found.is_empty() } else { found.iter().any(filled) };
+    if !has_parts {
         return match layout {
             Some(_) => {
-                let problem = "none of its folders is called train, valid or test; rename them, or use layout classes";
+                let problem = "none of its folders with images is called train, valid or test; rename them, or use layout classes";
                 Err(Error::invalid(level.path.display().to_string(), problem))
             }
             None => Ok(Reading::Classes(root)),

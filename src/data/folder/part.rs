@@ -61,13 +61,14 @@ impl Spelling {
 /// Which part each of these names means, which stand side by side; `None` is a class or something else.
 ///
 /// A word that is no usual affix may stand beside the part's where two parts share it: `cats_train` and `cats_test`,
-/// but not `train_station` and `valid_ticket`. Beside `invalid`, `valid` is a class.
+/// but not `train_station` and `valid_ticket`. Beside `invalid`, and no train or test, `valid` is a class.
 pub(super) fn parts(names: &[&str]) -> Vec<Option<Part>> {
-    let judged = names.iter().any(|name| words(name).iter().any(|word| word == "invalid"));
-    let spelt: Vec<Option<Spelling>> = names
-        .iter()
-        .map(|name| Spelling::of(name).filter(|_| !(judged && words(name).iter().any(|word| word == "valid"))))
-        .collect();
+    let mut spelt: Vec<Option<Spelling>> = names.iter().map(|name| Spelling::of(name)).collect();
+    if names.iter().any(|name| words(name).contains(&"invalid".into()))
+        && spelt.iter().flatten().all(|spelling| spelling.part == Part::Valid)
+    {
+        spelt.fill_with(|| None);
+    }
     let shared = |spelling: &Spelling| {
         let mut others = spelt.iter().flatten();
         others.any(|other| other.part != spelling.part && other.rest == spelling.rest)
@@ -103,11 +104,11 @@ fn words(name: &str) -> Vec<String> {
 
 /// The part that a word means, alone or grown together with an affix: `train`, `trainset`.
 fn part_in(word: &str) -> Option<Part> {
-    let grown = |affix: &&str| {
+    let grown = |affix: &str| {
         let rest = word.strip_prefix(affix).or_else(|| word.strip_suffix(affix));
         rest.and_then(Part::of_word)
     };
-    Part::of_word(word).or_else(|| AFFIXES.iter().find_map(|affix| grown(&affix)))
+    Part::of_word(word).or_else(|| AFFIXES.iter().find_map(|affix| grown(affix)))
 }
 
 fn is_affix(word: &str) -> bool {
@@ -146,6 +147,7 @@ mod tests {
         assert_eq!(parts(&["train_station", "valid_ticket"]), [None, None]);
         assert_eq!(parts(&["valid", "invalid"]), [None, None]);
         assert_eq!(parts(&["valid", "train"]), [Some(Part::Valid), Some(Part::Train)]);
+        assert_eq!(parts(&["valid", "train", "invalid"]), [Some(Part::Valid), Some(Part::Train), None]);
     }
 
     #[test]

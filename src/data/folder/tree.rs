@@ -82,21 +82,25 @@ impl Folder {
         entries.sort_by_key(DirEntry::file_name);
         for entry in entries {
             let path = entry.path();
-            let mut kind = entry.file_type().map_err(Error::io("read", &path))?;
-            if kind.is_symlink() {
-                kind = std::fs::metadata(&path).map_err(Error::io("read", &path))?.file_type();
+            let mut kind = entry.file_type();
+            if kind.as_ref().is_ok_and(FileType::is_symlink) {
+                kind = std::fs::metadata(&path).map(|target| target.file_type());
             }
-            if kind.is_dir() {
-                folder.folders.push(Self::within(&path, above)?);
-            } else {
-                folder.file(path, kind);
+            match kind {
+                Ok(kind) if kind.is_dir() => folder.folders.push(Self::within(&path, above)?),
+                Ok(kind) => folder.file(path, sniff::special(kind)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    folder.file(path, Some("it is a link to nothing"));
+                }
+                Err(error) => return Err(Error::io("read", path)(error)),
             }
         }
         above.pop();
         Ok(folder)
     }
 
-    fn file(&mut self, path: PathBuf, kind: FileType) {
+    /// `special`: why it is no regular file.
+    fn file(&mut self, path: PathBuf, special: Option<&str>) {
         let extension = path.extension().map(OsStr::to_ascii_lowercase);
         let extension = extension.as_deref().and_then(OsStr::to_str).unwrap_or_default();
         let foreign = sniff::by_extension(extension);
@@ -104,7 +108,7 @@ impl Folder {
             if !HARMLESS.contains(&extension) {
                 self.unknown.push(path);
             }
-        } else if let Some(special) = sniff::special(kind) {
+        } else if let Some(special) = special {
             self.unread.push((path, sniff::broken(special)));
         } else if let Some(foreign) = foreign {
             match sniff::file(&path) {

@@ -95,7 +95,8 @@ impl Frame {
                 let found = "a JPEG without its Huffman tables (a frame of a Motion JPEG video)";
                 return Err(Fault::Unsupported(found.into()));
             }
-            if bits & 15 == 0 {
+            let refined_to = bits & 15;
+            if refined_to == 0 {
                 component.complete |= (u64::MAX >> (63 - last)) & (u64::MAX << first);
             }
         }
