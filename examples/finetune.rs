@@ -28,6 +28,9 @@ struct Options {
     /// The architecture of the weights: resnet18, efficientnet_b0, ...
     #[arg(long)]
     arch: Option<Arch>,
+    /// The prefix of the network's tensor names, where the file holds several networks: "model."
+    #[arg(long)]
+    prefix: Option<String>,
     /// Uses the small backbone that the crate carries
     #[arg(long)]
     embedded: bool,
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let source = options.weights.as_ref().map_or_else(Source::embedded, Source::file);
     let source = options.arch.into_iter().fold(source, Source::arch);
+    let source = options.prefix.iter().fold(source, Source::prefix);
     run::run(|| {
         if let Some((_, accuracy)) = job::finetune(&options.job, source, None)? {
             println!("{accuracy}");

@@ -28,6 +28,9 @@ struct Options {
     /// The architecture, where the repository does not say it
     #[arg(long)]
     arch: Option<Arch>,
+    /// The prefix of the network's tensor names, where the file holds several networks: "model."
+    #[arg(long)]
+    prefix: Option<String>,
     /// The repository to push the result to; it is created if it does not exist
     #[arg(long)]
     push: Option<String>,
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     run::run(|| {
         let source = options.arch.into_iter().fold(Source::hub(&options.hub), Source::arch);
+        let source = options.prefix.iter().fold(source, Source::prefix);
         let source = source.on_download(run::downloads());
         let push = options.push.as_ref().map(|id| Push::to(id).create());
         if let Some(push) = &push {

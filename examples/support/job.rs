@@ -151,7 +151,7 @@ fn open(options: &Job) -> Result<Splits, Failure> {
     let splits = folder.splits(&options.data, options.seed)?;
     println!("{splits}");
     let parts = [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()];
-    let skipped = parts.iter().flatten().flat_map(|part| part.skipped());
+    let skipped = parts.into_iter().flatten().flat_map(ImageFolder::skipped);
     for (file, problem) in skipped.take(SKIPPED_SHOWN) {
         println!("skipped: {}: {problem}", file.display());
     }

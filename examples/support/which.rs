@@ -22,6 +22,9 @@ pub struct Which {
     #[cfg(feature = "hub")]
     #[arg(long, group = "place")]
     hub: Option<String>,
+    /// The prefix of the network's tensor names, where the file holds several networks: "model."
+    #[arg(long, requires = "place")]
+    prefix: Option<String>,
     /// The architecture, where the weights do not say it.
     #[arg(long, requires = "place")]
     arch: Option<Arch>,
@@ -44,6 +47,7 @@ impl Which {
         let source =
             source.or_else(|| self.hub.as_ref().map(|id| Source::hub(id).on_download(crate::run::downloads())));
         let source = source.map(|source| self.arch.into_iter().fold(source, Source::arch));
+        let source = source.map(|source| self.prefix.iter().fold(source, Source::prefix));
         Ok(source.map(|source| Predictor::pretrained(source, device)).transpose()?)
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     pub labels: Option<Vec<String>>,
     /// The repository of the hub that it came from.
     pub repository: Option<String>,
+    /// What is not said there and was assumed.
+    pub notes: Vec<String>,
 }
 
 /// Gives the path of a file of the folder, if it is there; from the hub it is fetched first.
@@ -47,7 +49,8 @@ impl Snapshot {
 
     /// Reads what `get` gives; `place` is what messages call the whole.
     pub fn gather(place: &Path, arch: Option<Arch>, spec: bool, get: Get<'_>) -> Result<Self> {
-        let mut found = Self { weights: PathBuf::new(), arch, spec: None, labels: None, repository: None };
+        let mut found =
+            Self { weights: PathBuf::new(), arch, spec: None, labels: None, repository: None, notes: vec![] };
         if let Some(path) = get(CONFIG)? {
             let config = Object::read(&path)?;
             if config.has("architecture") {
@@ -55,6 +58,10 @@ impl Snapshot {
             } else if config.has("model_type") {
                 let preprocessor = if spec { get(PREPROCESSOR)? } else { None };
                 let preprocessor = preprocessor.map(|path| Object::read(&path)).transpose()?;
+                if spec && preprocessor.is_none() {
+                    let assumed = "images are prepared as for the architecture's default weights";
+                    found.notes.push(format!("no {PREPROCESSOR}; {assumed}"));
+                }
                 found.transformers(&config, preprocessor.as_ref())?;
             } else if arch.is_none() {
                 let problem = "has neither timm's \"architecture\" nor transformers' \"model_type\"; \

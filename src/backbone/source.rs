@@ -251,6 +251,7 @@ impl Source {
         }
         let file = || Some(weights.path.file_name()?.to_string_lossy().into_owned());
         let name = snapshot.as_ref().and_then(|s| s.repository.clone()).or_else(file);
+        found.notes.extend(snapshot.iter().flat_map(|s| s.notes.iter().cloned()));
         if !found.notes.is_empty() {
             tracing::info!(file = %weights.path.display(), "{}", found.notes.join("; "));
         }
