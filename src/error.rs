@@ -176,8 +176,8 @@ pub enum Error {
 
     /// Images lie where they belong to no class.
     #[error(
-        "{} images lie directly in {}, {problem}: {}",
-        images.len(), folder.display(), some(images.iter().map(|image| image.display()))
+        "{} directly in {}, {problem}: {}",
+        images::counted(images.len()), folder.display(), some(images.iter().map(|image| image.display()))
     )]
     StrayImages {
         /// The folder.

@@ -11,7 +11,13 @@ pub(crate) fn unsupported(found: &str) -> String {
 pub(super) fn unreadable(files: &[(PathBuf, String)]) -> String {
     let lines = files.iter().map(|(file, problem)| format!("{}: {problem}", file.display())).collect();
     let lines = first_of(lines, "\n  ");
-    format!("{} images cannot be read; to leave them out, open the folder with `skip_broken`:\n  {lines}", files.len())
+    let images = counted(files.len());
+    format!("{images} cannot be read; to skip such files, open the folder with `skip_broken`:\n  {lines}")
+}
+
+/// How many images, in words.
+pub(super) fn counted(count: usize) -> String {
+    if count == 1 { "1 image".into() } else { format!("{count} images") }
 }
 
 /// The unknown classes, each with the known one that it may be meant for. Quoted, so that spaces are seen.

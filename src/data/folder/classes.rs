@@ -33,9 +33,9 @@ pub(super) enum Accept {
 
 /// Takes the folders directly under `root` for classes; images may lie deeper in each.
 pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
-    let pictured = root.pictured();
+    let with_images = root.with_images();
     if root.has_own_images() {
-        let problem = if pictured.is_empty() {
+        let problem = if with_images.is_empty() {
             "where one folder per class is expected. Labels are not read from tables: sort the images into class \
              folders. If this folder is itself a class, open the one above it with `layout` classes \
              (`--layout classes`)"
@@ -59,15 +59,15 @@ pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
     if !unknown.is_empty() {
         return Err(Error::UnknownFiles { files: unknown });
     }
-    if pictured.is_empty() {
+    if with_images.is_empty() {
         return Err(Error::NoImages { path: root.path.clone(), expected: FORMATS });
     }
     if let Some(folder) = root.folders.iter().find(|folder| !folder.holds_images()) {
         return Err(Error::EmptyClass { class: folder.name.clone(), path: folder.path.clone() });
     }
-    check_names(root, &pictured)?;
+    check_names(root, &with_images)?;
     if accept != Accept::Any {
-        check_level(root, &pictured, accept)?;
+        check_level(root, &with_images, accept)?;
     }
     classes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Classes { classes, unread })
@@ -94,17 +94,20 @@ fn check_level(root: &Folder, folders: &[&Folder], accept: Accept) -> Result<()>
     if parts(&names).iter().all(Option::is_some) {
         return Err(Error::AmbiguousLayout {
             path: root.path.clone(),
-            parts: format!("{} as parts, in a folder that is read as one itself", listed(folders.iter().copied())),
-            classes: format!("classes that are called {}", listed(folders.iter().copied())),
+            parts: format!(
+                "parts of a data set ({}), in a folder that is read as a part itself",
+                listed(folders.iter().copied())
+            ),
+            classes: format!("{} classes ({})", folders.len(), listed(folders.iter().copied())),
         });
     }
     let inner = innermost(root);
-    if accept == Accept::Trained && folders.len() == 1 && !inner.has_own_images() && inner.pictured().len() > 1 {
+    if accept == Accept::Trained && folders.len() == 1 && !inner.has_own_images() && inner.with_images().len() > 1 {
         let problem = format!(
             "its only folder that holds images is {}, and these lie in the folders {} of {}. Open the latter if these \
              are the classes; if {} is a single class, set `layout` to classes (`--layout classes`)",
             listed(folders.iter().copied()),
-            listed(inner.pictured()),
+            listed(inner.with_images()),
             inner.path.display(),
             listed(folders.iter().copied())
         );

@@ -32,7 +32,11 @@ impl Duplicates {
 
 impl fmt::Display for Duplicates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} images of valid are in train too, {} of test in train or valid", self.valid, self.test)?;
+        write!(
+            f,
+            "images in several parts: {} of valid (also in train), {} of test (also in train or valid)",
+            self.valid, self.test
+        )?;
         for (i, (later, earlier)) in self.examples.iter().enumerate() {
             let start = if i == 0 { ": " } else { ", " };
             write!(f, "{start}{} = {}", later.display(), earlier.display())?;

@@ -119,11 +119,11 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Readin
 
 fn ambiguous(level: &Folder, found: &[(Part, &Folder)], others: &[&Folder]) -> Error {
     let parts: Vec<&Folder> = found.iter().map(|(_, folder)| *folder).collect();
-    let classes = level.pictured();
+    let classes = level.with_images();
     Error::AmbiguousLayout {
         path: level.path.clone(),
-        parts: format!("{} as parts of a data set, {} left out", listed(parts), listed(others.iter().copied())),
-        classes: format!("{} classes, {}", classes.len(), listed(classes.iter().copied())),
+        parts: format!("parts of a data set ({}), without {}", listed(parts), listed(others.iter().copied())),
+        classes: format!("{} classes ({})", classes.len(), listed(classes.iter().copied())),
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn listed<'a>(folders: impl IntoIterator<Item = &'a Folder>) -> Strin
 /// The folder that a chain of folders leads to, each with nothing but the next. A part ends the chain.
 pub(super) fn innermost(root: &Folder) -> &Folder {
     let mut at = root;
-    while let ([only], false) = (at.pictured().as_slice(), at.has_own_images()) {
+    while let ([only], false) = (at.with_images().as_slice(), at.has_own_images()) {
         if part(&only.name).is_some() {
             break;
         }
@@ -147,7 +147,7 @@ pub(super) fn innermost(root: &Folder) -> &Folder {
 /// The folder that holds a part's class folders: some archives have it twice, as `test/test/CLASS`.
 fn part_root(folder: &Folder, wanted: Part) -> &Folder {
     let mut at = folder;
-    while let ([only], false) = (at.pictured().as_slice(), at.has_own_images()) {
+    while let ([only], false) = (at.with_images().as_slice(), at.has_own_images()) {
         if part(&only.name) != Some(wanted) {
             break;
         }

@@ -138,7 +138,7 @@ impl Folder {
     }
 
     /// The folders in it that hold images.
-    pub fn pictured(&self) -> Vec<&Folder> {
+    pub fn with_images(&self) -> Vec<&Folder> {
         self.folders.iter().filter(|folder| folder.holds_images()).collect()
     }
 
