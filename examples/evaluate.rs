@@ -16,7 +16,7 @@ mod run;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::{Dataset, FolderLayout, ImageFolder};
+use candle_finetune::{Dataset, FolderLayout, FolderOptions, ImageFolder};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -58,8 +58,8 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
         return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
     };
     let mut folder = ImageFolder::options().skip_broken(options.skip_broken);
-    folder = options.layout.into_iter().fold(folder, |folder, layout| folder.layout(layout));
-    folder = options.max_pixels.into_iter().fold(folder, |folder, pixels| folder.max_pixels(pixels));
+    folder = options.layout.into_iter().fold(folder, FolderOptions::layout);
+    folder = options.max_pixels.into_iter().fold(folder, FolderOptions::max_pixels);
     let data = folder.eval_part(&options.data)?;
     // A predictor that was trained here has labels of its own, which may be numbers: names are looked up there.
     let original = !options.which.is_predictor() && predictor.report()?.is_none();

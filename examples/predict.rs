@@ -97,7 +97,7 @@ fn predict(options: &Options) -> Result<(), Failure> {
 /// Whether the file's name is that of an image.
 fn is_image(path: &Path) -> bool {
     let known = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"];
-    let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+    let extension = path.extension().map(std::ffi::OsStr::to_ascii_lowercase);
     extension.is_some_and(|extension| known.iter().any(|known| extension == *known))
 }
 

@@ -68,9 +68,11 @@ mod tests {
     fn label_smoothing_is_pytorchs() {
         let logits = Tensor::new(&[[1f64, 2.0, 3.0], [0.0, 0.0, 0.5]], &Device::Cpu).unwrap();
         let soft = Tensor::new(&[[0.2f32, 0.3, 0.5], [1.0, 0.0, 0.0]], &Device::Cpu).unwrap();
-        for (smoothing, hard, of_soft) in
-            [(0.0, 1.600991367, 1.200991367), (0.1, 1.567658034, 1.207658034), (0.3, 1.500991367, 1.220991367)]
-        {
+        for (smoothing, hard, of_soft) in [
+            (0.0, 1.600_991_367, 1.200_991_367),
+            (0.1, 1.567_658_034, 1.207_658_034),
+            (0.3, 1.500_991_367, 1.220_991_367),
+        ] {
             let loss = Loss::cross_entropy().label_smoothing(smoothing);
             let value = |targets: &Targets| loss.forward(&logits, targets).unwrap().to_scalar::<f64>().unwrap();
             let (a, b) = (value(&Targets::Classes(vec![0, 2])), value(&Targets::Soft(soft.clone())));

@@ -232,6 +232,7 @@ pub(crate) mod any_float {
         }
     }
 
+    #[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
     pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         Any::from(*value).serialize(serializer)
     }
@@ -246,6 +247,7 @@ pub(crate) mod any_float_option {
     use super::any_float::Any;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    #[allow(clippy::ref_option)] // the signature that serde calls
     pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
         value.map(Any::from).serialize(serializer)
     }

@@ -3,8 +3,8 @@
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
-    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FolderLayout, FreezePolicy, Head, ImageFolder, Plan, Source,
-    Splits, Strategy,
+    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FolderLayout, FolderOptions, FreezePolicy, Head, ImageFolder,
+    Plan, Source, Splits, Strategy,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -146,8 +146,8 @@ fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
 /// Opens the parts, reads every image once, and says what is there.
 fn open(options: &Job) -> Result<Splits, Failure> {
     let mut folder = ImageFolder::options().skip_broken(options.skip_broken);
-    folder = options.layout.into_iter().fold(folder, |folder, layout| folder.layout(layout));
-    folder = options.max_pixels.into_iter().fold(folder, |folder, pixels| folder.max_pixels(pixels));
+    folder = options.layout.into_iter().fold(folder, FolderOptions::layout);
+    folder = options.max_pixels.into_iter().fold(folder, FolderOptions::max_pixels);
     let splits = folder.splits(&options.data, options.seed)?;
     println!("{splits}");
     let parts = [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()];

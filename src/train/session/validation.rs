@@ -59,8 +59,7 @@ impl Session {
     /// [`Error::Diverged`] if no epoch had a validation with finite numbers.
     pub fn restore_best(&mut self) -> Result<()> {
         let Some(best) = self.best.winner() else {
-            let losses = self.report.epochs.iter().filter_map(|epoch| epoch.valid_loss);
-            let loss = losses.last().unwrap_or(f64::NAN);
+            let loss = self.report.epochs.iter().rev().find_map(|epoch| epoch.valid_loss).unwrap_or(f64::NAN);
             return Err(Error::Diverged { what: "validation loss", step: self.steps_done, loss });
         };
         self.report.best_epoch = Some(best.number);
