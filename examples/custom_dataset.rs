@@ -112,6 +112,7 @@ fn train(options: &Options) -> std::result::Result<(), Failure> {
     plan.phases[0].epochs = options.epochs;
     let tuned = FineTuner::new(backbone).plan(plan).seed(options.seed).on_event(run::progress()).fit(&train, &valid)?;
     print!("{}", tuned.report);
-    println!("{}", tuned.predictor.evaluate(&test)?);
+    let evaluation = tuned.predictor.evaluate(&test)?;
+    println!("{}\n{evaluation}", run::interval(&evaluation));
     Ok(())
 }

@@ -9,15 +9,15 @@
 //! epoch); the loop has the loss, the log and the decision when to stop. Prints a line per epoch and, last, the accuracy
 //! on the test images: `top1 0.7040 352/500`.
 
+#[path = "support/folders.rs"]
+mod folders;
 #[path = "support/run.rs"]
 mod run;
 #[path = "support/small.rs"]
 mod small;
 
 use candle_finetune::candle_core::{self, Device, Tensor};
-use candle_finetune::{
-    Augment, BatchNormMode, FineTuner, FreezePolicy, ImageFolder, Optimizer, Phase, Plan, Schedule, Splits,
-};
+use candle_finetune::{Augment, BatchNormMode, FineTuner, FreezePolicy, Optimizer, Phase, Plan, Schedule, Splits};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -29,6 +29,8 @@ struct Options {
     /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    folders: folders::Folders,
     /// How strongly easy samples are down-weighted; 0 is plain cross entropy
     #[arg(long, default_value_t = 2.0)]
     gamma: f64,
@@ -46,8 +48,10 @@ fn main() -> ExitCode {
 }
 
 fn train(options: &Options) -> Result<(), Failure> {
-    let Splits { train, valid, test, .. } =
-        ImageFolder::splits(options.data.clone().unwrap_or_else(small::images), options.seed)?;
+    let folder = options.data.clone().unwrap_or_else(small::images);
+    let splits = options.folders.options().splits(folder, options.seed)?;
+    println!("{splits}");
+    let Splits { train, valid, test, .. } = splits;
     let tuner = FineTuner::new(small::backbone(&Device::Cpu)?).plan(plan(options.epochs)).seed(options.seed);
     let mut session = tuner.session(&train)?;
 
@@ -66,7 +70,8 @@ fn train(options: &Options) -> Result<(), Failure> {
     }
     session.restore_best()?;
     let tuned = session.finish()?;
-    println!("{}", tuned.predictor.evaluate(&test.unwrap_or(valid))?);
+    let evaluation = tuned.predictor.evaluate(&test.unwrap_or(valid))?;
+    println!("{}\n{evaluation}", run::interval(&evaluation));
     Ok(())
 }
 

@@ -11,12 +11,14 @@
 //! an original classifier may they be its class numbers instead ("7", "0007_tench"). Prints the accuracy last:
 //! `top1 0.9412 144/153`.
 
+#[path = "support/folders.rs"]
+mod folders;
 #[path = "support/run.rs"]
 mod run;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::{Dataset, FolderLayout, FolderOptions, ImageFolder};
+use candle_finetune::Dataset;
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -28,17 +30,10 @@ struct Options {
     /// The folder of images
     #[arg(long)]
     data: PathBuf,
-    /// Whether the folders in DATA are parts (train, valid, test) or classes, where their names allow both
-    #[arg(long)]
-    layout: Option<FolderLayout>,
+    #[command(flatten)]
+    folders: folders::Folders,
     #[command(flatten)]
     which: which::Which,
-    /// Skips images that cannot be read instead of stopping
-    #[arg(long)]
-    skip_broken: bool,
-    /// The most pixels an image may have
-    #[arg(long)]
-    max_pixels: Option<u64>,
     /// Prints the confusion matrix: how often each class is predicted as which
     #[arg(long)]
     confusion: bool,
@@ -57,15 +52,16 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
     let Some(predictor) = options.which.load(&device)? else {
         return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
     };
-    let mut folder = ImageFolder::options().skip_broken(options.skip_broken);
-    folder = options.layout.into_iter().fold(folder, FolderOptions::layout);
-    folder = options.max_pixels.into_iter().fold(folder, FolderOptions::max_pixels);
-    let data = folder.eval_part(&options.data)?;
+    let data = options.folders.options().eval_part(&options.data)?;
     // A predictor that was trained here has labels of its own, which may be numbers: names are looked up there.
     let original = !options.which.is_predictor() && predictor.report()?.is_none();
     let known = data.classes().iter().all(|class| predictor.labels().contains(class));
-    let numbered = data.classes().iter().all(|class| class.starts_with(|first: char| first.is_ascii_digit()));
-    let data = if original && numbered && !known {
+    let number = |name: &String| name.starts_with(|first: char| first.is_ascii_digit());
+    let numbered = data.classes().iter().all(number);
+    // Labels that are numbers themselves, other than 0, 1, 2 ..., are names too.
+    let in_order = predictor.labels().iter().enumerate().all(|(i, label)| *label == i.to_string());
+    let named = !in_order && predictor.labels().iter().any(number);
+    let data = if original && numbered && !known && !named {
         data.class_indices(predictor.labels())?
     } else {
         data.labels(predictor.labels())?
@@ -86,9 +82,8 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
     if evaluation.not_finite > 0 {
         println!("warning: for {} images the network's output is not finite", evaluation.not_finite);
     }
-    let (low, high) = evaluation.interval();
     println!("loss {:.4}, balanced accuracy {:.4}", evaluation.loss, evaluation.balanced_accuracy());
-    println!("95 % interval {low:.4} - {high:.4}, share of the largest class {:.4}", evaluation.largest_class());
+    println!("{}", run::interval(&evaluation));
     println!("{evaluation}");
     Ok(())
 }

@@ -9,6 +9,8 @@
 //! what it found, the plan, a line per epoch, a summary and, last, the accuracy on test/ (on the validation images
 //! where there is none): `top1 0.9412 144/153`. With --dry-run nothing is trained.
 
+#[path = "support/folders.rs"]
+mod folders;
 #[path = "support/job.rs"]
 mod job;
 #[path = "support/run.rs"]
@@ -44,7 +46,8 @@ fn main() -> ExitCode {
     let source = options.arch.into_iter().fold(source, Source::arch);
     let source = options.prefix.iter().fold(source, Source::prefix);
     run::run(|| {
-        if let Some((_, accuracy)) = job::finetune(&options.job, source, None)? {
+        if let Some((_, accuracy)) = job::finetune(&options.job, (source, options.weights.as_deref()), None, || Ok(()))?
+        {
             println!("{accuracy}");
         }
         Ok(())

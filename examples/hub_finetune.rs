@@ -10,6 +10,8 @@
 //! is the accuracy: `top1 0.9412 144/153`. With --push the result goes back to the hub: repository and token are checked
 //! before the training, and what --out names is saved before the upload.
 
+#[path = "support/folders.rs"]
+mod folders;
 #[path = "support/job.rs"]
 mod job;
 #[path = "support/run.rs"]
@@ -45,12 +47,9 @@ fn main() -> ExitCode {
         let source = options.prefix.iter().fold(source, Source::prefix);
         let source = source.on_download(run::downloads());
         let push = options.push.as_ref().map(|id| Push::to(id).create());
-        if let Some(push) = &push {
-            push.check()?;
-        }
-        let Some((tuned, accuracy)) = job::finetune(&options.job, source, Some(Strategy::SmallSimilar))? else {
-            return Ok(());
-        };
+        let check = || push.as_ref().map_or(Ok(()), |push| Ok(push.check()?));
+        let tuned = job::finetune(&options.job, (source, None), Some(Strategy::SmallSimilar), check)?;
+        let Some((tuned, accuracy)) = tuned else { return Ok(()) };
         if let Some(push) = &push {
             match tuned.predictor.push_to_hub(push) {
                 Ok(url) => println!("pushed: {url}"),

@@ -10,13 +10,15 @@
 //! later ones are too special to what the backbone was trained on, and should learn. Prints a line per stage and, last,
 //! the accuracy after the last stage on test/ (else valid/): `top1 0.6820 341/500`.
 
+#[path = "support/folders.rs"]
+mod folders;
 #[path = "support/run.rs"]
 mod run;
 #[path = "support/small.rs"]
 mod small;
 
 use candle_finetune::candle_core::{DType, Device, Tensor, Var};
-use candle_finetune::{Arch, Backbone, Dataset, ImageFolder, Loader, Splits, Transform};
+use candle_finetune::{Arch, Backbone, Dataset, ImageFolder, Loader, Splits, Transform, wilson_interval};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use run::Failure;
@@ -29,6 +31,8 @@ struct Options {
     /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    folders: folders::Folders,
     /// A file of pretrained weights; needs --arch.
     #[arg(long, requires = "arch")]
     weights: Option<PathBuf>,
@@ -54,7 +58,9 @@ fn probe(options: &Options) -> Result<(), Failure> {
         (Some(path), Some(arch)) => Backbone::from_file(arch, path, &device)?,
         _ => small::backbone(&device)?,
     };
-    let Splits { train, valid, test, .. } = ImageFolder::splits(options.data.clone().unwrap_or_else(small::images), 0)?;
+    let splits = options.folders.options().splits(options.data.clone().unwrap_or_else(small::images), 0)?;
+    println!("{splits}");
+    let Splits { train, valid, test, .. } = splits;
     let classes = train.classes().len();
     let train = features(&backbone, &train, &device)?;
     let test = features(&backbone, &test.unwrap_or(valid), &device)?;
@@ -72,6 +78,8 @@ fn probe(options: &Options) -> Result<(), Failure> {
         let (of, dim) = (train.labels.len(), x.dim(1)?);
         println!("{stage:<12} {dim:>8}  {:>10.4}  {:>10.4}", share(seen, of), share(last.0, last.1));
     }
+    let (low, high) = wilson_interval(last.0, last.1);
+    println!("95 % interval {low:.4} - {high:.4}");
     println!("top1 {:.4} {}/{}", last.0 as f64 / last.1 as f64, last.0, last.1);
     Ok(())
 }

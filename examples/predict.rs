@@ -15,7 +15,7 @@ mod run;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::{Error, Image, Prediction, Predictor};
+use candle_finetune::{Image, ImageFolder, Prediction, Predictor};
 use clap::Parser;
 use run::Failure;
 use std::io::Write;
@@ -56,17 +56,19 @@ fn main() -> ExitCode {
 }
 
 fn predict(options: &Options) -> Result<(), Failure> {
-    if let Some(csv) = &options.csv {
-        run::check_writable(csv, 0)?;
-    }
     let device = run::device(&options.device)?;
     let Some(predictor) = options.which.load(&device)? else {
         return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
     };
     let mut paths = vec![];
     for path in &options.images {
-        if path.is_dir() { images_in(path, &mut paths)? } else { paths.push(path.clone()) }
+        if path.is_dir() { paths.extend(ImageFolder::find_images(path)?) } else { paths.push(path.clone()) }
     }
+    if let Some(csv) = &options.csv {
+        let inputs: Vec<&Path> = paths.iter().map(PathBuf::as_path).chain(options.which.file()).collect();
+        run::check_outputs(&[csv], &inputs)?;
+    }
+    let mut predicted = 0;
     let mut table = options.csv.as_deref().map(|path| Table::create(path, &predictor)).transpose()?;
     for paths in paths.chunks(TOGETHER) {
         let mut read: Vec<(&PathBuf, Image)> = vec![];
@@ -79,7 +81,13 @@ fn predict(options: &Options) -> Result<(), Failure> {
             }
         }
         let (paths, images): (Vec<&PathBuf>, Vec<Image>) = read.into_iter().unzip();
-        for (path, prediction) in paths.iter().zip(predictor.predict_batch(&images)?) {
+        let predictions = predictor.predict_batch(&images);
+        let predictions = predictions.map_err(|error| {
+            let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            format!("{error} (images from 0: {})", files.join(", "))
+        })?;
+        predicted += predictions.len();
+        for (path, prediction) in paths.iter().zip(predictions) {
             println!("{} {} {:.4}", path.display(), prediction.label, prediction.probability);
             if options.top5 {
                 for (label, probability) in likeliest(&prediction, predictor.labels(), 5) {
@@ -91,35 +99,10 @@ fn predict(options: &Options) -> Result<(), Failure> {
             }
         }
     }
+    if predicted == 0 {
+        return Err("no image could be read, so nothing was predicted".into());
+    }
     table.map_or(Ok(()), Table::finish)
-}
-
-/// Whether the file's name is that of an image.
-fn is_image(path: &Path) -> bool {
-    let known = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"];
-    let extension = path.extension().map(std::ffi::OsStr::to_ascii_lowercase);
-    extension.is_some_and(|extension| known.iter().any(|known| extension == *known))
-}
-
-/// All images of a folder and the folders in it, by name.
-fn images_in(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed = |error| Error::Io { action: "read", path: folder.into(), cause: error };
-    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    paths.sort();
-    let before = images.len();
-    for path in paths {
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if path.is_dir() && !hidden {
-            images_in(&path, images)?;
-        } else if is_image(&path) && !hidden {
-            images.push(path);
-        }
-    }
-    if images.len() == before {
-        eprintln!("no images in {}", folder.display());
-    }
-    Ok(())
 }
 
 /// The `count` likeliest labels, the likeliest first.

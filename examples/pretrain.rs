@@ -62,6 +62,9 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
         }
         None => (generated(160)?, generated(40)?),
     };
+    if let Some(out) = &options.out {
+        run::check_outputs(&[out], &[])?;
+    }
     let device = run::device("cpu")?;
     let spec = InputSpec::new(32).crop_pct(1.0);
     let backbone = Backbone::random(options.arch, options.seed, &device)?.respecify(spec)?;

@@ -31,7 +31,9 @@ fn main() -> ExitCode {
 
 fn quickstart() -> Result<(), Failure> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/fashion");
-    let Splits { train, valid, test, .. } = ImageFolder::splits(&folder, 0)?;
+    let splits = ImageFolder::splits(&folder, 0)?;
+    println!("{splits}");
+    let Splits { train, valid, test, .. } = splits;
     let test = test.ok_or("assets/fashion has no test folder")?;
     let device = Device::Cpu;
 
@@ -73,6 +75,8 @@ fn quickstart() -> Result<(), Failure> {
         from_scratch.report.seconds.total,
         plan.epochs()
     );
+    println!("from scratch: {}", run::interval(&scratch_top1));
+    println!("fine-tuned: {}", run::interval(&top1));
     println!("scratch {scratch_top1}");
     println!("{top1}");
     Ok(())

@@ -208,7 +208,7 @@ impl Backbone {
         &self.inner.network.blocks
     }
 
-    /// The stages in order: name, and how many learnable numbers they hold.
+    /// The stages in order: name, and how many learnable parameters they hold.
     pub fn stages(&self) -> Vec<(String, usize)> {
         let mut stages: Vec<(String, usize)> = Vec::new();
         for block in self.blocks() {

@@ -7,7 +7,7 @@ mod text;
 #[cfg(feature = "image")]
 pub(crate) use images::unsupported;
 pub use mismatch::Mismatch;
-pub(crate) use text::{distance, nearest, shown, shown_list, tamed};
+pub(crate) use text::{distance, nearest, shown, shown_list, tamed, wrapped};
 
 use mismatch::known_archs;
 use std::fmt;
@@ -54,7 +54,7 @@ pub enum Error {
     },
 
     /// No block or stage of the backbone has this name.
-    #[error("the backbone has no block, stage or tensor called {name}; it has {}", some(known))]
+    #[error("the backbone has no block, stage or tensor called {name}; known names are {}", some(known))]
     UnknownBlock {
         /// The name asked for.
         name: String,
@@ -68,7 +68,7 @@ pub enum Error {
 
     /// A fine-tuner was started without a recipe.
     #[error(
-        "nothing says how to train: set a strategy (small-similar, small-different, large-similar or \
+        "no strategy or plan is set: choose a strategy, `--strategy` (small-similar, small-different, large-similar or \
          large-different) or a plan"
     )]
     NoStrategy,
@@ -79,7 +79,7 @@ pub enum Error {
         listed(" no gradient reached", unreached, SHOWN),
         listed(" gradients are not finite", not_finite, SHOWN),
         listed(" frozen but changed", changed, SHOWN),
-        audit_remedy()
+        audit_remedy(not_finite)
     )]
     Audit {
         /// The phase, from 1.
@@ -149,7 +149,9 @@ pub enum Error {
     },
 
     /// An image could not be decoded: its file is damaged, or is something else.
-    #[error("broken image {image}: {cause}; replace or remove it, or open the folder with `skip_broken`")]
+    #[error(
+        "broken image {image}: {cause}; replace or remove it, or skip such images (`skip_broken`, `--skip-broken`)"
+    )]
     BrokenImage {
         /// The file, or where else the image came from.
         image: String,
@@ -206,7 +208,7 @@ pub enum Error {
     /// An image has more pixels than the limit allows.
     #[error(
         "image {image} is {width} x {height} pixels, more than the limit of {limit} pixels; \
-         shrink it or raise the limit with `max_pixels`"
+         shrink it or raise the limit (`max_pixels`, `--max-pixels`)"
     )]
     ImageTooLarge {
         /// The file, or where else the image came from.
@@ -299,18 +301,22 @@ pub enum HubError {
     Offline,
     /// There is no such repository, revision or file, as far as this user may know.
     NotFound,
-    /// The user may not.
+    /// Permission denied.
     Denied,
     /// The hub is too busy, or broken, and went on being so.
     Busy,
-    /// What came is not what was announced, twice.
+    /// Downloaded data failed verification twice.
     Damaged,
     /// The hub's answer, or what was asked of it, makes no sense.
     Refused,
 }
 
-fn audit_remedy() -> &'static str {
-    " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
+fn audit_remedy(not_finite: &[String]) -> &'static str {
+    if not_finite.is_empty() {
+        " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
+    } else {
+        " lower the learning rate, clip the gradients, or check the loss and the images"
+    }
 }
 
 impl Error {

@@ -89,7 +89,7 @@ impl Head {
         self.layers(arch, classes).into_iter().flat_map(of).collect()
     }
 
-    /// The head of a network on paper; `frozen` says of a name whether it does not learn.
+    /// The head in a dry run by sizes alone; `frozen` says of a name whether it does not learn.
     pub(crate) fn sketch(
         self,
         mut x: FeatureMap,

@@ -143,7 +143,7 @@ pub struct Block {
     pub name: String,
     /// The stage it belongs to: "layer1", "blocks.2".
     pub stage: String,
-    /// How many learnable numbers it holds.
+    /// How many learnable parameters it holds.
     pub parameters: usize,
 }
 

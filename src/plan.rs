@@ -1,8 +1,10 @@
 //! The whole recipe of a run as plain data.
 
+mod warnings;
+
 use crate::backbone::Backbone;
 use crate::data::Augment;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wrapped};
 use crate::freeze::{BatchNormMode, FreezePolicy};
 use crate::loss::Loss;
 use crate::optim::Optimizer;
@@ -52,7 +54,7 @@ pub struct Plan {
     pub loss: Loss,
     /// The largest Euclidean norm of all gradients together; larger ones are scaled down to it.
     pub clip: Option<f64>,
-    /// How many epochs without a better validation end a phase; `None` runs every phase to its end.
+    /// How many epochs without a lower validation loss end a phase; `None` runs every phase to its end.
     pub patience: Option<usize>,
     /// Why it is as it is.
     pub reasons: Vec<String>,
@@ -210,7 +212,7 @@ impl Plan {
         self
     }
 
-    /// Sets how many epochs without a better validation end a phase.
+    /// Sets how many epochs without a lower validation loss end a phase.
     pub fn patience(mut self, epochs: usize) -> Self {
         self.patience = Some(epochs);
         self
@@ -290,7 +292,7 @@ impl Plan {
             let frozen = phase.freeze.frozen_blocks(backbone)?;
             let names = matches!(phase.freeze, FreezePolicy::Named(_));
             if self.init == Start::Random && (frozen > 0 || names) {
-                let problem = "freezes blocks that start from chance, which would never learn anything";
+                let problem = "freezes blocks that start from random weights, which would never learn anything";
                 return wrong(&what("freeze"), problem.into());
             }
         }
@@ -317,8 +319,18 @@ fn differences(path: &str, new: &serde_json::Value, old: &serde_json::Value, fou
     }
 }
 
+/// At most 80 columns wide.
 impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.describe(&mut text)?;
+        out.write_str(&wrapped(&text))
+    }
+}
+
+impl Plan {
+    fn describe(&self, f: &mut String) -> fmt::Result {
+        use fmt::Write as _;
         for reason in &self.reasons {
             writeln!(f, "  because {reason}")?;
         }

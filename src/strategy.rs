@@ -85,7 +85,7 @@ impl Facts {
         Self { samples, narrow: backbone.feature_dim() <= 128 }
     }
 
-    /// AdamW's rate for weights that start from chance.
+    /// AdamW's rate for weights that start random.
     fn scratch_rate(&self) -> f64 {
         if self.narrow { 1e-2 } else { 1e-3 }
     }
@@ -150,7 +150,7 @@ impl Strategy {
                  and there is enough data to tune all of them at a small rate"
             }
             Self::LargeDifferent => {
-                "much data unlike the pretraining's: the architecture stays, its weights start from chance"
+                "much data unlike the pretraining's: the architecture stays, its weights are randomly initialised"
             }
         }
     }

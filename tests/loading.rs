@@ -302,6 +302,10 @@ fn other_sizes_and_images_that_are_too_small() {
     for error in errors.map(|error| error.to_string()) {
         assert!(error.contains("too few") && error.contains("32 x 32 at least"), "{error}");
     }
+    // A size that no memory holds is refused, and not tried.
+    for side in [16_385, 1_000_000, 1 << 32, usize::MAX] {
+        assert!(backbone.input_size(side, 64).unwrap_err().to_string().contains("16384 at most"));
+    }
     assert!(backbone.input_size(32, 32).unwrap().forward(&images(1, 3, 32, 1)).is_ok());
     let shapes: [&[usize]; 6] =
         [&[1, 3, 0, 0], &[0, 3, 32, 32], &[3, 32, 32], &[1, 1, 32, 32], &[1, 3, 32, 0], &[1, 4, 32, 32]];

@@ -213,7 +213,7 @@ fn a_plan_in_which_nothing_can_learn_is_refused() {
     }
     let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Start::Random);
     let error = tuner(random).fit(&train, &valid).unwrap_err().to_string();
-    assert!(error.contains("start from chance"), "{error}");
+    assert!(error.contains("start from random weights"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use crate::support::{CPU, all_bits, differing};
 use crate::training::{Bits, data, plans, saved, tuner};
 use candle_finetune::candle_core::Tensor;
-use candle_finetune::{Arch, Backbone, Error, Head, Loss, Optimizer, Schedule, TensorDataset};
+use candle_finetune::{
+    Arch, Backbone, BatchNormMode, Error, FreezePolicy, Head, Loss, Optimizer, Schedule, TensorDataset,
+};
 use std::collections::BTreeMap;
 
 #[test]
@@ -138,12 +140,59 @@ fn an_own_loop_can_keep_its_best_epoch_and_end_a_phase() {
         "the second phase, after one batch of the first"
     );
     session.step(&batch).unwrap();
-    assert!(matches!(session.restore_best(), Err(Error::Diverged { what: "validation loss", .. })));
+    assert!(session.restore_best().unwrap_err().to_string().contains("no epoch was validated"));
+    assert!(session.end_epoch(&own.predictor.evaluate(&valid).unwrap()).is_err(), "no epoch is in progress");
     let last = all_bits(&session.state().unwrap());
     let finished = session.finish().unwrap();
     assert_eq!(finished.report.best_epoch, None);
     let kept: Bits = saved(&finished).into_iter().filter(|(name, _)| last.contains_key(name)).collect();
     assert_eq!(differing(&kept, &last), [""; 0]);
+}
+
+/// The best epoch may have had other tensors frozen than the phase in progress.
+#[test]
+fn the_best_epoch_of_an_earlier_phase_comes_back_in_the_midst_of_a_later_one() {
+    let (train, valid) = data();
+    let all = crate::training::phase(FreezePolicy::Nothing, BatchNormMode::Train, 1);
+    let later = crate::training::phase(FreezePolicy::First(7), BatchNormMode::FrozenStats, 3);
+    let plan = crate::support::plan(vec![all, later], 8);
+    let mut session = tuner(plan.clone()).session(&train).unwrap();
+    let mut best = None;
+    while let Some(batch) = session.next_batch().unwrap() {
+        session.step(&batch).unwrap();
+        if session.phase() == Some(2) {
+            break;
+        }
+        if session.epoch_done() {
+            let evaluation = session.evaluate(&valid).unwrap();
+            session.end_epoch(&evaluation).unwrap();
+            best = Some(all_bits(&session.state().unwrap()));
+        }
+    }
+    session.restore_best().unwrap();
+    assert_eq!((session.phase(), session.report().best_epoch), (None, Some(1)));
+    let restored = all_bits(&session.state().unwrap());
+    assert_eq!(differing(&restored, &best.unwrap()), [""; 0]);
+    let finished = session.finish().unwrap();
+    assert_eq!((finished.report.best_epoch, finished.report.samples.valid), (Some(1), Some(12)));
+
+    // Training on after it: the weights are of no epoch any more, and the report says so.
+    let mut plan = plan;
+    plan.phases.push(plan.phases[1].clone());
+    let mut session = tuner(plan).session(&train).unwrap();
+    while let Some(batch) = session.next_batch().unwrap() {
+        session.step(&batch).unwrap();
+        if session.epoch_done() {
+            let evaluation = session.evaluate(&valid).unwrap();
+            session.end_epoch(&evaluation).unwrap();
+            if session.report().epochs.len() == 2 {
+                session.restore_best().unwrap();
+                assert!(session.report().best_epoch.is_some());
+            }
+        }
+    }
+    let report = session.finish().unwrap().report;
+    assert_eq!((report.best_epoch, report.valid_top1, report.valid), (None, None, None));
 }
 
 /// Gradients of several batches before one step: the schedule, the rate of images and the masks follow the batches.
@@ -275,8 +324,8 @@ fn what_is_not_finite_is_an_error_and_never_a_class() {
     plan.phases[1].optimizer = Optimizer::sgd(1e30);
     let fitted = crate::training::tuner(plan).fit(&train, &valid).unwrap();
     assert!(fitted.report.best_epoch.is_some_and(|best| best <= 2), "{:?}", fitted.report.best_epoch);
-    let stopped = fitted.report.warnings.iter().any(|warning| warning.contains("stopped in phase 2"));
-    assert!(stopped || fitted.report.epochs.len() == 4, "{:?}", fitted.report.warnings);
+    let stopped = fitted.report.stopped.as_ref().is_some_and(|stopped| stopped.contains("stopped in phase 2"));
+    assert!(stopped || fitted.report.epochs.len() == 4, "{:?}", fitted.report.stopped);
     assert!(fitted.predictor.evaluate(&valid).unwrap().loss.is_finite());
 
     // Images that overflow count as wrong, of no class; predicting them is an error.

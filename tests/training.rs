@@ -406,7 +406,10 @@ fn a_report_is_json_and_a_table() {
     }
     let text = report.table();
     let long = |text: &str| text.lines().any(|line| line.chars().count() > 80);
-    assert!(!long(&text) && !long(&summary), "{text}{summary}");
+    let lines = report.epochs.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for text in [&text, &summary, &report.head(), &lines] {
+        assert!(!long(text), "{text}");
+    }
     let table: Vec<&str> = text.lines().skip_while(|line| !line.trim_start().starts_with("stage")).collect();
     for stage in ["stem", "layer1", "layer2", "layer3", "head", "all"] {
         assert!(table.iter().any(|line| line.split_whitespace().next() == Some(stage)), "{stage}\n{text}");

@@ -1,10 +1,11 @@
 //! Fine-tuning on a folder of images, as several examples do it: the options, and what comes of them.
 
+use crate::folders::Folders;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
-    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FolderLayout, FolderOptions, FreezePolicy, Head, ImageFolder,
-    Plan, Source, Splits, Strategy,
+    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Plan, Source, Splits,
+    Strategy,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -15,9 +16,8 @@ pub struct Job {
     /// The folder of images: CLASS/*, or {train,valid,test}/CLASS/*
     #[arg(long)]
     data: PathBuf,
-    /// Whether the folders in DATA are parts (train, valid, test) or classes, where their names allow both
-    #[arg(long)]
-    layout: Option<FolderLayout>,
+    #[command(flatten)]
+    folders: Folders,
     /// small-similar, small-different, large-similar or large-different
     #[arg(long)]
     strategy: Option<Strategy>,
@@ -48,12 +48,6 @@ pub struct Job {
     /// cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Skips images that cannot be read instead of stopping; the report counts those of train and valid
-    #[arg(long)]
-    skip_broken: bool,
-    /// The most pixels an image may have
-    #[arg(long)]
-    max_pixels: Option<u64>,
     /// Prints parts, classes, plan and memory, and trains nothing
     #[arg(long)]
     dry_run: bool,
@@ -80,10 +74,17 @@ enum Augmentation {
 }
 
 /// Trains by the options, prints the summary, saves the results and returns them with the last line to print: the
-/// accuracy. `None` after a dry run. `default`: the strategy where none is named.
-pub fn finetune(options: &Job, source: Source, default: Option<Strategy>) -> Result<Option<(Fitted, String)>, Failure> {
+/// accuracy. `None` after a dry run. `weights`: the file of them, if it is one. `default`: the strategy where none is
+/// named. `before`: what else to check when everything here is known to be good, before the training.
+pub fn finetune(
+    options: &Job,
+    (source, weights): (Source, Option<&Path>),
+    default: Option<Strategy>,
+    before: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Option<(Fitted, String)>, Failure> {
     let strategy = options.strategy.or(default).ok_or(Error::NoStrategy)?;
-    check_outputs(options)?;
+    let outputs: Vec<&Path> = [&options.out, &options.report].into_iter().flatten().map(PathBuf::as_path).collect();
+    run::check_outputs(&outputs, weights.as_slice())?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
         backbone = backbone.input_size(size, size)?;
@@ -103,9 +104,13 @@ pub fn finetune(options: &Job, source: Source, default: Option<Strategy>) -> Res
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
     if options.dry_run {
         print!("{strategy}\n{plan}");
+        for warning in plan.warnings(&backbone) {
+            println!("warning: {warning}");
+        }
         println!("peak memory of a step: {}", plan.forecast(&backbone, head, train.classes().len())?);
         return Ok(None);
     }
+    before()?;
     let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
     let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
 
@@ -129,7 +134,8 @@ pub fn finetune(options: &Job, source: Source, default: Option<Strategy>) -> Res
             println!("  {what} saved: {}", path.display());
         }
     }
-    println!("accuracy on {} data:", if test.is_some() { "test" } else { "validation" });
+    // The caller prints the accuracy last.
+    let accuracy = format!("accuracy on {} data:\n{accuracy}", if test.is_some() { "test" } else { "validation" });
     Ok(Some((tuned, accuracy)))
 }
 
@@ -145,17 +151,14 @@ fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
 
 /// Opens the parts, reads every image once, and says what is there.
 fn open(options: &Job) -> Result<Splits, Failure> {
-    let mut folder = ImageFolder::options().skip_broken(options.skip_broken);
-    folder = options.layout.into_iter().fold(folder, FolderOptions::layout);
-    folder = options.max_pixels.into_iter().fold(folder, FolderOptions::max_pixels);
-    let splits = folder.splits(&options.data, options.seed)?;
+    let splits = options.folders.options().splits(&options.data, options.seed)?;
     println!("{splits}");
     let parts = [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()];
     let skipped = parts.into_iter().flatten().flat_map(ImageFolder::skipped);
     for (file, problem) in skipped.take(SKIPPED_SHOWN) {
         println!("skipped: {}: {problem}", file.display());
     }
-    if !options.skip_broken {
+    if !options.folders.skip_broken {
         for part in parts.into_iter().flatten() {
             part.check()?;
         }
@@ -194,27 +197,4 @@ fn plan(options: &Job, strategy: Strategy, backbone: &Backbone, samples: usize) 
         plan.batch_size = batch_size;
     }
     plan
-}
-
-/// Refuses outputs that could not be written, before the training instead of after it.
-fn check_outputs(options: &Job) -> Result<(), Failure> {
-    if let (Some(out), Some(report)) = (&options.out, &options.report)
-        && place(out)? == place(report)?
-    {
-        return Err(format!("--out and --report are both {}; give them names of their own", out.display()).into());
-    }
-    for file in [&options.out, &options.report].into_iter().flatten() {
-        run::check_writable(file, 0)?;
-    }
-    Ok(())
-}
-
-/// Where a file lies or would lie, without links.
-fn place(file: &Path) -> Result<PathBuf, Failure> {
-    if let Ok(place) = file.canonicalize() {
-        return Ok(place);
-    }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().map_err(|error| format!("{}: {}: {error}", file.display(), folder.display()))?;
-    Ok(folder.join(file.file_name().ok_or_else(|| format!("{} names no file", file.display()))?))
 }

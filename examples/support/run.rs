@@ -2,10 +2,11 @@
 #![allow(dead_code)] // each example uses its part
 
 use candle_finetune::candle_core::Device;
-use candle_finetune::{Event, progress_lines};
+use candle_finetune::{Evaluation, Event, progress_lines};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Any error of an example.
@@ -34,6 +35,39 @@ pub fn device(name: &str) -> Result<Device, Failure> {
     }
 }
 
+/// How far the accuracy can be trusted, and what it is to be compared with.
+pub fn interval(evaluation: &Evaluation) -> String {
+    let (low, high) = evaluation.interval();
+    format!("95 % interval {low:.4} - {high:.4}, share of the largest class {:.4}", evaluation.largest_class())
+}
+
+/// Refuses outputs that are the same file as another output or an input, and those that cannot be written.
+pub fn check_outputs(outputs: &[&Path], inputs: &[&Path]) -> Result<(), Failure> {
+    let mut taken: Vec<(PathBuf, &Path)> = vec![];
+    for input in inputs.iter().filter(|input| input.is_file()) {
+        taken.push((place(input)?, input));
+    }
+    for output in outputs {
+        check_writable(output, 0)?;
+        let place = place(output)?;
+        if let Some((_, other)) = taken.iter().find(|(other, _)| *other == place) {
+            return Err(format!("{} would overwrite {}; choose another name", output.display(), other.display()).into());
+        }
+        taken.push((place, output));
+    }
+    Ok(())
+}
+
+/// Where a file lies or would lie, without links.
+fn place(file: &Path) -> Result<PathBuf, Failure> {
+    if let Ok(place) = file.canonicalize() {
+        return Ok(place);
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().map_err(|error| format!("{}: {}: {error}", file.display(), folder.display()))?;
+    Ok(folder.join(file.file_name().ok_or_else(|| format!("{} names no file", file.display()))?))
+}
+
 /// Refuses a file of so many bytes that cannot be written, by writing another one beside it.
 pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -46,6 +80,10 @@ pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
     }
     if file.metadata().is_ok_and(|about| !about.is_file()) {
         return Err(wrong("it is not a regular file".into()));
+    }
+    if file.exists() {
+        // Nothing is written, but it shows whether anything may be.
+        OpenOptions::new().append(true).open(file).map_err(|error| wrong(error.to_string()))?;
     }
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::tempfile_in(folder)?;

@@ -4,7 +4,7 @@ use crate::run::Failure;
 use candle_finetune::candle_core::Device;
 use candle_finetune::{Arch, Predictor, Source};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The network, in one of several places.
 #[derive(Args)]
@@ -35,6 +35,11 @@ impl Which {
     /// Whether it is a predictor that this crate saved.
     pub fn is_predictor(&self) -> bool {
         self.predictor.is_some()
+    }
+
+    /// The file that it is loaded from, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.predictor.as_deref().or(self.weights.as_deref())
     }
 
     /// Loads it; `None` if none is named.

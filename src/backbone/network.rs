@@ -88,7 +88,7 @@ impl Network {
         pooled(through(&self.layers[from..], x)?)
     }
 
-    /// All blocks and the mean over all pixels, on paper.
+    /// All blocks and the mean over all pixels, by sizes alone.
     pub fn sketch(&self, x: Sketch) -> Result<FeatureMap> {
         Ok(through(&self.layers, FeatureMap::Sketch(x))?.mean_pixels()?)
     }
@@ -104,8 +104,17 @@ impl Network {
     }
 }
 
-/// Refuses a size of images, height and width, at which nothing would be left for the last layers.
+/// The longest side of an input in pixels.
+const MAX_SIDE: usize = 1 << 14;
+
+/// Refuses a size of images, height and width, at which nothing would be left for the last layers, or that no memory
+/// holds.
 pub(crate) fn check_size(arch: Arch, layout: Layout, channels: usize, (h, w): (usize, usize)) -> Result<()> {
+    // As for images: a file may say any size, and the memory of the check grows with it.
+    if h > MAX_SIDE || w > MAX_SIDE {
+        let problem = format!("{h} x {w} pixels; a side has {MAX_SIDE} at most");
+        return Err(Error::invalid("input size", problem));
+    }
     let network = Network::build(arch, layout, channels, &Shapes)?;
     let takes = |h: usize, w: usize| {
         h > 0 && w > 0 && network.sketch(Sketch::new((1, channels, h, w), DType::F32, None)).is_ok()

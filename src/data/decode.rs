@@ -88,7 +88,7 @@ pub(super) fn problem(error: Error) -> String {
         Error::UnsupportedImage { found, .. } => sniff::unsupported(&found),
         Error::Io { cause, .. } => cause.to_string(),
         Error::ImageTooLarge { width, height, limit, .. } => format!(
-            "{width} x {height} pixels, more than the limit of {limit}; shrink it or raise the limit with `max_pixels`"
+            "{width} x {height} pixels, more than the limit of {limit}; shrink it or raise the limit (`max_pixels`, `--max-pixels`)"
         ),
         other => other.to_string(),
     }

@@ -105,6 +105,23 @@ impl ImageFolder {
         Self::options().eval_part(root)
     }
 
+    /// All image files under a folder, at any depth, sorted by path; images of kinds that are not read are among them,
+    /// and opening one says what it is. Folders that systems leave behind are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a folder that cannot be read, and [`Error::NoImages`].
+    pub fn find_images(root: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        let tree = tree::Folder::read(root.as_ref())?;
+        let mut folders = Vec::new();
+        tree.all(&mut folders);
+        let mut images: Vec<PathBuf> = folders.into_iter().flat_map(tree::Folder::own_images).collect();
+        images.sort();
+        if images.is_empty() {
+            return Err(Error::NoImages { path: root.as_ref().to_path_buf(), expected: decode::FORMATS });
+        }
+        Ok(images)
+    }
+
     /// Puts samples into groups by a name made of their path, say the patient or the video: a group is never spread over
     /// training and validation. `None` leaves a sample on its own.
     pub fn group_by(mut self, group: impl Fn(&Path) -> Option<String>) -> Self {

@@ -12,7 +12,9 @@ pub(super) fn unreadable(files: &[(PathBuf, String)]) -> String {
     let lines = files.iter().map(|(file, problem)| format!("{}: {problem}", file.display())).collect();
     let lines = first_of(lines, "\n  ");
     let images = counted(files.len());
-    format!("{images} cannot be read; to skip such files, open the folder with `skip_broken`:\n  {lines}")
+    format!(
+        "{images} cannot be read; to skip such files, open the folder with `skip_broken` (`--skip-broken`):\n  {lines}"
+    )
 }
 
 /// How many images, in words.

@@ -88,3 +88,51 @@ pub(super) fn first_of(mut items: Vec<String>, separator: &str) -> String {
 pub(super) fn because(cause: Option<&BoxError>) -> String {
     cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))
 }
+
+/// Lines of at most 80 columns: longer ones go on below, indented by two more than they begin with.
+pub(crate) fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 80;
+    let mut out = String::new();
+    for line in text.lines() {
+        let words = line.trim_start();
+        let indent = line.len() - words.len();
+        let mut column = 0;
+        for word in words.split(' ') {
+            let length = word.chars().count();
+            if column == 0 {
+                out.push_str(&line[..indent]);
+                column = indent;
+            } else if column + 1 + length > WIDTH {
+                out.push('\n');
+                out.push_str(&" ".repeat(indent + 2));
+                column = indent + 2;
+            } else {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += length;
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_go_on_below() {
+        let long = format!("  {}", ["word"; 30].join(" "));
+        let text = wrapped(&format!("{long}\nshort\n"));
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            lines[0].starts_with("  word") && lines[1].starts_with("    word") && *lines.last().unwrap() == "short"
+        );
+        assert_eq!(text.split_whitespace().filter(|word| *word == "word").count(), 30);
+        let endless = "x".repeat(200);
+        assert_eq!(wrapped(&endless), format!("{endless}\n"));
+    }
+}

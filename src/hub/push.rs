@@ -74,7 +74,7 @@ impl Push {
 
     /// Checks before a training what would fail after it: the name, the token, whether the hub can be reached and the
     /// repository is there. With [`Push::create`] the repository is created now, which also proves that the token may
-    /// write.
+    /// write; without, that the token may write shows in the push alone.
     ///
     /// # Errors
     /// [`Error::Hub`], as [`Predictor::push_to_hub`](crate::Predictor::push_to_hub).
@@ -91,7 +91,12 @@ impl Push {
             runtime.block_on(async {
                 self.create_on(&fetcher, &repository).await?;
                 match fetcher.ask(&repository.revision, "README.md", false).await {
-                    Err(Error::Hub { kind: HubError::NotFound, .. }) if self.create => Ok(()),
+                    // One that was just created has no files, and no branch either.
+                    Err(Error::Hub { kind: HubError::NotFound, .. })
+                        if self.create && repository.revision == "main" =>
+                    {
+                        Ok(())
+                    }
                     answer => answer.map(drop),
                 }
             })

@@ -126,7 +126,10 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("| Parameters trained in the last phase | {:.1} % |", 100.0 * share));
         // Each figure says what it was measured on, and on how many images where the report knows.
         let samples = report.samples;
-        let parts = [("validation", report.valid_top1, samples.valid), ("test", report.top1, samples.test)];
+        let parts = [
+            ("validation", report.valid_top1, samples.valid),
+            ("test", report.top1.filter(|_| samples.test.is_some()), samples.test),
+        ];
         for (part, top1, images) in parts {
             let Some(top1) = top1 else { continue };
             let images = images.map_or(String::new(), |images| format!(" ({images} images)"));

@@ -16,7 +16,9 @@ pub(super) type Weights = BTreeMap<String, Tensor>;
 /// one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".) An epoch whose loss or
 /// logits are not finite is never kept.
 ///
-/// Only epochs that no other one matches in both accuracy and loss can win, so few are kept at a time.
+/// Weights are kept of few epochs at a time: of those that no other one matches in both accuracy and loss and that are
+/// within one error of the best so far. An epoch that has fallen behind is not taken up again, so the rule is exact but
+/// for epochs that a later best would have let in.
 #[derive(Default)]
 pub(super) struct Best {
     /// By falling accuracy, and so by falling loss.
@@ -31,8 +33,8 @@ pub(super) struct Epoch {
     pub weights: Weights,
 }
 
-/// Epochs kept at a time, at most: a bound on memory.
-const MOST: usize = 4;
+/// Epochs whose weights are kept at a time, at most: a bound on memory.
+const MOST: usize = 3;
 
 impl Best {
     /// Whether the epoch is the best so far; `weights` is asked for those of an epoch that may be it later.
@@ -54,14 +56,15 @@ impl Best {
             return Ok(false);
         }
         self.kept.retain(|k| !matched(evaluation, &k.evaluation));
-        self.kept.push(Epoch { number, evaluation: evaluation.clone(), weights: weights()? });
-        self.kept.sort_by_key(|k| std::cmp::Reverse(k.evaluation.correct));
-        let most = self.kept[0].evaluation.clone();
-        self.kept.retain(|k| within_one_error(&most, &k.evaluation));
-        if self.kept.len() > MOST {
-            // Neither the most accurate nor the one that wins now.
+        let accurate = self.kept.iter().map(|k| &k.evaluation).chain([evaluation]).max_by_key(|e| e.correct);
+        let accurate = accurate.unwrap_or(evaluation).clone();
+        self.kept.retain(|k| within_one_error(&accurate, &k.evaluation));
+        // Before the weights are copied, so that there are never more: neither the most accurate nor the one that wins.
+        if self.kept.len() >= MOST {
             self.kept.remove(1);
         }
+        self.kept.push(Epoch { number, evaluation: evaluation.clone(), weights: weights()? });
+        self.kept.sort_by_key(|k| std::cmp::Reverse(k.evaluation.correct));
         Ok(self.winner().is_some_and(|best| best.number == number))
     }
 
@@ -72,10 +75,10 @@ impl Best {
 }
 
 /// Whether the difference in correct answers between the more accurate evaluation and another is at most its standard
-/// error, sample by sample. Evaluations of different data are told apart by their number of samples, and never close.
+/// error, sample by sample. Evaluations whose samples are not known to be the same are close only at equal accuracy.
 fn within_one_error(most: &Evaluation, other: &Evaluation) -> bool {
     let n = most.right.len();
-    if n != other.right.len() {
+    if n == 0 || n != other.right.len() {
         return most.correct == other.correct;
     }
     let pairs = || most.right.iter().zip(&other.right);

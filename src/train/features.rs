@@ -31,6 +31,9 @@ pub(super) struct Maker<'a> {
     pub device: &'a Device,
     /// The phase of the plan, from 0.
     pub phase: usize,
+    /// Whether features that are not finite are an error, since nothing can be learnt from them. A validation counts
+    /// them.
+    pub must_be_finite: bool,
 }
 
 /// How many samples are computed at a time.
@@ -66,7 +69,9 @@ impl KeptFeatures {
                 let images = batch.images.to_dtype(maker.dtype)?;
                 let features = no_grad(|| maker.network.prefix(&images, maker.frozen_blocks))?;
                 let stored = features.to_dtype(cache.stored(maker.dtype))?;
-                check_finite(&features, &stored, dataset.as_ref(), &batch.indices)?;
+                if maker.must_be_finite {
+                    check_finite(&features, &stored, dataset.as_ref(), &batch.indices)?;
+                }
                 let features = stored;
                 if part.is_none() {
                     let row = features.elem_count() / batch.len().max(1) * features.dtype().size_in_bytes();

@@ -244,7 +244,7 @@ impl FineTuner {
 
     /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see
     /// [`Session::end_epoch`] for which that is). Where the training diverges after an epoch that did not, that epoch
-    /// is kept, and the report has a warning.
+    /// is kept, and [`Report::stopped`] says why.
     ///
     /// # Errors
     /// As [`FineTuner::session`]; [`Error::Diverged`] if no epoch was validated with finite numbers; and if a sample
@@ -262,29 +262,34 @@ impl FineTuner {
         same_classes(&train, &valid)?;
         let mut session = self.start(train)?;
         session.note_valid(&valid);
-        let mut cache = None;
-        while let Some(batch) = session.next_batch()? {
-            let entered = session.entered_phase();
-            if entered {
-                cache = session.valid_cache(&valid)?;
-            }
-            match session.step(&batch) {
-                Err(error) if session.survives(&error) => break,
-                stepped => stepped?,
-            };
-            if !session.epoch_done() {
-                continue;
-            }
-            let evaluation = session.validate(&valid, cache.as_ref())?;
-            session.end_epoch(&evaluation)?;
-            if session.phase().is_none() {
-                // The next phase's features need the room.
-                cache = None;
-            }
+        match train_on(&mut session, &valid) {
+            Err(error) if session.survives(&error) => {}
+            trained => trained?,
         }
         session.restore_best()?;
         session.finish()
     }
+}
+
+/// Trains by the plan, with a validation after each epoch.
+fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
+    let mut cache = None;
+    while let Some(batch) = session.next_batch()? {
+        if session.entered_phase() {
+            cache = session.valid_cache(valid)?;
+        }
+        session.step(&batch)?;
+        if !session.epoch_done() {
+            continue;
+        }
+        let evaluation = session.validate(valid, cache.as_ref())?;
+        session.end_epoch(&evaluation)?;
+        if session.phase().is_none() {
+            // The next phase's features need the room.
+            cache = None;
+        }
+    }
+    Ok(())
 }
 
 fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {

@@ -72,7 +72,7 @@ impl Progress {
             phase,
             epoch,
             lr,
-            train_loss: self.loss / self.weight.max(1) as f64,
+            train_loss: self.loss / self.weight as f64,
             train_top1: (self.judged > 0).then(|| self.correct as f64 / self.judged as f64),
             gradient_norm: self.norm / self.steps.max(1) as f64,
             valid_loss: valid.map(|v| v.loss),

@@ -3,7 +3,7 @@
 mod text;
 
 use crate::data::Dataset;
-use crate::metrics::{Evaluation, any_float_option};
+use crate::metrics::{Evaluation, any_float, any_float_option};
 use crate::plan::Plan;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct Report {
     /// Settings and circumstances that are probably not meant.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Why the training ended before its plan, if it did: it diverged, and the best epoch until then came out.
+    #[serde(default)]
+    pub stopped: Option<String>,
     /// The random seed.
     pub seed: u64,
     /// Height and width of the network's input in pixels.
@@ -114,7 +117,8 @@ pub struct EpochReport {
     pub epoch: usize,
     /// The head's learning rate at the epoch's end.
     pub lr: f64,
-    /// Mean loss over the epoch's samples, with label smoothing and augmentation.
+    /// Mean loss over the epoch's samples, with label smoothing and augmentation; NaN in an epoch without a step.
+    #[serde(with = "any_float")]
     pub train_loss: f64,
     /// Accuracy of the training batches as they were seen, in [0, 1]; `None` where a custom loop computes the loss.
     pub train_top1: Option<f64>,

@@ -55,7 +55,7 @@ pub(super) type Listener = Box<dyn FnMut(&Event<'_>) + Send>;
 
 /// A run in progress: its own copy of what learns, the optimizer, and the position in the plan.
 ///
-/// [`FineTuner::fit`](crate::FineTuner::fit) is a client of this; an own loop is as short:
+/// [`FineTuner::fit`](crate::FineTuner::fit) is a client of this; a custom loop is as short:
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, FineTuner, Loss, Strategy, TensorDataset};
@@ -270,6 +270,8 @@ impl Session {
             self.audit_pending = false;
         }
         self.steps_done += 1;
+        // These are no longer the weights of an epoch that was restored.
+        (self.report.best_epoch, self.report.valid_top1, self.report.valid) = (None, None, None);
         current.steps += 1;
         if let Some(epoch) = &mut current.running {
             epoch.progress.step(loss, norm);

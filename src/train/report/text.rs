@@ -1,6 +1,7 @@
 //! Reports as text, at most 80 columns wide.
 
 use super::{EpochReport, Report};
+use crate::error::wrapped;
 use crate::metrics::Evaluation;
 use crate::strategy::Strategy;
 use std::fmt::{self, Write as _};
@@ -21,17 +22,13 @@ impl Report {
             self.strategy.map_or("custom plan", Strategy::name)
         );
         let _ = write!(text, "{}", self.plan);
-        self.settings(&mut text);
-        text
-    }
-
-    fn settings(&self, text: &mut String) {
         for setting in &self.overrides {
             let _ = writeln!(text, "  set by hand: {setting}");
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "  warning: {warning}");
         }
+        wrapped(&text)
     }
 
     /// A row per epoch, the best marked, and the parameters of each stage.
@@ -99,9 +96,12 @@ impl fmt::Display for Report {
         let strategy = self.strategy.map_or("custom plan", Strategy::name);
         let (train, classes) = (self.samples.train, self.classes.len());
         writeln!(f, "{} on {train} samples of {classes} classes: {strategy}", self.arch)?;
-        let mut settings = String::new();
-        self.settings(&mut settings);
-        f.write_str(&settings)?;
+        for setting in &self.overrides {
+            f.write_str(&wrapped(&format!("  set by hand: {setting}")))?;
+        }
+        if let Some(stopped) = &self.stopped {
+            f.write_str(&wrapped(&format!("  {stopped}")))?;
+        }
         if self.skipped > 0 {
             writeln!(f, "  {} broken samples were skipped", self.skipped)?;
         }
@@ -131,15 +131,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// `epoch 3  train loss 0.1234, top1 0.9500  valid loss 0.2345, top1 0.9444  best`
+/// `phase 1 epoch   3  loss 0.1234 top1 0.9500  valid loss 0.2345 top1 0.9444  best`
 impl fmt::Display for EpochReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "phase {} epoch {:>3}  train loss {:.4}", self.phase, self.epoch, self.train_loss)?;
+        write!(f, "phase {} epoch {:>3}  loss {:.4}", self.phase, self.epoch, self.train_loss)?;
         if let Some(top1) = self.train_top1 {
-            write!(f, ", top1 {top1:.4}")?;
+            write!(f, " top1 {top1:.4}")?;
         }
         if let (Some(loss), Some(top1)) = (self.valid_loss, self.valid_top1) {
-            write!(f, "  valid loss {loss:.4}, top1 {top1:.4}")?;
+            write!(f, "  valid loss {loss:.4} top1 {top1:.4}")?;
         }
         if self.best { write!(f, "  best") } else { Ok(()) }
     }

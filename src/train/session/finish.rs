@@ -11,9 +11,7 @@ impl Session {
     /// # Errors
     /// [`Error::NotFinite`] if the weights are not finite, since such a predictor could not say anything.
     pub fn finish(mut self) -> Result<Fitted> {
-        if self.epoch_done() {
-            self.close_epoch(None)?;
-        }
+        self.close_epoch(None)?;
         if self.current.is_some() {
             self.leave_phase()?;
         }

@@ -104,7 +104,8 @@ impl Session {
         };
         let inner = &self.setup.backbone.inner;
         let (dtype, device) = (inner.dtype, &inner.device);
-        let maker = Maker { loader: &loader, network, frozen_blocks, made, dtype, device, phase };
+        let must_be_finite = matches!(purpose, Purpose::Training(_));
+        let maker = Maker { loader: &loader, network, frozen_blocks, made, dtype, device, phase, must_be_finite };
         let listener = &mut self.setup.listener;
         let progress = |done, total| emit(listener, &Event::Features { done, total });
         let kept = KeptFeatures::gather(dataset, &maker, &self.setup.cache, views, progress)?;

@@ -3,7 +3,6 @@
 #[allow(clippy::wildcard_imports)] // one type in several files
 use super::*;
 use crate::freeze::covers;
-use crate::optim::OptimizerRule;
 use std::time::SystemTime;
 
 impl Session {
@@ -41,16 +40,17 @@ impl Session {
         if let Some(workers) = setup.workers {
             loader = loader.workers(workers);
         }
-        let warnings = warnings(plan, backbone);
+        let warnings = plan.warnings(backbone);
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_string(),
-            date: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+            date: now(),
             arch: inner.arch.name().to_string(),
             base_model: inner.origin.name.clone().filter(|_| plan.init == Start::Pretrained),
             strategy: setup.strategy,
             plan: plan.clone(),
             overrides: setup.overrides.clone(),
             warnings,
+            stopped: None,
             seed: *seed,
             input_size: inner.spec.size,
             samples: Samples { train: data.len(), ..Samples::default() },
@@ -104,65 +104,41 @@ impl Session {
     }
 }
 
-/// What works and is probably not meant.
-fn warnings(plan: &Plan, backbone: &Backbone) -> Vec<String> {
-    let mut warnings: Vec<String> = unoptimised(env!("CANDLE_FINETUNE_OPT_LEVEL")).into_iter().collect();
-    for (i, phase) in plan.phases.iter().enumerate() {
-        // Rates at which nothing is learnt: AdamW's usual ones are 1e-5 to 1e-2, SGD's 1e-3 to 1.
-        let highest = match phase.optimizer.rule {
-            OptimizerRule::Sgd { .. } => 5.0,
-            OptimizerRule::AdamW { .. } => 0.1,
-        };
-        if phase.optimizer.lr > highest {
-            let (lr, rule) = (phase.optimizer.lr, phase.optimizer.rule.name());
-            warnings.push(format!("phase {}: a learning rate of {lr} is far above what {rule} can use", i + 1));
-        }
-    }
-    let ((h, w), (usual, _)) = (backbone.input_spec().size, backbone.arch().input_spec().size);
-    if h.min(w) * 4 <= usual {
-        let arch = backbone.arch();
-        warnings.push(format!("images of {h} x {w} pixels are far smaller than the {usual} that {arch} is made for"));
-    }
-    warnings
+/// The time in UTC as ISO 8601 writes it, if the clock is after 1970.
+fn now() -> Option<String> {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    Some(date(seconds))
 }
 
-/// What to say of a build of this crate at this optimisation level. Only the build script knows it: assertions may be on
-/// in an optimised build.
-fn unoptimised(level: &str) -> Option<String> {
-    (level == "0").then(|| {
-        "this build is not optimised and trains many times slower; add `[profile.dev.package.\"*\"] opt-level = 3` to \
-         Cargo.toml, or build with --release"
-            .to_string()
-    })
+/// `seconds` since 1970 as a date and time. The year counts from March, so that a leap day is the last one of a year
+/// ("days from civil" turned round, Hinnant 2013).
+fn date(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Arch, Optimizer};
 
+    /// Python: `datetime.fromtimestamp(seconds, UTC)`.
     #[test]
-    fn what_is_probably_not_meant_is_said() {
-        let backbone = Backbone::random(Arch::RESNET18, 1, &Device::Cpu).unwrap();
-        let of = |optimizer: Optimizer, backbone: &Backbone| {
-            let mut found = warnings(&Plan::new(vec![Phase::new(1, optimizer)]), backbone);
-            found.retain(|warning| !warning.contains("not optimised"));
-            found
-        };
-        assert_eq!(of(Optimizer::adamw(1e-2), &backbone), [""; 0]);
-        assert_eq!(of(Optimizer::sgd(1.0), &backbone), [""; 0]);
-        for optimizer in [Optimizer::adamw(1e3), Optimizer::sgd(1e3)] {
-            let found = of(optimizer, &backbone);
-            assert!(found.len() == 1 && found[0].contains("1000") && found[0].contains("phase 1"), "{found:?}");
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(date(seconds), expected);
         }
-        let found = of(Optimizer::sgd(0.1), &backbone.input_size(8, 8).unwrap());
-        assert!(found.len() == 1 && found[0].contains("8 x 8") && found[0].contains("224"), "{found:?}");
-        assert_eq!(of(Optimizer::sgd(0.1), &backbone.input_size(96, 96).unwrap()), [""; 0]);
-    }
-
-    #[test]
-    fn the_level_of_optimisation_decides_what_is_said_of_it() {
-        assert!(unoptimised("0").is_some_and(|text| text.contains("opt-level")));
-        assert!(["1", "2", "3", "s"].iter().all(|level| unoptimised(level).is_none()));
     }
 }

@@ -21,7 +21,7 @@ impl Session {
     ///
     /// Among the epochs whose accuracy is within one standard error of the best (compared sample by sample), the one
     /// with the lowest loss is the best; what is not finite never is. Patience counts the epochs since the lowest loss
-    /// of the phase. An own loop calls it where [`Session::epoch_done`] is true:
+    /// of the phase. A custom loop calls it where [`Session::epoch_done`] is true:
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
@@ -44,22 +44,36 @@ impl Session {
     /// # let _ = tuned;
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// If no epoch is in progress.
     pub fn end_epoch(&mut self, valid: &Evaluation) -> Result<bool> {
+        if self.current.as_ref().is_none_or(|current| current.running.is_none()) {
+            return Err(Error::invalid("session", "no epoch is in progress; call end_epoch after its last batch"));
+        }
+        self.report.samples.valid = Some(valid.total);
         self.close_epoch(Some(valid))
     }
 
     /// Ends the phase before its time; the next batch is the next phase's. Without a phase in progress nothing happens.
     pub fn end_phase(&mut self) -> Result<()> {
+        self.close_epoch(None)?;
         self.leave_phase()
     }
 
-    /// Puts the weights of the best epoch back: of those that [`Session::end_epoch`] was told of.
+    /// Puts the weights of the best epoch back, of those that [`Session::end_epoch`] was told of, and ends the phase in
+    /// progress. Call it before [`Session::finish`]; training on from there changes the weights again.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if no epoch had a validation with finite numbers.
+    /// If no epoch was validated, and [`Error::Diverged`] if none had finite numbers.
     pub fn restore_best(&mut self) -> Result<()> {
+        // The network of the phase was built over its frozen tensors, which may be others than those of the best epoch.
+        self.end_phase()?;
         let Some(best) = self.best.winner() else {
-            let loss = self.report.epochs.iter().rev().find_map(|epoch| epoch.valid_loss).unwrap_or(f64::NAN);
+            let Some(loss) = self.report.epochs.iter().rev().find_map(|epoch| epoch.valid_loss) else {
+                let problem = "no epoch was validated; call end_epoch with an evaluation after each";
+                return Err(Error::invalid("session", problem));
+            };
             return Err(Error::Diverged { what: "validation loss", step: self.steps_done, loss });
         };
         self.report.best_epoch = Some(best.number);
@@ -70,13 +84,13 @@ impl Session {
 
     /// Whether a phase has just begun: its first batch was handed out and no step made.
     pub(in crate::train) fn entered_phase(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.batches == 1)
+        self.current.as_ref().is_some_and(|current| current.batches == 1 && current.steps == 0)
     }
 
     /// Whether the training has diverged after an epoch worth keeping; the report says so then.
     pub(in crate::train) fn survives(&mut self, error: &Error) -> bool {
         let diverged = match error {
-            Error::Diverged { .. } => true,
+            Error::Diverged { .. } | Error::NotFinite { .. } => true,
             Error::Audit { unreached, not_finite, changed, .. } => {
                 unreached.is_empty() && changed.is_empty() && !not_finite.is_empty()
             }
@@ -85,9 +99,9 @@ impl Session {
         if !diverged || self.best.winner().is_none() {
             return false;
         }
-        let warning = format!("stopped in phase {}: {error}", self.phase().unwrap_or_default());
-        tracing::warn!("{warning}");
-        self.report.warnings.push(warning);
+        let stopped = format!("stopped in phase {}: {error}", self.phase().unwrap_or(self.next_phase));
+        tracing::warn!("{stopped}");
+        self.report.stopped = Some(stopped);
         true
     }
 
@@ -144,7 +158,7 @@ impl Session {
     /// patience is exhausted. Returns whether the epoch is the best so far.
     pub(in crate::train) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<bool> {
         let Some(current) = &mut self.current else { return Ok(false) };
-        let Some(epoch) = current.running.take() else { return Ok(false) };
+        let Some(epoch) = current.running.take().filter(|epoch| epoch.taken > 0) else { return Ok(false) };
         let lr = current.phase.optimizer.lr * current.factor();
         let mut report = epoch.progress.report(current.index + 1, current.epoch + 1, lr, valid);
         self.report.seconds.train += report.seconds;
