@@ -308,7 +308,9 @@ mod tests {
             for samples in [1, 100, 10_000] {
                 let plan = strategy.plan(&backbone, samples);
                 plan.check(&backbone).unwrap();
-                assert!(plan.to_string().contains(strategy.reason()));
+                // The text is wrapped.
+                let text = plan.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+                assert!(text.contains(strategy.reason()), "{text}");
                 let text = serde_json::to_string(&plan).unwrap();
                 assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
             }
