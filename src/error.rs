@@ -12,7 +12,7 @@ pub(crate) use text::{distance, nearest, shown, shown_list, tamed, wrapped};
 use mismatch::known_archs;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use text::{SHOWN, because, listed, some};
+use text::{SHOWN, audit_remedy, because, listed, some};
 
 /// An error of a dependency, kept opaque so that dependencies can change without breaking users.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -309,14 +309,6 @@ pub enum HubError {
     Damaged,
     /// The hub's answer, or what was asked of it, makes no sense.
     Refused,
-}
-
-fn audit_remedy(not_finite: &[String]) -> &'static str {
-    if not_finite.is_empty() {
-        " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
-    } else {
-        " lower the learning rate, clip the gradients, or check the loss and the images"
-    }
 }
 
 impl Error {

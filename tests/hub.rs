@@ -473,9 +473,12 @@ fn the_card_says_what_each_figure_was_measured_on() {
     let fitted = tuned(Head::linear());
     fitted.predictor.save_folder(dir.path()).unwrap();
     let card = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
-    let line = |part: &str, top1: f64| format!("| Top-1 on {part} data | {:.2} % |", 100.0 * top1);
-    assert!(card.contains(&line("validation", fitted.report.valid_top1.unwrap())), "{card}");
-    assert!(card.contains(&line("test", fitted.report.top1.unwrap())), "{card}");
+    let report = &fitted.report;
+    let line = |part: &str, images: Option<usize>, top1: Option<f64>| {
+        format!("| Top-1 on {part} data ({} images) | {:.2} % |", images.unwrap(), 100.0 * top1.unwrap())
+    };
+    assert!(card.contains(&line("validation", report.samples.valid, report.valid_top1)), "{card}");
+    assert!(card.contains(&line("test", report.samples.test, report.top1)), "{card}");
     // A report without a figure for the test data gives none.
     let file = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&file).unwrap();

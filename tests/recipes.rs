@@ -29,7 +29,8 @@ fn settings_by_hand_win_whatever_the_order_and_the_report_says_so() {
         assert_eq!((plan.phases[0].optimizer, plan.loss.label_smoothing), (optimizer, 0.1));
         assert!(plan.augment.is_random());
         assert_eq!(report.overrides.len(), 5);
-        let text = report.to_string();
+        // Long lines are wrapped.
+        let text = report.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         for setting in &report.overrides {
             assert!(text.contains(&format!("set by hand: {setting}")), "{text}");
         }
