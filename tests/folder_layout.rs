@@ -314,3 +314,33 @@ fn images_in_several_parts_are_counted() {
 fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
+
+/// A class or a part behind a link to nothing would be missing without a word.
+#[cfg(unix)]
+#[test]
+fn links_to_nothing_in_the_place_of_folders_are_refused() {
+    for name in ["cats", "valid", "test"] {
+        let root = folder(&[("train/a", 4), ("train/b", 4)]);
+        let link = if name == "cats" { root.path().join("train/cats") } else { root.path().join(name) };
+        std::os::unix::fs::symlink(root.path().join("gone"), &link).unwrap();
+        let text = refusal(root.path());
+        assert!(text.contains(name) && text.contains("link to nothing"), "{text}");
+    }
+}
+
+/// A paper, a video or an icon beside the folders is no image that lies in the wrong place.
+#[test]
+fn documents_beside_folders_are_ignored_and_named_in_classes() {
+    for stray in ["paper.pdf", "train/demo.mp4", "docs/readme.pdf", "favicon.ico"] {
+        let root = folder(&[("train/a", 4), ("train/b", 4), ("test/a", 1), ("test/b", 1)]);
+        let path = root.path().join(stray);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "%PDF-1.7").unwrap();
+        let splits = ImageFolder::splits(root.path(), 0).unwrap();
+        assert_eq!((splits.train.len() + splits.valid.len(), splits.test.unwrap().len()), (8, 2), "{stray}");
+    }
+    let root = folder(&[("a", 4), ("b", 4)]);
+    fs::write(root.path().join("a/paper.pdf"), "%PDF-1.7").unwrap();
+    let text = refusal(root.path());
+    assert!(text.contains("paper.pdf") && text.contains("PDF"), "{text}");
+}

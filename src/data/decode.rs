@@ -220,7 +220,7 @@ fn decoded(mut reader: ImageReader<impl BufRead + Seek>, max_pixels: u64) -> Res
     check_pixels(width.into(), height.into(), max_pixels)?;
     // Sixteen bytes per pixel is the most any format decodes to (four channels of f32), twice for working memory.
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some((u64::from(width) * u64::from(height)).saturating_mul(32) + (64 << 20));
+    limits.max_alloc = Some((u64::from(width) * u64::from(height)).saturating_mul(32).saturating_add(64 << 20));
     decoder.set_limits(limits)?;
     if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
         // Nothing says which of their values is white.

@@ -37,8 +37,7 @@ pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
     if root.has_own_images() {
         let problem = if with_images.is_empty() {
             "where one folder per class is expected. Labels are not read from tables: sort the images into class \
-             folders. If this folder is itself a class, open the one above it with `layout` classes \
-             (`--layout classes`)"
+             folders, or move the folder away if its images have no labels"
         } else {
             "beside class folders; move each into one"
         };
@@ -53,7 +52,7 @@ pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
             name: folder.name.clone(),
             images: inner.iter().flat_map(|folder| folder.images.iter().cloned()).collect(),
         });
-        unread.extend(inner.iter().flat_map(|folder| folder.unread.iter().cloned()));
+        unread.extend(inner.iter().flat_map(|folder| folder.unread.iter().chain(&folder.documents).cloned()));
         unknown.extend(inner.iter().flat_map(|folder| folder.unknown.iter().cloned()));
     }
     if !unknown.is_empty() {

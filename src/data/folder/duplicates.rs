@@ -74,8 +74,9 @@ pub(super) fn find(train: &ImageFolder, valid: &ImageFolder, test: Option<&Image
     let mut found = Duplicates::default();
     let mut pairs: Vec<(PathBuf, PathBuf)> = Vec::new();
     for members in by_content.values() {
+        let Some(first) = members.iter().min_by_key(|member| member.part) else { continue };
         for member in members {
-            let Some(earlier) = members.iter().find(|other| other.part < member.part) else { continue };
+            let Some(earlier) = Some(first).filter(|first| first.part < member.part) else { continue };
             if member.part == 1 {
                 found.valid += 1;
             } else {

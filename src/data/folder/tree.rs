@@ -14,6 +14,12 @@ const IMAGES: [&str; 15] =
 /// Extensions of files that often lie beside images.
 const HARMLESS: [&str; 12] = ["txt", "json", "csv", "tsv", "md", "xml", "yaml", "yml", "html", "db", "ini", "lnk"];
 
+/// Extensions of documents and videos, which lie beside images as often as among them.
+const DOCUMENTS: [&str; 24] = [
+    "pdf", "ps", "eps", "ai", "djvu", "svg", "svgz", "ico", "cur", "icns", "mp4", "m4v", "mov", "avi", "mkv", "webm",
+    "mpg", "mpeg", "wmv", "3gp", "mts", "m2ts", "flv", "hdr",
+];
+
 /// Folders that systems, file servers and tools leave behind, in lower case. Names that begin with a dot are ignored
 /// as well.
 const SYSTEM: [&str; 18] = [
@@ -50,6 +56,8 @@ pub(super) struct Folder {
     pub images: Vec<PathBuf>,
     /// Images of kinds that are not read, and what is named like an image but is no file, with what is wrong.
     pub unread: Vec<(PathBuf, String)>,
+    /// Documents and videos, with what is wrong: in a class they are taken for images, elsewhere they are ignored.
+    pub documents: Vec<(PathBuf, String)>,
     /// Files that are neither images nor known to be harmless.
     pub unknown: Vec<PathBuf>,
 }
@@ -74,6 +82,7 @@ impl Folder {
             folders: Vec::new(),
             images: Vec::new(),
             unread: Vec::new(),
+            documents: Vec::new(),
             unknown: Vec::new(),
         };
         let mut entries: Vec<DirEntry> = std::fs::read_dir(path)
@@ -90,6 +99,11 @@ impl Folder {
                 Ok(kind) if kind.is_dir() => folder.folders.push(Self::within(&path, above)?),
                 Ok(kind) => folder.file(path, sniff::special(kind)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    // It may have led to a folder of images.
+                    if path.extension().is_none() {
+                        let problem = "it is a link to nothing; mend or remove it";
+                        return Err(Error::invalid(path.display().to_string(), problem));
+                    }
                     folder.file(path, Some("it is a link to nothing"));
                 }
                 Err(error) => return Err(Error::io("read", path)(error)),
@@ -114,7 +128,10 @@ impl Folder {
             match sniff::file(&path) {
                 // Named so, and still an image that is read: the content decides.
                 Ok(sniff::Content::Image(_)) => self.images.push(path),
-                Ok(sniff::Content::Foreign(found)) => self.unread.push((path, sniff::unsupported(found))),
+                Ok(sniff::Content::Foreign(found)) if !DOCUMENTS.contains(&extension) => {
+                    self.unread.push((path, sniff::unsupported(found)));
+                }
+                _ if DOCUMENTS.contains(&extension) => self.documents.push((path, sniff::unsupported(foreign))),
                 _ => self.unread.push((path, sniff::unsupported(foreign))),
             }
         } else {
