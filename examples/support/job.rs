@@ -82,7 +82,6 @@ pub fn finetune(
     default: Option<Strategy>,
     before: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Option<(Fitted, String)>, Failure> {
-    let strategy = options.strategy.or(default).ok_or(Error::NoStrategy)?;
     let outputs: Vec<&Path> = [&options.out, &options.report].into_iter().flatten().map(PathBuf::as_path).collect();
     run::check_outputs(&outputs, weights.as_slice())?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
@@ -99,6 +98,7 @@ pub fn finetune(
     }
     let splits = open(options)?;
     let Splits { train, valid, test, .. } = &splits;
+    let strategy = options.strategy.or(default).ok_or(Error::NoStrategy)?;
 
     let plan = plan(options, strategy, &backbone, train.len());
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
