@@ -81,10 +81,11 @@ fn predict(options: &Options) -> Result<(), Failure> {
             }
         }
         let (paths, images): (Vec<&PathBuf>, Vec<Image>) = read.into_iter().unzip();
-        let predictions = predictor.predict_batch(&images);
-        let predictions = predictions.map_err(|error| {
-            let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-            format!("{error} (images from 0: {})", files.join(", "))
+        let predictions = predictor.predict_batch(&images).map_err(|error| {
+            // Once more, one by one, to name the file.
+            let fails = |(_, image): &(&&PathBuf, &Image)| predictor.predict(image).is_err();
+            let file = paths.iter().zip(&images).find(fails).map_or("", |(path, _)| path.to_str().unwrap_or_default());
+            format!("{file}: {error}")
         })?;
         predicted += predictions.len();
         for (path, prediction) in paths.iter().zip(predictions) {

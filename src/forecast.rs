@@ -2,7 +2,7 @@
 
 use crate::backbone::{Backbone, Network};
 use crate::error::{Error, Result};
-use crate::freeze::{Frozen, Role, covers};
+use crate::freeze::{Frozen, Role};
 use crate::head::Head;
 use crate::ops::{Aftermath, Sketch};
 use crate::params::{Declared, Provider, Slot};
@@ -77,8 +77,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let size = inner.dtype.size_in_bytes();
     let declared = inner.arch.declared(inner.spec.channels)?;
     let of_head = head.shapes(inner.arch, classes);
-    let in_head = |name: &str| of_head.iter().any(|(tensor, _)| covers(name, tensor));
-    let frozen = phase.freeze.resolve(backbone.blocks(), &declared, in_head)?;
+    let frozen = phase.freeze.resolve(backbone.blocks(), &declared, &head.names(inner.arch, classes))?;
     let numbers = |shape: &[usize]| shape.iter().product::<usize>();
     let all: usize = declared.iter().map(|d| numbers(&d.shape)).chain(of_head.iter().map(|(_, s)| numbers(s))).sum();
     let in_backbone = declared.iter().filter(|d| frozen.role(d, phase.batch_norm) == Role::Param);

@@ -1,6 +1,7 @@
 //! Which parts of a backbone stay as they are.
 
 use crate::error::{Error, Result, nearest, shown};
+use crate::head::Head;
 use crate::params::{Block, Declared, Kind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -82,18 +83,14 @@ impl FreezePolicy {
     /// has.
     pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
         let declared = backbone.arch().declared(backbone.input_spec().channels)?;
-        // The head is not known here: any name under the classifier's may be one of its tensors.
-        let of_head = |name: &str| covers(backbone.arch().classifier(), name);
-        Ok(self.resolve(backbone.blocks(), &declared, of_head)?.prefix)
+        // The head is not known here: a name may be that of a tensor of any.
+        let heads: Vec<String> =
+            [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(backbone.arch(), 1)).collect();
+        Ok(self.resolve(backbone.blocks(), &declared, &heads)?.prefix)
     }
 
-    /// `of_head`: whether a name is a tensor of the head, or above one.
-    pub(crate) fn resolve(
-        &self,
-        blocks: &[Block],
-        declared: &[Declared],
-        of_head: impl Fn(&str) -> bool,
-    ) -> Result<Frozen> {
+    /// `head`: the names of the head's tensors.
+    pub(crate) fn resolve(&self, blocks: &[Block], declared: &[Declared], head: &[String]) -> Result<Frozen> {
         let n = blocks.len();
         let at_most = |k: usize| {
             if k <= n {
@@ -112,9 +109,9 @@ impl FreezePolicy {
                 .map(|i| i + 1)
                 .ok_or_else(|| unknown(name, blocks))?,
             Self::Named(names) => {
-                let known = |name: &str| of_head(name) || declared.iter().any(|d| covers(name, &d.name));
-                if let Some(name) = names.iter().find(|name| !known(name)) {
-                    return Err(nearest_tensors(name, declared));
+                let tensors = || declared.iter().map(|d| &d.name).chain(head);
+                if let Some(name) = names.iter().find(|name| !tensors().any(|tensor| covers(name, tensor))) {
+                    return Err(nearest_tensors(name, tensors()));
                 }
                 let frozen = |i: usize| {
                     declared.iter().filter(|d| d.block == i).all(|d| names.iter().any(|n| covers(n, &d.name)))
@@ -128,7 +125,7 @@ impl FreezePolicy {
 }
 
 /// Whether `name` is the tensor or a module above it; prefixes end at dots.
-pub(crate) fn covers(name: &str, tensor: &str) -> bool {
+fn covers(name: &str, tensor: &str) -> bool {
     tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
@@ -145,11 +142,11 @@ fn unknown(name: &str, blocks: &[Block]) -> Error {
 }
 
 /// What to say of a name that owns no tensor: the tensors and modules whose names are like it.
-fn nearest_tensors(name: &str, declared: &[Declared]) -> Error {
+fn nearest_tensors<'a>(name: &str, tensors: impl Iterator<Item = &'a String>) -> Error {
     let mut known: BTreeSet<&str> = BTreeSet::new();
-    for d in declared {
-        known.insert(&d.name);
-        known.extend(d.name.match_indices('.').map(|(dot, _)| &d.name[..dot]));
+    for tensor in tensors {
+        known.insert(tensor);
+        known.extend(tensor.match_indices('.').map(|(dot, _)| &tensor[..dot]));
     }
     Error::UnknownBlock { name: shown(name), known: nearest(name, known, 5) }
 }

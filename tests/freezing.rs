@@ -308,7 +308,7 @@ fn names_freeze_anywhere() {
     assert!(matches!(wrong, Error::UnknownBlock { name, .. } if name == "layer2.7"));
     // A name that owns no tensor, of the backbone or the head, comes with the nearest that do.
     for (name, near) in
-        [("layer2.0.conv3.weight", "layer2.0.conv2.weight"), ("linear.0", "layer1.0"), ("conv", "conv1")]
+        [("layer2.0.conv3.weight", "layer2.0.conv2.weight"), ("linear.weigth", "linear.weight"), ("conv", "conv1")]
     {
         let wrong = start_error(&backbone, &data, FreezePolicy::Named(vec![name.into()]));
         assert!(wrong.to_string().contains(near), "{wrong}");

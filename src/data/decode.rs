@@ -88,7 +88,8 @@ pub(super) fn problem(error: Error) -> String {
         Error::UnsupportedImage { found, .. } => sniff::unsupported(&found),
         Error::Io { cause, .. } => cause.to_string(),
         Error::ImageTooLarge { width, height, limit, .. } => format!(
-            "{width} x {height} pixels, more than the limit of {limit}; shrink it or raise the limit (`max_pixels`, `--max-pixels`)"
+            "{width} x {height} pixels, more than the limit of {limit}; shrink it or raise the limit (`max_pixels`, \
+             `--max-pixels`)"
         ),
         other => other.to_string(),
     }
@@ -165,7 +166,9 @@ fn decode(mut reader: impl BufRead + Seek, length: u64, max_pixels: u64) -> Resu
             if let Some((width, height)) = size::of(format, &head) {
                 check_pixels(width, height, max_pixels)?;
                 if length > width.saturating_mul(height).saturating_mul(8).saturating_add(BESIDE_PIXELS) {
-                    return Err(Fault::broken(format!("the file has {length} bytes, for {width} x {height} pixels")));
+                    let found =
+                        format!("an image of {width} x {height} pixels in a file of {length} bytes (an animation?)");
+                    return Err(Fault::Unsupported(found));
                 }
             }
             pixels(format, reader, max_pixels)?

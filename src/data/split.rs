@@ -14,15 +14,21 @@ pub struct Subset {
     dataset: Arc<dyn Dataset>,
     indices: Arc<[usize]>,
     origins: Arc<[usize]>,
+    skipped: usize,
 }
 
 impl Subset {
     /// The samples with these indices, which may repeat.
+    ///
+    /// # Errors
+    /// If an index is not below the dataset's length.
     pub fn new<D: Dataset + Clone + 'static>(dataset: &D, indices: Vec<usize>) -> Result<Self> {
-        Self::of(Arc::new(dataset.clone()), indices)
+        let skipped = dataset.skipped();
+        Self::of(Arc::new(dataset.clone()), indices, skipped)
     }
 
-    fn of(dataset: Arc<dyn Dataset>, indices: Vec<usize>) -> Result<Self> {
+    /// `skipped`: what of the dataset's skipped samples is counted here.
+    fn of(dataset: Arc<dyn Dataset>, indices: Vec<usize>, skipped: usize) -> Result<Self> {
         if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
             return Err(Error::invalid("subset", format!("index {i} of a dataset of {} samples", dataset.len())));
         }
@@ -35,7 +41,7 @@ impl Subset {
             origin
         };
         let origins = indices.iter().map(origin).collect();
-        Ok(Self { dataset, indices: indices.into(), origins })
+        Ok(Self { dataset, indices: indices.into(), origins, skipped })
     }
 
     /// The indices into the whole dataset.
@@ -69,10 +75,9 @@ impl Dataset for Subset {
         self.dataset.name(self.indices[i])
     }
 
-    /// Those of the whole dataset in the part that has its first sample, none in the others: parts of one dataset count
-    /// them once.
+    /// Those of the whole dataset; of two parts that were cut together, the first one counts them.
     fn skipped(&self) -> usize {
-        if self.indices.contains(&0) { self.dataset.skipped() } else { 0 }
+        self.skipped
     }
 
     fn fingerprint(&self, i: usize) -> Option<u64> {
@@ -97,7 +102,7 @@ impl std::fmt::Debug for Subset {
 pub fn split<D: Dataset + Clone + 'static>(dataset: &D, fraction: f64, seed: u64) -> Result<(Subset, Subset)> {
     let (train, valid) = split_indices(dataset, fraction, seed)?;
     let dataset: Arc<dyn Dataset> = Arc::new(dataset.clone());
-    Ok((Subset::of(Arc::clone(&dataset), train)?, Subset::of(dataset, valid)?))
+    cut(&dataset, train, valid)
 }
 
 /// Cuts a dataset `k` times in (train, valid) so that each sample is in exactly one of the validation parts.
@@ -109,9 +114,15 @@ pub fn k_fold<D: Dataset + Clone + 'static>(dataset: &D, k: usize, seed: u64) ->
     (0..k)
         .map(|fold| {
             let (valid, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
-            Ok((Subset::of(Arc::clone(&dataset), train)?, Subset::of(Arc::clone(&dataset), valid)?))
+            cut(&dataset, train, valid)
         })
         .collect()
+}
+
+/// Both parts, of which the first counts what the dataset skipped.
+fn cut(dataset: &Arc<dyn Dataset>, train: Vec<usize>, valid: Vec<usize>) -> Result<(Subset, Subset)> {
+    let train = Subset::of(Arc::clone(dataset), train, dataset.skipped())?;
+    Ok((train, Subset::of(Arc::clone(dataset), valid, 0)?))
 }
 
 /// The indices of both parts, each in rising order.

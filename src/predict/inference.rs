@@ -79,7 +79,7 @@ impl Inference {
 
     /// `workers`: the threads that make batches, the loader's own choice if `None`.
     pub fn evaluate(&self, data: &Arc<dyn Dataset>, workers: Option<usize>) -> Result<Evaluation> {
-        self.check(data)?;
+        Self::check(&self.labels, data)?;
         let loader = Loader::new(data, self.transform.clone()).batch_size(BATCH);
         let loader = workers.into_iter().fold(loader, Loader::workers);
         let mut evaluation = Evaluation::new();
@@ -91,14 +91,14 @@ impl Inference {
     }
 
     /// Refuses data that cannot be evaluated: none, or of other classes.
-    pub fn check(&self, data: &dyn Dataset) -> Result<()> {
+    pub fn check(known: &[String], data: &dyn Dataset) -> Result<()> {
         if data.is_empty() {
             return Err(Error::invalid("dataset", "holds no samples; there is nothing to evaluate"));
         }
-        if data.classes() == self.labels {
+        let given = data.classes();
+        if given == known {
             return Ok(());
         }
-        let (given, known) = (data.classes(), &self.labels);
         let at = given.iter().zip(known).take_while(|(a, b)| a == b).count();
         let name = |names: &[String]| names.get(at).map_or("not there".into(), |name| format!("{name:?}"));
         let problem = format!(

@@ -11,7 +11,7 @@ pub(super) type Weights = BTreeMap<String, Tensor>;
 /// The epochs that may still turn out to be the best, with their weights.
 ///
 /// The rule: among the epochs whose accuracy is within one standard error of the best one, the one with the lowest
-/// validation loss. On few validation samples accuracies differ by chance: of two epochs only the samples count that
+/// validation loss. On few validation samples accuracies differ randomly: of two epochs only the samples count that
 /// one of them gets right and the other wrong (a paired comparison), and the loss looks at every sample. (After the
 /// one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".) An epoch whose loss or
 /// logits are not finite is never kept.
@@ -56,9 +56,10 @@ impl Best {
             return Ok(false);
         }
         self.kept.retain(|k| !matched(evaluation, &k.evaluation));
-        let accurate = self.kept.iter().map(|k| &k.evaluation).chain([evaluation]).max_by_key(|e| e.correct);
-        let accurate = accurate.unwrap_or(evaluation).clone();
-        self.kept.retain(|k| within_one_error(&accurate, &k.evaluation));
+        // The most accurate of those kept is the first, and it stays the most accurate unless the new one is.
+        if self.kept.first().is_none_or(|most| evaluation.correct > most.evaluation.correct) {
+            self.kept.retain(|k| within_one_error(evaluation, &k.evaluation));
+        }
         // Before the weights are copied, so that there are never more: neither the most accurate nor the one that wins.
         if self.kept.len() >= MOST {
             self.kept.remove(1);
@@ -125,7 +126,7 @@ mod tests {
         // Equal to the best, and worse in one of the two: no better.
         assert!(!offer(&mut best, 5, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.0)));
         assert!(!offer(&mut best, 6, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.2)));
-        // A low loss does not make up for a difference that is no chance.
+        // A low loss does not make up for a difference that is not random.
         assert!(!offer(&mut best, 7, &evaluation(&[1, 1, 1, 0, 0, 0, 0, 0, 0, 0], 0.1)));
         assert_eq!(winner(&best), Some(4));
     }

@@ -126,7 +126,7 @@ mod tests {
             let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
             slots.insert(name.into(), Slot::Param(variable(&zeros).unwrap()));
         }
-        let frozen = FreezePolicy::Nothing.resolve(backbone.blocks(), &declared, |_| true).unwrap();
+        let frozen = FreezePolicy::Nothing.resolve(backbone.blocks(), &declared, &[]).unwrap();
         assign(&mut slots, &declared, &frozen, BatchNormMode::Train).unwrap();
         groups(&slots, &declared, backbone.blocks(), phase)
     }

@@ -46,6 +46,9 @@ const SYSTEM: [&str; 18] = [
 /// The deepest folder, so that a tree without end is an error.
 const DEPTH: usize = 24;
 
+/// More folders than this are links that repeat each other: two in each of 24 folders make 16 million.
+const MOST_FOLDERS: usize = 1_000_000;
+
 /// A folder with everything under it but what systems leave behind, sorted by name. Links are followed.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -64,15 +67,21 @@ pub(super) struct Folder {
 
 impl Folder {
     pub fn read(path: &Path) -> Result<Self> {
-        Self::within(path, &mut Vec::new())
+        Self::within(path, &mut Vec::new(), &mut 0)
     }
 
-    /// `above`: the folders that this one lies in, links resolved.
-    fn within(path: &Path, above: &mut Vec<PathBuf>) -> Result<Self> {
+    /// `above`: the folders that this one lies in, links resolved; `count`: the folders read so far.
+    fn within(path: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Self> {
+        *count += 1;
+        if *count > MOST_FOLDERS {
+            let problem = format!("there are more than {MOST_FOLDERS} folders up to here; do links repeat them?");
+            return Err(Error::invalid(path.display().to_string(), problem));
+        }
         let real = path.canonicalize().map_err(Error::io("read", path))?;
         if above.contains(&real) || above.len() > DEPTH {
-            let problem =
-                format!("it leads to a folder above it, or is nested more than {DEPTH} deep; remove the link");
+            let problem = format!(
+                "it leads to a folder above it, or is nested more than {DEPTH} deep; remove the link, or flatten the folders"
+            );
             return Err(Error::invalid(path.display().to_string(), problem));
         }
         above.push(real);
@@ -96,7 +105,7 @@ impl Folder {
                 kind = std::fs::metadata(&path).map(|target| target.file_type());
             }
             match kind {
-                Ok(kind) if kind.is_dir() => folder.folders.push(Self::within(&path, above)?),
+                Ok(kind) if kind.is_dir() => folder.folders.push(Self::within(&path, above, count)?),
                 Ok(kind) => folder.file(path, sniff::special(kind)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     // It may have led to a folder of images.

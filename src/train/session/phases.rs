@@ -4,7 +4,6 @@ use super::super::features::Maker;
 #[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
 use crate::data::hash;
-use crate::freeze::covers;
 use crate::nn::checksum;
 
 /// What features are kept for.
@@ -20,8 +19,8 @@ impl Session {
         let index = self.next_phase;
         let inner = self.setup.backbone.inner.clone();
         let blocks = &inner.network.blocks;
-        let in_head = |name: &str| self.slots.keys().any(|tensor| covers(name, tensor));
-        let frozen = phase.freeze.resolve(blocks, &self.declared, in_head)?;
+        let heads = self.setup.head.names(inner.arch, self.labels.len());
+        let frozen = phase.freeze.resolve(blocks, &self.declared, &heads)?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
         let network = Arc::new(Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?);
         let groups = groups(&self.slots, &self.declared, blocks, &phase);

@@ -2,7 +2,6 @@
 
 #[allow(clippy::wildcard_imports)] // one type in several files
 use super::*;
-use crate::freeze::covers;
 use std::time::SystemTime;
 
 impl Session {
@@ -71,8 +70,7 @@ impl Session {
         let declared = inner.arch.declared(channels)?;
         let heads = head.names(inner.arch, labels.len());
         for (i, phase) in plan.phases.iter().enumerate() {
-            let in_head = |name: &str| heads.iter().any(|tensor| covers(name, tensor));
-            let frozen = phase.freeze.resolve(&inner.network.blocks, &declared, in_head)?;
+            let frozen = phase.freeze.resolve(&inner.network.blocks, &declared, &heads)?;
             let learns = |d: &Declared| frozen.role(d, phase.batch_norm) == Role::Param;
             if heads.iter().all(|name| frozen.names(name)) && !declared.iter().any(learns) {
                 let problem = "freezes everything, the head too, so nothing would learn";

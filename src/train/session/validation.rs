@@ -8,7 +8,12 @@ impl Session {
     ///
     /// Features of frozen blocks are cached as those of the training data are, if the samples can be told apart by
     /// [`Dataset::fingerprint`].
+    ///
+    /// # Errors
+    /// If the data holds no samples, its classes are not those of the training data, in their order, it has lists of
+    /// labels, or a sample cannot be read.
     pub fn evaluate<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
+        Inference::check(&self.labels, data)?;
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let known = !data.is_empty() && data.fingerprint(0).is_some();
         let cache = if known { self.valid_cache(&data)? } else { None };
@@ -56,6 +61,9 @@ impl Session {
     }
 
     /// Ends the phase before its time; the next batch is the next phase's. Without a phase in progress nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::Audit`] if something frozen has changed.
     pub fn end_phase(&mut self) -> Result<()> {
         self.close_epoch(None)?;
         self.leave_phase()
@@ -133,7 +141,6 @@ impl Session {
         let inference = self.inference()?;
         let evaluation = match (cache, &self.current) {
             (Some(cache), Some(current)) => {
-                inference.check(valid)?;
                 let mut evaluation = Evaluation::new();
                 for indices in cache.in_order(crate::predict::BATCH) {
                     let device = &self.setup.backbone.inner.device;

@@ -89,11 +89,13 @@ impl<'a> Level<'a> {
     /// The dictionary that this one wraps.
     fn inner(&self, values: &Values) -> Result<Option<(&'a str, Id)>, Problem> {
         let is_dict = |id: Id| matches!(values.get(id), Node::Dict(_));
-        for wrapper in WRAPPERS {
-            let found = self.entries.iter().rev().find(|&&(name, id)| name == wrapper && is_dict(id));
-            if let Some(&found) = found {
-                return Ok(Some(found));
-            }
+        let wrapped = |wrapper| self.entries.iter().rev().find(|&&(name, id)| name == wrapper && is_dict(id)).copied();
+        let wrapped: Vec<(&str, Id)> = WRAPPERS.into_iter().filter_map(wrapped).collect();
+        // An empty average or a configuration may have the name of a state dict: one that holds tensors goes first.
+        let mut seen = HashSet::new();
+        let full = wrapped.iter().find(|&&(_, id)| wraps_tensors(values, id, MAX_DEPTH, &mut seen));
+        if let Some(&found) = full.or(wrapped.first()) {
+            return Ok(Some(found));
         }
         let mut seen = HashSet::new();
         let holds_tensors = |&&(_, id): &&(&str, Id)| match values.get(id) {
@@ -136,14 +138,16 @@ impl<'a> Level<'a> {
         for &(name, id) in &self.entries {
             match values.get(id) {
                 Node::Tensor(view) => {
-                    if let Some(_first) = found.views.insert(name, view) {
-                        return Err(format!("tensor {} occurs twice in the state dict", quoted(name)));
+                    // Of a key that is set twice the last value holds, as in Python.
+                    found.views.insert(name, view);
+                    found.others.remove(name);
+                }
+                _ => {
+                    found.views.remove(name);
+                    if found.others.len() < MAX_OTHERS {
+                        found.others.insert(name.to_owned(), values.describe(id));
                     }
                 }
-                _ if found.others.len() < MAX_OTHERS => {
-                    found.others.insert(name.to_owned(), values.describe(id));
-                }
-                _ => {}
             }
         }
         if !found.views.is_empty() {
@@ -166,4 +170,18 @@ impl<'a> Level<'a> {
             first.join(", ")
         ))
     }
+}
+
+/// Whether a dictionary holds tensors, directly or under the name of a further state dict. Each dictionary is looked at
+/// once, however often it is referred to.
+fn wraps_tensors(values: &Values, id: Id, depth: usize, seen: &mut HashSet<Id>) -> bool {
+    let Node::Dict(entries) = values.get(id) else { return false };
+    if depth == 0 || !seen.insert(id) {
+        return false;
+    }
+    entries.iter().any(|&(_, value)| matches!(values.get(value), Node::Tensor(_)))
+        || entries.iter().any(|&(key, value)| {
+            let is_wrapper = matches!(values.get(key), Node::Text(name) if WRAPPERS.contains(&name.as_str()));
+            is_wrapper && wraps_tensors(values, value, depth - 1, seen)
+        })
 }

@@ -166,10 +166,26 @@ fn what_is_no_state_dict_is_refused() {
         let text = refuses(&[("x/data.pkl", pickle)]);
         assert!(text.contains(words) && text.contains("w.pth"), "{text}");
     }
-    let twice = one_tensor(1, 0, &[1], &[1]);
-    let body = &twice[3..twice.len() - 1];
-    let twice = [b"\x80\x02}", body, body, b"."].concat();
-    assert!(refuses(&[("x/data.pkl", &twice), ("x/data/0", &[0; 4])]).contains("occurs twice"));
+}
+
+/// What Python would make of keys that are set twice, and of dictionaries that have the name of a state dict alone.
+#[test]
+fn the_dictionary_with_tensors_is_the_state_dict() {
+    let tensor = one_tensor(1, 0, &[1], &[1]);
+    let body = &tensor[3..tensor.len() - 1];
+    let entry =
+        |name: &str, value: &[u8]| [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes(), value].concat();
+    let full = [b"}", body].concat();
+    let (ema, plain) = (entry("model_ema", b"}s"), entry("state_dict", &[&full[..], b"s"].concat()));
+    let config = entry("model", &[b"}".to_vec(), entry("name", b"K\x01s"), b"s".to_vec()].concat());
+    let net = entry("net", &[&full[..], b"s"].concat());
+    for inside in [[body, body].concat(), [&ema[..], &plain].concat(), [&config[..], &net].concat()] {
+        let pickle = [b"\x80\x02}", &inside[..], b"."].concat();
+        let zip = packed(&[("x/data.pkl", &pickle), ("x/data/0", &[0, 0, 128, 63])]);
+        let weights = Weights::from_bytes("w.pth", zip).unwrap();
+        assert_eq!(weights.tensors.len(), 1, "{:?}", weights.notes);
+        assert_eq!(f32s(&weights.tensors["w"]), [1.0]);
+    }
 }
 
 #[test]
