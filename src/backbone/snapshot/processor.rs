@@ -89,7 +89,6 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         Some(_) => p.size("size")?,
         None => known.size,
     };
-    let shortest = matches!(p.get("size"), Some(Value::Object(_)));
     let sides = |field: &str| -> Result<(usize, usize)> {
         let found = match p.get(field) {
             Some(Value::Object(_)) => match p.object(field)? {
@@ -108,10 +107,6 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         _ => Some(sides("crop_size")?),
     };
     Ok(match (short, crop) {
-        // Without a type a bare number may be both sides, as older processors of ViT and DeiT meant it.
-        (Some(_), None) if kind.is_empty() && !shortest && !p.has("crop_pct") => {
-            return Err(p.wrong("size", "{\"shortest_edge\": ..} or {\"height\": .., \"width\": ..} without a type"));
-        }
         // A processor without a type is a ConvNext's, which transformers takes for a ResNet.
         (Some(short), None) if kind.contains("ConvNext") || kind.is_empty() || p.has("crop_pct") => {
             // From 384 pixels on nothing is cropped away.
@@ -124,7 +119,9 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
             return Err(p.wrong("crop_size", remedy));
         }
         // A bare number is both sides.
-        (Some(short), None) if !shortest => spec.size(short, short).fit(Fit::Squash).crop_pct(1.0),
+        (Some(short), None) if !matches!(p.get("size"), Some(Value::Object(_))) => {
+            spec.size(short, short).fit(Fit::Squash).crop_pct(1.0)
+        }
         (Some(short), None) => spec.size(short, short).crop_pct(1.0),
         (None, None) => {
             let (h, w) = sides("size")?;
