@@ -17,7 +17,7 @@ mod job;
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Arch, Push, Source, Strategy};
+use candle_finetune::{Arch, HubUpload, Source, Strategy};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         let source = options.arch.into_iter().fold(Source::hub(&options.hub), Source::arch);
         let source = options.prefix.iter().fold(source, Source::prefix);
         let source = source.on_download(run::downloads());
-        let push = options.push.as_ref().map(|id| Push::to(id).create());
+        let push = options.push.as_ref().map(|id| HubUpload::to(id).create());
         let check = || push.as_ref().map_or(Ok(()), |push| Ok(push.check()?));
         let tuned = job::finetune(&options.job, (source, None), Some(Strategy::SmallSimilar), check)?;
         let Some((tuned, accuracy)) = tuned else { return Ok(()) };

@@ -13,7 +13,7 @@
 mod run;
 
 use candle_finetune::{
-    Arch, Augment, Backbone, BatchNormMode, FineTuner, Image, InputSpec, Loss, Optimizer, Phase, Plan, Schedule, Start,
+    Arch, Augment, Backbone, BatchNormMode, FineTuner, Image, Init, InputSpec, Loss, Optimizer, Phase, Plan, Schedule,
     VecDataset,
 };
 use clap::Parser;
@@ -73,7 +73,7 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
     phase.batch_norm = BatchNormMode::Train;
     phase.schedule = Schedule::linear().warmup(0.2);
     let mut plan = Plan::new(vec![phase]);
-    plan.init = Start::Random;
+    plan.init = Init::Random;
     plan.batch_size = options.batch_size;
     plan.augment = Augment::none().pad_crop(4).flip(0.5);
     plan.loss = Loss::cross_entropy().label_smoothing(0.1);

@@ -6,7 +6,7 @@ mod names;
 mod resnet;
 mod vgg;
 
-pub use input_spec::{Fit, InputSpec, Interpolation};
+pub use input_spec::{CropMode, InputSpec, Interpolation};
 
 use crate::error::Result;
 use crate::params::{Builder, Declared, Shapes};
@@ -38,12 +38,12 @@ enum Family {
 
 /// Whose names a file of weights uses.
 ///
-/// Inside, everything has timm's names. The layout also decides where the two libraries compute differently: VGG's
+/// Inside, everything has timm's names. The naming also decides where the two libraries compute differently: VGG's
 /// first fully connected layer over inputs larger than 224 pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Layout {
+pub enum Naming {
     /// timm's names; also the crate's own.
     Timm,
     /// torchvision's names.
@@ -186,12 +186,12 @@ impl Arch {
         if self.0.crop_pct > 0.0 { spec.crop_pct(self.0.crop_pct) } else { spec }
     }
 
-    /// How the weights of a file in this layout want their images: for torchvision's, as its first weights
+    /// How the weights of a file in this naming want their images: for torchvision's, as its first weights
     /// (`IMAGENET1K_V1`) do.
-    pub fn input_spec_in(&self, layout: Layout) -> InputSpec {
-        match (layout, self.0.torchvision) {
-            (Layout::Torchvision, Some((size, interpolation, crop_pct))) => imagenet(size, interpolation, crop_pct),
-            (Layout::Transformers, _) => (self.0.spec)(),
+    pub fn input_spec_in(&self, naming: Naming) -> InputSpec {
+        match (naming, self.0.torchvision) {
+            (Naming::Torchvision, Some((size, interpolation, crop_pct))) => imagenet(size, interpolation, crop_pct),
+            (Naming::Transformers, _) => (self.0.spec)(),
             _ => self.input_spec(),
         }
     }
@@ -224,19 +224,19 @@ impl Arch {
         matches!(&self.0.family, Family::ResNet(net) if net.is_plain())
     }
 
-    /// What a file in this layout calls the tensor with this canonical (timm) name.
+    /// What a file in this naming calls the tensor with this canonical (timm) name.
     ///
     /// ```
-    /// use candle_finetune::{Arch, Layout};
-    /// let name = Arch::VGG11.name_in(Layout::Torchvision, "head.fc.weight");
+    /// use candle_finetune::{Arch, Naming};
+    /// let name = Arch::VGG11.name_in(Naming::Torchvision, "head.fc.weight");
     /// assert_eq!(name, "classifier.6.weight");
     /// ```
-    pub fn name_in(&self, layout: Layout, canonical: &str) -> String {
+    pub fn name_in(&self, naming: Naming, canonical: &str) -> String {
         match self.0.family {
-            Family::ResNet(_) => resnet::ResNet::name_in(layout, canonical),
+            Family::ResNet(_) => resnet::ResNet::name_in(naming, canonical),
             Family::Cifar(_) => canonical.to_string(),
-            Family::Vgg(_) => vgg::Vgg::name_in(layout, canonical),
-            Family::EfficientNet(_) => efficientnet::EfficientNet::name_in(layout, canonical),
+            Family::Vgg(_) => vgg::Vgg::name_in(naming, canonical),
+            Family::EfficientNet(_) => efficientnet::EfficientNet::name_in(naming, canonical),
         }
     }
 
@@ -249,11 +249,11 @@ impl Arch {
     }
 
     /// Builds the network's blocks out of the builder's tensors.
-    pub(crate) fn build(self, b: &mut Builder, layout: Layout) -> Result<()> {
+    pub(crate) fn build(self, b: &mut Builder, naming: Naming) -> Result<()> {
         match &self.0.family {
             Family::ResNet(net) => net.build(b),
             Family::Cifar(net) => net.build(b),
-            Family::Vgg(net) => net.build(b, layout),
+            Family::Vgg(net) => net.build(b, naming),
             Family::EfficientNet(net) => net.build(b),
         }
     }
@@ -261,7 +261,7 @@ impl Arch {
     /// Every tensor of the backbone, in the order in which they are built.
     pub(crate) fn declared(self, channels: usize) -> Result<Vec<Declared>> {
         let mut b = Builder::new(&Shapes, channels);
-        self.build(&mut b, Layout::Timm)?;
+        self.build(&mut b, Naming::Timm)?;
         Ok(b.declared)
     }
 }

@@ -17,10 +17,10 @@ pub(crate) use snapshot::Snapshot;
 pub(crate) use sound::check as check_numbers;
 pub use source::Source;
 
-use crate::arch::{Arch, InputSpec, Layout};
+use crate::arch::{Arch, InputSpec, Naming};
 use crate::error::{Error, Result, shown_list};
 use crate::ops::no_grad;
-use crate::params::Block;
+use crate::params::BlockInfo;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,7 +48,7 @@ pub struct Backbone {
 
 pub(crate) struct Inner {
     pub arch: Arch,
-    pub layout: Layout,
+    pub naming: Naming,
     pub spec: InputSpec,
     pub device: Device,
     pub dtype: DType,
@@ -130,13 +130,13 @@ impl Backbone {
     pub fn random(arch: Arch, seed: u64, device: &Device) -> Result<Self> {
         let spec = arch.input_spec();
         let tensors = random_tensors(arch, spec.channels, seed, DType::F32, device)?;
-        Self::assemble(arch, Layout::Timm, spec, device, tensors, BTreeMap::new(), None, None, Origin::default())
+        Self::assemble(arch, Naming::Timm, spec, device, tensors, BTreeMap::new(), None, None, Origin::default())
     }
 
     #[allow(clippy::too_many_arguments)] // the fields of one private struct
     pub(crate) fn assemble(
         arch: Arch,
-        layout: Layout,
+        naming: Naming,
         spec: InputSpec,
         device: &Device,
         tensors: BTreeMap<String, Tensor>,
@@ -146,12 +146,12 @@ impl Backbone {
         origin: Origin,
     ) -> Result<Self> {
         if spec.size != arch.input_spec().size {
-            check_size(arch, layout, spec.channels, spec.size)?;
+            check_size(arch, naming, spec.channels, spec.size)?;
         }
-        let network = Network::build(arch, layout, spec.channels, &tensors)?;
+        let network = Network::build(arch, naming, spec.channels, &tensors)?;
         let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
         let device = device.clone();
-        let inner = Inner { arch, layout, spec, device, dtype, tensors, counters, classifier, labels, origin, network };
+        let inner = Inner { arch, naming, spec, device, dtype, tensors, counters, classifier, labels, origin, network };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -204,7 +204,7 @@ impl Backbone {
     }
 
     /// The blocks in order, the stem first: the units of freezing.
-    pub fn blocks(&self) -> &[Block] {
+    pub fn blocks(&self) -> &[BlockInfo] {
         &self.inner.network.blocks
     }
 
@@ -287,7 +287,7 @@ impl Backbone {
         let i = &self.inner;
         let (tensors, counters) = (i.tensors.clone(), i.counters.clone());
         let (classifier, labels, origin) = (i.classifier.clone(), i.labels.clone(), i.origin.clone());
-        Self::assemble(i.arch, i.layout, spec, &i.device, tensors, counters, classifier, labels, origin)
+        Self::assemble(i.arch, i.naming, spec, &i.device, tensors, counters, classifier, labels, origin)
     }
 
     /// Everything but the weights: for a session, which has copies of its own.
@@ -295,7 +295,7 @@ impl Backbone {
         let i = &self.inner;
         let inner = Inner {
             arch: i.arch,
-            layout: i.layout,
+            naming: i.naming,
             spec: i.spec.clone(),
             device: i.device.clone(),
             dtype: i.dtype,

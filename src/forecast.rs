@@ -87,7 +87,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let learning: usize = learns.iter().sum();
 
     let provider = OnPaper { frozen: &frozen, phase, dtype: inner.dtype };
-    let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &provider)?;
+    let network = Network::build(inner.arch, inner.naming, inner.spec.channels, &provider)?;
     let (height, width) = inner.spec.size;
     let images = [inner.spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
     let Some(images) = images.filter(|&bytes| bytes <= MOST) else {

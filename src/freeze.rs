@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, nearest, shown};
 use crate::head::Head;
-use crate::params::{Block, Declared, Kind};
+use crate::params::{BlockInfo, Declared, Kind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ impl FreezePolicy {
     }
 
     /// `head`: the names of the head's tensors.
-    pub(crate) fn resolve(&self, blocks: &[Block], declared: &[Declared], head: &[String]) -> Result<Frozen> {
+    pub(crate) fn resolve(&self, blocks: &[BlockInfo], declared: &[Declared], head: &[String]) -> Result<Frozen> {
         let n = blocks.len();
         let at_most = |k: usize| {
             if k <= n {
@@ -129,7 +129,7 @@ fn covers(name: &str, tensor: &str) -> bool {
     tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn unknown(name: &str, blocks: &[Block]) -> Error {
+fn unknown(name: &str, blocks: &[BlockInfo]) -> Error {
     let mut known: Vec<String> = vec![];
     for block in blocks {
         for name in [&block.stage, &block.name] {

@@ -17,7 +17,7 @@ use crate::arch::Arch;
 use crate::backbone::Snapshot;
 use crate::error::{BoxError, Error, HubError, Result};
 use fetch::Fetcher;
-pub use push::Push;
+pub use push::HubUpload;
 use settings::Settings;
 use std::fmt;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// How far the download of one file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Download {
+pub struct HubDownload {
     /// The file's name in its repository.
     pub file: String,
     /// Bytes that are here, those of an earlier attempt included.
@@ -35,14 +35,14 @@ pub struct Download {
     pub total: u64,
 }
 
-impl fmt::Display for Download {
+impl fmt::Display for HubDownload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = self.done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
         write!(f, "{}: {:.1} of {:.1} MB ({percent} %)", self.file, self.done as f64 / 1e6, self.total as f64 / 1e6)
     }
 }
 
-pub(crate) type Listener = Arc<dyn Fn(&Download) + Send + Sync>;
+pub(crate) type Listener = Arc<dyn Fn(&HubDownload) + Send + Sync>;
 
 /// A repository with what the user said about reaching it.
 #[derive(Clone)]

@@ -37,7 +37,7 @@ mod strategy;
 mod train;
 mod weights;
 
-pub use arch::{Arch, Fit, InputSpec, Interpolation, Layout};
+pub use arch::{Arch, CropMode, InputSpec, Interpolation, Naming};
 pub use backbone::{Backbone, Source};
 pub use candle_core;
 pub use data::{
@@ -51,16 +51,16 @@ pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 #[cfg(feature = "hub")]
-pub use hub::{Download, Push};
+pub use hub::{HubDownload, HubUpload};
 pub use loss::Loss;
 pub use metrics::{Confusion, Evaluation, wilson_interval};
 pub use optim::{Optimizer, OptimizerRule};
-pub use params::Block;
-pub use plan::{Phase, Plan, Start};
+pub use params::BlockInfo;
+pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
-pub use schedule::{Schedule, Shape};
+pub use schedule::{Schedule, ScheduleShape};
 pub use strategy::{DataSize, Similarity, Strategy};
 pub use train::{
-    EpochReport, Event, FeatureCache, FineTuner, Fitted, Parameters, Report, Samples, Seconds, Session, StageReport,
-    progress_lines,
+    EpochReport, Event, FeatureCache, FineTuner, Fitted, ParameterCounts, Report, SampleCounts, Session, StageReport,
+    Timings, progress_lines,
 };

@@ -138,7 +138,7 @@ impl Provider for Shapes {
 /// A block: the unit of freezing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Block {
+pub struct BlockInfo {
     /// The name, a prefix of the block's tensors as a rule: "layer1.0", "blocks.2.1"; the first is "stem".
     pub name: String,
     /// The stage it belongs to: "layer1", "blocks.2".
@@ -157,7 +157,7 @@ pub(crate) struct Builder<'a> {
     provider: &'a dyn Provider,
     /// Channels of the input images.
     pub channels: usize,
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<BlockInfo>,
     pub layers: Vec<Box<dyn Layer>>,
     /// Every tensor asked for, in order.
     pub declared: Vec<Declared>,
@@ -177,7 +177,7 @@ impl<'a> Builder<'a> {
         stage: impl Into<String>,
         build: impl FnOnce(&mut Self) -> Result<L>,
     ) -> Result<()> {
-        self.blocks.push(Block { name: name.into(), stage: stage.into(), parameters: 0 });
+        self.blocks.push(BlockInfo { name: name.into(), stage: stage.into(), parameters: 0 });
         let layer = build(self)?;
         self.layers.push(Box::new(layer));
         Ok(())

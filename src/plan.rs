@@ -16,7 +16,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Start {
+pub enum Init {
     /// From the backbone's weights.
     Pretrained,
     /// From chance: the architecture alone is kept.
@@ -40,7 +40,7 @@ pub enum Start {
 #[non_exhaustive]
 pub struct Plan {
     /// Where the weights start.
-    pub init: Start,
+    pub init: Init,
     /// One after the other.
     pub phases: Vec<Phase>,
     /// Samples per step.
@@ -164,7 +164,7 @@ impl Plan {
     /// A plan of these phases from pretrained weights: batches of 32, no augmentation, plain cross entropy.
     pub fn new(phases: Vec<Phase>) -> Self {
         Self {
-            init: Start::Pretrained,
+            init: Init::Pretrained,
             phases,
             batch_size: 32,
             augment: Augment::none(),
@@ -177,7 +177,7 @@ impl Plan {
     }
 
     /// Sets where the weights start.
-    pub fn init(mut self, init: Start) -> Self {
+    pub fn init(mut self, init: Init) -> Self {
         self.init = init;
         self
     }
@@ -291,7 +291,7 @@ impl Plan {
             }
             let frozen = phase.freeze.frozen_blocks(backbone)?;
             let names = matches!(phase.freeze, FreezePolicy::Named(_));
-            if self.init == Start::Random && (frozen > 0 || names) {
+            if self.init == Init::Random && (frozen > 0 || names) {
                 let problem = "freezes blocks that start from random weights, which would never learn anything";
                 return wrong(&what("freeze"), problem.into());
             }
@@ -334,7 +334,7 @@ impl Plan {
         for reason in &self.reasons {
             writeln!(f, "  because {reason}")?;
         }
-        let start = if self.init == Start::Pretrained { "pretrained weights" } else { "random weights" };
+        let start = if self.init == Init::Pretrained { "pretrained weights" } else { "random weights" };
         write!(f, "  start from {start}, batches of {}, {}", self.batch_size, self.augment)?;
         if let Some(views) = self.views.filter(|_| self.augment.is_random()) {
             write!(f, " in {views} fixed views")?;

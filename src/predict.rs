@@ -156,7 +156,7 @@ impl Predictor {
     /// Puts the folder of [`Predictor::save_folder`] on the Hugging Face hub as one commit. Returns its address.
     ///
     /// ```no_run
-    /// use candle_finetune::{Predictor, Push, candle_core::Device};
+    /// use candle_finetune::{Predictor, HubUpload, candle_core::Device};
     /// let predictor = Predictor::from_file("ants-bees.safetensors", &Device::Cpu)?;
     /// // The token is HF_TOKEN's, or that of `hf auth login`.
     /// predictor.push_to_hub(&Push::to("me/ants-bees").create().private())?;
@@ -166,7 +166,7 @@ impl Predictor {
     /// # Errors
     /// [`Error::Hub`]: where it must be created first, where the token may not write, where nothing can be reached.
     #[cfg(feature = "hub")]
-    pub fn push_to_hub(&self, to: &crate::Push) -> Result<String> {
+    pub fn push_to_hub(&self, to: &crate::HubUpload) -> Result<String> {
         let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
         folder::write(self, folder.path(), Some(to.id()))?;
         to.push(folder.path(), &folder::FILES, folder::is_ours)

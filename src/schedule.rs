@@ -17,7 +17,7 @@ use std::fmt;
 #[non_exhaustive]
 pub struct Schedule {
     /// What comes after the warmup.
-    pub shape: Shape,
+    pub shape: ScheduleShape,
     /// The share of the phase's steps during which the rate rises linearly to its full height, in [0, 1).
     pub warmup: f64,
 }
@@ -26,7 +26,7 @@ pub struct Schedule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Shape {
+pub enum ScheduleShape {
     /// The full rate to the end.
     Constant,
     /// Half a cosine down to zero (Loshchilov and Hutter 2016, arXiv 1608.03983, without restarts).
@@ -38,17 +38,17 @@ pub enum Shape {
 impl Schedule {
     /// The full rate all the time.
     pub fn constant() -> Self {
-        Self { shape: Shape::Constant, warmup: 0.0 }
+        Self { shape: ScheduleShape::Constant, warmup: 0.0 }
     }
 
     /// Half a cosine down to zero.
     pub fn cosine() -> Self {
-        Self { shape: Shape::Cosine, warmup: 0.0 }
+        Self { shape: ScheduleShape::Cosine, warmup: 0.0 }
     }
 
     /// A straight line down to zero.
     pub fn linear() -> Self {
-        Self { shape: Shape::Linear, warmup: 0.0 }
+        Self { shape: ScheduleShape::Linear, warmup: 0.0 }
     }
 
     /// Sets the share of the steps that rise to the full rate, in [0, 1).
@@ -67,9 +67,9 @@ impl Schedule {
         }
         let rest = ((at - rise) / (total - rise).max(1.0)).min(1.0);
         match self.shape {
-            Shape::Constant => 1.0,
-            Shape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * rest).cos()),
-            Shape::Linear => 1.0 - rest,
+            ScheduleShape::Constant => 1.0,
+            ScheduleShape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * rest).cos()),
+            ScheduleShape::Linear => 1.0 - rest,
         }
     }
 }
@@ -78,9 +78,9 @@ impl Schedule {
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.shape {
-            Shape::Constant => "constant",
-            Shape::Cosine => "cosine",
-            Shape::Linear => "linear",
+            ScheduleShape::Constant => "constant",
+            ScheduleShape::Cosine => "cosine",
+            ScheduleShape::Linear => "linear",
         })?;
         if self.warmup > 0.0 {
             write!(f, " after {:.0} % warmup", 100.0 * self.warmup)?;

@@ -5,7 +5,7 @@ use crate::data::Augment;
 use crate::error::{Error, Result};
 use crate::freeze::{BatchNormMode, FreezePolicy};
 use crate::optim::Optimizer;
-use crate::plan::{Phase, Plan, Start};
+use crate::plan::{Init, Phase, Plan};
 use crate::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -236,7 +236,7 @@ fn from_scratch(facts: &Facts) -> Plan {
         schedule: Schedule::cosine().warmup(0.1),
         ..Phase::new(facts.epochs(1200, 10, 40), Optimizer::adamw(facts.scratch_rate()).weight_decay(0.05))
     };
-    Plan::new(vec![phase]).init(Start::Random).batch_size(facts.batch_size()).clip(1.0)
+    Plan::new(vec![phase]).init(Init::Random).batch_size(facts.batch_size()).clip(1.0)
 }
 
 impl fmt::Display for Strategy {

@@ -15,5 +15,5 @@ mod store;
 pub use event::{Event, progress_lines};
 pub use feature_cache::FeatureCache;
 pub use fine_tuner::{FineTuner, Fitted};
-pub use report::{EpochReport, Parameters, Report, Samples, Seconds, StageReport};
+pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageReport, Timings};
 pub use session::Session;

@@ -7,8 +7,8 @@ use crate::support::{CPU, images, pictures, plan, write};
 use crate::training::{phase, saved};
 use candle_finetune::candle_core::{DType, Tensor};
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, HubError, InputSpec, Layout,
-    Predictor, Push, Source,
+    Arch, Backbone, BatchNormMode, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, HubError, HubUpload,
+    InputSpec, Naming, Predictor, Source,
 };
 use local_hub::{Fault, LocalHub};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ impl Place {
 }
 
 /// Random weights of an architecture under a library's names, with a classifier of so many classes.
-fn state(arch: Arch, layout: Layout, classes: usize) -> BTreeMap<String, Tensor> {
+fn state(arch: Arch, layout: Naming, classes: usize) -> BTreeMap<String, Tensor> {
     let backbone = Backbone::random(arch, 7, &CPU).unwrap();
     let named = |(name, t): (&String, &Tensor)| (arch.name_in(layout, name), t.clone());
     let mut tensors: BTreeMap<String, Tensor> = backbone.tensors().iter().map(named).collect();
@@ -78,7 +78,7 @@ fn timm_repositories() {
     let place = Place::new();
     for arch in [Arch::RESNET18, Arch::VGG11_BN_FEATURES, Arch::TF_EFFICIENTNET_LITE0] {
         let id = format!("acme/{}", arch.name().replace('_', "-"));
-        let tensors = state(arch, Layout::Timm, 3);
+        let tensors = state(arch, Naming::Timm, 3);
         let mut config = timm(arch, 3);
         config["label_names"] = json!(["ant", "bee", "cat"]);
         put(&place.repository(&id), &tensors, &config);
@@ -87,7 +87,7 @@ fn timm_repositories() {
         let spec = predictor.backbone().input_spec();
         assert_eq!((spec.size, spec.crop_pct), ((96, 64), 0.9));
         assert_eq!((spec.mean.as_slice(), spec.std.as_slice()), (&[0.1, 0.2, 0.3][..], &[0.4, 0.5, 0.6][..]));
-        assert_eq!(format!("{:?} {:?}", spec.interpolation, spec.fit), "Bilinear Crop");
+        assert_eq!(format!("{:?} {:?}", spec.interpolation, spec.crop_mode), "Bilinear Center");
         // The same weights as from the file itself.
         let file = place.repository(&id).join("model.safetensors");
         let direct = Backbone::from_file(arch, &file, &CPU).unwrap();
@@ -129,7 +129,7 @@ fn every_field_but_the_architecture_is_optional() {
             vec!["a", "b"],
         ),
     ] {
-        put(&folder, &state(arch, Layout::Timm, 2), &config);
+        put(&folder, &state(arch, Naming::Timm, 2), &config);
         let predictor = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap();
         let spec = predictor.backbone().input_spec();
         assert_eq!((spec.size, spec.crop_pct), (size, crop), "{config}");
@@ -149,7 +149,7 @@ fn transformers_repositories() {
     for (arch, config) in [(Arch::RESNET50, bottleneck), (Arch::RESNET18, basic)] {
         let id = format!("acme/{arch}");
         let folder = place.repository(&id);
-        put(&folder, &state(arch, Layout::Transformers, 2), &config);
+        put(&folder, &state(arch, Naming::Transformers, 2), &config);
         let predictor = Predictor::pretrained(place.source(&id), &CPU).unwrap();
         assert_eq!(
             (predictor.backbone().arch(), predictor.labels()),
@@ -165,7 +165,7 @@ fn transformers_repositories() {
                 json!({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8, "resample": 3,
                 "size": {"shortest_edge": 192}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}),
                 (192, 192),
-                "Crop",
+                "Center",
                 0.8,
             ),
             (
@@ -185,16 +185,16 @@ fn transformers_repositories() {
                 json!({"image_processor_type": "BitImageProcessor", "do_center_crop": true, "size": {"shortest_edge": 256},
                 "crop_size": {"height": 224, "width": 224}}),
                 (224, 224),
-                "Crop",
+                "Center",
                 0.875,
             ),
             // A ResNet's processor is a ConvNext's where its type is not said.
-            (json!({"size": 128, "resample": 2, "do_normalize": false}), (128, 128), "Crop", 0.875),
+            (json!({"size": 128, "resample": 2, "do_normalize": false}), (128, 128), "Center", 0.875),
         ] {
             std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
             let backbone = Backbone::load(Source::dir(&folder), &CPU).unwrap();
             let spec = backbone.input_spec();
-            assert_eq!((spec.size, format!("{:?}", spec.fit).as_str()), (size, fit), "{processor}");
+            assert_eq!((spec.size, format!("{:?}", spec.crop_mode).as_str()), (size, fit), "{processor}");
             assert_eq!(spec.crop_pct, crop, "{processor}");
         }
     }
@@ -206,7 +206,7 @@ fn what_a_processor_does_not_say_is_its_default_or_refused() {
     let folder = place.repository("acme/processors");
     let config = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic",
         "hidden_sizes": [64, 128, 256, 512]});
-    put(&folder, &state(Arch::RESNET18, Layout::Transformers, 2), &config);
+    put(&folder, &state(Arch::RESNET18, Naming::Transformers, 2), &config);
     let load = |processor: &Value| {
         std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
         Backbone::load(Source::dir(&folder), &CPU).map(|backbone| backbone.input_spec().clone())
@@ -216,15 +216,15 @@ fn what_a_processor_does_not_say_is_its_default_or_refused() {
         (json!({"image_processor_type": "ViTImageProcessor"}), "Bilinear (224, 224) Squash 1", [0.5; 3]),
         (json!({"image_processor_type": "ViTImageProcessorFast", "size": 96}), "Bilinear (96, 96) Squash 1", [0.5; 3]),
         (json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 96}), "Bilinear (96, 96) Squash 1", [0.5; 3]),
-        (json!({"image_processor_type": "BitImageProcessor"}), "Bicubic (224, 224) Crop 1", clip),
+        (json!({"image_processor_type": "BitImageProcessor"}), "Bicubic (224, 224) Center 1", clip),
         (
             json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 256}}),
-            "Bicubic (224, 224) Crop 0.875",
+            "Bicubic (224, 224) Center 0.875",
             clip,
         ),
         (
             json!({"image_processor_type": "ConvNextImageProcessor", "resample": 3, "size": {"shortest_edge": 160}}),
-            "Bicubic (160, 160) Crop 0.875",
+            "Bicubic (160, 160) Center 0.875",
             [0.5; 3],
         ),
         (
@@ -234,7 +234,7 @@ fn what_a_processor_does_not_say_is_its_default_or_refused() {
         ),
     ] {
         let spec = load(&processor).unwrap();
-        let found = format!("{:?} {:?} {:?} {}", spec.interpolation, spec.size, spec.fit, spec.crop_pct);
+        let found = format!("{:?} {:?} {:?} {}", spec.interpolation, spec.size, spec.crop_mode, spec.crop_pct);
         assert_eq!((found.as_str(), spec.mean.as_slice()), (words, &mean[..]), "{processor}");
     }
     for (processor, field) in [
@@ -263,7 +263,7 @@ fn what_a_processor_does_not_say_is_its_default_or_refused() {
 fn descriptions_that_cannot_be() {
     let place = Place::new();
     let folder = place.repository("acme/odd");
-    let tensors = state(Arch::RESNET18, Layout::Timm, 2);
+    let tensors = state(Arch::RESNET18, Naming::Timm, 2);
     let cfg = |field: &str, value: Value| {
         let mut config = timm(Arch::RESNET18, 2);
         config["pretrained_cfg"][field] = value;
@@ -300,7 +300,7 @@ fn descriptions_that_cannot_be() {
     // How images are prepared must be said, and in words that are known.
     let resnet = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic",
         "hidden_sizes": [64, 128, 256, 512]});
-    put(&folder, &state(Arch::RESNET18, Layout::Transformers, 2), &resnet);
+    put(&folder, &state(Arch::RESNET18, Naming::Transformers, 2), &resnet);
     for (processor, field) in [
         (json!({}), "size is absent"),
         (json!({"size": {"longest_edge": 512}}), "size is {"),
@@ -331,7 +331,7 @@ fn descriptions_that_cannot_be() {
 fn networks_for_other_channels() {
     let place = Place::new();
     let folder = place.repository("acme/gray");
-    let mut tensors = state(Arch::RESNET18, Layout::Timm, 2);
+    let mut tensors = state(Arch::RESNET18, Naming::Timm, 2);
     let first = tensors["conv1.weight"].sum_keepdim(1).unwrap();
     tensors.insert("conv1.weight".into(), first);
     // Older exports of timm's keep the size of the colour images that came before.
@@ -349,7 +349,7 @@ fn shards_and_pickles() {
     let place = Place::new();
     let folder = place.repository("acme/parts");
     let arch = Arch::CIFAR_RESNET20;
-    let tensors = state(arch, Layout::Timm, 2);
+    let tensors = state(arch, Naming::Timm, 2);
     let mut shards = [BTreeMap::new(), BTreeMap::new()];
     let mut map = serde_json::Map::new();
     for (i, (name, t)) in tensors.iter().enumerate() {
@@ -387,7 +387,7 @@ fn there_and_back() {
     let data = pictures(6, 40, 2, 100);
     for (head, id) in [(Head::linear(), "me/linear"), (Head::mlp(8), "me/mlp")] {
         let fitted = tuned(head);
-        let to = Push::to(id).endpoint(place.hub.url()).token("hf_test");
+        let to = HubUpload::to(id).endpoint(place.hub.url()).token("hf_test");
         let error = fitted.predictor.push_to_hub(&to).unwrap_err();
         assert!(matches!(error, Error::Hub { kind: HubError::NotFound, .. }), "{error:?}");
         let url = fitted.predictor.push_to_hub(&to.clone().create().private().message("first")).unwrap();
@@ -418,7 +418,7 @@ fn there_and_back() {
         assert_eq!(config["label_names"].as_array().unwrap().len(), 2);
         assert_eq!(config["pretrained_cfg"]["input_size"], json!([3, 32, 32]));
     }
-    let stranger = Push::to("me/linear").endpoint(place.hub.url()).create().token("nobody");
+    let stranger = HubUpload::to("me/linear").endpoint(place.hub.url()).create().token("nobody");
     let error = tuned(Head::linear()).predictor.push_to_hub(&stranger).unwrap_err();
     assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
     assert!(!error.to_string().contains("nobody"));
@@ -448,7 +448,7 @@ fn the_config_of_other_channels_names_no_kernel_to_adapt() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("w.safetensors");
     for (arch, first) in [(Arch::RESNET18, "conv1"), (Arch::TF_EFFICIENTNET_LITE0, "conv_stem")] {
-        write(&file, &state(arch, Layout::Timm, 2));
+        write(&file, &state(arch, Naming::Timm, 2));
         for channels in [1, 2, 3, 4, 5, 13] {
             let source = Source::file(&file).arch(arch).channels(channels);
             let folder = dir.path().join(format!("{arch}-{channels}"));

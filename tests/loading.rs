@@ -2,7 +2,7 @@
 
 use crate::support::{CPU, bits, images, numbers, read, worn, write};
 use candle_finetune::candle_core::{DType, Tensor};
-use candle_finetune::{Arch, Backbone, Error, Head, InputSpec, Interpolation, Layout, Mismatch, Predictor, Source};
+use candle_finetune::{Arch, Backbone, Error, Head, InputSpec, Interpolation, Mismatch, Naming, Predictor, Source};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 type Tensors = BTreeMap<String, Tensor>;
 
 /// Everything that a file of the whole network holds, under the layout's names.
-fn state(backbone: &Backbone, layout: Layout, classes: usize) -> Tensors {
+fn state(backbone: &Backbone, layout: Naming, classes: usize) -> Tensors {
     let arch = backbone.arch();
     let mut all = Tensors::new();
     for (name, tensor) in backbone.tensors() {
-        let flat = layout == Layout::Torchvision && name.starts_with("pre_logits.") && tensor.rank() == 4;
+        let flat = layout == Naming::Torchvision && name.starts_with("pre_logits.") && tensor.rank() == 4;
         let tensor = if flat { tensor.flatten_from(1).unwrap() } else { tensor.clone() };
         all.insert(arch.name_in(layout, name), tensor);
         if let Some(norm) = name.strip_suffix(".running_mean") {
@@ -76,7 +76,7 @@ fn assert_same(a: &Backbone, b: &Backbone) {
 /// The 20-layer ResNet and all that a file of it holds, with a classifier of five classes.
 fn small() -> (Backbone, Tensors) {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
-    let tensors = state(&backbone, Layout::Timm, 5);
+    let tensors = state(&backbone, Naming::Timm, 5);
     (backbone, tensors)
 }
 
@@ -93,11 +93,11 @@ fn both_libraries_names_load_bit_for_bit() {
     ];
     for arch in archs {
         let backbone = worn(&Backbone::random(arch, 3, &CPU).unwrap(), dir.path());
-        for layout in [Layout::Timm, Layout::Torchvision] {
+        for layout in [Naming::Timm, Naming::Torchvision] {
             let (_dir, path) = file(&state(&backbone, layout, 5));
             let loaded = Backbone::from_file(arch, &path, &CPU).unwrap();
             // torchvision has no such file of VGG's convolutions alone, so that classifier is the whole network's.
-            let classes = (layout == Layout::Timm || arch != Arch::VGG11_BN_FEATURES).then_some(5);
+            let classes = (layout == Naming::Timm || arch != Arch::VGG11_BN_FEATURES).then_some(5);
             assert_eq!(loaded.num_classes(), classes, "{arch} {layout:?}");
             assert_eq!(loaded.tensors().len(), backbone.tensors().len());
             for (name, tensor) in backbone.tensors() {
@@ -111,7 +111,7 @@ fn both_libraries_names_load_bit_for_bit() {
 fn flat_fully_connected_layers_become_convolutions_and_features_are_taken_from_the_whole() {
     let full = Backbone::random(Arch::VGG11, 3, &CPU).unwrap();
     let x = images(1, 3, 32, 1);
-    for layout in [Layout::Torchvision, Layout::Timm] {
+    for layout in [Naming::Torchvision, Naming::Timm] {
         let (_dir, path) = file(&state(&full, layout, 4));
         let loaded = Backbone::from_file(Arch::VGG11, &path, &CPU).unwrap();
         for (name, tensor) in full.tensors() {
@@ -130,7 +130,7 @@ fn flat_fully_connected_layers_become_convolutions_and_features_are_taken_from_t
 
 #[test]
 fn every_difference_is_listed() {
-    let whole = state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Layout::Timm, 5);
+    let whole = state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Naming::Timm, 5);
     let none: Vec<String> = vec![];
     let conv = "layer2.0.conv2.weight";
 
@@ -167,7 +167,7 @@ fn every_difference_is_listed() {
     }
 
     // The message is made of the lists.
-    let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Layout::Timm, 5));
+    let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Naming::Timm, 5));
     let message = Backbone::from_file(Arch::RESNET18, path, &CPU).unwrap_err().to_string();
     assert!(
         message.contains("resnet18") && message.contains("missing (35): layer2.0.downsample.0.weight"),
@@ -178,7 +178,7 @@ fn every_difference_is_listed() {
 #[test]
 fn counters_are_kept_and_not_needed() {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
-    let mut t = state(&backbone, Layout::Timm, 5);
+    let mut t = state(&backbone, Naming::Timm, 5);
     let counters: Vec<String> = t.keys().filter(|name| name.ends_with("num_batches_tracked")).cloned().collect();
     assert_eq!(counters.len(), 19);
     let (dir, path) = file(&t);
@@ -199,7 +199,7 @@ fn counters_are_kept_and_not_needed() {
 #[test]
 fn the_first_convolution_is_adapted_to_the_channels() {
     let backbone = Backbone::random(Arch::RESNET18, 3, &CPU).unwrap();
-    let (_dir, path) = file(&state(&backbone, Layout::Timm, 5));
+    let (_dir, path) = file(&state(&backbone, Naming::Timm, 5));
     let load = |source: Source| Backbone::load(source.arch(Arch::RESNET18), &CPU);
     let gray = load(Source::file(&path).channels(1)).unwrap();
     let spec = gray.input_spec();
@@ -232,7 +232,7 @@ fn the_first_convolution_is_adapted_to_the_channels() {
     let by_spec = load(Source::file(&path).channels(1).input_spec(spec.clone())).unwrap();
     assert_eq!(by_spec.input_spec(), &spec);
     assert_eq!(bits(&by_spec.tensors()["conv1.weight"]), bits(&gray.tensors()["conv1.weight"]));
-    let (_dir, path) = file(&state(&gray, Layout::Timm, 5));
+    let (_dir, path) = file(&state(&gray, Naming::Timm, 5));
     let again = load(Source::file(path)).unwrap();
     assert_eq!(again.input_spec().channels, 1);
     assert_eq!(bits(&again.forward(&x).unwrap()), bits(&a));
@@ -240,13 +240,13 @@ fn the_first_convolution_is_adapted_to_the_channels() {
 
 #[test]
 fn whose_weights_they_are_decides_how_images_are_prepared() {
-    let spec = |arch: Arch, names: Layout, said: Option<Layout>| {
+    let spec = |arch: Arch, names: Naming, said: Option<Naming>| {
         let backbone = Backbone::random(arch, 3, &CPU).unwrap();
         let (_dir, path) = file(&state(&backbone, names, 5));
-        let source = said.into_iter().fold(Source::file(&path).arch(arch), Source::layout);
+        let source = said.into_iter().fold(Source::file(&path).arch(arch), Source::naming);
         Backbone::load(source, &CPU).unwrap().input_spec().clone()
     };
-    use Layout::{Timm, Torchvision};
+    use Naming::{Timm, Torchvision};
     // EfficientNet's names tell; torchvision's B1 was trained on ImageNet's mean, timm's default on another.
     let own = spec(Arch::EFFICIENTNET_B1, Torchvision, None);
     assert_eq!((own.mean.as_slice(), own.crop_pct), (InputSpec::IMAGENET_MEAN.as_slice(), 240.0 / 256.0));
@@ -256,9 +256,9 @@ fn whose_weights_they_are_decides_how_images_are_prepared() {
     let said = spec(Arch::RESNET18, Torchvision, Some(Torchvision));
     assert_eq!((said.crop_pct, said.interpolation), (0.875, Interpolation::Bilinear));
     // What contradicts the names, or names what torchvision does not have, is refused.
-    let refused = |arch: Arch, names: Layout, said: Layout| {
+    let refused = |arch: Arch, names: Naming, said: Naming| {
         let (_dir, path) = file(&state(&Backbone::random(arch, 3, &CPU).unwrap(), names, 5));
-        Backbone::load(Source::file(path).arch(arch).layout(said), &CPU).unwrap_err().to_string()
+        Backbone::load(Source::file(path).arch(arch).naming(said), &CPU).unwrap_err().to_string()
     };
     assert!(refused(Arch::EFFICIENTNET_B0, Torchvision, Timm).contains("Torchvision's"));
     assert!(refused(Arch::EFFICIENTNET_B0, Timm, Torchvision).contains("Timm's"));
@@ -268,7 +268,7 @@ fn whose_weights_they_are_decides_how_images_are_prepared() {
 #[test]
 fn double_precision_on_request() {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
-    let (_dir, path) = file(&state(&backbone, Layout::Timm, 5));
+    let (_dir, path) = file(&state(&backbone, Naming::Timm, 5));
     let source = || Source::file(&path).arch(Arch::CIFAR_RESNET20);
     let double = Backbone::load(source().dtype(DType::F64), &CPU).unwrap();
     assert!(double.tensors().values().all(|t| t.dtype() == DType::F64));
@@ -325,7 +325,7 @@ fn other_sizes_and_images_that_are_too_small() {
 fn a_gray_start_is_as_loud_as_a_coloured_one() {
     // He's rule goes by what a kernel's output feeds, which has nothing to do with the images' channels.
     let spread = |arch: Arch, channels: usize| {
-        let (_dir, path) = file(&state(&Backbone::random(arch, 3, &CPU).unwrap(), Layout::Timm, 2));
+        let (_dir, path) = file(&state(&Backbone::random(arch, 3, &CPU).unwrap(), Naming::Timm, 2));
         let backbone = Backbone::load(Source::file(path).arch(arch).channels(channels), &CPU).unwrap();
         let data = {
             let x = images(4, channels, 32, 1);
@@ -334,7 +334,7 @@ fn a_gray_start_is_as_loud_as_a_coloured_one() {
         };
         let optimizer = candle_finetune::Optimizer::sgd(0.1);
         let mut plan = candle_finetune::Plan::new(vec![candle_finetune::Phase::new(1, optimizer)]);
-        plan.init = candle_finetune::Start::Random;
+        plan.init = candle_finetune::Init::Random;
         let session = candle_finetune::FineTuner::new(backbone).plan(plan).session(&data).unwrap();
         let kernel = session.state().unwrap()["conv1.weight"].clone();
         kernel.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
@@ -348,7 +348,7 @@ fn unknown_names_get_neighbours() {
     let Error::UnknownArch { name, nearest, .. } = "efficientnet_b9".parse::<Arch>().unwrap_err() else { panic!() };
     assert_eq!(name, "efficientnet_b9");
     assert!(nearest.iter().all(|n| n.starts_with("efficientnet_b")), "{nearest:?}");
-    let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Layout::Timm, 2));
+    let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Naming::Timm, 2));
     let error = Backbone::load(Source::file(path), &CPU).unwrap_err();
     assert!(matches!(&error, Error::Weights { problem, .. } if problem.contains("Source::arch")), "{error}");
     assert!(error.to_string().contains("--arch") && error.to_string().contains("looks like cifar_resnet20"), "{error}");
@@ -357,11 +357,11 @@ fn unknown_names_get_neighbours() {
 #[test]
 fn prefixes_and_wrappers_are_removed_in_every_format_of_names() {
     let archs = [
-        (Arch::CIFAR_RESNET20, Layout::Timm),
-        (Arch::RESNET18, Layout::Transformers),
-        (Arch::VGG11_BN_FEATURES, Layout::Timm),
-        (Arch::TF_EFFICIENTNET_LITE0, Layout::Timm),
-        (Arch::EFFICIENTNET_B0, Layout::Torchvision),
+        (Arch::CIFAR_RESNET20, Naming::Timm),
+        (Arch::RESNET18, Naming::Transformers),
+        (Arch::VGG11_BN_FEATURES, Naming::Timm),
+        (Arch::TF_EFFICIENTNET_LITE0, Naming::Timm),
+        (Arch::EFFICIENTNET_B0, Naming::Torchvision),
     ];
     let prefixes = [
         "module.",
@@ -394,7 +394,7 @@ fn prefixes_and_wrappers_are_removed_in_every_format_of_names() {
     }
     // Wrappers inside: of a part, of every block.
     let vgg = Backbone::random(Arch::VGG11_BN_FEATURES, 3, &CPU).unwrap();
-    let inside = renamed(&state(&vgg, Layout::Timm, 5), |name| name.replace("features.", "features.module."));
+    let inside = renamed(&state(&vgg, Naming::Timm, 5), |name| name.replace("features.", "features.module."));
     assert_same(&load(Arch::VGG11_BN_FEATURES, &inside).unwrap(), &vgg);
     let (backbone, plain) = small();
     for wrapper in ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"] {
@@ -428,7 +428,7 @@ fn of_two_networks_in_a_file_one_is_chosen_by_its_prefix() {
     let (first, plain) = small();
     let second = Backbone::random(Arch::CIFAR_RESNET20, 4, &CPU).unwrap();
     let mut both = renamed(&plain, |name| format!("student.{name}"));
-    both.extend(renamed(&state(&second, Layout::Timm, 5), |name| format!("module.teacher.{name}")));
+    both.extend(renamed(&state(&second, Naming::Timm, 5), |name| format!("module.teacher.{name}")));
     let (_dir, path) = file(&both);
     let source = || Source::file(&path).arch(Arch::CIFAR_RESNET20);
     let text = Backbone::load(source(), &CPU).unwrap_err().to_string();
@@ -458,7 +458,7 @@ fn of_two_networks_in_a_file_one_is_chosen_by_its_prefix() {
 
 #[test]
 fn weights_of_another_architecture_are_recognised() {
-    let file_of = |arch: Arch| state(&Backbone::random(arch, 3, &CPU).unwrap(), Layout::Timm, 5);
+    let file_of = |arch: Arch| state(&Backbone::random(arch, 3, &CPU).unwrap(), Naming::Timm, 5);
     let lite = file_of(Arch::TF_EFFICIENTNET_LITE0);
     for (asked, tensors) in [
         (Arch::EFFICIENTNET_B0, lite.clone()),

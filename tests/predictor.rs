@@ -3,15 +3,15 @@
 use crate::support::{CPU, all_bits, bits, differing, names_of, pictures, plan, read, tensors, write};
 use candle_finetune::candle_core::Tensor;
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, Dataset, Error, Evaluation, FineTuner, Fit, Fitted, FreezePolicy, Head, HeadKind,
-    Image, InputSpec, Optimizer, Phase, Prediction, Predictor, Source, Target, TensorDataset, VecDataset,
+    Arch, Backbone, BatchNormMode, CropMode, Dataset, Error, Evaluation, FineTuner, Fitted, FreezePolicy, Head,
+    HeadKind, Image, InputSpec, Optimizer, Phase, Prediction, Predictor, Source, Target, TensorDataset, VecDataset,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
 
 fn tuned(head: Head) -> (Fitted, VecDataset) {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
-    let backbone = backbone.respecify(InputSpec::new(32).fit(Fit::Squash).crop_pct(0.9)).unwrap();
+    let backbone = backbone.respecify(InputSpec::new(32).crop_mode(CropMode::Squash).crop_pct(0.9)).unwrap();
     let data = pictures(20, 36, 3, 1);
     let phase = Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::First(7));
     let fitted = FineTuner::new(backbone).plan(plan(vec![phase], 8)).head(head).fit(&data, &data).unwrap();

@@ -3,8 +3,8 @@
 use crate::support::{differing, names_of, pictures, plan};
 use crate::training::{backbone, data, phase, plans, saved, tuner};
 use candle_finetune::{
-    Augment, BatchNormMode, Dataset, Error, FineTuner, Fit, FreezePolicy, Head, InputSpec, Loss, Optimizer, Phase,
-    Plan, Start, Strategy, TensorDataset, VecDataset, split,
+    Augment, BatchNormMode, CropMode, Dataset, Error, FineTuner, FreezePolicy, Head, Init, InputSpec, Loss, Optimizer,
+    Phase, Plan, Strategy, TensorDataset, VecDataset, split,
 };
 
 #[test]
@@ -212,7 +212,7 @@ fn a_plan_in_which_nothing_can_learn_is_refused() {
         let error = tuner(frozen).session(&train).err().unwrap().to_string();
         assert!(error.contains("nothing would learn"), "{error}");
     }
-    let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Start::Random);
+    let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Init::Random);
     let error = tuner(random).fit(&train, &valid).unwrap_err().to_string();
     assert!(error.contains("start from random weights"), "{error}");
 }
@@ -222,7 +222,7 @@ fn the_four_strategies_run_on_a_split() {
     let all: VecDataset = pictures(18, 36, 2, 1);
     let (train, valid) = split(&all, 0.3, 1).unwrap();
     for strategy in Strategy::ALL {
-        let backbone = backbone().respecify(InputSpec::new(32).fit(Fit::Squash)).unwrap();
+        let backbone = backbone().respecify(InputSpec::new(32).crop_mode(CropMode::Squash)).unwrap();
         let mut plan = strategy.plan(&backbone, train.len());
         plan.phases.iter_mut().for_each(|p| p.epochs = 1);
         let phases = plan.phases.len();

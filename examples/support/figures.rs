@@ -1,7 +1,7 @@
 //! A parity file as data (tests/reference/README.md describes the keys).
 
 use super::Failure;
-use candle_finetune::Layout;
+use candle_finetune::Naming;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,10 +70,10 @@ impl Figures {
     }
 
     /// The library whose names the file uses, and the architecture's name.
-    pub fn library(&self) -> Result<(Layout, &str), Failure> {
+    pub fn library(&self) -> Result<(Naming, &str), Failure> {
         match self.model.split_once(':') {
-            Some(("timm" | "reference", name)) => Ok((Layout::Timm, name)),
-            Some(("torchvision", name)) => Ok((Layout::Torchvision, name)),
+            Some(("timm" | "reference", name)) => Ok((Naming::Timm, name)),
+            Some(("torchvision", name)) => Ok((Naming::Torchvision, name)),
             _ => Err(format!("model {:?} is none of timm:NAME, torchvision:NAME, reference:NAME", self.model).into()),
         }
     }

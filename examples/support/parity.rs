@@ -12,7 +12,7 @@ pub use figures::Figures;
 use candle_finetune::candle_core::safetensors::save;
 use candle_finetune::candle_core::{DType, Device, Tensor};
 use candle_finetune::{
-    Arch, Backbone, Batch, FeatureCache, FineTuner, FreezePolicy, Head, Layout, Loss, Optimizer, Phase, Plan,
+    Arch, Backbone, Batch, FeatureCache, FineTuner, FreezePolicy, Head, Loss, Naming, Optimizer, Phase, Plan,
     Predictor, Session, Source, Targets, TensorDataset,
 };
 use errors::Group;
@@ -42,7 +42,7 @@ impl fmt::Display for Precision {
 pub struct Parity {
     figures: Figures,
     arch: Arch,
-    layout: Layout,
+    naming: Naming,
     weights: NamedTempFile,
     images: Tensor,
     labels: Vec<u32>,
@@ -51,7 +51,7 @@ pub struct Parity {
 impl Parity {
     /// Fills weights and input.
     pub fn new(figures: Figures) -> Result<Self, Failure> {
-        let (layout, name) = figures.library()?;
+        let (naming, name) = figures.library()?;
         let arch: Arch = name.parse()?;
         let mut tensors = HashMap::new();
         for (name, shape) in &figures.tensors {
@@ -67,7 +67,7 @@ impl Parity {
         let shape = [figures.batch, figures.channels, figures.size, figures.size];
         let images = Tensor::from_vec(filled("input", &shape), shape.as_slice(), &Device::Cpu)?;
         let labels = (0..figures.batch).map(|b| (b % figures.num_classes) as u32).collect();
-        Ok(Self { figures, arch, layout, weights, images, labels })
+        Ok(Self { figures, arch, naming, weights, images, labels })
     }
 
     /// Runs everything in one precision.
@@ -103,7 +103,7 @@ impl Parity {
         let mut found = BTreeMap::new();
         for (name, parameter) in session.parameters() {
             let gradient = gradients.get(&parameter).ok_or_else(|| format!("{name} got no gradient"))?;
-            found.insert(self.arch.name_in(self.layout, &name), gradient.clone());
+            found.insert(self.arch.name_in(self.naming, &name), gradient.clone());
         }
         errors.tensors(Group::Gradients(figures.largest_gradient), &found, &figures.gradients)?;
         errors.tensors(Group::Running, &self.running(&session)?, &figures.running_after)
@@ -128,7 +128,7 @@ impl Parity {
         }
         errors.losses(&format!("{name}_losses"), &losses, &trajectory.losses);
         let parameters = session.parameters().into_iter();
-        let found = parameters.map(|(name, tensor)| (self.arch.name_in(self.layout, &name), tensor)).collect();
+        let found = parameters.map(|(name, tensor)| (self.arch.name_in(self.naming, &name), tensor)).collect();
         errors.tensors(Group::After(&format!("{name}_parameters")), &found, &trajectory.parameters)?;
         let running = self.running(&session)?;
         errors.tensors(Group::After(&format!("{name}_running")), &running, &trajectory.running)
@@ -156,7 +156,7 @@ impl Parity {
     fn freeze(&self, backbone: &Backbone) -> FreezePolicy {
         let head = ["weight", "bias"].map(|leaf| format!("{}.{leaf}", self.arch.classifier()));
         let frozen = |canonical: &String| {
-            let name = self.arch.name_in(self.layout, canonical);
+            let name = self.arch.name_in(self.naming, canonical);
             let (module, leaf) = name.rsplit_once('.').unwrap_or((&name, ""));
             let what = if leaf.starts_with("running_") { module } else { &name };
             self.figures.frozen.iter().any(|prefix| covers(prefix, what))
@@ -170,7 +170,7 @@ impl Parity {
         let statistics = session.state()?.into_iter().filter(|(name, _)| {
             name.rsplit('.').next().is_some_and(|leaf| matches!(leaf, "running_mean" | "running_var"))
         });
-        Ok(statistics.map(|(name, tensor)| (self.arch.name_in(self.layout, &name), tensor)).collect())
+        Ok(statistics.map(|(name, tensor)| (self.arch.name_in(self.naming, &name), tensor)).collect())
     }
 }
 

@@ -129,7 +129,7 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
 
 /// A listener that draws downloads on standard error; silent where that is no terminal.
 #[cfg(feature = "hub")]
-pub fn downloads() -> impl Fn(&candle_finetune::Download) + Send + Sync + 'static {
+pub fn downloads() -> impl Fn(&candle_finetune::HubDownload) + Send + Sync + 'static {
     let bar = ProgressBar::new(1);
     if let Ok(style) = ProgressStyle::with_template("{msg:40} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
         bar.set_style(style);

@@ -1,7 +1,7 @@
 //! EfficientNet (Tan and Le 2019, arXiv 1905.11946) and EfficientNet-Lite (no squeeze and excitation, ReLU6, fixed
 //! stem and head; TensorFlow's asymmetric padding and batch norm epsilon).
 
-use super::{Family, Layout, Row, imagenet};
+use super::{Family, Naming, Row, imagenet};
 use crate::arch::{InputSpec, Interpolation};
 use crate::error::Result;
 use crate::nn::{Conv, ConvSpec};
@@ -174,8 +174,8 @@ impl EfficientNet {
     }
 
     /// torchvision numbers what timm names.
-    pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
-        if layout != Layout::Torchvision {
+    pub(super) fn name_in(naming: Naming, canonical: &str) -> String {
+        if naming != Naming::Torchvision {
             return canonical.to_string();
         }
         let (module, leaf) = canonical.rsplit_once('.').unwrap_or((canonical, ""));

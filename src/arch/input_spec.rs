@@ -16,10 +16,11 @@ pub struct InputSpec {
     pub size: (usize, usize),
     /// The filter that resizes, always with antialiasing.
     pub interpolation: Interpolation,
-    /// For [`Fit::Crop`]: the part of the resized image's shorter side that the centre crop keeps, in (0, 1].
+    /// For [`CropMode::Center`]: the part of the resized image's shorter side that the centre crop keeps, in (0, 1].
     pub crop_pct: f64,
     /// How an image whose sides have another ratio is fitted.
-    pub fit: Fit,
+    #[serde(rename = "fit")]
+    pub crop_mode: CropMode,
     /// Mean of each channel, on the scale 0 to 1, subtracted first.
     pub mean: Vec<f32>,
     /// Standard deviation of each channel, on the scale 0 to 1, divided by next.
@@ -45,11 +46,13 @@ pub enum Interpolation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Fit {
+pub enum CropMode {
     /// Resize the shorter side to size / crop_pct, keep the ratio, crop the centre.
-    Crop,
+    #[serde(rename = "crop")]
+    Center,
     /// Resize the longer side to size, keep the ratio, pad the rest with the mean colour.
-    Pad,
+    #[serde(rename = "pad")]
+    Border,
     /// Resize both sides to size, whatever the ratio.
     Squash,
 }
@@ -67,7 +70,7 @@ impl InputSpec {
             size: (size, size),
             interpolation: Interpolation::Bicubic,
             crop_pct: 0.875,
-            fit: Fit::Crop,
+            crop_mode: CropMode::Center,
             mean: Self::IMAGENET_MEAN.to_vec(),
             std: Self::IMAGENET_STD.to_vec(),
         }
@@ -80,8 +83,8 @@ impl InputSpec {
     }
 
     /// Sets how images of another ratio are fitted.
-    pub fn fit(mut self, fit: Fit) -> Self {
-        self.fit = fit;
+    pub fn crop_mode(mut self, mode: CropMode) -> Self {
+        self.crop_mode = mode;
         self
     }
 

@@ -1,7 +1,7 @@
 //! ResNet, Wide ResNet and ResNeXt (He et al. 2015, arXiv 1512.03385; Zagoruyko and Komodakis 2016, arXiv 1605.07146;
 //! Xie et al. 2016, arXiv 1611.05431), and the ResNets for CIFAR of the first paper's section 4.2.
 
-use super::{Family, Layout, Row, imagenet};
+use super::{Family, Naming, Row, imagenet};
 use crate::arch::{InputSpec, Interpolation};
 use crate::error::Result;
 use crate::nn::{Conv, ConvSpec};
@@ -157,10 +157,10 @@ impl ResNet {
     }
 
     /// torchvision and timm agree on a ResNet's names; transformers counts stages and layers from 0.
-    pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
-        let renamed = match layout {
-            Layout::Timm | Layout::Torchvision => None,
-            Layout::Transformers => Self::transformers_name(canonical),
+    pub(super) fn name_in(naming: Naming, canonical: &str) -> String {
+        let renamed = match naming {
+            Naming::Timm | Naming::Torchvision => None,
+            Naming::Transformers => Self::transformers_name(canonical),
         };
         renamed.unwrap_or_else(|| canonical.to_string())
     }

@@ -1,6 +1,6 @@
 //! VGG (Simonyan and Zisserman 2014, arXiv 1409.1556), with and without batch norm, and its convolutions alone.
 
-use super::{Family, Layout, Row, imagenet};
+use super::{Family, Naming, Row, imagenet};
 use crate::arch::Interpolation;
 use crate::error::Result;
 use crate::nn::{Conv, ConvSpec};
@@ -88,7 +88,7 @@ impl Vgg {
         !self.features_only
     }
 
-    pub(super) fn build(&self, b: &mut Builder, layout: Layout) -> Result<()> {
+    pub(super) fn build(&self, b: &mut Builder, naming: Naming) -> Result<()> {
         let mut inputs = b.channels;
         let mut index = 0;
         for (stage, (&count, outputs)) in self.convs.iter().zip(CHANNELS).enumerate() {
@@ -113,7 +113,7 @@ impl Vgg {
             ConvSpec::new(inputs, 4096, kernel).padding(Padding::Even(0)).norm(None).act(Activation::Relu)
         };
         b.block("pre_logits.fc1", "pre_logits", |b| {
-            let always = layout == Layout::Torchvision;
+            let always = naming == Naming::Torchvision;
             Ok(Fc6 { conv: Conv::new(b, "pre_logits.fc1", "", fc(512, 7))?, always })
         })?;
         b.block("pre_logits.fc2", "pre_logits", |b| Conv::new(b, "pre_logits.fc2", "", fc(4096, 1)))
@@ -125,11 +125,11 @@ impl Vgg {
     }
 
     /// torchvision keeps the fully connected layers as linear ones, under other names.
-    pub(super) fn name_in(layout: Layout, canonical: &str) -> String {
+    pub(super) fn name_in(naming: Naming, canonical: &str) -> String {
         let rename = |from: &str, to: &str| canonical.strip_prefix(from).map(|rest| format!("{to}{rest}"));
-        match layout {
-            Layout::Timm | Layout::Transformers => canonical.to_string(),
-            Layout::Torchvision => rename("pre_logits.fc1.", "classifier.0.")
+        match naming {
+            Naming::Timm | Naming::Transformers => canonical.to_string(),
+            Naming::Torchvision => rename("pre_logits.fc1.", "classifier.0.")
                 .or_else(|| rename("pre_logits.fc2.", "classifier.3."))
                 .or_else(|| rename("head.fc.", "classifier.6."))
                 .unwrap_or_else(|| canonical.to_string()),

@@ -1,6 +1,6 @@
 //! What a saved predictor says of itself, inside its file.
 
-use crate::arch::{InputSpec, Layout};
+use crate::arch::{InputSpec, Naming};
 use crate::error::{Error, Result};
 use crate::head::{Head, HeadKind};
 use std::path::Path;
@@ -20,7 +20,8 @@ pub(crate) struct Saved {
     /// [`DESCRIPTION_VERSION`].
     pub version: u32,
     pub arch: String,
-    pub layout: Layout,
+    #[serde(rename = "layout")]
+    pub naming: Naming,
     pub input: InputSpec,
     pub labels: Vec<String>,
     pub head: Head,

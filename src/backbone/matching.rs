@@ -2,7 +2,7 @@
 
 use super::names::{Names, Place, outer_wrapper, unwrapped};
 use super::sound;
-use crate::arch::{Arch, Layout};
+use crate::arch::{Arch, Naming};
 use crate::error::{Error, Mismatch, Result, shown, shown_list};
 use crate::params::{Declared, Kind};
 use crate::weights::Weights;
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A file's tensors under the architecture's names.
 pub(super) struct Matched {
-    pub layout: Layout,
+    pub naming: Naming,
     pub channels: usize,
     pub tensors: BTreeMap<String, Tensor>,
     pub counters: BTreeMap<String, Tensor>,
@@ -61,7 +61,7 @@ pub(super) fn matched(arch: Arch, weights: &Weights, prefix: Option<&str>, dtype
         notes.push(format!("skipped, not tensors: {}", first_of(&others)));
     }
     Ok(Matched {
-        layout: place.layout,
+        naming: place.naming,
         channels: found.channels,
         tensors: std::mem::take(&mut found.tensors),
         counters: found.counters,
@@ -113,7 +113,7 @@ impl Comparison {
                 continue;
             };
             left.remove(&name[place.prefix.len()..]);
-            match shaped(tensor, d, place.layout)? {
+            match shaped(tensor, d, place.naming)? {
                 Some(tensor) => drop(tensors.insert(d.name.clone(), tensor)),
                 None if tensor.dims() == d.shape => {
                     shapes.push(format!("{file} holds {:?}, and weights are floating point", tensor.dtype()));
@@ -207,14 +207,14 @@ fn is_of_head(name: &str) -> bool {
 }
 
 /// The tensor in the wanted shape; torchvision keeps VGG's convolutional layers as flat linear ones.
-fn shaped(tensor: &Tensor, d: &Declared, layout: Layout) -> Result<Option<Tensor>> {
+fn shaped(tensor: &Tensor, d: &Declared, naming: Naming) -> Result<Option<Tensor>> {
     if !float(tensor) {
         return Ok(None);
     }
     if tensor.dims() == d.shape {
         return Ok(Some(tensor.clone()));
     }
-    let flat = layout == Layout::Torchvision
+    let flat = naming == Naming::Torchvision
         && tensor.rank() == 2
         && tensor.dims().first() == d.shape.first()
         && tensor.elem_count() == d.shape.iter().product::<usize>();

@@ -1,6 +1,6 @@
 //! What a file calls the tensors of a network: the architecture's names behind prefixes and wrappers.
 
-use crate::arch::{Arch, Layout};
+use crate::arch::{Arch, Naming};
 use crate::error::{Error, Result, shown, shown_list};
 use crate::params::Declared;
 use crate::weights::Weights;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// activation checkpointing.
 const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-const LAYOUTS: [Layout; 3] = [Layout::Timm, Layout::Torchvision, Layout::Transformers];
+const NAMINGS: [Naming; 3] = [Naming::Timm, Naming::Torchvision, Naming::Transformers];
 
 /// Prefixes of more bytes are not looked for, nor more than so many different ones: files may hold any names.
 const MAX_PREFIX: usize = 200;
@@ -34,8 +34,8 @@ pub(super) struct Names<'a> {
 
 /// Where in a file the tensors of an architecture lie.
 pub(super) struct Place {
-    pub layout: Layout,
-    /// What stands before each of the layout's names, with its dot.
+    pub naming: Naming,
+    /// What stands before each of the naming's names, with its dot.
     pub prefix: String,
 }
 
@@ -138,24 +138,24 @@ impl<'a> Names<'a> {
         if let Some(at) = best.iter().position(|(count, place)| *count == declared.len() && place.prefix.is_empty()) {
             return Ok(best.swap_remove(at).1);
         }
-        let none = Place { layout: Layout::Timm, prefix: String::new() };
+        let none = Place { naming: Naming::Timm, prefix: String::new() };
         Ok(best.into_iter().next().map_or(none, |(_, place)| place))
     }
 
     /// Every prefix of the first tensor's name, the shortest first; none at all is always one of them.
     fn candidates(&self, arch: Arch, declared: &[Declared]) -> Vec<Place> {
         let first = declared.first().map_or("", |d| &d.name);
-        let mut places: Vec<Place> = LAYOUTS.map(|layout| Place { layout, prefix: String::new() }).into();
+        let mut places: Vec<Place> = NAMINGS.map(|naming| Place { naming, prefix: String::new() }).into();
         if self.said {
             return places;
         }
-        for layout in LAYOUTS {
-            let anchor = arch.name_in(layout, first);
+        for naming in NAMINGS {
+            let anchor = arch.name_in(naming, first);
             let prefixes = self.tensors.keys().filter_map(|name| name.strip_suffix(anchor.as_str()));
             let mut prefixes: Vec<&str> = prefixes.filter(|p| p.ends_with('.') && p.len() <= MAX_PREFIX).collect();
             prefixes.sort_by_key(|prefix| prefix.len());
             prefixes.truncate(MAX_PREFIXES);
-            places.extend(prefixes.into_iter().map(|prefix| Place { layout, prefix: prefix.to_owned() }));
+            places.extend(prefixes.into_iter().map(|prefix| Place { naming, prefix: prefix.to_owned() }));
         }
         places
     }
@@ -168,7 +168,7 @@ impl<'a> Names<'a> {
 impl Place {
     /// What the tensor with this canonical name is called here.
     pub fn name(&self, arch: Arch, canonical: &str) -> String {
-        let name = arch.name_in(self.layout, canonical);
+        let name = arch.name_in(self.naming, canonical);
         if self.prefix.is_empty() { name } else { format!("{}{name}", self.prefix) }
     }
 }

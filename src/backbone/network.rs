@@ -1,29 +1,29 @@
 //! A network as it is built for one assignment of roles.
 
-use crate::arch::{Arch, Layout};
+use crate::arch::{Arch, Naming};
 use crate::error::{Error, Result};
 use crate::nn::Folded;
 use crate::ops::{FeatureMap, Sketch};
-use crate::params::{Block, Builder, Layer, Provider, Shapes};
+use crate::params::{BlockInfo, Builder, Layer, Provider, Shapes};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 /// The blocks of a backbone over tensors in their roles.
 pub(crate) struct Network {
     arch: Arch,
-    layout: Layout,
+    naming: Naming,
     channels: usize,
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<BlockInfo>,
     layers: Vec<Box<dyn Layer>>,
     /// The folded convolutions of frozen blocks, by name.
     pub folded: Vec<(String, Arc<Folded>)>,
 }
 
 impl Network {
-    pub fn build(arch: Arch, layout: Layout, channels: usize, provider: &dyn Provider) -> Result<Self> {
+    pub fn build(arch: Arch, naming: Naming, channels: usize, provider: &dyn Provider) -> Result<Self> {
         let mut b = Builder::new(provider, channels);
-        arch.build(&mut b, layout)?;
-        Ok(Self { arch, layout, channels, blocks: b.blocks, layers: b.layers, folded: b.folded })
+        arch.build(&mut b, naming)?;
+        Ok(Self { arch, naming, channels, blocks: b.blocks, layers: b.layers, folded: b.folded })
     }
 
     /// The names of the blocks without anything behind them.
@@ -73,7 +73,7 @@ impl Network {
         match images.dims() {
             [n, c, h, w] if *c == channels && *n > 0 && *h > 0 && *w > 0 => {
                 // Only what failed is asked whether its size was the reason, so that the check costs nothing.
-                let too_small = |error| check_size(arch, self.layout, channels, (*h, *w)).err().unwrap_or(error);
+                let too_small = |error| check_size(arch, self.naming, channels, (*h, *w)).err().unwrap_or(error);
                 f(FeatureMap::new(images)?).map_err(too_small)
             }
             dims => Err(Error::invalid(
@@ -109,13 +109,13 @@ const MAX_SIDE: usize = 1 << 14;
 
 /// Refuses a size of images, height and width, at which nothing would be left for the last layers, or that no memory
 /// holds.
-pub(crate) fn check_size(arch: Arch, layout: Layout, channels: usize, (h, w): (usize, usize)) -> Result<()> {
+pub(crate) fn check_size(arch: Arch, naming: Naming, channels: usize, (h, w): (usize, usize)) -> Result<()> {
     // As for images: a file may say any size, and the memory of the check grows with it.
     if h > MAX_SIDE || w > MAX_SIDE {
         let problem = format!("{h} x {w} pixels; a side has {MAX_SIDE} at most");
         return Err(Error::invalid("input size", problem));
     }
-    let network = Network::build(arch, layout, channels, &Shapes)?;
+    let network = Network::build(arch, naming, channels, &Shapes)?;
     let takes = |h: usize, w: usize| {
         h > 0 && w > 0 && network.sketch(Sketch::new((1, channels, h, w), DType::F32, None)).is_ok()
     };

@@ -4,7 +4,7 @@ mod object;
 mod processor;
 
 use super::source::for_channels;
-use crate::arch::{Arch, Fit, InputSpec, Interpolation};
+use crate::arch::{Arch, CropMode, InputSpec, Interpolation};
 use crate::error::{Error, Result, shown};
 use crate::weights::shard_names;
 use object::Object;
@@ -145,13 +145,13 @@ impl Snapshot {
             spec = spec.crop_pct(crop);
         }
         if let Some(mode) = input.text("crop_mode")? {
-            spec = spec.fit(match mode.as_str() {
-                "center" => Fit::Crop,
-                "squash" => Fit::Squash,
-                "border" => Fit::Pad,
+            spec = spec.crop_mode(match mode.as_str() {
+                "center" => CropMode::Center,
+                "squash" => CropMode::Squash,
+                "border" => CropMode::Border,
                 _ => return Err(input.wrong("crop_mode", "center, squash or border")),
             });
-            if spec.fit != Fit::Crop && input.share("crop_pct")?.is_some_and(|crop| crop < 1.0) {
+            if spec.crop_mode != CropMode::Center && input.share("crop_pct")?.is_some_and(|crop| crop < 1.0) {
                 return Err(input.wrong("crop_pct", "1 where crop_mode is squash or border"));
             }
         }

@@ -8,8 +8,8 @@ use std::path::Path;
 /// `variance`: it is a running variance, of which a negative one has no root.
 pub(crate) fn check(path: &Path, name: &str, tensor: &Tensor, dtype: DType, variance: bool) -> Result<()> {
     let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let found = match (&*storage, layout.contiguous_offsets()) {
+    let (storage, naming) = tensor.storage_and_layout();
+    let found = match (&*storage, naming.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) => {
             let all = &all[start..end];
             let least = if variance { 0.0 } else { f32::MIN };

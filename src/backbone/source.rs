@@ -4,7 +4,7 @@ use super::description::Saved;
 use super::matching::{first_of, matched, of_unknown_arch};
 use super::snapshot::Snapshot;
 use super::{Backbone, Origin};
-use crate::arch::{Arch, InputSpec, Layout};
+use crate::arch::{Arch, InputSpec, Naming};
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::Remote;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 pub struct Source {
     place: Place,
     arch: Option<Arch>,
-    layout: Option<Layout>,
+    naming: Option<Naming>,
     prefix: Option<String>,
     spec: Option<InputSpec>,
     channels: Option<usize>,
@@ -85,7 +85,7 @@ impl Source {
         Self {
             place,
             arch: None,
-            layout: None,
+            naming: None,
             prefix: None,
             spec: None,
             channels: None,
@@ -108,13 +108,13 @@ impl Source {
     /// Loading fails if the names say otherwise, or torchvision has no such architecture.
     ///
     /// ```no_run
-    /// use candle_finetune::{Arch, Backbone, Layout, Source, candle_core::Device};
-    /// let source = Source::file("resnet18-f37072fd.pth").arch(Arch::RESNET18).layout(Layout::Torchvision);
+    /// use candle_finetune::{Arch, Backbone, Naming, Source, candle_core::Device};
+    /// let source = Source::file("resnet18-f37072fd.pth").arch(Arch::RESNET18).naming(Naming::Torchvision);
     /// let backbone = Backbone::load(source, &Device::Cpu)?;
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
-    pub fn layout(mut self, layout: Layout) -> Self {
-        self.layout = Some(layout);
+    pub fn naming(mut self, naming: Naming) -> Self {
+        self.naming = Some(naming);
         self
     }
 
@@ -216,8 +216,8 @@ impl Source {
         };
         let saved = saved.filter(|s| s.arch == arch.name());
         let mut found = matched(arch, weights, self.prefix.as_deref(), self.dtype)?;
-        let told = saved.as_ref().map_or(found.layout, |s| s.layout);
-        let layout = self.layout.map_or(Ok(told), |said| agreed(arch, said, told, saved.is_some(), &weights.path))?;
+        let told = saved.as_ref().map_or(found.naming, |s| s.naming);
+        let naming = self.naming.map_or(Ok(told), |said| agreed(arch, said, told, saved.is_some(), &weights.path))?;
         let channels = self.channels.unwrap_or(found.channels);
         let mut spec = match (&self.spec, &saved) {
             (Some(spec), _) if spec.channels != channels => {
@@ -237,7 +237,7 @@ impl Source {
                     return Err(Error::weights(&weights.path, problem));
                 }
                 Some(spec) => spec,
-                None => arch.input_spec_in(layout),
+                None => arch.input_spec_in(naming),
             },
         };
         if spec.channels != channels || channels == 0 {
@@ -282,7 +282,7 @@ impl Source {
             tracing::info!(file = %weights.path.display(), classes, "its classifier is kept beside the backbone");
         }
         let origin = Origin { name, notes: found.notes, unused: found.unused };
-        Backbone::assemble(arch, layout, spec, device, tensors, found.counters, classifier, labels, origin)
+        Backbone::assemble(arch, naming, spec, device, tensors, found.counters, classifier, labels, origin)
     }
 }
 
@@ -344,7 +344,7 @@ impl Source {
     }
 
     /// Sets who hears how far a download is.
-    pub fn on_download(self, listener: impl Fn(&crate::Download) + Send + Sync + 'static) -> Self {
+    pub fn on_download(self, listener: impl Fn(&crate::HubDownload) + Send + Sync + 'static) -> Self {
         self.remote("on_download", |remote| remote.listener = Some(Arc::new(listener)))
     }
 
@@ -357,20 +357,20 @@ impl Source {
     }
 }
 
-/// The layout that was asked for, if the file can have it: `told` is what its names, or its description, say.
-fn agreed(arch: Arch, said: Layout, told: Layout, described: bool, path: &Path) -> Result<Layout> {
+/// The naming that was asked for, if the file can have it: `told` is what its names, or its description, say.
+fn agreed(arch: Arch, said: Naming, told: Naming, described: bool, path: &Path) -> Result<Naming> {
     let absent = match said {
-        Layout::Torchvision => (!arch.in_torchvision()).then_some("torchvision"),
-        Layout::Transformers => (!arch.in_transformers()).then_some("transformers"),
-        Layout::Timm => None,
+        Naming::Torchvision => (!arch.in_torchvision()).then_some("torchvision"),
+        Naming::Transformers => (!arch.in_transformers()).then_some("transformers"),
+        Naming::Timm => None,
     };
     if let Some(library) = absent {
-        return Err(Error::weights(path, format!("{library} has no {arch}; leave the layout out (`Source::layout`)")));
+        return Err(Error::weights(path, format!("{library} has no {arch}; leave the naming out (`Source::naming`)")));
     }
     let same_name = |d: &crate::params::Declared| arch.name_in(said, &d.name) == arch.name_in(told, &d.name);
     if said != told && (described || !arch.declared(3)?.iter().all(same_name)) {
         let problem =
-            format!("its names are {told:?}'s, and the layout was set to {said:?}; leave it out (`Source::layout`)");
+            format!("its names are {told:?}'s, and the naming was set to {said:?}; leave it out (`Source::naming`)");
         return Err(Error::weights(path, problem));
     }
     Ok(said)

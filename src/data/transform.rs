@@ -4,7 +4,7 @@ use super::augment::{self, Augment};
 use super::image::Image;
 use super::resample::{Region, resize};
 use crate::rng::Seed;
-use crate::{Error, Fit, InputSpec, Result};
+use crate::{CropMode, Error, InputSpec, Result};
 use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use std::borrow::Cow;
@@ -136,9 +136,11 @@ fn fit(image: &Image, spec: &InputSpec) -> Image {
     let (h, w) = spec.size;
     let (ih, iw) = (image.height(), image.width());
     let from = Region::whole(image);
-    match spec.fit {
-        Fit::Squash => resize(image, from, (h, w), spec.interpolation, Region { top: 0, left: 0, height: h, width: w }),
-        Fit::Crop => {
+    match spec.crop_mode {
+        CropMode::Squash => {
+            resize(image, from, (h, w), spec.interpolation, Region { top: 0, left: 0, height: h, width: w })
+        }
+        CropMode::Center => {
             // A quotient that is a whole number but for its last bit is that number, as for 224 / (224 / 232): shares are
             // often made of two sizes. (timm rounds down such a one too, which no share of its own networks comes to.)
             let enlarged = |side: usize| (side as f64 / spec.crop_pct + 1e-9).floor() as usize;
@@ -159,7 +161,7 @@ fn fit(image: &Image, spec: &InputSpec) -> Image {
             let keep = Region { top: centre(resized.0, h), left: centre(resized.1, w), height: h, width: w };
             resize(image, from, resized, spec.interpolation, keep)
         }
-        Fit::Pad => {
+        CropMode::Border => {
             let (rh, rw) = keep_ratio(image, f64::max(ih as f64 / h as f64, iw as f64 / w as f64), (1, 1), (h, w));
             let whole = Region { top: 0, left: 0, height: rh, width: rw };
             let inner = resize(image, from, (rh, rw), spec.interpolation, whole);

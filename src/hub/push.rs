@@ -16,11 +16,11 @@ const SLOWEST: u64 = 20_000;
 /// Where to put a predictor on the hub, and how.
 ///
 /// ```
-/// use candle_finetune::Push;
-/// let to = Push::to("me/ants-bees").create().private().message("Ants and bees");
+/// use candle_finetune::HubUpload;
+/// let to = HubUpload::to("me/ants-bees").create().private().message("Ants and bees");
 /// ```
 #[derive(Debug, Clone)]
-pub struct Push {
+pub struct HubUpload {
     remote: Remote,
     id: String,
     create: bool,
@@ -28,7 +28,7 @@ pub struct Push {
     message: String,
 }
 
-impl Push {
+impl HubUpload {
     /// The repository `owner/name`, or a branch of it as `owner/name@branch`.
     pub fn to(id: impl Into<String>) -> Self {
         let id = id.into();
@@ -73,7 +73,7 @@ impl Push {
     }
 
     /// Checks before a training what would fail after it: the name, the token, whether the hub can be reached and the
-    /// repository is there. With [`Push::create`] the repository is created now, which also proves that the token may
+    /// repository is there. With [`HubUpload::create`] the repository is created now, which also proves that the token may
     /// write; without, that the token may write shows in the push alone.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Downloads: into a file beside the blobs, from where the last attempt ended, believed when the checksum is right.
 
-use super::Download;
+use super::HubDownload;
 use super::ask::About;
 use super::cache::remove;
 use super::checksum::{agrees, is_checksum};
@@ -98,7 +98,7 @@ impl Fetcher {
         file.seek(SeekFrom::Start(start)).map_err(Error::io("write", partial))?;
         let tell = |done: u64| {
             if let Some(listener) = &self.listener {
-                listener(&Download { file: name.to_string(), done, total: about.size });
+                listener(&HubDownload { file: name.to_string(), done, total: about.size });
             }
         };
         tell(start);

@@ -1,7 +1,7 @@
 //! A predictor as a folder of timm's shape, with a model card.
 
 use super::{Predictor, saved};
-use crate::arch::{Arch, Fit, Interpolation};
+use crate::arch::{Arch, CropMode, Interpolation};
 use crate::error::{Error, Result};
 use crate::head::HeadKind;
 use crate::weights::write_text;
@@ -44,10 +44,10 @@ fn config(predictor: &Predictor) -> Result<String> {
         Interpolation::Bicubic => "bicubic",
         Interpolation::Lanczos => "lanczos",
     };
-    let crop_mode = match spec.fit {
-        Fit::Crop => "center",
-        Fit::Squash => "squash",
-        Fit::Pad => "border",
+    let crop_mode = match spec.crop_mode {
+        CropMode::Center => "center",
+        CropMode::Squash => "squash",
+        CropMode::Border => "border",
     };
     let mut config = json!({
         "architecture": arch.name(),
@@ -62,7 +62,7 @@ fn config(predictor: &Predictor) -> Result<String> {
             "fixed_input_size": false,
             "interpolation": interpolation,
             // timm crops what was squashed or padded, too.
-            "crop_pct": if spec.fit == Fit::Crop { spec.crop_pct } else { 1.0 },
+            "crop_pct": if spec.crop_mode == CropMode::Center { spec.crop_pct } else { 1.0 },
             "crop_mode": crop_mode,
             "mean": rounded(&spec.mean),
             "std": rounded(&spec.std),
@@ -123,7 +123,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("| Training images | {} |", report.samples.train));
         line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
         let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
-        line(format_args!("| Parameters trained in the last phase | {:.1} % |", 100.0 * share));
+        line(format_args!("| ParameterCounts trained in the last phase | {:.1} % |", 100.0 * share));
         // Each figure says what it was measured on, and on how many images where the report knows.
         let samples = report.samples;
         let parts = [

@@ -31,14 +31,14 @@ impl Inference {
     /// With the backbone's own tensors; `slots` holds the head's.
     pub fn new(backbone: &Backbone, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
         let inner = &backbone.inner;
-        let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &inner.tensors)?;
+        let network = Network::build(inner.arch, inner.naming, inner.spec.channels, &inner.tensors)?;
         Self::with(backbone, network, head, slots, labels)
     }
 
     /// With the tensors in `slots`, backbone and head, as they are now. They must not change while this lives.
     pub fn of_slots(backbone: &Backbone, head: Head, slots: &Slots, labels: Vec<String>) -> Result<Self> {
         let inner = &backbone.inner;
-        let network = Network::build(inner.arch, inner.layout, inner.spec.channels, &AllFrozen(slots))?;
+        let network = Network::build(inner.arch, inner.naming, inner.spec.channels, &AllFrozen(slots))?;
         Self::with(backbone, network, head, slots.clone(), labels)
     }
 

@@ -14,7 +14,7 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let description = Saved {
         version: DESCRIPTION_VERSION,
         arch: inner.arch.name().to_string(),
-        layout: inner.layout,
+        naming: inner.naming,
         input: inner.spec.clone(),
         labels: predictor.labels().to_vec(),
         head: predictor.inference.head(),

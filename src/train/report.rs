@@ -41,7 +41,7 @@ pub struct Report {
     #[serde(default)]
     pub input_size: (usize, usize),
     /// How many samples each part has.
-    pub samples: Samples,
+    pub samples: SampleCounts,
     /// Broken samples that were left out on request, of the training and the validation data.
     pub skipped: usize,
     /// The classes.
@@ -61,9 +61,9 @@ pub struct Report {
     #[serde(default)]
     pub test: Option<Evaluation>,
     /// Where the time went.
-    pub seconds: Seconds,
+    pub seconds: Timings,
     /// What was trained and what was frozen in the last phase.
-    pub parameters: Parameters,
+    pub parameters: ParameterCounts,
     /// Parameters whose first gradient was exactly zero: the bias of a convolution under a batch norm, say.
     pub zero_gradients: Vec<String>,
     /// Cached features of frozen blocks, in megabytes.
@@ -76,7 +76,7 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "AnySamples")]
 #[non_exhaustive]
-pub struct Samples {
+pub struct SampleCounts {
     /// Training samples.
     pub train: usize,
     /// Validation samples, where there was a validation.
@@ -98,7 +98,7 @@ enum AnySamples {
     },
 }
 
-impl From<AnySamples> for Samples {
+impl From<AnySamples> for SampleCounts {
     fn from(any: AnySamples) -> Self {
         match any {
             AnySamples::Train(train) => Self { train, valid: None, test: None },
@@ -144,7 +144,7 @@ pub struct EpochReport {
 /// Where a run's time went, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Seconds {
+pub struct Timings {
     /// Computing features of frozen blocks once.
     pub features: f64,
     /// Training steps, loading included.
@@ -158,7 +158,7 @@ pub struct Seconds {
 /// How many parameters learn and how many are frozen.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Parameters {
+pub struct ParameterCounts {
     /// Parameters that learn, the head's included.
     pub learning: usize,
     /// Parameters that are frozen.
@@ -182,7 +182,7 @@ pub struct StageReport {
 impl Report {
     /// The same without what differs from run to run: equal seeds save equal files.
     fn without_measurements(&self) -> Self {
-        let seconds = Seconds::default();
+        let seconds = Timings::default();
         let mut report = Self { date: None, seconds, peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
         for epoch in &mut report.epochs {
             (epoch.seconds, epoch.images_per_second) = (0.0, 0.0);

@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::freeze::{BatchNormMode, Frozen, Role};
 use crate::ops::overwrite;
 use crate::optim::Group;
-use crate::params::{Block, Declared, Kind, Slot, Slots};
+use crate::params::{BlockInfo, Declared, Kind, Slot, Slots};
 use crate::plan::Phase;
-use crate::train::report::{Parameters, StageReport};
+use crate::train::report::{ParameterCounts, StageReport};
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 
@@ -41,7 +41,12 @@ pub(super) fn variable(t: &Tensor) -> Result<Var> {
 }
 
 /// How each learning tensor is stepped: earlier stages at smaller rates, decay for kernels and weights alone.
-pub(super) fn groups(slots: &Slots, declared: &[Declared], blocks: &[Block], phase: &Phase) -> BTreeMap<String, Group> {
+pub(super) fn groups(
+    slots: &Slots,
+    declared: &[Declared],
+    blocks: &[BlockInfo],
+    phase: &Phase,
+) -> BTreeMap<String, Group> {
     let mut stages: Vec<&str> = blocks.iter().map(|b| b.stage.as_str()).collect();
     stages.dedup();
     let depth = |d: &Declared| stages.iter().position(|s| *s == blocks[d.block].stage).unwrap_or(0);
@@ -63,8 +68,8 @@ pub(super) fn groups(slots: &Slots, declared: &[Declared], blocks: &[Block], pha
 }
 
 /// Counts what learns and what is frozen.
-pub(super) fn count(slots: &Slots, declared: &[Declared], blocks: &[Block]) -> Parameters {
-    let mut all = Parameters::default();
+pub(super) fn count(slots: &Slots, declared: &[Declared], blocks: &[BlockInfo]) -> ParameterCounts {
+    let mut all = ParameterCounts::default();
     let statistic = |d: &Declared| matches!(d.kind, Kind::RunningMean | Kind::RunningVar);
     for d in declared.iter().filter(|d| !statistic(d)) {
         let stage = &blocks[d.block].stage;

@@ -1,7 +1,7 @@
 //! transformers' preprocessor_config.json.
 
 use super::object::Object;
-use crate::arch::{Fit, InputSpec, Interpolation};
+use crate::arch::{CropMode, InputSpec, Interpolation};
 use crate::error::{Result, shown};
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         (Some(short), None) if kind.contains("ConvNext") || kind.is_empty() || p.has("crop_pct") => {
             // From 384 pixels on nothing is cropped away.
             let pct = if short < 384 { p.share("crop_pct")?.unwrap_or(224.0 / 256.0) } else { 1.0 };
-            spec.size(short, short).fit(if short < 384 { Fit::Crop } else { Fit::Squash }).crop_pct(pct)
+            spec.size(short, short).fit(if short < 384 { CropMode::Center } else { CropMode::Squash }).crop_pct(pct)
         }
         (Some(short), Some((h, w))) if h.max(w) <= short => spec.size(h, w).crop_pct(h.min(w) as f64 / short as f64),
         (_, Some(_)) => {
@@ -120,12 +120,12 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         }
         // A bare number is both sides.
         (Some(short), None) if !matches!(p.get("size"), Some(Value::Object(_))) => {
-            spec.size(short, short).fit(Fit::Squash).crop_pct(1.0)
+            spec.size(short, short).crop_mode(CropMode::Squash).crop_pct(1.0)
         }
         (Some(short), None) => spec.size(short, short).crop_pct(1.0),
         (None, None) => {
             let (h, w) = sides("size")?;
-            spec.size(h, w).fit(Fit::Squash).crop_pct(1.0)
+            spec.size(h, w).crop_mode(CropMode::Squash).crop_pct(1.0)
         }
     })
 }

@@ -44,9 +44,9 @@ fn evaluation_is_that_of_timm() {
     for case in fixture.cases {
         let (height, width) = case.image;
         let fit = match case.mode.as_str() {
-            "center" => Fit::Crop,
-            "squash" => Fit::Squash,
-            "border" => Fit::Pad,
+            "center" => CropMode::Center,
+            "squash" => CropMode::Squash,
+            "border" => CropMode::Border,
             other => panic!("{other}"),
         };
         let mut spec =
@@ -54,7 +54,7 @@ fn evaluation_is_that_of_timm() {
         if case.channels == 1 {
             spec = spec.normalize(&[0.1307], &[0.3081]);
         }
-        let transform = Transform::eval(&spec.fit(fit)).unwrap();
+        let transform = Transform::eval(&spec.crop_mode(fit)).unwrap();
         let values = transform.values(&pattern(height, width, case.channels), 0, 0, 0).unwrap();
         let name = format!("{:?} to {:?} {:?} {}", case.image, case.size, case.interpolation, case.mode);
         assert_eq!(values.len().div_ceil(fixture.every), case.values.len(), "{name}");
@@ -71,7 +71,7 @@ fn evaluation_is_that_of_timm() {
 fn an_image_of_the_input_size_passes_untouched() {
     let image = pattern(32, 48, 3);
     let spec = InputSpec::new(1).size(32, 48).crop_pct(1.0).normalize(&[0.0; 3], &[1.0 / 255.0; 3]);
-    for fit in [Fit::Crop, Fit::Pad, Fit::Squash] {
+    for fit in [CropMode::Center, CropMode::Border, CropMode::Squash] {
         let values = Transform::eval(&spec.clone().fit(fit)).unwrap().values(&image, 0, 0, 0).unwrap();
         for (at, pixel) in image.bytes().chunks_exact(3).enumerate() {
             for c in 0..3 {
@@ -123,7 +123,7 @@ fn any_size_fits() {
     for _ in 0..200 {
         let mut side = |most: usize| rng.random_range(1..=most);
         let (image, size) = (pattern(side(60), side(60), 3), (side(40), side(40)));
-        for fit in [Fit::Crop, Fit::Pad, Fit::Squash] {
+        for fit in [CropMode::Center, CropMode::Border, CropMode::Squash] {
             for crop_pct in [0.5, 0.875, 1.0] {
                 let spec = InputSpec::new(1).size(size.0, size.1).fit(fit).crop_pct(crop_pct);
                 let values = Transform::eval(&spec).unwrap().values(&image, 0, 0, 0).unwrap();

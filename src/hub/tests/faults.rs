@@ -57,7 +57,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let told = Arc::new(Mutex::new(vec![]));
     let tell = Arc::clone(&told);
     let mut remote = Remote::new("acme/net".into());
-    remote.listener = Some(Arc::new(move |d: &Download| tell.lock().unwrap().push(d.clone())));
+    remote.listener = Some(Arc::new(move |d: &HubDownload| tell.lock().unwrap().push(d.clone())));
     remote.fetch_with(scene.settings.clone(), None, true).unwrap();
     let told = told.lock().unwrap();
     let (first, last) = (told.first().unwrap(), told.last().unwrap());

@@ -33,7 +33,7 @@ impl Session {
         };
         let backbone = Backbone::assemble(
             inner.arch,
-            inner.layout,
+            inner.naming,
             inner.spec.clone(),
             &inner.device,
             tensors.into_iter().collect(),

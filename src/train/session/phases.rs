@@ -22,7 +22,7 @@ impl Session {
         let heads = self.setup.head.names(inner.arch, self.labels.len());
         let frozen = phase.freeze.resolve(blocks, &self.declared, &heads)?;
         assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
-        let network = Arc::new(Network::build(inner.arch, inner.layout, inner.spec.channels, &self.slots)?);
+        let network = Arc::new(Network::build(inner.arch, inner.naming, inner.spec.channels, &self.slots)?);
         let groups = groups(&self.slots, &self.declared, blocks, &phase);
         self.report.parameters = count(&self.slots, &self.declared, blocks);
         let phases = self.setup.plan.phases.len();
@@ -132,7 +132,7 @@ impl Session {
         let place = format!(
             "{} {:?} {:?} {:?} {stored:?} {:?}",
             inner.arch,
-            inner.layout,
+            inner.naming,
             inner.spec,
             inner.dtype,
             inner.device.location()

@@ -27,8 +27,8 @@ impl Session {
         let inner = &backbone.inner;
         let channels = inner.spec.channels;
         let tensors = match plan.init {
-            Start::Pretrained => inner.tensors.clone(),
-            Start::Random => random_tensors(inner.arch, channels, *seed, inner.dtype, &inner.device)?,
+            Init::Pretrained => inner.tensors.clone(),
+            Init::Random => random_tensors(inner.arch, channels, *seed, inner.dtype, &inner.device)?,
         };
         let mut slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
         for (name, tensor) in head.start(backbone, labels.len(), *seed)? {
@@ -44,7 +44,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_string(),
             date: now(),
             arch: inner.arch.name().to_string(),
-            base_model: inner.origin.name.clone().filter(|_| plan.init == Start::Pretrained),
+            base_model: inner.origin.name.clone().filter(|_| plan.init == Init::Pretrained),
             strategy: setup.strategy,
             plan: plan.clone(),
             overrides: setup.overrides.clone(),
@@ -52,7 +52,7 @@ impl Session {
             stopped: None,
             seed: *seed,
             input_size: inner.spec.size,
-            samples: Samples { train: data.len(), ..Samples::default() },
+            samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
             skipped: data.skipped(),
             classes: labels.clone(),
             epochs: vec![],
@@ -61,8 +61,8 @@ impl Session {
             valid: None,
             top1: None,
             test: None,
-            seconds: Seconds::default(),
-            parameters: Parameters::default(),
+            seconds: Timings::default(),
+            parameters: ParameterCounts::default(),
             zero_gradients: vec![],
             cached_mb: 0.0,
             peak_rss_mb: None,
