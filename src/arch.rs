@@ -1,16 +1,17 @@
 //! What the crate knows about each architecture: one row of facts, one file per family.
 
 mod efficientnet;
-mod input_spec;
 mod names;
 mod resnet;
 mod vgg;
 
-pub use input_spec::{CropMode, InputSpec, Interpolation};
-
-use crate::error::Result;
-use crate::params::{Builder, Declared, Shapes};
+use crate::blueprint::Blueprint;
+use crate::error::{Error, Result};
+use crate::input_spec::{InputSpec, Interpolation};
+use crate::nn::Builder;
+use crate::params::Declared;
 use std::fmt;
+use std::sync::Arc;
 
 /// The facts of one architecture.
 pub(crate) struct Row {
@@ -248,21 +249,47 @@ impl Arch {
         }
     }
 
-    /// Builds the network's blocks out of the builder's tensors.
-    pub(crate) fn build(self, b: &mut Builder, naming: Naming) -> Result<()> {
-        match &self.0.family {
+    /// The network without weights, for images of so many channels. Where the libraries compute differently it does as
+    /// the one whose names the weights have.
+    ///
+    /// ```
+    /// use candle_finetune::{Arch, Naming};
+    /// let blueprint = Arch::RESNET18.blueprint(Naming::Timm, 3)?;
+    /// assert_eq!((blueprint.feature_dim(), blueprint.blocks().len()), (512, 9));
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no channels, or more than 4096.
+    pub fn blueprint(&self, naming: Naming, channels: usize) -> Result<Blueprint> {
+        let arch = *self;
+        let spec = self.input_spec().for_channels(channels)?;
+        let build = move |b: &mut Builder<'_>| match &arch.0.family {
             Family::ResNet(net) => net.build(b),
             Family::Cifar(net) => net.build(b),
             Family::Vgg(net) => net.build(b, naming),
             Family::EfficientNet(net) => net.build(b),
-        }
+        };
+        Blueprint::new(self.name(), spec, self.feature_dim(), self.classifier(), true, Arc::new(build))
     }
 
     /// Every tensor of the backbone, in the order in which they are built.
     pub(crate) fn declared(self, channels: usize) -> Result<Vec<Declared>> {
-        let mut b = Builder::new(&Shapes, channels);
-        self.build(&mut b, Naming::Timm)?;
-        Ok(b.declared)
+        Ok(self.blueprint(Naming::Timm, channels)?.declared().to_vec())
+    }
+
+    /// The architecture that a blueprint was made of, if it is one of the crate's.
+    pub(crate) fn of(blueprint: &Blueprint) -> Option<Self> {
+        Self::all().iter().find(|arch| blueprint.is_built_in() && arch.name() == blueprint.name()).copied()
+    }
+}
+
+impl TryFrom<Arch> for Blueprint {
+    type Error = Error;
+
+    /// With timm's naming, for images of the channels that the default weights take.
+    fn try_from(arch: Arch) -> Result<Self> {
+        arch.blueprint(Naming::Timm, arch.input_spec().channels)
     }
 }
 
@@ -293,7 +320,8 @@ mod tests {
     #[test]
     fn every_tensor_has_one_block_and_one_name() {
         for arch in Arch::all() {
-            let declared = arch.declared(3).unwrap();
+            let blueprint = Blueprint::try_from(*arch).unwrap();
+            let declared = blueprint.declared();
             let mut names: Vec<_> = declared.iter().map(|d| d.name.clone()).collect();
             names.sort();
             names.dedup();

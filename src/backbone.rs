@@ -17,10 +17,12 @@ pub(crate) use snapshot::Snapshot;
 pub(crate) use sound::check as check_numbers;
 pub use source::Source;
 
-use crate::arch::{Arch, InputSpec, Naming};
+use crate::arch::{Arch, Naming};
+use crate::blueprint::Blueprint;
 use crate::error::{Error, Result, shown_list};
+use crate::input_spec::InputSpec;
+use crate::nn::BlockInfo;
 use crate::ops::no_grad;
-use crate::params::BlockInfo;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,21 +49,28 @@ pub struct Backbone {
 }
 
 pub(crate) struct Inner {
-    pub arch: Arch,
-    pub naming: Naming,
-    pub spec: InputSpec,
-    pub device: Device,
-    pub dtype: DType,
+    pub profile: Profile,
     /// The backbone's tensors by canonical name, running statistics included.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Tensors that nothing computes with and that are written back: `num_batches_tracked`.
-    pub counters: BTreeMap<String, Tensor>,
     /// The original classifier's weight (classes, feature_dim) and bias (classes).
     pub classifier: Option<(Tensor, Tensor)>,
     /// What the original classifier's classes are called.
     pub labels: Option<Vec<String>>,
-    pub origin: Origin,
     pub network: Network,
+}
+
+/// What is known of a backbone besides its weights. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    pub blueprint: Blueprint,
+    /// Whose names the weights came with.
+    pub naming: Naming,
+    pub spec: InputSpec,
+    pub device: Device,
+    pub dtype: DType,
+    /// Tensors that nothing computes with and that are written back: `num_batches_tracked`.
+    pub counters: Arc<BTreeMap<String, Tensor>>,
+    pub origin: Origin,
 }
 
 /// Where weights come from.
@@ -126,33 +135,43 @@ impl Backbone {
         Source::embedded().load(device)
     }
 
-    /// Random weights, as one starts from scratch with: He's normal distribution for convolutions.
-    pub fn random(arch: Arch, seed: u64, device: &Device) -> Result<Self> {
-        let spec = arch.input_spec();
-        let tensors = random_tensors(arch, spec.channels, seed, DType::F32, device)?;
-        Self::assemble(arch, Naming::Timm, spec, device, tensors, BTreeMap::new(), None, None, Origin::default())
+    /// Random weights to train from scratch with, of an [`Arch`] or of your own [`Blueprint`]: convolutions start from
+    /// He's normal distribution (He et al. 2015, arXiv 1502.01852). Equal seeds give equal weights.
+    ///
+    /// # Errors
+    /// If the network cannot take images of the size that its specification says.
+    pub fn random<N>(network: N, seed: u64, device: &Device) -> Result<Self>
+    where
+        N: TryInto<Blueprint>,
+        Error: From<N::Error>,
+    {
+        let blueprint = network.try_into()?;
+        let tensors = random_tensors(&blueprint, seed, DType::F32, device)?;
+        let spec = blueprint.input_spec().clone();
+        let profile = Profile {
+            blueprint,
+            naming: Naming::Timm,
+            spec,
+            device: device.clone(),
+            dtype: DType::F32,
+            counters: Arc::default(),
+            origin: Origin::default(),
+        };
+        Self::assemble(profile, tensors, None, None)
     }
 
-    #[allow(clippy::too_many_arguments)] // the fields of one private struct
     pub(crate) fn assemble(
-        arch: Arch,
-        naming: Naming,
-        spec: InputSpec,
-        device: &Device,
+        mut profile: Profile,
         tensors: BTreeMap<String, Tensor>,
-        counters: BTreeMap<String, Tensor>,
         classifier: Option<(Tensor, Tensor)>,
         labels: Option<Vec<String>>,
-        origin: Origin,
     ) -> Result<Self> {
-        if spec.size != arch.input_spec().size {
-            check_size(arch, naming, spec.channels, spec.size)?;
+        if profile.spec.size != profile.blueprint.input_spec().size {
+            check_size(&profile.blueprint, profile.spec.size)?;
         }
-        let network = Network::build(arch, naming, spec.channels, &tensors)?;
-        let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
-        let device = device.clone();
-        let inner = Inner { arch, naming, spec, device, dtype, tensors, counters, classifier, labels, origin, network };
-        Ok(Self { inner: Arc::new(inner) })
+        let network = Network::build(&profile.blueprint, &tensors)?;
+        profile.dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
+        Ok(Self { inner: Arc::new(Inner { profile, tensors, classifier, labels, network }) })
     }
 
     /// Features (N, feature_dim) of images (N, C, H, W), normalised as [`Backbone::input_spec`] says. Always in
@@ -188,24 +207,34 @@ impl Backbone {
         no_grad(|| self.inner.network.stage_features(images))
     }
 
-    /// The architecture.
-    pub fn arch(&self) -> Arch {
-        self.inner.arch
+    /// The architecture, if it is one of the crate's.
+    pub fn arch(&self) -> Option<Arch> {
+        Arch::of(&self.inner.profile.blueprint)
+    }
+
+    /// The network without its weights.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.inner.profile.blueprint
+    }
+
+    /// The name of the architecture or blueprint: "resnet18".
+    pub fn name(&self) -> &str {
+        self.blueprint().name()
     }
 
     /// How images must be prepared.
     pub fn input_spec(&self) -> &InputSpec {
-        &self.inner.spec
+        &self.inner.profile.spec
     }
 
-    /// How many numbers it makes of an image.
+    /// The number of features per image.
     pub fn feature_dim(&self) -> usize {
-        self.inner.arch.feature_dim()
+        self.blueprint().feature_dim()
     }
 
     /// The blocks in order, the stem first: the units of freezing.
     pub fn blocks(&self) -> &[BlockInfo] {
-        &self.inner.network.blocks
+        self.blueprint().blocks()
     }
 
     /// The stages in order: name, and how many learnable parameters they hold.
@@ -239,12 +268,12 @@ impl Backbone {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     pub fn notes(&self) -> &[String] {
-        &self.inner.origin.notes
+        &self.inner.profile.origin.notes
     }
 
     /// Why there is no original classifier to use, with the remedy.
     pub(crate) fn without_classifier(&self) -> String {
-        match self.inner.origin.unused.as_slice() {
+        match self.inner.profile.origin.unused.as_slice() {
             [] => "the weights came without a classifier".into(),
             unused => format!(
                 "the classifier that came with the weights is not one linear layer over {} features: it is {}",
@@ -261,7 +290,7 @@ impl Backbone {
 
     /// The device that holds the tensors.
     pub fn device(&self) -> &Device {
-        &self.inner.device
+        &self.inner.profile.device
     }
 
     /// The same weights for images of another size.
@@ -271,7 +300,7 @@ impl Backbone {
     /// # Errors
     /// If the size is too small; the message has the least one.
     pub fn input_size(&self, height: usize, width: usize) -> Result<Self> {
-        self.respecify(self.inner.spec.clone().size(height, width))
+        self.respecify(self.input_spec().clone().size(height, width))
     }
 
     /// The same weights with images prepared in another way.
@@ -280,33 +309,13 @@ impl Backbone {
     /// If the number of channels differs, which [`Source::channels`] changes at loading, or the images would be too
     /// small.
     pub fn respecify(&self, spec: InputSpec) -> Result<Self> {
-        if spec.channels != self.inner.spec.channels || spec.mean.len() != spec.channels {
+        if spec.channels != self.input_spec().channels || spec.mean.len() != spec.channels {
             let problem = "the number of channels is fixed when weights are loaded (`Source::channels`)";
             return Err(Error::invalid("input specification", problem));
         }
-        let i = &self.inner;
-        let (tensors, counters) = (i.tensors.clone(), i.counters.clone());
-        let (classifier, labels, origin) = (i.classifier.clone(), i.labels.clone(), i.origin.clone());
-        Self::assemble(i.arch, i.naming, spec, &i.device, tensors, counters, classifier, labels, origin)
-    }
-
-    /// Everything but the weights: for a session, which has copies of its own.
-    pub(crate) fn outline(&self) -> Self {
-        let i = &self.inner;
-        let inner = Inner {
-            arch: i.arch,
-            naming: i.naming,
-            spec: i.spec.clone(),
-            device: i.device.clone(),
-            dtype: i.dtype,
-            tensors: BTreeMap::new(),
-            counters: i.counters.clone(),
-            classifier: None,
-            labels: None,
-            origin: i.origin.clone(),
-            network: i.network.outline(),
-        };
-        Self { inner: Arc::new(inner) }
+        let Inner { profile, tensors, classifier, labels, .. } = &*self.inner;
+        let profile = Profile { spec, ..profile.clone() };
+        Self::assemble(profile, tensors.clone(), classifier.clone(), labels.clone())
     }
 }
 
@@ -314,7 +323,7 @@ impl std::fmt::Debug for Backbone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let blocks = self.blocks().len();
         let parameters: usize = self.blocks().iter().map(|b| b.parameters).sum();
-        write!(f, "Backbone({}, {blocks} blocks, {parameters} parameters, {:?}", self.arch(), self.inner.device)?;
+        write!(f, "Backbone({}, {blocks} blocks, {parameters} parameters, {:?}", self.name(), self.device())?;
         if let Some(classes) = self.num_classes() {
             write!(f, "; classifier of {classes} classes")?;
             if let Some(labels) = self.labels() {

@@ -1,6 +1,6 @@
 //! What a training step will take, known before it runs.
 
-use crate::backbone::{Backbone, Network};
+use crate::backbone::{Backbone, Network, Profile};
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, Role};
 use crate::head::Head;
@@ -73,11 +73,11 @@ impl Plan {
 const MOST: usize = 16 << 30;
 
 fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
-    let inner = &backbone.inner;
-    let size = inner.dtype.size_in_bytes();
-    let declared = inner.arch.declared(inner.spec.channels)?;
-    let of_head = head.shapes(inner.arch, classes);
-    let frozen = phase.freeze.resolve(backbone.blocks(), &declared, &head.names(inner.arch, classes))?;
+    let Profile { blueprint, spec, dtype, .. } = &backbone.inner.profile;
+    let size = dtype.size_in_bytes();
+    let declared = blueprint.declared();
+    let of_head = head.shapes(blueprint, classes);
+    let frozen = phase.freeze.resolve(blueprint, &head.names(blueprint, classes))?;
     let numbers = |shape: &[usize]| shape.iter().product::<usize>();
     let all: usize = declared.iter().map(|d| numbers(&d.shape)).chain(of_head.iter().map(|(_, s)| numbers(s))).sum();
     let in_backbone = declared.iter().filter(|d| frozen.role(d, phase.batch_norm) == Role::Param);
@@ -86,18 +86,18 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
         in_backbone.map(|d| numbers(&d.shape)).chain(in_head.map(|(_, shape)| numbers(shape))).collect();
     let learning: usize = learns.iter().sum();
 
-    let provider = OnPaper { frozen: &frozen, phase, dtype: inner.dtype };
-    let network = Network::build(inner.arch, inner.naming, inner.spec.channels, &provider)?;
-    let (height, width) = inner.spec.size;
-    let images = [inner.spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
+    let provider = OnPaper { frozen: &frozen, phase, dtype: *dtype };
+    let network = Network::build(blueprint, &provider)?;
+    let (height, width) = spec.size;
+    let images = [spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
     let Some(images) = images.filter(|&bytes| bytes <= MOST) else {
         let problem = format!("{}; its images alone would take more than {} GB", plan.batch_size, MOST >> 30);
         return Err(Error::invalid("plan: batch_size", problem));
     };
-    let shape = (plan.batch_size, inner.spec.channels, height, width);
+    let shape = (plan.batch_size, spec.channels, height, width);
     let step = |before: Option<&Aftermath>, moments: &[usize]| -> Result<Aftermath> {
-        let features = network.sketch(Sketch::new(shape, inner.dtype, before))?;
-        let logits = head.sketch(features, inner.arch, classes, inner.dtype, |name| frozen.names(name))?;
+        let features = network.sketch(Sketch::new(shape, *dtype, before))?;
+        let logits = head.sketch(features, blueprint, classes, *dtype, |name| frozen.names(name))?;
         Ok(logits.into_sketch()?.back(moments))
     };
     // The second step finds the moments that the first one's update made.

@@ -1,8 +1,10 @@
 //! Which parts of a backbone stay as they are.
 
+use crate::blueprint::Blueprint;
 use crate::error::{Error, Result, nearest, shown};
 use crate::head::Head;
-use crate::params::{BlockInfo, Declared, Kind};
+use crate::nn::BlockInfo;
+use crate::params::{Declared, Kind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -82,15 +84,15 @@ impl FreezePolicy {
     /// [`Error::UnknownBlock`] for a name that the backbone does not have, [`Error::Invalid`] for more blocks than it
     /// has.
     pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
-        let declared = backbone.arch().declared(backbone.input_spec().channels)?;
         // The head is not known here: a name may be that of a tensor of any.
         let heads: Vec<String> =
-            [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(backbone.arch(), 1)).collect();
-        Ok(self.resolve(backbone.blocks(), &declared, &heads)?.prefix)
+            [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(backbone.blueprint(), 1)).collect();
+        Ok(self.resolve(backbone.blueprint(), &heads)?.prefix)
     }
 
     /// `head`: the names of the head's tensors.
-    pub(crate) fn resolve(&self, blocks: &[BlockInfo], declared: &[Declared], head: &[String]) -> Result<Frozen> {
+    pub(crate) fn resolve(&self, blueprint: &Blueprint, head: &[String]) -> Result<Frozen> {
+        let (blocks, declared) = (blueprint.blocks(), blueprint.declared());
         let n = blocks.len();
         let at_most = |k: usize| {
             if k <= n {
@@ -163,17 +165,17 @@ impl Frozen {
             return Role::Frozen;
         }
         // Mean and variance are one thing: a norm uses both from the batch or both as they are.
-        if let (Kind::RunningMean | Kind::RunningVar, Some((norm, _))) = (d.kind, d.name.rsplit_once('.'))
+        if let (true, Some((norm, _))) = (d.facts.is_statistic(), d.name.rsplit_once('.'))
             && (self.names(&format!("{norm}.running_mean")) || self.names(&format!("{norm}.running_var")))
         {
             return Role::Frozen;
         }
-        match (d.kind, mode) {
-            (Kind::RunningMean | Kind::RunningVar, BatchNormMode::Train) => Role::Buffer,
-            (Kind::RunningMean | Kind::RunningVar, _) | (Kind::NormWeight | Kind::NormBias, BatchNormMode::Frozen) => {
+        match (d.facts.kind, mode) {
+            (Kind::RunningMean | Kind::RunningVariance, BatchNormMode::Train) => Role::Buffer,
+            (Kind::RunningMean | Kind::RunningVariance, _) | (Kind::BatchNormAffine, BatchNormMode::Frozen) => {
                 Role::Frozen
             }
-            (Kind::Kernel | Kind::Bias | Kind::NormWeight | Kind::NormBias, _) => Role::Param,
+            (Kind::Parameter | Kind::BatchNormAffine, _) => Role::Param,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is put on a backbone in place of its classifier.
 
-use crate::arch::Arch;
-use crate::backbone::{Backbone, init_uniform};
+use crate::backbone::{Backbone, Inner, init_uniform};
+use crate::blueprint::Blueprint;
 use crate::error::{Error, Result, shown};
 use crate::ops::{Activation, FeatureMap, linear, linear_sketch};
 use crate::params::{Slot, Slots};
@@ -66,8 +66,8 @@ impl Head {
     }
 
     /// Name, and width out and in, of each linear layer.
-    fn layers(self, arch: Arch, classes: usize) -> Vec<(String, usize, usize)> {
-        let (name, dim) = (arch.classifier(), arch.feature_dim());
+    fn layers(self, blueprint: &Blueprint, classes: usize) -> Vec<(String, usize, usize)> {
+        let (name, dim) = (blueprint.classifier(), blueprint.feature_dim());
         match self.kind {
             HeadKind::Linear | HeadKind::Original => vec![(name.to_string(), classes, dim)],
             HeadKind::Mlp(hidden) => {
@@ -77,28 +77,28 @@ impl Head {
     }
 
     /// The head's tensor names, weight and bias of each layer.
-    pub(crate) fn names(self, arch: Arch, classes: usize) -> Vec<String> {
-        self.shapes(arch, classes).into_iter().map(|(name, _)| name).collect()
+    pub(crate) fn names(self, blueprint: &Blueprint, classes: usize) -> Vec<String> {
+        self.shapes(blueprint, classes).into_iter().map(|(name, _)| name).collect()
     }
 
     /// Name and shape of each of its tensors.
-    pub(crate) fn shapes(self, arch: Arch, classes: usize) -> Vec<(String, Vec<usize>)> {
+    pub(crate) fn shapes(self, blueprint: &Blueprint, classes: usize) -> Vec<(String, Vec<usize>)> {
         let of = |(name, out, dim): (String, usize, usize)| {
             [(format!("{name}.weight"), vec![out, dim]), (format!("{name}.bias"), vec![out])]
         };
-        self.layers(arch, classes).into_iter().flat_map(of).collect()
+        self.layers(blueprint, classes).into_iter().flat_map(of).collect()
     }
 
     /// The head in a dry run by sizes alone; `frozen` says of a name whether it does not learn.
     pub(crate) fn sketch(
         self,
         mut x: FeatureMap,
-        arch: Arch,
+        blueprint: &Blueprint,
         classes: usize,
         dtype: DType,
         frozen: impl Fn(&str) -> bool,
     ) -> Result<FeatureMap> {
-        for (name, out, dim) in self.layers(arch, classes) {
+        for (name, out, dim) in self.layers(blueprint, classes) {
             let zero = Var::zeros(1, dtype, &Device::Cpu)?;
             let zero = if frozen(&format!("{name}.weight")) { zero.detach() } else { zero.as_tensor().clone() };
             x = linear_sketch(&x, zero.broadcast_as((out, dim))?)?;
@@ -111,10 +111,10 @@ impl Head {
         if let HeadKind::Mlp(0) = self.kind {
             return Err(Error::invalid("head", "0 hidden units; an MLP needs 1 at least"));
         }
-        let layers = self.layers(backbone.arch(), classes);
+        let layers = self.layers(backbone.blueprint(), classes);
         let elements = layers.iter().fold(0f64, |sum, (_, out, inputs)| sum + *out as f64 * (*inputs as f64 + 1.0));
         if elements > MOST_ELEMENTS {
-            let gigabytes = elements * backbone.inner.dtype.size_in_bytes() as f64 / 1e9;
+            let gigabytes = elements * backbone.inner.profile.dtype.size_in_bytes() as f64 / 1e9;
             let problem = format!(
                 "{elements:.3e} parameters take {gigabytes:.0} GB, and a multiple of that in training; at most \
                  {MOST_ELEMENTS:.0e} are possible, so use fewer hidden units"
@@ -154,19 +154,19 @@ impl Head {
     /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.
     pub(crate) fn start(self, backbone: &Backbone, classes: usize, seed: u64) -> Result<Vec<(String, Tensor)>> {
         self.check(backbone, classes)?;
-        let inner = &backbone.inner;
-        if let (HeadKind::Original, Some((weight, bias))) = (self.kind, &inner.classifier) {
-            let name = backbone.arch().classifier();
+        let Inner { profile, classifier, .. } = &*backbone.inner;
+        if let (HeadKind::Original, Some((weight, bias))) = (self.kind, classifier) {
+            let name = backbone.blueprint().classifier();
             return Ok(vec![(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]);
         }
         let mut tensors = Vec::new();
-        for (name, out, dim) in self.layers(backbone.arch(), classes) {
+        for (name, out, dim) in self.layers(backbone.blueprint(), classes) {
             let bound = 1.0 / (dim as f64).sqrt();
             for (suffix, shape) in [("weight", vec![out, dim]), ("bias", vec![out])] {
                 let name = format!("{name}.{suffix}");
                 let values = init_uniform(shape.iter().product(), bound, &name, seed);
                 let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-                tensors.push((name, tensor.to_dtype(inner.dtype)?.to_device(&inner.device)?));
+                tensors.push((name, tensor.to_dtype(profile.dtype)?.to_device(&profile.device)?));
             }
         }
         Ok(tensors)
@@ -177,14 +177,14 @@ impl Head {
         self,
         features: &Tensor,
         slots: &Slots,
-        arch: Arch,
+        blueprint: &Blueprint,
         random: Option<(Seed, u64)>,
     ) -> Result<Tensor> {
         let mut x = match random {
             Some((seed, forward)) if self.dropout > 0.0 => dropped(features, self.dropout, seed, forward)?,
             _ => features.clone(),
         };
-        let layers = self.layers(arch, 0);
+        let layers = self.layers(blueprint, 0);
         for (i, (name, ..)) in layers.iter().enumerate() {
             let get = |suffix: &str| {
                 let name = format!("{name}.{suffix}");
@@ -210,6 +210,7 @@ fn dropped(x: &Tensor, share: f32, seed: Seed, forward: u64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arch;
 
     #[test]
     fn dropout_zeroes_its_share_and_keeps_the_mean() {

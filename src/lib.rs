@@ -13,6 +13,7 @@ mod arch;
 mod backbone;
 #[doc(hidden)]
 pub mod bench;
+mod blueprint;
 mod data;
 mod embedded;
 mod error;
@@ -23,6 +24,7 @@ pub mod fuzzing;
 mod head;
 #[cfg(feature = "hub")]
 mod hub;
+mod input_spec;
 mod loss;
 mod metrics;
 mod nn;
@@ -37,8 +39,9 @@ mod strategy;
 mod train;
 mod weights;
 
-pub use arch::{Arch, CropMode, InputSpec, Interpolation, Naming};
+pub use arch::{Arch, Naming};
 pub use backbone::{Backbone, Source};
+pub use blueprint::{Block, Blueprint, Pooling};
 pub use candle_core;
 pub use data::{
     Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
@@ -52,10 +55,12 @@ pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 #[cfg(feature = "hub")]
 pub use hub::{HubDownload, HubUpload};
+pub use input_spec::{CropMode, InputSpec, Interpolation};
 pub use loss::Loss;
 pub use metrics::{Confusion, Evaluation, wilson_interval};
+pub use nn::{BlockInfo, Conv2d, Layer, Linear, Tensors};
 pub use optim::{Optimizer, OptimizerRule};
-pub use params::BlockInfo;
+pub use params::TensorInit;
 pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
 pub use schedule::{Schedule, ScheduleShape};

@@ -1,11 +1,8 @@
 //! Where a network's tensors live while it is built: frozen, learning, or kept up to date on the side.
 
 use crate::error::{Error, Result};
-use crate::nn::Folded;
-use crate::ops::Filter;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A tensor and its role.
 #[derive(Debug, Clone)]
@@ -39,31 +36,93 @@ impl Slot {
     }
 }
 
-/// What a tensor is for: decides its role, its random start and whether weight decay applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A convolution's kernel.
-    Kernel,
-    /// A convolution's bias.
-    Bias,
-    /// A batch norm's weight.
-    NormWeight,
-    /// A batch norm's bias.
-    NormBias,
-    /// A batch norm's running mean.
-    RunningMean,
-    /// A batch norm's running variance.
-    RunningVar,
+/// What is known of a tensor besides its name and shape. Whoever builds a layer says it once; roles, weight decay,
+/// random initialisation, counting and loading read it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Facts {
+    pub kind: Kind,
+    /// How it is initialised without pretrained weights.
+    pub init: TensorInit,
+    /// Whether weight decay applies.
+    pub decays: bool,
+    /// The dimension along which the channels of the images lie, for the tensor that meets them.
+    pub image_channels: Option<usize>,
 }
 
-/// One tensor of an architecture, as the building code asked for it.
+/// What a tensor is to its layer: decides its role while the layer's block learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Learns with its block: kernels, matrices, biases, and the weight and bias of a layer norm.
+    Parameter,
+    /// The weight or bias of a batch norm: whether it learns is up to `BatchNormMode`.
+    BatchNormAffine,
+    /// The running mean of a batch norm.
+    RunningMean,
+    /// The running variance of a batch norm.
+    RunningVariance,
+}
+
+/// The values that a tensor starts with in a network without pretrained weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum TensorInit {
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+    /// Normal with this standard deviation and mean 0.
+    Normal(f64),
+    /// Uniform in (-bound, bound).
+    Uniform(f64),
+}
+
+impl Facts {
+    const fn new(kind: Kind, init: TensorInit, decays: bool) -> Self {
+        Self { kind, init, decays, image_channels: None }
+    }
+
+    pub const BIAS: Self = Self::new(Kind::Parameter, TensorInit::Zeros, false);
+    pub const BATCH_NORM_WEIGHT: Self = Self::new(Kind::BatchNormAffine, TensorInit::Ones, false);
+    pub const BATCH_NORM_BIAS: Self = Self::new(Kind::BatchNormAffine, TensorInit::Zeros, false);
+    pub const RUNNING_MEAN: Self = Self::new(Kind::RunningMean, TensorInit::Zeros, false);
+    pub const RUNNING_VARIANCE: Self = Self::new(Kind::RunningVariance, TensorInit::Ones, false);
+
+    /// A kernel followed by a ReLU, from He's normal distribution over the fan-out (He et al. 2015, arXiv 1502.01852).
+    pub fn kernel(fan_out: usize) -> Self {
+        Self::new(Kind::Parameter, TensorInit::Normal((2.0 / fan_out.max(1) as f64).sqrt()), true)
+    }
+
+    /// A learning tensor of another layer: those of rank 2 and more decay, as weight decay is meant for matrices.
+    pub fn parameter(init: TensorInit, rank: usize) -> Self {
+        Self::new(Kind::Parameter, init, rank > 1)
+    }
+
+    /// Meets the images' channels along dimension `dim`.
+    pub fn over_images(mut self, dim: usize) -> Self {
+        self.image_channels = Some(dim);
+        self
+    }
+
+    /// Whether it is a statistic: no gradient and no optimizer reach it.
+    pub fn is_statistic(&self) -> bool {
+        matches!(self.kind, Kind::RunningMean | Kind::RunningVariance)
+    }
+}
+
+/// One tensor of a network, as the code that builds it asked for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Declared {
     pub name: String,
     pub shape: Vec<usize>,
-    pub kind: Kind,
+    pub facts: Facts,
     /// The index of its block.
     pub block: usize,
+}
+
+impl Declared {
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// Answers a network's request for a tensor.
@@ -121,85 +180,16 @@ fn checked(declared: &Declared, tensor: &Tensor) -> Result<()> {
     if tensor.dims() == declared.shape {
         return Ok(());
     }
-    let problem = format!("has shape {:?}, and the architecture wants {:?}", tensor.dims(), declared.shape);
+    let problem = format!("has shape {:?}, and the network wants {:?}", tensor.dims(), declared.shape);
     Err(Error::invalid(format!("tensor {}", declared.name), problem))
 }
 
-/// Shapes alone: what does this architecture consist of? The tensors it hands out hold one number each.
+/// Shapes alone, to record what a network consists of. The tensors that it hands out hold one element each.
 pub(crate) struct Shapes;
 
 impl Provider for Shapes {
     fn slot(&self, declared: &Declared) -> Result<Slot> {
-        let zero = Tensor::zeros(1, candle_core::DType::F32, &candle_core::Device::Cpu)?;
+        let zero = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
         Ok(Slot::Frozen(zero.broadcast_as(declared.shape.as_slice())?))
-    }
-}
-
-/// A block: the unit of freezing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BlockInfo {
-    /// The name, a prefix of the block's tensors as a rule: "layer1.0", "blocks.2.1"; the first is "stem".
-    pub name: String,
-    /// The stage it belongs to: "layer1", "blocks.2".
-    pub stage: String,
-    /// How many learnable parameters it holds.
-    pub parameters: usize,
-}
-
-/// A part of a network: image in, image out.
-pub(crate) trait Layer: Send + Sync {
-    fn forward(&self, x: &crate::ops::FeatureMap) -> Result<crate::ops::FeatureMap>;
-}
-
-/// Collects the blocks of a network while an architecture's code builds it.
-pub(crate) struct Builder<'a> {
-    provider: &'a dyn Provider,
-    /// Channels of the input images.
-    pub channels: usize,
-    pub blocks: Vec<BlockInfo>,
-    pub layers: Vec<Box<dyn Layer>>,
-    /// Every tensor asked for, in order.
-    pub declared: Vec<Declared>,
-    /// The folded convolutions, by name: what the audit watches.
-    pub folded: Vec<(String, Arc<Folded>)>,
-}
-
-impl<'a> Builder<'a> {
-    pub fn new(provider: &'a dyn Provider, channels: usize) -> Self {
-        Self { provider, channels, blocks: vec![], layers: vec![], declared: vec![], folded: vec![] }
-    }
-
-    /// Adds a block. Every tensor that `build` asks for belongs to it, so each belongs to exactly one.
-    pub fn block<L: Layer + 'static>(
-        &mut self,
-        name: impl Into<String>,
-        stage: impl Into<String>,
-        build: impl FnOnce(&mut Self) -> Result<L>,
-    ) -> Result<()> {
-        self.blocks.push(BlockInfo { name: name.into(), stage: stage.into(), parameters: 0 });
-        let layer = build(self)?;
-        self.layers.push(Box::new(layer));
-        Ok(())
-    }
-
-    /// The weights of a convolution.
-    pub fn filter(&self, tensor: Tensor) -> Filter {
-        let filter = Filter::new(tensor);
-        if self.provider.lasts() { filter } else { filter.passing() }
-    }
-
-    /// The tensor called `name` of this shape.
-    pub fn slot(&mut self, name: String, shape: Vec<usize>, kind: Kind) -> Result<Slot> {
-        let block = self.blocks.len().saturating_sub(1);
-        let declared = Declared { name, shape, kind, block };
-        let slot = self.provider.slot(&declared)?;
-        if !matches!(kind, Kind::RunningMean | Kind::RunningVar)
-            && let Some(block) = self.blocks.last_mut()
-        {
-            block.parameters += declared.shape.iter().product::<usize>();
-        }
-        self.declared.push(declared);
-        Ok(slot)
     }
 }

@@ -95,7 +95,7 @@ impl Predictor {
         };
         let labels = match backbone.labels() {
             Some(labels) => labels.to_vec(),
-            None if classes == 1000 && backbone.arch().hub_id().is_some() => imagenet_labels(),
+            None if classes == 1000 && backbone.arch().is_some_and(|arch| arch.hub_id().is_some()) => imagenet_labels(),
             None => (0..classes).map(|i| i.to_string()).collect(),
         };
         let head = Head::original();

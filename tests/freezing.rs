@@ -63,7 +63,7 @@ pub fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mo
 
 /// One step of one phase, with everything checked.
 fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode, expected: &Expected) {
-    let what = format!("{} {freeze:?} {mode:?}", backbone.arch());
+    let what = format!("{} {freeze:?} {mode:?}", backbone.name());
     let mut session = start(backbone, data, freeze, mode);
     let before = all_sums(&session.state().unwrap());
     check_step(&mut session, backbone, &before, expected, &what);
@@ -118,7 +118,7 @@ fn check_user_gradients(backbone: &Backbone, data: &TensorDataset, k: usize) {
     let loss = Loss::cross_entropy().forward(&session.forward(&batch).unwrap(), &batch.targets).unwrap();
     let store = loss.backward().unwrap();
     for (name, parameter) in session.parameters() {
-        let gradient = store.get(&parameter).unwrap_or_else(|| panic!("{} First({k}): {name}", backbone.arch()));
+        let gradient = store.get(&parameter).unwrap_or_else(|| panic!("{} First({k}): {name}", backbone.name()));
         assert_eq!(gradient.dims(), parameter.dims(), "{name}");
     }
 }
@@ -143,7 +143,7 @@ fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
     let mut result = vec![BTreeSet::new(); n];
     for (i, block) in result.iter_mut().enumerate() {
         let kernels: BTreeSet<String> = sets[i].difference(&sets[i + 1]).cloned().collect();
-        assert!(!kernels.is_empty(), "{} block {i}", backbone.arch());
+        assert!(!kernels.is_empty(), "{} block {i}", backbone.name());
         for norm in &norms {
             if kernels.iter().any(|kernel| norm_of(&parent(kernel)) == *norm) {
                 block.extend(all.iter().filter(|name| parent(name) == *norm).cloned());
@@ -152,7 +152,7 @@ fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
         block.extend(kernels);
     }
     let together: BTreeSet<String> = result.iter().flatten().cloned().collect();
-    assert_eq!(together, all, "{}: every tensor is in a block", backbone.arch());
+    assert_eq!(together, all, "{}: every tensor is in a block", backbone.name());
     assert_eq!(result.iter().map(BTreeSet::len).sum::<usize>(), all.len(), "and in one");
     result
 }
@@ -218,8 +218,8 @@ fn untouched(backbone: &Backbone, run: impl FnOnce()) {
     let x = images(2, 3, 32, 11);
     let (sums, features) = (all_sums(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
     run();
-    assert_eq!(differing(&sums, &all_sums(backbone.tensors())), [""; 0], "{}", backbone.arch());
-    assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{}", backbone.arch());
+    assert_eq!(differing(&sums, &all_sums(backbone.tensors())), [""; 0], "{}", backbone.name());
+    assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{}", backbone.name());
 }
 
 /// How a row is tested.

@@ -152,7 +152,7 @@ fn transformers_repositories() {
         put(&folder, &state(arch, Naming::Transformers, 2), &config);
         let predictor = Predictor::pretrained(place.source(&id), &CPU).unwrap();
         assert_eq!(
-            (predictor.backbone().arch(), predictor.labels()),
+            (predictor.backbone().arch().unwrap(), predictor.labels()),
             (arch, &["tench".to_string(), "shark".into()][..])
         );
         assert_eq!(predictor.backbone().input_spec().crop_pct, 0.875);

@@ -12,7 +12,7 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// Everything that a file of the whole network holds, under the layout's names.
 fn state(backbone: &Backbone, layout: Naming, classes: usize) -> Tensors {
-    let arch = backbone.arch();
+    let arch = backbone.arch().unwrap();
     let mut all = Tensors::new();
     for (name, tensor) in backbone.tensors() {
         let flat = layout == Naming::Torchvision && name.starts_with("pre_logits.") && tensor.rank() == 4;

@@ -96,7 +96,7 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) {
 
 /// A backbone whose running statistics and norms are not those of a fresh one.
 pub fn worn(backbone: &Backbone, dir: &Path) -> Backbone {
-    let path = dir.join(format!("{}.worn.safetensors", backbone.arch()));
+    let path = dir.join(format!("{}.worn.safetensors", backbone.name()));
     let tensors: BTreeMap<String, Tensor> = backbone
         .tensors()
         .iter()
@@ -108,7 +108,7 @@ pub fn worn(backbone: &Backbone, dir: &Path) -> Backbone {
         })
         .collect();
     write(&path, &tensors);
-    Backbone::from_file(backbone.arch(), path, &CPU).unwrap()
+    Backbone::from_file(backbone.arch().unwrap(), path, &CPU).unwrap()
 }
 
 /// A plan of these phases with small batches.

@@ -2,11 +2,10 @@
 //! stem and head; TensorFlow's asymmetric padding and batch norm epsilon).
 
 use super::{Family, Naming, Row, imagenet};
-use crate::arch::{InputSpec, Interpolation};
 use crate::error::Result;
-use crate::nn::{Conv, ConvSpec};
+use crate::input_spec::{InputSpec, Interpolation};
+use crate::nn::{Builder, Conv, ConvSpec, Module};
 use crate::ops::{Activation, FeatureMap, Padding};
-use crate::params::{Builder, Layer};
 
 /// What tells one EfficientNet from another.
 pub(super) struct EfficientNet {
@@ -109,7 +108,7 @@ struct Inverted {
     residual: bool,
 }
 
-impl Layer for Inverted {
+impl Module for Inverted {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let u = match &self.expand {
             Some(expand) => expand.forward(x)?,
@@ -125,7 +124,7 @@ impl Layer for Inverted {
 }
 
 impl EfficientNet {
-    pub(super) fn build(&self, b: &mut Builder) -> Result<()> {
+    pub(super) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
         let (act, eps) = if self.lite { (Activation::Relu6, 1e-3) } else { (Activation::Silu, 1e-5) };
         let conv = |inputs, outputs, kernel, stride| {
             let padding = if self.lite { Padding::Same } else { Padding::Even((kernel - 1) / 2) };
@@ -133,7 +132,7 @@ impl EfficientNet {
         };
         let stem = if self.lite { 32 } else { channels(32, self.width) };
         let images = b.channels;
-        b.block("stem", "stem", |b| Conv::new(b, "conv_stem", "bn1", conv(images, stem, 3, 2).act(act)))?;
+        b.block("stem", "stem", |b| Conv::new(b, "conv_stem", "bn1", conv(images, stem, 3, 2).act(act).on_images()))?;
         let mut inputs = stem;
         for (stage, &(repeats, kernel, stride, expansion, base)) in STAGES.iter().enumerate() {
             let fixed = self.lite && (stage == 0 || stage + 1 == STAGES.len());

@@ -2,11 +2,10 @@
 //! Xie et al. 2016, arXiv 1611.05431), and the ResNets for CIFAR of the first paper's section 4.2.
 
 use super::{Family, Naming, Row, imagenet};
-use crate::arch::{InputSpec, Interpolation};
 use crate::error::Result;
-use crate::nn::{Conv, ConvSpec};
+use crate::input_spec::{InputSpec, Interpolation};
+use crate::nn::{Builder, Conv, ConvSpec, Module};
 use crate::ops::{Activation, FeatureMap, Padding};
-use crate::params::{Builder, Layer};
 
 /// What tells one ResNet from another.
 pub(super) struct ResNet {
@@ -53,7 +52,7 @@ pub(super) static RESNEXT50_32X4D: Row =
 /// The stem's convolution and max-pool.
 struct Stem(Conv);
 
-impl Layer for Stem {
+impl Module for Stem {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         Ok(self.0.forward(x)?.max_pool(3, 2, Padding::Even(1))?)
     }
@@ -77,7 +76,7 @@ enum Shortcut {
     },
 }
 
-impl Layer for Residual {
+impl Module for Residual {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let shortcut = match &self.shortcut {
             Shortcut::Identity => x.clone(),
@@ -94,11 +93,11 @@ impl Layer for Residual {
 }
 
 impl ResNet {
-    pub(super) fn build(&self, b: &mut Builder) -> Result<()> {
+    pub(super) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
         let relu = |spec: ConvSpec| spec.act(Activation::Relu);
         let images = b.channels;
         b.block("stem", "stem", |b| {
-            Ok(Stem(Conv::new(b, "conv1", "bn1", relu(ConvSpec::new(images, 64, 7).stride(2)))?))
+            Ok(Stem(Conv::new(b, "conv1", "bn1", relu(ConvSpec::new(images, 64, 7).stride(2).on_images()))?))
         })?;
         let expansion = if self.bottleneck { 4 } else { 1 };
         let mut inputs = 64;
@@ -213,17 +212,11 @@ pub(super) static CIFAR_RESNET32: Row = cifar("cifar_resnet32", 5);
 pub(super) static CIFAR_RESNET44: Row = cifar("cifar_resnet44", 7);
 pub(super) static CIFAR_RESNET56: Row = cifar("cifar_resnet56", 9);
 
-impl Layer for Conv {
-    fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
-        Self::forward(self, x)
-    }
-}
-
 impl CifarResNet {
-    pub(super) fn build(&self, b: &mut Builder) -> Result<()> {
+    pub(super) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
         let relu = |spec: ConvSpec| spec.act(Activation::Relu);
         let images = b.channels;
-        b.block("stem", "stem", |b| Conv::new(b, "conv1", "bn1", relu(ConvSpec::new(images, 16, 3))))?;
+        b.block("stem", "stem", |b| Conv::new(b, "conv1", "bn1", relu(ConvSpec::new(images, 16, 3).on_images())))?;
         let mut inputs = 16;
         for stage in 0..3 {
             let outputs = 16 << stage;

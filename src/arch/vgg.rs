@@ -1,11 +1,10 @@
 //! VGG (Simonyan and Zisserman 2014, arXiv 1409.1556), with and without batch norm, and its convolutions alone.
 
 use super::{Family, Naming, Row, imagenet};
-use crate::arch::Interpolation;
 use crate::error::Result;
-use crate::nn::{Conv, ConvSpec};
+use crate::input_spec::Interpolation;
+use crate::nn::{Builder, Conv, ConvSpec, Module};
 use crate::ops::{Activation, FeatureMap, Padding};
-use crate::params::{Builder, Layer};
 
 /// What tells one VGG from another.
 pub(super) struct Vgg {
@@ -59,7 +58,7 @@ struct ConvPool {
     pool: bool,
 }
 
-impl Layer for ConvPool {
+impl Module for ConvPool {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let y = self.conv.forward(x)?;
         if self.pool { Ok(y.max_pool(2, 2, Padding::Even(0))?) } else { Ok(y) }
@@ -73,7 +72,7 @@ struct Fc6 {
     always: bool,
 }
 
-impl Layer for Fc6 {
+impl Module for Fc6 {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let (_, _, h, w) = x.dims()?;
         let (rows, columns) = if self.always { (7, 7) } else { (h.max(7), w.max(7)) };
@@ -88,7 +87,7 @@ impl Vgg {
         !self.features_only
     }
 
-    pub(super) fn build(&self, b: &mut Builder, naming: Naming) -> Result<()> {
+    pub(super) fn build(&self, b: &mut Builder<'_>, naming: Naming) -> Result<()> {
         let mut inputs = b.channels;
         let mut index = 0;
         for (stage, (&count, outputs)) in self.convs.iter().zip(CHANNELS).enumerate() {
@@ -97,6 +96,7 @@ impl Vgg {
                 b.block(block, if index == 0 { "stem".to_string() } else { format!("stage{}", stage + 1) }, |b| {
                     let eps = self.batch_norm.then_some(1e-5);
                     let spec = ConvSpec::new(inputs, outputs, 3).act(Activation::Relu).norm(eps).biased();
+                    let spec = if index == 0 { spec.on_images() } else { spec };
                     let norm = format!("features.{}", index + 1);
                     let conv = Conv::new(b, &format!("features.{index}"), &norm, spec)?;
                     Ok(ConvPool { conv, pool: i + 1 == count })

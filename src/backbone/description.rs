@@ -1,8 +1,9 @@
 //! What a saved predictor says of itself, inside its file.
 
-use crate::arch::{InputSpec, Naming};
+use crate::arch::Naming;
 use crate::error::{Error, Result};
 use crate::head::{Head, HeadKind};
+use crate::input_spec::InputSpec;
 use std::path::Path;
 
 /// The version of the description inside a saved predictor.

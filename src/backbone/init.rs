@@ -1,46 +1,36 @@
-//! Random starts.
+//! Random initialisation.
 
-use crate::arch::Arch;
+use crate::blueprint::Blueprint;
 use crate::error::Result;
-use crate::params::{Declared, Kind};
+use crate::params::{Declared, TensorInit};
 use crate::rng::Seed;
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use std::collections::BTreeMap;
 
-/// Fresh weights for every tensor: convolutions from He's normal distribution over the fan-out (He et al. 2015,
-/// arXiv 1502.01852), norms as the identity, biases zero.
+/// Fresh values for every tensor, each from the random stream of its own name.
 pub(crate) fn random_tensors(
-    arch: Arch,
-    channels: usize,
+    blueprint: &Blueprint,
     seed: u64,
     dtype: DType,
     device: &Device,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let declared = arch.declared(channels)?;
-    let values = |(i, d)| Ok((i, fresh(d, i == 0, seed)?.to_dtype(dtype)?.to_device(device)?));
-    let named = |(i, tensor): (usize, Tensor)| (declared[i].name.clone(), tensor);
-    declared.iter().enumerate().map(|at| values(at).map(named)).collect()
+    let fresh = |d: &Declared| Ok((d.name.clone(), fresh(d, seed)?.to_dtype(dtype)?.to_device(device)?));
+    blueprint.declared().iter().map(fresh).collect()
 }
 
-/// `stem`: whether this is the first kernel, over the images' own channels.
-fn fresh(d: &Declared, stem: bool, seed: u64) -> Result<Tensor> {
-    let count: usize = d.shape.iter().product();
-    let values = match d.kind {
-        Kind::Kernel => {
-            // Every kernel of a depthwise convolution sees one channel only; so does a stem's over gray images, but
-            // all of those see the same one.
-            let groups = if d.shape[1] <= 1 && !stem { d.shape[0] } else { 1 };
-            let fan_out = (d.shape[0] * d.shape[2] * d.shape[3] / groups).max(1);
-            normal(count, (2.0 / fan_out as f64).sqrt(), &d.name, seed)
-        }
-        Kind::NormWeight | Kind::RunningVar => vec![1.0; count],
-        Kind::Bias | Kind::NormBias | Kind::RunningMean => vec![0.0; count],
+fn fresh(d: &Declared, seed: u64) -> Result<Tensor> {
+    let count = d.elements();
+    let values = match d.facts.init {
+        TensorInit::Normal(std) => normal(count, std, &d.name, seed),
+        TensorInit::Uniform(bound) => uniform(count, bound, &d.name, seed),
+        TensorInit::Ones => vec![1.0; count],
+        TensorInit::Zeros => vec![0.0; count],
     };
     Ok(Tensor::from_vec(values, d.shape.as_slice(), &Device::Cpu)?)
 }
 
-/// Normal numbers from the stream of a tensor's name (Box and Muller 1958).
+/// Normal values from the stream of a tensor's name (Box and Muller 1958).
 pub(crate) fn normal(count: usize, std: f64, name: &str, seed: u64) -> Vec<f32> {
     let mut rng = Seed(seed).stream(&format!("init {name}"), &[]);
     let mut values = Vec::with_capacity(count + 1);
@@ -54,7 +44,7 @@ pub(crate) fn normal(count: usize, std: f64, name: &str, seed: u64) -> Vec<f32> 
     values
 }
 
-/// Uniform numbers in (-bound, bound) from the stream of a tensor's name.
+/// Uniform values in (-bound, bound) from the stream of a tensor's name.
 pub(crate) fn uniform(count: usize, bound: f64, name: &str, seed: u64) -> Vec<f32> {
     let mut rng = Seed(seed).stream(&format!("init {name}"), &[]);
     (0..count).map(|_| rng.random_range(-bound..bound) as f32).collect()

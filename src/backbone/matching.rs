@@ -37,7 +37,7 @@ pub(super) fn matched(arch: Arch, weights: &Weights, prefix: Option<&str>, dtype
     }
     for d in &found.declared {
         if let (Some((file, _)), Some(tensor)) = (names.get(&place.name(arch, &d.name)), found.tensors.get(&d.name)) {
-            sound::check(&weights.path, file, tensor, dtype, d.kind == Kind::RunningVar)?;
+            sound::check(&weights.path, file, tensor, dtype, d.facts.kind == Kind::RunningVariance)?;
         }
     }
     if let Some((weight, bias)) = &found.classifier {
@@ -96,11 +96,13 @@ struct Comparison {
 impl Comparison {
     fn of(arch: Arch, names: &Names<'_>, place: &Place) -> Result<Self> {
         let of_three = arch.declared(3)?;
-        // The first convolution tells the number of channels, if it has its shape otherwise.
-        let channels = of_three.first().and_then(|d| {
+        // The tensor that meets the images' channels tells their number, if it has its shape otherwise.
+        let channels = of_three.iter().find_map(|d| {
+            let at = d.facts.image_channels?;
             let dims = names.get(&place.name(arch, &d.name))?.1.dims();
-            let fits = dims.len() == 4 && dims[0] == d.shape[0] && dims[2..] == d.shape[2..] && dims[1] > 0;
-            fits.then(|| dims[1])
+            let same = |(i, (a, b)): (usize, (&usize, &usize))| i == at || a == b;
+            let fits = dims.len() == d.shape.len() && dims.iter().zip(&d.shape).enumerate().all(same) && dims[at] > 0;
+            fits.then(|| dims[at])
         });
         let channels = channels.unwrap_or(3);
         let declared = if channels == 3 { of_three } else { arch.declared(channels)? };

@@ -1,34 +1,26 @@
 //! A network as it is built for one assignment of roles.
 
-use crate::arch::{Arch, Naming};
+use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result};
-use crate::nn::Folded;
+use crate::nn::{Builder, Folded, Module};
 use crate::ops::{FeatureMap, Sketch};
-use crate::params::{BlockInfo, Builder, Layer, Provider, Shapes};
+use crate::params::{Provider, Shapes};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
-/// The blocks of a backbone over tensors in their roles.
+/// The blocks of a blueprint over tensors in their roles.
 pub(crate) struct Network {
-    arch: Arch,
-    naming: Naming,
-    channels: usize,
-    pub blocks: Vec<BlockInfo>,
-    layers: Vec<Box<dyn Layer>>,
+    blueprint: Blueprint,
+    layers: Vec<Box<dyn Module>>,
     /// The folded convolutions of frozen blocks, by name.
     pub folded: Vec<(String, Arc<Folded>)>,
 }
 
 impl Network {
-    pub fn build(arch: Arch, naming: Naming, channels: usize, provider: &dyn Provider) -> Result<Self> {
-        let mut b = Builder::new(provider, channels);
-        arch.build(&mut b, naming)?;
-        Ok(Self { arch, naming, channels, blocks: b.blocks, layers: b.layers, folded: b.folded })
-    }
-
-    /// The names of the blocks without anything behind them.
-    pub fn outline(&self) -> Self {
-        Self { blocks: self.blocks.clone(), layers: vec![], folded: vec![], ..*self }
+    pub fn build(blueprint: &Blueprint, provider: &dyn Provider) -> Result<Self> {
+        let mut b = Builder::new(provider, blueprint.input_spec().channels);
+        blueprint.build(&mut b)?;
+        Ok(Self { blueprint: blueprint.clone(), layers: b.layers, folded: b.folded })
     }
 
     /// Images (N, C, H, W) to features (N, D).
@@ -40,7 +32,7 @@ impl Network {
     pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
         self.on_images(images, |x| {
             let x = through(&self.layers[..count], x)?;
-            if count == self.layers.len() { pooled(x) } else { Ok(x.to_images()?) }
+            if count == self.layers.len() { self.features_of(x) } else { Ok(x.to_images()?) }
         })
     }
 
@@ -55,11 +47,13 @@ impl Network {
     /// What each stage makes of images, averaged over its pixels: (N, channels), with the stage's name.
     pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
         self.on_images(images, |mut x| {
-            let mut stages = Vec::new();
-            for (i, (layer, block)) in self.layers.iter().zip(&self.blocks).enumerate() {
+            let (mut stages, blocks) = (Vec::new(), self.blueprint.blocks());
+            for (i, (layer, block)) in self.layers.iter().zip(blocks).enumerate() {
                 x = layer.forward(&x)?;
-                if self.blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
-                    stages.push((block.stage.clone(), pooled(x.clone())?));
+                if blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
+                    let pooled =
+                        if i + 1 == blocks.len() { self.features_of(x.clone())? } else { averaged(x.clone())? };
+                    stages.push((block.stage.clone(), pooled));
                 }
             }
             Ok(stages)
@@ -69,28 +63,39 @@ impl Network {
     /// Runs `f` on images (N, C, H, W). Images that the network cannot take are refused with what it takes; this is
     /// the one way in.
     fn on_images<T>(&self, images: &Tensor, f: impl FnOnce(FeatureMap) -> Result<T>) -> Result<T> {
-        let (arch, channels) = (self.arch, self.channels);
+        let (blueprint, channels) = (&self.blueprint, self.blueprint.input_spec().channels);
         match images.dims() {
             [n, c, h, w] if *c == channels && *n > 0 && *h > 0 && *w > 0 => {
                 // Only what failed is asked whether its size was the reason, so that the check costs nothing.
-                let too_small = |error| check_size(arch, self.naming, channels, (*h, *w)).err().unwrap_or(error);
+                let too_small = |error| check_size(blueprint, (*h, *w)).err().unwrap_or(error);
                 f(FeatureMap::new(images)?).map_err(too_small)
             }
             dims => Err(Error::invalid(
                 "images",
-                format!("have shape {dims:?}; {arch} takes (N, {channels}, height, width)"),
+                format!("have shape {dims:?}; {} takes (N, {channels}, height, width)", blueprint.name()),
             )),
         }
     }
 
-    /// The blocks from number `from` on, and the mean over all pixels.
+    /// The blocks from number `from` on, and the pooling.
     fn rest(&self, x: FeatureMap, from: usize) -> Result<Tensor> {
-        pooled(through(&self.layers[from..], x)?)
+        self.features_of(through(&self.layers[from..], x)?)
     }
 
-    /// All blocks and the mean over all pixels, by sizes alone.
+    /// The features of the last block's map.
+    fn features_of(&self, x: FeatureMap) -> Result<Tensor> {
+        let features = pool(self.blueprint.pooling(), &x)?.into_rows()?;
+        let (made, said) = (features.dim(1)?, self.blueprint.feature_dim());
+        if made != said {
+            let problem = format!("its blocks make {made} features, and its feature_dim is {said}");
+            return Err(Error::invalid(format!("blueprint {}", self.blueprint.name()), problem));
+        }
+        Ok(features)
+    }
+
+    /// All blocks and the pooling, by sizes alone.
     pub fn sketch(&self, x: Sketch) -> Result<FeatureMap> {
-        Ok(through(&self.layers, FeatureMap::Sketch(x))?.mean_pixels()?)
+        pool(self.blueprint.pooling(), &through(&self.layers, FeatureMap::Sketch(x))?)
     }
 
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
@@ -109,13 +114,18 @@ const MAX_SIDE: usize = 1 << 14;
 
 /// Refuses a size of images, height and width, at which nothing would be left for the last layers, or that no memory
 /// holds.
-pub(crate) fn check_size(arch: Arch, naming: Naming, channels: usize, (h, w): (usize, usize)) -> Result<()> {
+pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Result<()> {
     // As for images: a file may say any size, and the memory of the check grows with it.
     if h > MAX_SIDE || w > MAX_SIDE {
         let problem = format!("{h} x {w} pixels; a side has {MAX_SIDE} at most");
         return Err(Error::invalid("input size", problem));
     }
-    let network = Network::build(arch, naming, channels, &Shapes)?;
+    if blueprint.is_opaque() {
+        // No dry run looks into closures; they say themselves what they cannot take.
+        return Ok(());
+    }
+    let network = Network::build(blueprint, &Shapes)?;
+    let channels = blueprint.input_spec().channels;
     let takes = |h: usize, w: usize| {
         h > 0 && w > 0 && network.sketch(Sketch::new((1, channels, h, w), DType::F32, None)).is_ok()
     };
@@ -125,15 +135,22 @@ pub(crate) fn check_size(arch: Arch, naming: Naming, channels: usize, (h, w): (u
     /// No architecture needs more pixels than this on a side.
     const ENOUGH: usize = 256;
     let least = (1..ENOUGH).find(|&side| takes(side, side)).unwrap_or(ENOUGH);
-    let problem = format!("{h} x {w} pixels are too few for {arch}, which takes {least} x {least} at least");
+    let problem =
+        format!("{h} x {w} pixels are too few for {}, which takes {least} x {least} at least", blueprint.name());
     Err(Error::invalid("input size", problem))
 }
 
-fn through(layers: &[Box<dyn Layer>], x: FeatureMap) -> Result<FeatureMap> {
+fn through(layers: &[Box<dyn Module>], x: FeatureMap) -> Result<FeatureMap> {
     layers.iter().try_fold(x, |x, layer| layer.forward(&x))
 }
 
+fn pool(pooling: Pooling, x: &FeatureMap) -> Result<FeatureMap> {
+    match pooling {
+        Pooling::Mean => Ok(x.mean_pixels()?),
+    }
+}
+
 /// The mean over all pixels: (N, C, H, W) to (N, C).
-fn pooled(x: FeatureMap) -> Result<Tensor> {
+fn averaged(x: FeatureMap) -> Result<Tensor> {
     Ok(x.mean_pixels()?.into_rows()?)
 }

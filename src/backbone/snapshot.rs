@@ -3,9 +3,9 @@
 mod object;
 mod processor;
 
-use super::source::for_channels;
-use crate::arch::{Arch, CropMode, InputSpec, Interpolation};
+use crate::arch::Arch;
 use crate::error::{Error, Result, shown};
+use crate::input_spec::{CropMode, InputSpec, Interpolation};
 use crate::weights::shard_names;
 use object::Object;
 use processor::preprocessed;
@@ -158,7 +158,7 @@ impl Snapshot {
         spec = input.normalized(spec, "mean", "std")?;
         match channels {
             // timm leaves the three means of colour images when it makes a network for others.
-            Some(channels) if channels != spec.channels => for_channels(spec, channels).map_err(|_| match arguments {
+            Some(channels) if channels != spec.channels => spec.for_channels(channels).map_err(|_| match arguments {
                 Some(arguments) if arguments.has("in_chans") => arguments.wrong("in_chans", "fewer"),
                 _ => input.wrong("input_size", "of fewer channels"),
             }),

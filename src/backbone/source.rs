@@ -3,11 +3,12 @@
 use super::description::Saved;
 use super::matching::{first_of, matched, of_unknown_arch};
 use super::snapshot::Snapshot;
-use super::{Backbone, Origin};
-use crate::arch::{Arch, InputSpec, Naming};
+use super::{Backbone, Origin, Profile};
+use crate::arch::{Arch, Naming};
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::Remote;
+use crate::input_spec::InputSpec;
 use crate::weights::{METADATA_KEY, Weights};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
@@ -241,7 +242,7 @@ impl Source {
             },
         };
         if spec.channels != channels || channels == 0 {
-            spec = for_channels(spec, channels)?;
+            spec = spec.for_channels(channels)?;
         }
         if self.with_head {
             found.unused.clear();
@@ -255,16 +256,17 @@ impl Source {
         if !found.notes.is_empty() {
             tracing::info!(file = %weights.path.display(), "{}", found.notes.join("; "));
         }
+        let blueprint = arch.blueprint(naming, channels)?;
         let move_to = |t: &Tensor| -> Result<Tensor> { Ok(t.to_dtype(self.dtype)?.to_device(device)?) };
         let mut tensors = std::collections::BTreeMap::new();
         for (name, tensor) in &found.tensors {
             tensors.insert(name.clone(), move_to(tensor)?);
         }
         if found.channels != channels
-            && let Some(first) = arch.declared(channels)?.first()
-            && let Some(tensor) = tensors.get_mut(&first.name)
+            && let Some((name, dim)) = blueprint.over_images()
+            && let Some(tensor) = tensors.get_mut(name)
         {
-            *tensor = adapted(tensor, channels)?;
+            *tensor = adapted(tensor, dim, channels)?;
         }
         let classifier =
             found.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
@@ -282,7 +284,9 @@ impl Source {
             tracing::info!(file = %weights.path.display(), classes, "its classifier is kept beside the backbone");
         }
         let origin = Origin { name, notes: found.notes, unused: found.unused };
-        Backbone::assemble(arch, naming, spec, device, tensors, found.counters, classifier, labels, origin)
+        let (device, counters) = (device.clone(), Arc::new(found.counters));
+        let profile = Profile { blueprint, naming, spec, device, dtype: self.dtype, counters, origin };
+        Backbone::assemble(profile, tensors, classifier, labels)
     }
 }
 
@@ -376,25 +380,12 @@ fn agreed(arch: Arch, said: Naming, told: Naming, described: bool, path: &Path) 
     Ok(said)
 }
 
-/// More channels than this are a mistake; hyperspectral cameras have hundreds.
-const MAX_CHANNELS: usize = 4096;
-
-/// The specification for another number of channels: the mean of means and deviations for each.
-pub(super) fn for_channels(spec: InputSpec, channels: usize) -> Result<InputSpec> {
-    if !(1..=MAX_CHANNELS).contains(&channels) {
-        return Err(Error::invalid("channels", format!("{channels}; images have 1 to {MAX_CHANNELS}")));
-    }
-    let average = |v: &[f32]| v.iter().sum::<f32>() / v.len().max(1) as f32;
-    let (mean, std) = (average(&spec.mean), average(&spec.std));
-    Ok(spec.normalize(&vec![mean; channels], &vec![std; channels]))
-}
-
-/// A first convolution (K, C, KH, KW) for another number of channels.
-fn adapted(kernel: &Tensor, channels: usize) -> Result<Tensor> {
-    let (_, have, _, _) = kernel.dims4()?;
+/// A kernel that has the images' channels along `dim`, for another number of them.
+fn adapted(kernel: &Tensor, dim: usize, channels: usize) -> Result<Tensor> {
+    let have = kernel.dim(dim)?;
     if channels == 1 {
-        return Ok(kernel.sum_keepdim(1)?);
+        return Ok(kernel.sum_keepdim(dim)?);
     }
-    let repeated = Tensor::cat(&vec![kernel; channels.div_ceil(have)], 1)?.narrow(1, 0, channels)?;
+    let repeated = Tensor::cat(&vec![kernel; channels.div_ceil(have)], dim)?.narrow(dim, 0, channels)?;
     Ok((repeated.contiguous()? * (have as f64 / channels as f64))?)
 }

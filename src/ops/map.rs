@@ -79,6 +79,15 @@ impl FeatureMap {
         Self::Device(images.clone())
     }
 
+    /// From a tensor (N, C, H, W) that was computed from `x.to_images()`, over the graph that `x` has.
+    pub fn like(x: &Self, images: &Tensor) -> Result<Self> {
+        match x {
+            Self::Device(_) => Ok(Self::Device(images.clone())),
+            Self::Sketch(_) => mixed(),
+            Self::F32(_) | Self::F64(_) => Self::new(images),
+        }
+    }
+
     /// To images (N, C, H, W).
     pub fn to_images(&self) -> Result<Tensor> {
         match self {
@@ -142,7 +151,6 @@ impl FeatureMap {
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "every activation here follows a convolution"))]
     pub fn activate(&self, act: Activation) -> Result<Self> {
         map!(self, v => v.activate(act), t => device::activate(t, act), _s => mixed())
     }
@@ -154,7 +162,6 @@ impl FeatureMap {
     }
 
     /// Average pool over `kernel` x `kernel` pixels, no padding.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no architecture here has one"))]
     pub fn average_pool(&self, kernel: usize, stride: usize) -> Result<Self> {
         map!(self, v => v.average_pool(kernel, stride), t => device::average_pool(t, kernel, stride), _s => mixed())
     }
@@ -187,7 +194,6 @@ impl FeatureMap {
     }
 
     /// The sum of two maps of one shape.
-    #[cfg_attr(not(test), expect(dead_code, reason = "every sum here follows a convolution"))]
     pub fn add(&self, other: &Self) -> Result<Self> {
         match self {
             Self::F32(v) => Ok(Self::F32(v.add(same(other)?)?)),
@@ -218,6 +224,15 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation
         DType::F64 => Value::<f64>::from_rows(x)?.conv_step(&step, None)?.0.into_rows(),
         other => bail!("features are f32 or f64, and these are {other:?}"),
     }
+}
+
+/// The same over a map of one pixel.
+pub(crate) fn linear_step(x: &FeatureMap, filter: &Filter, bias: &Tensor, act: Activation) -> Result<FeatureMap> {
+    if let FeatureMap::Device(t) = x {
+        let y = device::linear(&t.flatten_from(1)?, filter.tensor(), bias, act)?;
+        return Ok(FeatureMap::Device(y.unsqueeze(2)?.unsqueeze(3)?));
+    }
+    Ok(x.conv_step(&matrix_step(filter, Some(bias), act), None)?.0)
 }
 
 /// A fully connected layer over a sketch of one pixel. A bias and an activation take no memory worth counting.

@@ -28,9 +28,9 @@ impl Plan {
                 warnings.push(format!("phase {}: a learning rate of {lr} is far above what {rule} can use", i + 1));
             }
         }
-        let ((h, w), (usual, _)) = (backbone.input_spec().size, backbone.arch().input_spec().size);
+        let ((h, w), (usual, _)) = (backbone.input_spec().size, backbone.blueprint().input_spec().size);
         if h.min(w) * 4 <= usual {
-            let arch = backbone.arch();
+            let arch = backbone.name();
             warnings
                 .push(format!("images of {h} x {w} pixels are far smaller than the {usual} that {arch} is made for"));
         }

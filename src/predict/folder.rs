@@ -1,9 +1,10 @@
 //! A predictor as a folder of timm's shape, with a model card.
 
 use super::{Predictor, saved};
-use crate::arch::{Arch, CropMode, Interpolation};
+use crate::arch::Arch;
 use crate::error::{Error, Result};
 use crate::head::HeadKind;
+use crate::input_spec::{CropMode, Interpolation};
 use crate::weights::write_text;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -37,7 +38,7 @@ pub(super) fn is_ours(card: &[u8]) -> bool {
 /// timm's config.json.
 fn config(predictor: &Predictor) -> Result<String> {
     let backbone = &predictor.backbone;
-    let (arch, spec, classes) = (backbone.arch(), backbone.input_spec(), predictor.labels().len());
+    let (blueprint, spec, classes) = (backbone.blueprint(), backbone.input_spec(), predictor.labels().len());
     let interpolation = match spec.interpolation {
         Interpolation::Nearest => "nearest",
         Interpolation::Bilinear => "bilinear",
@@ -50,9 +51,9 @@ fn config(predictor: &Predictor) -> Result<String> {
         CropMode::Border => "border",
     };
     let mut config = json!({
-        "architecture": arch.name(),
+        "architecture": blueprint.name(),
         "num_classes": classes,
-        "num_features": arch.feature_dim(),
+        "num_features": blueprint.feature_dim(),
         "global_pool": "avg",
         "label_names": predictor.labels(),
         "model_args": { "num_classes": classes, "in_chans": spec.channels, "global_pool": "avg" },
@@ -67,16 +68,16 @@ fn config(predictor: &Predictor) -> Result<String> {
             "mean": rounded(&spec.mean),
             "std": rounded(&spec.std),
             "num_classes": classes,
-            "classifier": arch.classifier(),
+            "classifier": blueprint.classifier(),
         },
     });
     // By this name timm finds the kernel to adapt where a model is made for other channels than the weights have.
     // Versions up to 1.0.15 at least assume weights for three channels, and drop a kernel for 2, 4 or more with no more
     // than a warning; without the name, all from 0.9.2 to 1.0.31 load it as it is.
     if spec.channels == 3
-        && let Some(first) = arch.declared(3)?.first()
+        && let Some((first, _)) = blueprint.over_images()
     {
-        config["pretrained_cfg"]["first_conv"] = first.name.trim_end_matches(".weight").into();
+        config["pretrained_cfg"]["first_conv"] = first.trim_end_matches(".weight").into();
     }
     let text = serde_json::to_string_pretty(&config);
     text.map(|text| text + "\n").map_err(|error| Error::invalid("config.json", error.to_string()))
@@ -89,8 +90,8 @@ fn rounded(values: &[f32]) -> Vec<serde_json::Value> {
 }
 
 /// Whether timm has the architecture, with a head as it would have it.
-fn in_timm(predictor: &Predictor, arch: Arch) -> bool {
-    arch.in_timm() && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
+fn in_timm(predictor: &Predictor, arch: Option<Arch>) -> bool {
+    arch.is_some_and(Arch::in_timm) && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
 }
 
 /// The model card: what it is made of, how, how good it is, and how to use it.
@@ -112,7 +113,12 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     line(format_args!("metrics:\n- accuracy\n---\n"));
     line(format_args!("{MARK}\n\n# {}\n", id.unwrap_or("Image classifier")));
     let (labels, spec) = (predictor.labels(), predictor.backbone.input_spec());
-    line(format_args!("A {arch} that tells {} classes apart: {}.\n", labels.len(), listed(labels)));
+    line(format_args!(
+        "A {} that tells {} classes apart: {}.\n",
+        predictor.backbone.name(),
+        labels.len(),
+        listed(labels)
+    ));
     line(format_args!("| | |\n|---|---|"));
     if let Some(base) = &base {
         line(format_args!("| Base model | {base} |"));
@@ -123,7 +129,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("| Training images | {} |", report.samples.train));
         line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
         let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
-        line(format_args!("| ParameterCounts trained in the last phase | {:.1} % |", 100.0 * share));
+        line(format_args!("| Parameters trained in the last phase | {:.1} % |", 100.0 * share));
         // Each figure says what it was measured on, and on how many images where the report knows.
         let samples = report.samples;
         let parts = [

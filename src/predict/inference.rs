@@ -1,8 +1,8 @@
 //! Evaluation and prediction: an all-frozen network, no graph. One code for training's validation and for what is
 //! saved, so that their figures agree to the bit.
 
-use crate::arch::Arch;
-use crate::backbone::{Backbone, Network};
+use crate::backbone::{Backbone, Network, Profile};
+use crate::blueprint::Blueprint;
 use crate::data::{Dataset, Image, Loader, Targets, Transform, largest};
 use crate::error::{Error, Result};
 use crate::head::Head;
@@ -17,7 +17,7 @@ pub(crate) const BATCH: usize = 32;
 
 /// A network and a head, frozen.
 pub(crate) struct Inference {
-    arch: Arch,
+    blueprint: Blueprint,
     network: Network,
     head: Head,
     slots: Slots,
@@ -31,22 +31,20 @@ impl Inference {
     /// With the backbone's own tensors; `slots` holds the head's.
     pub fn new(backbone: &Backbone, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
         let inner = &backbone.inner;
-        let network = Network::build(inner.arch, inner.naming, inner.spec.channels, &inner.tensors)?;
-        Self::with(backbone, network, head, slots, labels)
+        let network = Network::build(&inner.profile.blueprint, &inner.tensors)?;
+        Self::with(&inner.profile, network, head, slots, labels)
     }
 
     /// With the tensors in `slots`, backbone and head, as they are now. They must not change while this lives.
-    pub fn of_slots(backbone: &Backbone, head: Head, slots: &Slots, labels: Vec<String>) -> Result<Self> {
-        let inner = &backbone.inner;
-        let network = Network::build(inner.arch, inner.naming, inner.spec.channels, &AllFrozen(slots))?;
-        Self::with(backbone, network, head, slots.clone(), labels)
+    pub fn of_slots(profile: &Profile, head: Head, slots: &Slots, labels: Vec<String>) -> Result<Self> {
+        let network = Network::build(&profile.blueprint, &AllFrozen(slots))?;
+        Self::with(profile, network, head, slots.clone(), labels)
     }
 
-    fn with(backbone: &Backbone, network: Network, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
-        let inner = &backbone.inner;
-        let transform = Transform::eval(&inner.spec)?;
-        let (device, dtype) = (inner.device.clone(), inner.dtype);
-        Ok(Self { arch: inner.arch, network, head, slots, transform, labels, device, dtype })
+    fn with(profile: &Profile, network: Network, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
+        let transform = Transform::eval(&profile.spec)?;
+        let (device, dtype) = (profile.device.clone(), profile.dtype);
+        Ok(Self { blueprint: profile.blueprint.clone(), network, head, slots, transform, labels, device, dtype })
     }
 
     pub fn head(&self) -> Head {
@@ -55,7 +53,7 @@ impl Inference {
 
     /// The head's tensors by name.
     pub fn head_tensors(&self) -> Vec<(String, Tensor)> {
-        let names = self.head.names(self.arch, self.labels.len());
+        let names = self.head.names(&self.blueprint, self.labels.len());
         names.into_iter().filter_map(|n| self.slots.get(&n).map(|s| (n.clone(), s.detached()))).collect()
     }
 
@@ -73,7 +71,7 @@ impl Inference {
     pub fn logits_from(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         no_grad(|| {
             let features = if from == 0 { self.network.features(x)? } else { self.network.suffix(x, from)? };
-            Ok(self.head.forward(&features.detach(), &self.slots, self.arch, None)?.detach())
+            Ok(self.head.forward(&features.detach(), &self.slots, &self.blueprint, None)?.detach())
         })
     }
 
@@ -146,7 +144,7 @@ mod tests {
         let backbone = Backbone::load(Source::embedded(), &Device::Cpu).unwrap();
         let slots: Slots = backbone.tensors().iter().map(|(name, t)| (name.clone(), Slot::Frozen(t.clone()))).collect();
         let images = Tensor::ones((2, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        let passing = Inference::of_slots(&backbone, Head::linear(), &slots, vec![]).unwrap();
+        let passing = Inference::of_slots(&backbone.inner.profile, Head::linear(), &slots, vec![]).unwrap();
         let lasting = Inference::new(&backbone, Head::linear(), slots.clone(), vec![]).unwrap();
         let features = |inference: &Inference| {
             no_grad(|| inference.network.features(&images)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()

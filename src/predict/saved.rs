@@ -1,7 +1,8 @@
 //! The file of a predictor.
 
 use super::Predictor;
-use crate::backbone::{Backbone, DESCRIPTION_VERSION, Saved, Source, check_numbers};
+use crate::backbone::{Backbone, DESCRIPTION_VERSION, Inner, Saved, Source, check_numbers};
+use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
 use crate::weights::{METADATA_KEY, Weights, write as write_weights};
 use candle_core::{DType, Device, Tensor};
@@ -10,32 +11,32 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
-    let inner = &predictor.backbone.inner;
+    let Inner { profile, tensors, .. } = &*predictor.backbone.inner;
     let description = Saved {
         version: DESCRIPTION_VERSION,
-        arch: inner.arch.name().to_string(),
-        naming: inner.naming,
-        input: inner.spec.clone(),
+        arch: profile.blueprint.name().to_string(),
+        naming: profile.naming,
+        input: profile.spec.clone(),
         labels: predictor.labels().to_vec(),
         head: predictor.inference.head(),
         story: predictor.story.clone(),
     };
     let text = serde_json::to_string(&description)
         .map_err(|error| Error::weights_from(path, "the description cannot be written as JSON", error))?;
-    let mut tensors = inner.tensors.clone();
-    tensors.extend(predictor.inference.head_tensors());
+    let mut all = tensors.clone();
+    all.extend(predictor.inference.head_tensors());
     // PyTorch's batch norms count their batches; a strict load there wants the counters.
-    for name in inner.tensors.keys() {
+    for name in tensors.keys() {
         if let Some(norm) = name.strip_suffix(".running_mean") {
             let name = format!("{norm}.num_batches_tracked");
-            let counter = match inner.counters.get(&name) {
+            let counter = match profile.counters.get(&name) {
                 Some(counter) => counter.clone(),
                 None => Tensor::zeros((), DType::I64, &Device::Cpu)?,
             };
-            tensors.insert(name, counter);
+            all.insert(name, counter);
         }
     }
-    let tensors: BTreeMap<String, Tensor> = tensors
+    let tensors: BTreeMap<String, Tensor> = all
         .into_iter()
         .map(|(name, t)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<candle_core::Result<_>>()?;
@@ -63,7 +64,8 @@ pub(super) fn description(weights: &Weights) -> Result<Option<Saved>> {
 pub(super) fn assemble(weights: &Weights, saved: Saved, source: Source, device: &Device) -> Result<Predictor> {
     let (path, dtype) = (&weights.path, source.number_type());
     let arch: crate::Arch = saved.arch.parse()?;
-    let names = saved.head.names(arch, saved.labels.len());
+    let blueprint = Blueprint::try_from(arch)?;
+    let names = saved.head.names(&blueprint, saved.labels.len());
     let mut head = Vec::with_capacity(names.len());
     for name in names {
         let tensor = weights

@@ -228,7 +228,7 @@ impl FineTuner {
         }
         self.cache.check()?;
         let setup = Setup {
-            backbone: self.backbone,
+            profile: self.backbone.inner.profile.clone(),
             head: self.head,
             plan,
             strategy: self.strategy,
@@ -239,7 +239,8 @@ impl FineTuner {
             audit: self.audit,
             listener: self.listener,
         };
-        Session::start(setup, train)
+        // What learns is copied and what is frozen shared, so no other weights stay in memory.
+        Session::start(setup, &self.backbone, train)
     }
 
     /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see

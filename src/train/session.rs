@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::report::{ParameterCounts, Report, SampleCounts, Timings, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
 use super::{feature_cache::FeatureCache, features::KeptFeatures};
-use crate::backbone::{Backbone, Network, random_tensors};
+use crate::backbone::{Backbone, Network, Profile, random_tensors};
 use crate::data::{Augment, Batch, Batches, Dataset, Loader, Transform, batch_count, batch_end};
 use crate::error::{Error, Result};
 use crate::freeze::Role;
@@ -38,7 +38,7 @@ use steps::{start_epoch, step};
 
 /// What a session is started with.
 pub(super) struct Setup {
-    pub backbone: Backbone,
+    pub profile: Profile,
     pub head: Head,
     pub plan: Plan,
     pub strategy: Option<Strategy>,
@@ -81,7 +81,6 @@ pub struct Session {
     labels: Vec<String>,
     loader: Loader,
     slots: Slots,
-    declared: Vec<Declared>,
     optimizer: OptimizerState,
     current: Option<Current>,
     /// The phase that comes next, from 0.
@@ -160,7 +159,7 @@ impl Session {
             let indices = &epoch.order[epoch.taken..to];
             let batch = match (&current.cache, &mut epoch.batches) {
                 (Some(cache), _) => {
-                    let device = &self.setup.backbone.inner.device;
+                    let device = &self.setup.profile.device;
                     cache.batch(indices, self.epochs_done, self.labels.len(), device)?
                 }
                 (None, Some(batches)) => batches.next().ok_or_else(|| Error::invalid("loader", "ended early"))??,
@@ -183,11 +182,11 @@ impl Session {
         let current = self.current.as_ref().ok_or_else(no_phase)?;
         let features = match batch.features_of(current.index)? {
             Some(features) => current.network.suffix(features, current.frozen_blocks)?,
-            None => current.network.features(&batch.images.to_dtype(self.setup.backbone.inner.dtype)?)?,
+            None => current.network.features(&batch.images.to_dtype(self.setup.profile.dtype)?)?,
         };
         let random = Some((Seed(self.setup.seed), self.forwards));
         self.forwards += 1;
-        self.setup.head.forward(&features, &self.slots, self.setup.backbone.arch(), random)
+        self.setup.head.forward(&features, &self.slots, &self.setup.profile.blueprint, random)
     }
 
     /// Logits (N, classes) in evaluation mode, without a graph: running statistics, no dropout, nothing changes.
@@ -338,7 +337,7 @@ impl Session {
 
     /// The network as it is, frozen; must be gone before the next step.
     fn inference(&self) -> Result<Inference> {
-        Inference::of_slots(&self.setup.backbone, self.setup.head, &self.slots, self.labels.clone())
+        Inference::of_slots(&self.setup.profile, self.setup.head, &self.slots, self.labels.clone())
     }
 }
 

@@ -1,10 +1,11 @@
 //! The session's own copy of everything, in the roles of the phase.
 
+use crate::blueprint::Blueprint;
 use crate::error::Result;
 use crate::freeze::{BatchNormMode, Frozen, Role};
 use crate::ops::overwrite;
 use crate::optim::Group;
-use crate::params::{BlockInfo, Declared, Kind, Slot, Slots};
+use crate::params::{Declared, Slot, Slots};
 use crate::plan::Phase;
 use crate::train::report::{ParameterCounts, StageReport};
 use candle_core::{Tensor, Var};
@@ -41,12 +42,8 @@ pub(super) fn variable(t: &Tensor) -> Result<Var> {
 }
 
 /// How each learning tensor is stepped: earlier stages at smaller rates, decay for kernels and weights alone.
-pub(super) fn groups(
-    slots: &Slots,
-    declared: &[Declared],
-    blocks: &[BlockInfo],
-    phase: &Phase,
-) -> BTreeMap<String, Group> {
+pub(super) fn groups(slots: &Slots, blueprint: &Blueprint, phase: &Phase) -> BTreeMap<String, Group> {
+    let (blocks, declared) = (blueprint.blocks(), blueprint.declared());
     let mut stages: Vec<&str> = blocks.iter().map(|b| b.stage.as_str()).collect();
     stages.dedup();
     let depth = |d: &Declared| stages.iter().position(|s| *s == blocks[d.block].stage).unwrap_or(0);
@@ -58,7 +55,7 @@ pub(super) fn groups(
                 Some(d) => {
                     let from_top = (stages.len() - depth(d)) as i32;
                     let lr_scale = phase.backbone_lr_scale * phase.layer_decay.powi(from_top);
-                    Group { lr_scale, decays: d.kind == Kind::Kernel }
+                    Group { lr_scale, decays: d.facts.decays }
                 }
                 None => Group { lr_scale: 1.0, decays: slot.tensor().rank() > 1 },
             };
@@ -68,10 +65,10 @@ pub(super) fn groups(
 }
 
 /// Counts what learns and what is frozen.
-pub(super) fn count(slots: &Slots, declared: &[Declared], blocks: &[BlockInfo]) -> ParameterCounts {
+pub(super) fn count(slots: &Slots, blueprint: &Blueprint) -> ParameterCounts {
+    let (blocks, declared) = (blueprint.blocks(), blueprint.declared());
     let mut all = ParameterCounts::default();
-    let statistic = |d: &Declared| matches!(d.kind, Kind::RunningMean | Kind::RunningVar);
-    for d in declared.iter().filter(|d| !statistic(d)) {
+    for d in declared.iter().filter(|d| !d.facts.is_statistic()) {
         let stage = &blocks[d.block].stage;
         if all.stages.last().is_none_or(|s| s.name != *stage) {
             all.stages.push(StageReport { name: stage.clone(), learning: 0, frozen: 0 });
@@ -124,16 +121,16 @@ mod tests {
     /// Of a backbone with a linear head, in which everything learns.
     fn groups_of(phase: &Phase) -> BTreeMap<String, Group> {
         let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
-        let declared = backbone.arch().declared(3).unwrap();
+        let blueprint = backbone.blueprint();
         let mut slots: Slots =
             backbone.tensors().iter().map(|(name, t)| (name.clone(), Slot::Frozen(t.clone()))).collect();
         for (name, shape) in [("linear.weight", vec![10, 64]), ("linear.bias", vec![10])] {
             let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
             slots.insert(name.into(), Slot::Param(variable(&zeros).unwrap()));
         }
-        let frozen = FreezePolicy::Nothing.resolve(backbone.blocks(), &declared, &[]).unwrap();
-        assign(&mut slots, &declared, &frozen, BatchNormMode::Train).unwrap();
-        groups(&slots, &declared, backbone.blocks(), phase)
+        let frozen = FreezePolicy::Nothing.resolve(blueprint, &[]).unwrap();
+        assign(&mut slots, blueprint.declared(), &frozen, BatchNormMode::Train).unwrap();
+        groups(&slots, blueprint, phase)
     }
 
     /// Each stage learns at a share of the next one's rate, counted from the head.

@@ -1,8 +1,8 @@
 //! A JSON file that a stranger may have written, field by field.
 
 use super::PREPROCESSOR;
-use crate::arch::InputSpec;
 use crate::error::{Error, Result, shown};
+use crate::input_spec::InputSpec;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::Read;

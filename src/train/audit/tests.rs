@@ -9,7 +9,7 @@ fn frozen() -> (Backbone, Slots, Network) {
     for (name, tensor) in backbone.tensors() {
         slots.insert(name.clone(), Slot::Frozen(tensor.copy().unwrap()));
     }
-    let network = Network::build(backbone.arch(), backbone.inner.naming, 3, &slots).unwrap();
+    let network = Network::build(backbone.blueprint(), &slots).unwrap();
     (backbone, slots, network)
 }
 
@@ -56,7 +56,7 @@ fn a_folded_copy_that_is_not_that_of_its_tensors_is_found() {
     let as_before = slots.clone();
     let name = "layer1.0.bn2.weight";
     slots.insert(name.into(), Slot::Frozen((slots[name].tensor() * 2.0).unwrap()));
-    let other = Network::build(Arch::CIFAR_RESNET20, crate::Naming::Timm, 3, &slots).unwrap();
+    let other = Network::build(&Arch::CIFAR_RESNET20.blueprint(crate::Naming::Timm, 3).unwrap(), &slots).unwrap();
     other.features(&images(32)).unwrap();
     let (unreached, not_finite, changed) = lists(audit.frozen(&as_before, &other).unwrap_err());
     assert!(unreached.is_empty() && not_finite.is_empty());

@@ -17,31 +17,23 @@ impl Session {
         }
         self.report.seconds.total = self.started.elapsed().as_secs_f64();
         self.report.peak_rss_mb = peak_rss_mb();
-        let inner = &self.setup.backbone.inner;
         let state = self.state()?;
         for (name, tensor) in &state {
             if !is_finite(tensor)? {
                 return Err(Error::NotFinite { what: format!("the trained weights {name}") });
             }
         }
-        let names = self.setup.head.names(inner.arch, self.labels.len());
+        let names = self.setup.head.names(&self.setup.profile.blueprint, self.labels.len());
         let (head, tensors): (Vec<_>, Vec<_>) = state.into_iter().partition(|(name, _)| names.contains(name));
         // A linear head is a classifier like any that comes with weights.
         let classifier = match &head[..] {
             [(_, bias), (_, weight)] => Some((weight.clone(), bias.clone())),
             _ => None,
         };
-        let backbone = Backbone::assemble(
-            inner.arch,
-            inner.naming,
-            inner.spec.clone(),
-            &inner.device,
-            tensors.into_iter().collect(),
-            inner.counters.clone(),
-            classifier,
-            Some(self.labels.clone()),
-            inner.origin.place(),
-        )?;
+        let origin = self.setup.profile.origin.place();
+        let profile = Profile { origin, ..self.setup.profile };
+        let backbone =
+            Backbone::assemble(profile, tensors.into_iter().collect(), classifier, Some(self.labels.clone()))?;
         let story = self.report.as_story()?;
         let predictor = Predictor::assemble(backbone, self.setup.head, head, self.labels, Some(story))?;
         drop(self.optimizer);

@@ -17,19 +17,18 @@ impl Session {
     pub(super) fn enter_phase(&mut self) -> Result<bool> {
         let Some(phase) = self.setup.plan.phases.get(self.next_phase).cloned() else { return Ok(false) };
         let index = self.next_phase;
-        let inner = self.setup.backbone.inner.clone();
-        let blocks = &inner.network.blocks;
-        let heads = self.setup.head.names(inner.arch, self.labels.len());
-        let frozen = phase.freeze.resolve(blocks, &self.declared, &heads)?;
-        assign(&mut self.slots, &self.declared, &frozen, phase.batch_norm)?;
-        let network = Arc::new(Network::build(inner.arch, inner.naming, inner.spec.channels, &self.slots)?);
-        let groups = groups(&self.slots, &self.declared, blocks, &phase);
-        self.report.parameters = count(&self.slots, &self.declared, blocks);
+        let Profile { blueprint, spec, .. } = self.setup.profile.clone();
+        let heads = self.setup.head.names(&blueprint, self.labels.len());
+        let frozen = phase.freeze.resolve(&blueprint, &heads)?;
+        assign(&mut self.slots, blueprint.declared(), &frozen, phase.batch_norm)?;
+        let network = Arc::new(Network::build(&blueprint, &self.slots)?);
+        let groups = groups(&self.slots, &blueprint, &phase);
+        self.report.parameters = count(&self.slots, &blueprint);
         let phases = self.setup.plan.phases.len();
         let event = Event::Phase { phase: index + 1, phases, frozen_blocks: frozen.prefix };
         emit(&mut self.setup.listener, &event);
         let augment = if phase.augment { self.setup.plan.augment.clone() } else { Augment::none() };
-        self.loader = self.loader.clone().transform(Transform::train(&inner.spec, &augment)?);
+        self.loader = self.loader.clone().transform(Transform::train(&spec, &augment)?);
         let cache =
             self.compute_cache(&self.dataset.clone(), &network, (index, frozen.prefix), Purpose::Training(&augment))?;
         if let Some(cache) = &cache {
@@ -97,12 +96,11 @@ impl Session {
         let loader = match (purpose, self.setup.workers) {
             (Purpose::Training(_), _) => self.loader.clone(),
             (Purpose::Validation, workers) => {
-                let loader = Loader::new(dataset, Transform::eval(&self.setup.backbone.inner.spec)?);
+                let loader = Loader::new(dataset, Transform::eval(&self.setup.profile.spec)?);
                 workers.into_iter().fold(loader, Loader::workers)
             }
         };
-        let inner = &self.setup.backbone.inner;
-        let (dtype, device) = (inner.dtype, &inner.device);
+        let (dtype, device) = (self.setup.profile.dtype, &self.setup.profile.device);
         let must_be_finite = matches!(purpose, Purpose::Training(_));
         let maker = Maker { loader: &loader, network, frozen_blocks, made, dtype, device, phase, must_be_finite };
         let listener = &mut self.setup.listener;
@@ -121,22 +119,15 @@ impl Session {
     /// A number for all that features depend on besides the sample: the frozen blocks' weights, what an image becomes
     /// before them, and how features are stored.
     fn made(&self, frozen_blocks: usize) -> Result<u64> {
-        let inner = &self.setup.backbone.inner;
+        let Profile { blueprint, naming, spec, device, dtype, .. } = &self.setup.profile;
         let mut weights = Vec::new();
-        for d in self.declared.iter().filter(|d| d.block < frozen_blocks) {
+        for d in blueprint.declared().iter().filter(|d| d.block < frozen_blocks) {
             if let Some(slot) = self.slots.get(&d.name) {
                 weights.push((&d.name, checksum(&slot.detached())?));
             }
         }
-        let stored = self.setup.cache.stored(inner.dtype);
-        let place = format!(
-            "{} {:?} {:?} {:?} {stored:?} {:?}",
-            inner.arch,
-            inner.naming,
-            inner.spec,
-            inner.dtype,
-            inner.device.location()
-        );
+        let stored = self.setup.cache.stored(*dtype);
+        let place = format!("{} {naming:?} {spec:?} {dtype:?} {stored:?} {:?}", blueprint.name(), device.location());
         Ok(hash(&(place, frozen_blocks, weights)))
     }
 }

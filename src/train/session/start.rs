@@ -5,10 +5,10 @@ use super::*;
 use std::time::SystemTime;
 
 impl Session {
-    pub(in crate::train) fn start(mut setup: Setup, data: Arc<dyn Dataset>) -> Result<Self> {
+    pub(in crate::train) fn start(mut setup: Setup, backbone: &Backbone, data: Arc<dyn Dataset>) -> Result<Self> {
         let started = Instant::now();
-        setup.plan.check(&setup.backbone)?;
-        setup.plan = setup.plan.with_names(&setup.backbone)?;
+        setup.plan.check(backbone)?;
+        setup.plan = setup.plan.with_names(backbone)?;
         if data.is_empty() {
             return Err(Error::invalid("dataset", "holds no samples"));
         }
@@ -17,18 +17,17 @@ impl Session {
             let problem = format!("has only {} class; at least 2 are needed", labels.len());
             return Err(Error::invalid("dataset", problem));
         }
-        setup.head.check_labels(&setup.backbone, &labels)?;
-        let transform = Transform::train(&setup.backbone.inner.spec, &setup.plan.augment)?;
+        setup.head.check_labels(backbone, &labels)?;
+        let transform = Transform::train(&setup.profile.spec, &setup.plan.augment)?;
         if setup.plan.augment.is_random() && Loader::gives_tensors(&data)? {
             setup.plan.reasons.push("the samples are tensors, which are not augmented".into());
             setup.plan.augment = Augment::none();
         }
-        let Setup { backbone, head, plan, seed, .. } = &setup;
-        let inner = &backbone.inner;
-        let channels = inner.spec.channels;
+        let Setup { profile, head, plan, seed, .. } = &setup;
+        let blueprint = &profile.blueprint;
         let tensors = match plan.init {
-            Init::Pretrained => inner.tensors.clone(),
-            Init::Random => random_tensors(inner.arch, channels, *seed, inner.dtype, &inner.device)?,
+            Init::Pretrained => backbone.tensors().clone(),
+            Init::Random => random_tensors(blueprint, *seed, profile.dtype, &profile.device)?,
         };
         let mut slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
         for (name, tensor) in head.start(backbone, labels.len(), *seed)? {
@@ -43,15 +42,15 @@ impl Session {
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_string(),
             date: now(),
-            arch: inner.arch.name().to_string(),
-            base_model: inner.origin.name.clone().filter(|_| plan.init == Init::Pretrained),
+            arch: blueprint.name().to_string(),
+            base_model: profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained),
             strategy: setup.strategy,
             plan: plan.clone(),
             overrides: setup.overrides.clone(),
             warnings,
             stopped: None,
             seed: *seed,
-            input_size: inner.spec.size,
+            input_size: profile.spec.size,
             samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
             skipped: data.skipped(),
             classes: labels.clone(),
@@ -67,18 +66,15 @@ impl Session {
             cached_mb: 0.0,
             peak_rss_mb: None,
         };
-        let declared = inner.arch.declared(channels)?;
-        let heads = head.names(inner.arch, labels.len());
+        let heads = head.names(blueprint, labels.len());
         for (i, phase) in plan.phases.iter().enumerate() {
-            let frozen = phase.freeze.resolve(&inner.network.blocks, &declared, &heads)?;
+            let frozen = phase.freeze.resolve(blueprint, &heads)?;
             let learns = |d: &Declared| frozen.role(d, phase.batch_norm) == Role::Param;
-            if heads.iter().all(|name| frozen.names(name)) && !declared.iter().any(learns) {
+            if heads.iter().all(|name| frozen.names(name)) && !blueprint.declared().iter().any(learns) {
                 let problem = "freezes everything, the head too, so nothing would learn";
                 return Err(Error::invalid(format!("plan: phase {} freeze", i + 1), problem));
             }
         }
-        // What learns is copied, what is frozen shared: nothing else of the weights need stay in memory.
-        setup.backbone = setup.backbone.outline();
         report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         emit(&mut setup.listener, &Event::Start(&report));
         Ok(Self {
@@ -87,7 +83,6 @@ impl Session {
             labels,
             loader,
             slots,
-            declared,
             optimizer: OptimizerState::default(),
             current: None,
             next_phase: 0,

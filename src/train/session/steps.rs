@@ -45,7 +45,7 @@ pub(super) fn start_epoch(
         Some(_) => None,
         None => {
             let view = setup.plan.views.map_or(number, |views| number % views.max(1));
-            Some(loader.batches(order.clone(), view as u64, &setup.backbone.inner.device)?)
+            Some(loader.batches(order.clone(), view as u64, &setup.profile.device)?)
         }
     };
     Ok(Epoch { order, taken: 0, batches, progress: Progress::new() })

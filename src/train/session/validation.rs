@@ -143,7 +143,7 @@ impl Session {
             (Some(cache), Some(current)) => {
                 let mut evaluation = Evaluation::new();
                 for indices in cache.in_order(crate::predict::BATCH) {
-                    let device = &self.setup.backbone.inner.device;
+                    let device = &self.setup.profile.device;
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
                     let Some(features) = &batch.features else { continue };
                     let logits = inference.logits_from(&features.tensor, current.frozen_blocks)?;

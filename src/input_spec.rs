@@ -1,5 +1,6 @@
 //! How a network wants its images.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How an image becomes the network's input: size, resampling, cropping and normalisation.
@@ -107,4 +108,20 @@ impl InputSpec {
         self.std = std.to_vec();
         self
     }
+
+    /// The same for another number of channels, each with the mean of the means and deviations.
+    pub(crate) fn for_channels(self, channels: usize) -> Result<Self> {
+        if !(1..=MAX_CHANNELS).contains(&channels) {
+            return Err(Error::invalid("channels", format!("{channels}; images have 1 to {MAX_CHANNELS}")));
+        }
+        if channels == self.channels {
+            return Ok(self);
+        }
+        let average = |v: &[f32]| v.iter().sum::<f32>() / v.len().max(1) as f32;
+        let (mean, std) = (average(&self.mean), average(&self.std));
+        Ok(self.normalize(&vec![mean; channels], &vec![std; channels]))
+    }
 }
+
+/// More channels than this are a mistake; hyperspectral cameras have hundreds.
+const MAX_CHANNELS: usize = 4096;

@@ -1,0 +1,208 @@
+//! A network without weights.
+
+mod block;
+
+pub use block::Block;
+
+use crate::error::{Error, Result, shown};
+use crate::input_spec::InputSpec;
+use crate::nn::{BlockInfo, Builder};
+use crate::params::{Declared, Shapes};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+/// Builds the blocks of a network out of a builder's tensors.
+type Build = dyn Fn(&mut Builder<'_>) -> Result<()> + Send + Sync;
+
+/// A network without weights: its name, blocks and tensors, the images that it takes and the features that it makes.
+///
+/// An [`Arch`](crate::Arch) of the crate is one by conversion. For your own network, make one from blocks of layers:
+///
+/// ```
+/// use candle_finetune::candle_core::{DType, Device, Tensor};
+/// use candle_finetune::{Backbone, Block, Blueprint, Conv2d, InputSpec, Layer};
+///
+/// let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).batch_norm().relu();
+/// let blocks = vec![
+///     Block::new("stem", Layer::chain([conv(3, 16).into(), Layer::max_pool(2, 2)])),
+///     Block::new("block1", conv(16, 32).stride(2)),
+///     Block::new("block2", Layer::residual(conv(32, 32))),
+/// ];
+/// let blueprint = Blueprint::from_blocks("small_cnn", InputSpec::new(32), 32, blocks)?;
+/// let backbone = Backbone::random(&blueprint, 1, &Device::Cpu)?;
+/// let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// assert_eq!(backbone.forward(&images)?.dims(), [2, 32]);
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
+///
+/// A clone shares everything and is cheap.
+#[derive(Clone)]
+pub struct Blueprint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    input: InputSpec,
+    feature_dim: usize,
+    classifier: String,
+    pooling: Pooling,
+    build: Arc<Build>,
+    built_in: bool,
+    // What follows is recorded from a run of `build`.
+    blocks: Vec<BlockInfo>,
+    declared: Vec<Declared>,
+    opaque: bool,
+}
+
+/// How the pixels after the last block become one row of features.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub enum Pooling {
+    /// The mean over all pixels: (N, C, H, W) to (N, C).
+    #[default]
+    Mean,
+}
+
+impl Blueprint {
+    /// A network of your own: blocks in order, the first of which takes images as `input` describes them.
+    ///
+    /// `feature_dim` is the number of channels that the last block makes: its pixels are averaged to features
+    /// (N, feature_dim). Blocks are the units of freezing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a name occurs twice, a name is empty or "head", there are no blocks, or the layers do
+    /// not fit each other, the images or `feature_dim`. Layers made of closures are checked when they first run.
+    pub fn from_blocks(
+        name: impl Into<String>,
+        input: InputSpec,
+        feature_dim: usize,
+        blocks: Vec<Block>,
+    ) -> Result<Self> {
+        let name = name.into();
+        if let Some(problem) = wrong_name(&name) {
+            return Err(Error::invalid("blueprint's name", problem));
+        }
+        let mut seen = BTreeSet::from([CLASSIFIER]);
+        for block in &blocks {
+            let problem = wrong_name(block.name()).or_else(|| {
+                (!seen.insert(block.name())).then(|| format!("{} occurs twice, or is the head's", shown(block.name())))
+            });
+            if let Some(problem) = problem {
+                return Err(Error::invalid(format!("blueprint {name}: block's name"), problem));
+            }
+        }
+        let build = move |b: &mut Builder<'_>| blocks.iter().try_for_each(|block| block.build(b));
+        let blueprint = Self::new(name, input, feature_dim, CLASSIFIER, false, Arc::new(build))?;
+        Ok(blueprint)
+    }
+
+    /// Records what `build` makes.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        input: InputSpec,
+        feature_dim: usize,
+        classifier: impl Into<String>,
+        built_in: bool,
+        build: Arc<Build>,
+    ) -> Result<Self> {
+        let (name, classifier) = (name.into(), classifier.into());
+        let wrong = |problem: String| Error::invalid(format!("blueprint {name}"), problem);
+        let mut recorder = Builder::new(&Shapes, input.channels);
+        build(&mut recorder)?;
+        let Builder { blocks, declared, opaque, .. } = recorder;
+        if blocks.is_empty() || feature_dim == 0 {
+            return Err(wrong("has no blocks, or no features".into()));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = declared.iter().find(|d| !seen.insert(d.name.as_str())) {
+            return Err(wrong(format!("the tensor {} occurs twice", shown(&twice.name))));
+        }
+        let pooling = Pooling::default();
+        let inner = Inner { name, input, feature_dim, classifier, pooling, build, built_in, blocks, declared, opaque };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Its name; saved predictors carry it.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The images that it is made for.
+    pub fn input_spec(&self) -> &InputSpec {
+        &self.inner.input
+    }
+
+    /// The number of features per image.
+    pub fn feature_dim(&self) -> usize {
+        self.inner.feature_dim
+    }
+
+    /// The name of the classifier on top: a linear head's tensors are `{classifier}.weight` and `{classifier}.bias`.
+    pub fn classifier(&self) -> &str {
+        &self.inner.classifier
+    }
+
+    /// The blocks in order: the units of freezing.
+    pub fn blocks(&self) -> &[BlockInfo] {
+        &self.inner.blocks
+    }
+
+    /// How pixels become features.
+    pub fn pooling(&self) -> Pooling {
+        self.inner.pooling
+    }
+
+    /// Every tensor in the order in which they are built.
+    pub(crate) fn declared(&self) -> &[Declared] {
+        &self.inner.declared
+    }
+
+    /// The tensor that meets the channels of the images, and the dimension along which they lie.
+    pub(crate) fn over_images(&self) -> Option<(&str, usize)> {
+        self.declared().iter().find_map(|d| Some((d.name.as_str(), d.facts.image_channels?)))
+    }
+
+    /// Whether it is a row of the crate's own table.
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.inner.built_in
+    }
+
+    /// Whether it has layers that no dry run can look into: closures over tensors.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.inner.opaque
+    }
+
+    /// Builds the blocks out of the builder's tensors.
+    pub(crate) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
+        (self.inner.build)(b)
+    }
+}
+
+/// The classifier's name in networks that have no other.
+const CLASSIFIER: &str = "head";
+
+fn wrong_name(name: &str) -> Option<String> {
+    (name.is_empty() || name.len() > 200).then(|| "is empty, or longer than 200 bytes".to_string())
+}
+
+impl From<&Blueprint> for Blueprint {
+    fn from(blueprint: &Blueprint) -> Self {
+        blueprint.clone()
+    }
+}
+
+impl fmt::Debug for Blueprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let i = &self.inner;
+        write!(f, "Blueprint({}, {} blocks, {} tensors)", i.name, i.blocks.len(), i.declared.len())
+    }
+}
+
+/// Of a conversion that cannot fail: a blueprint is one already.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}

@@ -1,0 +1,40 @@
+//! The blocks that a user makes a network of.
+
+use crate::error::Result;
+use crate::nn::{Builder, Layer};
+
+/// A named part of a [`Blueprint`](crate::Blueprint), the unit of freezing: a name and the layer that it consists of.
+///
+/// ```
+/// use candle_finetune::{Block, Conv2d};
+/// let block = Block::new("block1", Conv2d::new(16, 32, 3).batch_norm().relu()).stage("stage1");
+/// # let _ = block;
+/// ```
+#[derive(Debug, Clone)]
+pub struct Block {
+    name: String,
+    stage: Option<String>,
+    layer: Layer,
+}
+
+impl Block {
+    /// A block of one layer, or of several with [`Layer::chain`]. Its tensors' names begin with the block's name.
+    pub fn new(name: impl Into<String>, layer: impl Into<Layer>) -> Self {
+        Self { name: name.into(), stage: None, layer: layer.into() }
+    }
+
+    /// Sets the stage that it belongs to; without, it is a stage of its own. Layer decay goes by stages.
+    pub fn stage(mut self, stage: impl Into<String>) -> Self {
+        self.stage = Some(stage.into());
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
+        let stage = self.stage.as_ref().unwrap_or(&self.name);
+        b.block(&self.name, stage, |b| self.layer.build(b, &self.name))
+    }
+}
