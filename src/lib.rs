@@ -14,15 +14,12 @@ mod backbone;
 #[doc(hidden)]
 pub mod bench;
 mod data;
-mod embedded;
 mod error;
 mod forecast;
 mod freeze;
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;
-#[cfg(feature = "hub")]
-mod hub;
 mod loss;
 mod metrics;
 mod nn;
@@ -33,12 +30,13 @@ mod plan;
 mod predict;
 mod rng;
 mod schedule;
+mod source;
 mod strategy;
 mod train;
 mod weights;
 
 pub use arch::{Arch, CropMode, InputSpec, Interpolation, Naming};
-pub use backbone::{Backbone, Source};
+pub use backbone::Backbone;
 pub use candle_core;
 pub use data::{
     Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
@@ -50,8 +48,6 @@ pub use error::{BoxError, Error, HubError, Mismatch, Result};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
-#[cfg(feature = "hub")]
-pub use hub::{HubDownload, HubUpload};
 pub use loss::Loss;
 pub use metrics::{Confusion, Evaluation, wilson_interval};
 pub use optim::{Optimizer, OptimizerRule};
@@ -59,6 +55,9 @@ pub use params::BlockInfo;
 pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
 pub use schedule::{Schedule, ScheduleShape};
+pub use source::Source;
+#[cfg(feature = "hub")]
+pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
 pub use train::{
     EpochReport, Event, FeatureCache, FineTuner, Fitted, ParameterCounts, Report, SampleCounts, Session, StageReport,

@@ -1,6 +1,10 @@
 //! How a network wants its images.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// More channels than this are a mistake; hyperspectral cameras have hundreds.
+const MAX_CHANNELS: usize = 4096;
 
 /// How an image becomes the network's input: size, resampling, cropping and normalisation.
 ///
@@ -106,5 +110,15 @@ impl InputSpec {
         self.mean = mean.to_vec();
         self.std = std.to_vec();
         self
+    }
+
+    /// The specification for another number of channels: each gets the average of the means and of the deviations.
+    pub(crate) fn for_channels(self, channels: usize) -> Result<Self> {
+        if !(1..=MAX_CHANNELS).contains(&channels) {
+            return Err(Error::invalid("channels", format!("{channels}; images have 1 to {MAX_CHANNELS}")));
+        }
+        let average = |v: &[f32]| v.iter().sum::<f32>() / v.len().max(1) as f32;
+        let (mean, std) = (average(&self.mean), average(&self.std));
+        Ok(self.normalize(&vec![mean; channels], &vec![std; channels]))
     }
 }

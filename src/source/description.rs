@@ -1,8 +1,9 @@
-//! What a saved predictor says of itself, inside its file.
+//! The description that a saved predictor carries inside its file.
 
 use crate::arch::{InputSpec, Naming};
 use crate::error::{Error, Result};
 use crate::head::{Head, HeadKind};
+use crate::weights::{METADATA_KEY, Weights};
 use std::path::Path;
 
 /// The version of the description inside a saved predictor.
@@ -14,7 +15,7 @@ struct Versioned {
     version: u32,
 }
 
-/// What a saved predictor says of itself, inside the file.
+/// The description of a saved predictor.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct Saved {
     /// [`DESCRIPTION_VERSION`].
@@ -25,14 +26,19 @@ pub(crate) struct Saved {
     pub input: InputSpec,
     pub labels: Vec<String>,
     pub head: Head,
-    /// The report of the run that made it.
+    /// The report of the run that trained it.
     pub story: Option<serde_json::Value>,
 }
 
 impl Saved {
-    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+    /// The description in a file of weights; `None` for one that is not a saved predictor.
+    pub fn in_file(weights: &Weights) -> Result<Option<Self>> {
+        weights.metadata.get(METADATA_KEY).map(|text| Self::parse(text, &weights.path)).transpose()
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
         let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
-        // First the version alone: a newer description may look different.
+        // The version is read first, since a newer description may have other fields.
         let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
         if version > DESCRIPTION_VERSION {
             let problem = format!("it was saved by a newer version of the crate (format {version})");
@@ -41,7 +47,14 @@ impl Saved {
         serde_json::from_str(text).map_err(damaged)
     }
 
-    /// Its head, for a message.
+    /// The error for a file that should be a saved predictor and has no description.
+    pub fn missing(path: &Path) -> Error {
+        let problem = "this is not a saved predictor (it has no description of one); load weights with \
+                       `Predictor::load` or `Backbone::from_file` (`--weights` and `--arch`)";
+        Error::weights(path, problem)
+    }
+
+    /// The head's kind, for a message.
     pub fn head_in_words(&self) -> String {
         match self.head.kind {
             HeadKind::Mlp(hidden) => format!("head of two layers with {hidden} hidden units"),
