@@ -134,7 +134,7 @@ fn start(options: &Options) -> Result<(), Failure> {
     let path = options.weights.as_ref().ok_or("--mode start wants --weights")?;
     let image = Image::from_rgb8(320, 240, (0..320 * 240 * 3).map(|i| (i * 31 % 251) as u8).collect())?;
     let start = Instant::now();
-    let predictor = Predictor::pretrained(Source::file(path).arch(options.arch), &Device::Cpu)?;
+    let predictor = Predictor::load(Source::file(path).arch(options.arch), &Device::Cpu)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
     predictor.predict(&image)?;
     let predicted = start.elapsed().as_secs_f64() * 1e3;

@@ -9,7 +9,6 @@ use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
 use crate::input_spec::{InputSpec, Interpolation};
 use crate::nn::Builder;
-use crate::params::Declared;
 use std::fmt;
 use std::sync::Arc;
 
@@ -271,11 +270,6 @@ impl Arch {
             Family::EfficientNet(net) => net.build(b),
         };
         Blueprint::new(self.name(), spec, self.feature_dim(), self.classifier(), true, Arc::new(build))
-    }
-
-    /// Every tensor of the backbone, in the order in which they are built.
-    pub(crate) fn declared(self, channels: usize) -> Result<Vec<Declared>> {
-        Ok(self.blueprint(Naming::Timm, channels)?.declared().to_vec())
     }
 
     /// The architecture that a blueprint was made of, if it is one of the crate's.

@@ -1,21 +1,11 @@
 //! Pretrained weights as a value: an ordered list of named blocks that nobody changes.
 
-mod description;
 mod init;
-mod matching;
-mod names;
 mod network;
-mod snapshot;
-mod sound;
-mod source;
 
-pub(crate) use description::{DESCRIPTION_VERSION, Saved};
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 pub(crate) use network::Network;
 use network::check_size;
-pub(crate) use snapshot::Snapshot;
-pub(crate) use sound::check as check_numbers;
-pub use source::Source;
 
 use crate::arch::{Arch, Naming};
 use crate::blueprint::Blueprint;
@@ -25,7 +15,6 @@ use crate::nn::BlockInfo;
 use crate::ops::no_grad;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A network without its classifier: images in, features out.
@@ -92,49 +81,6 @@ impl Origin {
 }
 
 impl Backbone {
-    /// Loads the weights of an architecture from a file: safetensors (one file, or the index of its shards) or a
-    /// zip-format `.pth`, a state dict or a training checkpoint, with timm's, torchvision's or transformers' names.
-    ///
-    /// The architecture is an argument because most files do not say theirs. A predictor that this crate saved does:
-    /// [`Source::file`] with [`Backbone::load`] needs none, and [`Predictor::from_file`](crate::Predictor::from_file)
-    /// loads it with its head. What a classifier in the file is used for, and what else was left aside, is in
-    /// [`Backbone::notes`].
-    ///
-    /// # Errors
-    /// [`Error::Weights`] for a file that is damaged or not understood, or holds weights that are NaN or infinite;
-    /// [`Error::WeightsMismatch`] lists names that are missing, names that the architecture does not own, and wrong
-    /// shapes.
-    pub fn from_file(arch: Arch, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        Self::load(Source::file(path).arch(arch), device)
-    }
-
-    /// Loads from the Hugging Face hub: `owner/name`, or `owner/name@revision`. See [`Source::hub`].
-    ///
-    /// ```no_run
-    /// use candle_finetune::{Backbone, candle_core::Device};
-    /// let backbone = Backbone::from_hub("timm/resnet18.a1_in1k", &Device::Cpu)?;
-    /// # Ok::<(), candle_finetune::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Hub`], whose [`kind`](crate::HubError) tells what to do; otherwise as [`Backbone::from_file`].
-    #[cfg(feature = "hub")]
-    pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
-        Self::load(Source::hub(id), device)
-    }
-
-    /// Loads from a [`Source`], which carries the options.
-    pub fn load(source: Source, device: &Device) -> Result<Self> {
-        source.load(device)
-    }
-
-    /// The small default that the crate carries, for 32 x 32 pixels: no file, no network.
-    ///
-    /// A ResNet-20 for 32 x 32 pixels that this crate trained on CIFAR-10; see `assets/` for how.
-    pub fn embedded(device: &Device) -> Result<Self> {
-        Source::embedded().load(device)
-    }
-
     /// Random weights to train from scratch with, of an [`Arch`] or of your own [`Blueprint`]: convolutions start from
     /// He's normal distribution (He et al. 2015, arXiv 1502.01852). Equal seeds give equal weights.
     ///
@@ -306,8 +252,8 @@ impl Backbone {
     /// The same weights with images prepared in another way.
     ///
     /// # Errors
-    /// If the number of channels differs, which [`Source::channels`] changes at loading, or the images would be too
-    /// small.
+    /// If the number of channels differs, which [`Source::channels`](crate::Source::channels) changes at loading, or the
+    /// images would be too small.
     pub fn respecify(&self, spec: InputSpec) -> Result<Self> {
         if spec.channels != self.input_spec().channels || spec.mean.len() != spec.channels {
             let problem = "the number of channels is fixed when weights are loaded (`Source::channels`)";

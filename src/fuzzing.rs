@@ -4,9 +4,9 @@
 //! Each function reads one kind of input to the end and gives the number of tensors in it. `fuzz/README.md` says what
 //! the inputs are.
 
-use crate::backbone::{Saved, Snapshot};
 use crate::error::{Error, Result};
-use crate::weights::{METADATA_KEY, Weights};
+use crate::source::{Saved, Snapshot};
+use crate::weights::Weights;
 use std::io::{Cursor, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
@@ -111,9 +111,7 @@ pub fn complaint(outcome: &Result<usize>) -> Option<String> {
 
 /// Counts the tensors, and reads what a saved predictor says of itself.
 fn looked_through(weights: &Weights) -> Result<usize> {
-    if let Some(text) = weights.metadata.get(METADATA_KEY) {
-        Saved::parse(text, &weights.path)?;
-    }
+    Saved::in_file(weights)?;
     Ok(weights.tensors.len())
 }
 

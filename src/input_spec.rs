@@ -3,6 +3,9 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// More channels than this are a mistake; hyperspectral cameras have hundreds.
+const MAX_CHANNELS: usize = 4096;
+
 /// How an image becomes the network's input: size, resampling, cropping and normalisation.
 ///
 /// It belongs to a set of weights, travels with it from the architecture's row through the training transform into
@@ -123,5 +126,3 @@ impl InputSpec {
     }
 }
 
-/// More channels than this are a mistake; hyperspectral cameras have hundreds.
-const MAX_CHANNELS: usize = 4096;

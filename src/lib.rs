@@ -15,15 +15,12 @@ mod backbone;
 pub mod bench;
 mod blueprint;
 mod data;
-mod embedded;
 mod error;
 mod forecast;
 mod freeze;
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;
-#[cfg(feature = "hub")]
-mod hub;
 mod input_spec;
 mod loss;
 mod metrics;
@@ -35,12 +32,13 @@ mod plan;
 mod predict;
 mod rng;
 mod schedule;
+mod source;
 mod strategy;
 mod train;
 mod weights;
 
 pub use arch::{Arch, Naming};
-pub use backbone::{Backbone, Source};
+pub use backbone::Backbone;
 pub use blueprint::{Block, Blueprint, Pooling};
 pub use candle_core;
 pub use data::{
@@ -53,8 +51,6 @@ pub use error::{BoxError, Error, HubError, Mismatch, Result};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
-#[cfg(feature = "hub")]
-pub use hub::{HubDownload, HubUpload};
 pub use input_spec::{CropMode, InputSpec, Interpolation};
 pub use loss::Loss;
 pub use metrics::{Confusion, Evaluation, wilson_interval};
@@ -64,6 +60,9 @@ pub use params::TensorInit;
 pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
 pub use schedule::{Schedule, ScheduleShape};
+pub use source::Source;
+#[cfg(feature = "hub")]
+pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
 pub use train::{
     EpochReport, Event, FeatureCache, FineTuner, Fitted, ParameterCounts, Report, SampleCounts, Session, StageReport,

@@ -6,14 +6,15 @@ mod saved;
 
 pub(crate) use inference::{BATCH, Inference};
 
-use crate::backbone::{Backbone, Source};
+use crate::backbone::Backbone;
+use crate::blueprint::Blueprint;
 use crate::data::{Dataset, Image, largest};
-use crate::embedded::imagenet_labels;
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::metrics::Evaluation;
 use crate::ops::softmax;
 use crate::params::{Slot, Slots};
+use crate::source::{Source, imagenet_labels};
 use crate::train::Report;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
@@ -54,12 +55,42 @@ pub struct Prediction {
 
 impl Predictor {
     /// Loads what [`Predictor::save`] wrote, which says itself what architecture it is. For weights with the classifier
-    /// that they were published with, see [`Predictor::pretrained`].
+    /// that they were published with, see [`Predictor::load`].
     ///
     /// # Errors
     /// [`Error::Weights`] for a file that is damaged or was not saved by this crate.
     pub fn from_file(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        saved::read(path.as_ref(), device)
+        saved::read(path.as_ref(), None, device)
+    }
+
+    /// Loads a predictor of your own network, whose layers no file describes: `blueprint` is that of the backbone that
+    /// was trained, by the same name.
+    ///
+    /// ```
+    /// use candle_finetune::{Backbone, Block, Blueprint, Conv2d, FineTuner, InputSpec, Optimizer, Phase, Plan, Predictor};
+    /// use candle_finetune::candle_core::Device;
+    /// # use candle_finetune::TensorDataset;
+    /// # use candle_finetune::candle_core::Tensor;
+    ///
+    /// # let images = (Tensor::arange(0f32, 3072.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((4, 3, 16, 16))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let file = tempfile::NamedTempFile::new().unwrap();
+    /// # let path = file.path();
+    /// let blocks = vec![Block::new("stem", Conv2d::new(3, 8, 3).batch_norm().relu())];
+    /// let blueprint = Blueprint::from_blocks("small_cnn", InputSpec::new(16), 8, blocks)?;
+    /// let backbone = Backbone::random(&blueprint, 1, &Device::Cpu)?;
+    /// let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
+    /// let tuned = FineTuner::new(backbone).plan(plan).fit(&train, &train.clone())?;
+    /// tuned.predictor.save(path)?;
+    /// let predictor = Predictor::from_file_as(path, &blueprint, &Device::Cpu)?;
+    /// assert_eq!(predictor.labels(), ["a", "b"]);
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Predictor::from_file`]; [`Error::Weights`] too for the predictor of another network.
+    pub fn from_file_as(path: impl AsRef<Path>, blueprint: &Blueprint, device: &Device) -> Result<Self> {
+        saved::read(path.as_ref(), Some(blueprint), device)
     }
 
     /// A predictor of the Hugging Face hub, `owner/name` or `owner/name@revision`: one that [`Predictor::push_to_hub`]
@@ -72,23 +103,28 @@ impl Predictor {
     /// ```
     #[cfg(feature = "hub")]
     pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
-        Self::pretrained(Source::hub(id), device)
+        Self::load(Source::hub(id), device)
     }
 
-    /// A pretrained network with its original classifier, and its labels where the file has them. Without, the 1000
-    /// classes of an architecture whose default weights are ImageNet's get ImageNet's labels; other classes are called
-    /// by their numbers. A predictor that this crate saved comes back as it was.
+    /// Loads a pretrained network with its original classifier from a [`Source`], with its labels where the source has
+    /// them. Otherwise the 1000 classes of an architecture whose default weights are ImageNet's get ImageNet's labels,
+    /// and other classes are named by their indices. A predictor that this crate saved is loaded as it was.
+    ///
+    /// ```
+    /// use candle_finetune::{Predictor, Source, candle_core::Device};
+    /// let predictor = Predictor::load(Source::embedded(), &Device::Cpu)?;
+    /// assert_eq!(predictor.labels().len(), 10); // those of CIFAR-10
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Backbone::load`], and if the file has no classifier.
-    pub fn pretrained(source: Source, device: &Device) -> Result<Self> {
-        let (source, weights, _) = source.read()?;
-        if let Some(saved) = saved::description(&weights)?
-            && source.may_be(saved.arch.parse()?)
-        {
-            return saved::assemble(&weights, saved, source, device);
+    /// As [`Backbone::load`], and if there is no classifier.
+    pub fn load(source: Source, device: &Device) -> Result<Self> {
+        let mut opened = source.open()?;
+        if let Some(saved) = opened.saved.take() {
+            return saved::assemble(&opened, saved, device);
         }
-        let backbone = Backbone::load(source, device)?;
+        let backbone = opened.backbone(device)?;
         let Some(classes) = backbone.num_classes() else {
             let remedy = "fine-tune a new one on the backbone (`Backbone::load`)";
             return Err(Error::invalid("predictor", format!("{}; {remedy}", backbone.without_classifier())));
@@ -140,9 +176,9 @@ impl Predictor {
     /// use candle_finetune::{Predictor, Source, candle_core::Device};
     /// # let dir = tempfile::tempdir()?;
     /// # let folder = dir.path().join("cifar10");
-    /// let predictor = Predictor::pretrained(Source::embedded(), &Device::Cpu)?;
+    /// let predictor = Predictor::load(Source::embedded(), &Device::Cpu)?;
     /// predictor.save_folder(&folder)?;
-    /// let again = Predictor::pretrained(Source::dir(&folder), &Device::Cpu)?;
+    /// let again = Predictor::load(Source::dir(&folder), &Device::Cpu)?;
     /// assert_eq!(again.labels(), predictor.labels());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -159,7 +195,7 @@ impl Predictor {
     /// use candle_finetune::{Predictor, HubUpload, candle_core::Device};
     /// let predictor = Predictor::from_file("ants-bees.safetensors", &Device::Cpu)?;
     /// // The token is HF_TOKEN's, or that of `hf auth login`.
-    /// predictor.push_to_hub(&Push::to("me/ants-bees").create().private())?;
+    /// predictor.push_to_hub(&HubUpload::to("me/ants-bees").create().private())?;
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     ///

@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn fewer_blocks_stay_frozen_as_the_data_grows() {
         for arch in Arch::all() {
-            let blocks = arch.declared(3).unwrap().last().unwrap().block + 1;
+            let blocks = arch.blueprint(crate::Naming::Timm, 3).unwrap().blocks().len();
             let counts: Vec<usize> =
                 [10, 1_000, 3_000, 10_000, 50_000, 1_000_000].iter().map(|&n| frozen_blocks(blocks, n)).collect();
             assert!(counts.is_sorted_by(|a, b| a >= b), "{arch} {counts:?}");

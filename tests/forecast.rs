@@ -66,7 +66,7 @@ fn child() {
     let (batch, size): (usize, usize) = (batch.parse().unwrap(), size.parse().unwrap());
     let freeze = if freeze == "0" { FreezePolicy::Nothing } else { FreezePolicy::First(freeze.parse().unwrap()) };
     let before = memory("VmRSS:");
-    let mut backbone = Backbone::random(arch.parse().unwrap(), 1, &Device::Cpu).unwrap();
+    let mut backbone = Backbone::random(arch.parse::<Arch>().unwrap(), 1, &Device::Cpu).unwrap();
     backbone = backbone.input_size(size, size).unwrap();
     let plan = plan(freeze, Optimizer::sgd(1e-3).momentum(0.9), batch);
     let forecast = plan.forecast(&backbone, Head::linear(), 10).unwrap();

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Lower floors first; a room uses its own floor and those below.
-const FLOORS: [&[&str]; 8] = [
+const FLOORS: [&[&str]; 9] = [
     &["error", "rng", "schedule", "metrics"],
     &["ops"],
     &["nn", "params"],
-    &["arch", "weights", "embedded"],
-    &["backbone", "head", "freeze", "hub"],
+    &["arch", "weights"],
+    &["backbone", "head", "freeze"],
+    &["source"],
     &["data", "loss", "optim"],
     &["plan", "strategy", "forecast", "train", "predict"],
     &["lib", "bench", "fuzzing"],

@@ -82,7 +82,7 @@ fn timm_repositories() {
         let mut config = timm(arch, 3);
         config["label_names"] = json!(["ant", "bee", "cat"]);
         put(&place.repository(&id), &tensors, &config);
-        let predictor = Predictor::pretrained(place.source(&id), &CPU).unwrap();
+        let predictor = Predictor::load(place.source(&id), &CPU).unwrap();
         assert_eq!(predictor.labels(), ["ant", "bee", "cat"]);
         let spec = predictor.backbone().input_spec();
         assert_eq!((spec.size, spec.crop_pct), ((96, 64), 0.9));
@@ -94,7 +94,7 @@ fn timm_repositories() {
         let x = images(2, 3, 64, 1);
         assert_eq!(numbers(&direct.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
         // So does a folder of that shape, without any hub.
-        let folder = Predictor::pretrained(Source::dir(place.repository(&id)), &CPU).unwrap();
+        let folder = Predictor::load(Source::dir(place.repository(&id)), &CPU).unwrap();
         assert_eq!(numbers(&folder.logits(&x).unwrap()), numbers(&predictor.logits(&x).unwrap()));
     }
 }
@@ -130,7 +130,7 @@ fn every_field_but_the_architecture_is_optional() {
         ),
     ] {
         put(&folder, &state(arch, Naming::Timm, 2), &config);
-        let predictor = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap();
+        let predictor = Predictor::load(Source::dir(&folder), &CPU).unwrap();
         let spec = predictor.backbone().input_spec();
         assert_eq!((spec.size, spec.crop_pct), (size, crop), "{config}");
         assert_eq!(predictor.labels(), labels, "{config}");
@@ -150,7 +150,7 @@ fn transformers_repositories() {
         let id = format!("acme/{arch}");
         let folder = place.repository(&id);
         put(&folder, &state(arch, Naming::Transformers, 2), &config);
-        let predictor = Predictor::pretrained(place.source(&id), &CPU).unwrap();
+        let predictor = Predictor::load(place.source(&id), &CPU).unwrap();
         assert_eq!(
             (predictor.backbone().arch().unwrap(), predictor.labels()),
             (arch, &["tench".to_string(), "shark".into()][..])
@@ -294,7 +294,7 @@ fn descriptions_that_cannot_be() {
         (json!({"architecture": "resnet50"}), "resnet50"),
     ] {
         put(&folder, &tensors, &config);
-        let error = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap_err().to_string();
+        let error = Predictor::load(Source::dir(&folder), &CPU).unwrap_err().to_string();
         assert!(error.contains(words), "{config}: {error}");
     }
     // How images are prepared must be said, and in words that are known.
@@ -363,12 +363,12 @@ fn shards_and_pickles() {
     let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
     std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
     std::fs::write(folder.join("config.json"), json!({"architecture": arch.name()}).to_string()).unwrap();
-    let predictor = Predictor::pretrained(place.source("acme/parts"), &CPU).unwrap();
+    let predictor = Predictor::load(place.source("acme/parts"), &CPU).unwrap();
     let whole = Backbone::random(arch, 7, &CPU).unwrap();
     let x = images(2, 3, 32, 1);
     assert_eq!(numbers(&whole.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
     std::fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap();
-    let error = Predictor::pretrained(place.source("acme/parts"), &CPU).unwrap_err().to_string();
+    let error = Predictor::load(place.source("acme/parts"), &CPU).unwrap_err().to_string();
     assert!(error.contains("model-00002-of-00002"), "{error}");
 }
 
@@ -394,7 +394,7 @@ fn there_and_back() {
         assert!(url.contains("/commit/"), "{url}");
         // And once more over what is there.
         fitted.predictor.push_to_hub(&to.create()).unwrap();
-        let back = Predictor::pretrained(place.source(id), &CPU).unwrap();
+        let back = Predictor::load(place.source(id), &CPU).unwrap();
         assert_eq!(back.labels(), fitted.predictor.labels());
         assert_eq!(back.backbone().input_spec(), fitted.predictor.backbone().input_spec());
         let all =
@@ -452,7 +452,7 @@ fn the_config_of_other_channels_names_no_kernel_to_adapt() {
         for channels in [1, 2, 3, 4, 5, 13] {
             let source = Source::file(&file).arch(arch).channels(channels);
             let folder = dir.path().join(format!("{arch}-{channels}"));
-            Predictor::pretrained(source, &CPU).unwrap().save_folder(&folder).unwrap();
+            Predictor::load(source, &CPU).unwrap().save_folder(&folder).unwrap();
             let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
             let cfg = &config["pretrained_cfg"];
             // timm 0.9.2, 0.9.16, 1.0.3, 1.0.11 and 1.0.15 drop the trained kernel of 2, 4 or more channels if it is
@@ -500,7 +500,7 @@ fn a_folder_without_hub() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("new/folder");
     fitted.predictor.save_folder(&folder).unwrap();
-    let back = Predictor::pretrained(Source::dir(&folder), &CPU).unwrap();
+    let back = Predictor::load(Source::dir(&folder), &CPU).unwrap();
     assert_eq!(file_of(&back), saved(&fitted));
     let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(card.contains("Source::dir(") && card.contains("timm has no such network"), "{card}");
@@ -510,7 +510,7 @@ fn a_folder_without_hub() {
     assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"\xe0 moi");
     // The options of a source hold for a saved predictor too.
     let spec = InputSpec::new(48);
-    let other = Predictor::pretrained(Source::dir(&folder).input_spec(spec.clone()), &CPU).unwrap();
+    let other = Predictor::load(Source::dir(&folder).input_spec(spec.clone()), &CPU).unwrap();
     assert_eq!(other.backbone().input_spec(), &spec);
     let taken = dir.path().join("taken");
     std::fs::write(&taken, "").unwrap();

@@ -182,7 +182,7 @@ fn counters_are_kept_and_not_needed() {
     let counters: Vec<String> = t.keys().filter(|name| name.ends_with("num_batches_tracked")).cloned().collect();
     assert_eq!(counters.len(), 19);
     let (dir, path) = file(&t);
-    let predictor = Predictor::pretrained(Source::file(&path).arch(Arch::CIFAR_RESNET20), &CPU).unwrap();
+    let predictor = Predictor::load(Source::file(&path).arch(Arch::CIFAR_RESNET20), &CPU).unwrap();
     let saved = dir.path().join("saved.safetensors");
     predictor.save(&saved).unwrap();
     let saved = read(&saved);
@@ -509,8 +509,7 @@ fn a_classifier_of_another_kind_does_not_stop_the_backbone() {
             assert_same(&loaded, &backbone);
             assert_eq!(loaded.num_classes(), None, "{i}");
             let note = loaded.notes().iter().find(|note| note.starts_with("classifier not used: ")).unwrap().clone();
-            let text =
-                Predictor::pretrained(Source::file(&path).arch(Arch::CIFAR_RESNET20), &CPU).unwrap_err().to_string();
+            let text = Predictor::load(Source::file(&path).arch(Arch::CIFAR_RESNET20), &CPU).unwrap_err().to_string();
             let data = crate::support::tensors(4, 32, 2, 1);
             let plan =
                 crate::support::plan(vec![candle_finetune::Phase::new(1, candle_finetune::Optimizer::sgd(0.1))], 4);

@@ -162,7 +162,7 @@ fn files_that_do_not_fit_together_are_typed_errors() {
     let plain = dir.path().join("plain.safetensors");
     write(&plain, &read(&good));
     let error = Predictor::from_file(&plain, &CPU).unwrap_err();
-    assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("no saved predictor"), "{error}");
+    assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("not a saved predictor"), "{error}");
     assert!(matches!(Predictor::from_file(dir.path().join("none"), &CPU), Err(Error::Io { .. })));
 }
 
@@ -206,20 +206,20 @@ fn the_original_classifier_is_kept() {
     write(&plain, &read(&path));
     let source =
         Source::file(&plain).arch(Arch::CIFAR_RESNET20).input_spec(fitted.predictor.backbone().input_spec().clone());
-    let predictor = Predictor::pretrained(source, &CPU).unwrap();
+    let predictor = Predictor::load(source, &CPU).unwrap();
     assert_eq!(predictor.labels(), ["0", "1", "2"]);
     let (a, b) = (said(&predictor, &renamed(&data, predictor.labels())), said(&fitted.predictor, &data));
     assert_eq!((a.1, a.2), (b.1, b.2));
     // With it, the labels are there as well, and whatever head there is.
-    assert_eq!(Predictor::pretrained(Source::file(&path), &CPU).unwrap().labels(), fitted.predictor.labels());
+    assert_eq!(Predictor::load(Source::file(&path), &CPU).unwrap().labels(), fitted.predictor.labels());
     let (mlp, data_too) = tuned(Head::mlp(8));
     mlp.predictor.save(&path).unwrap();
-    let back = Predictor::pretrained(Source::file(&path), &CPU).unwrap();
+    let back = Predictor::load(Source::file(&path), &CPU).unwrap();
     let (a, b) = (said(&back, &data_too), said(&mlp.predictor, &data_too));
     assert_eq!((a.1, a.2), (b.1, b.2));
     // For another architecture it is a file of weights, which do not fit.
     let source = Source::file(&path).arch(Arch::CIFAR_RESNET32);
-    assert!(matches!(Predictor::pretrained(source, &CPU), Err(Error::WeightsMismatch { .. })));
+    assert!(matches!(Predictor::load(source, &CPU), Err(Error::WeightsMismatch { .. })));
 
     // And it can be trained on from there: the classifier as it is.
     let mut p = plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8);

@@ -76,7 +76,7 @@ impl Parity {
         let mut errors = Errors::new(precision);
         let dtype = if precision == Precision::F64 { DType::F64 } else { DType::F32 };
         let source = Source::file(self.weights.path()).arch(self.arch).dtype(dtype).channels(figures.channels);
-        let predictor = Predictor::pretrained(source, &Device::Cpu)?;
+        let predictor = Predictor::load(source, &Device::Cpu)?;
         errors.logits("eval_logits", &predictor.logits(&self.images)?, &figures.eval_logits)?;
         let backbone = predictor.backbone();
         self.one_pass(backbone, &mut errors)?;

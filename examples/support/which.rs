@@ -53,6 +53,6 @@ impl Which {
             source.or_else(|| self.hub.as_ref().map(|id| Source::hub(id).on_download(crate::run::downloads())));
         let source = source.map(|source| self.arch.into_iter().fold(source, Source::arch));
         let source = source.map(|source| self.prefix.iter().fold(source, Source::prefix));
-        Ok(source.map(|source| Predictor::pretrained(source, device)).transpose()?)
+        Ok(source.map(|source| Predictor::load(source, device)).transpose()?)
     }
 }

@@ -152,7 +152,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     if id.is_some() {
         line(format_args!("let predictor = Predictor::from_hub(\"{name}\", &Device::Cpu)?;"));
     } else {
-        line(format_args!("let predictor = Predictor::pretrained(Source::dir(\"{name}\"), &Device::Cpu)?;"));
+        line(format_args!("let predictor = Predictor::load(Source::dir(\"{name}\"), &Device::Cpu)?;"));
     }
     line(format_args!("let prediction = predictor.predict(&Image::open(\"image.jpg\")?)?;\n```\n"));
     if timm {

@@ -1,20 +1,21 @@
 //! The file of a predictor.
 
 use super::Predictor;
-use crate::backbone::{Backbone, DESCRIPTION_VERSION, Inner, Saved, Source, check_numbers};
+use crate::backbone::Inner;
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
-use crate::weights::{METADATA_KEY, Weights, write as write_weights};
+use crate::source::{DESCRIPTION_VERSION, Opened, Saved, Source, check_finite};
+use crate::weights::write as write_weights;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let Inner { profile, tensors, .. } = &*predictor.backbone.inner;
     let description = Saved {
         version: DESCRIPTION_VERSION,
         arch: profile.blueprint.name().to_string(),
+        custom: !profile.blueprint.is_built_in(),
         naming: profile.naming,
         input: profile.spec.clone(),
         labels: predictor.labels().to_vec(),
@@ -43,40 +44,28 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     write_weights(path, &tensors, Some(&text))
 }
 
-pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
-    let weights = Arc::new(Weights::read(path)?);
-    let Some(description) = description(&weights)? else {
-        let problem = "this is no saved predictor (it has no description of one); load weights with \
-                       `Predictor::pretrained` or `Backbone::from_file` (`--weights` and `--arch`)";
-        return Err(Error::weights(path, problem));
-    };
-    let dtype = weights.tensors.values().find(|t| t.dtype() == DType::F64).map_or(DType::F32, Tensor::dtype);
-    let source = Source::weights(weights.clone()).arch(description.arch.parse()?).dtype(dtype);
-    assemble(&weights, description, source, device)
+pub(super) fn read(path: &Path, blueprint: Option<&Blueprint>, device: &Device) -> Result<Predictor> {
+    let mut opened = Source::saved_predictor(path, blueprint).open()?;
+    let saved = opened.saved.take().ok_or_else(|| Saved::missing(path))?;
+    assemble(&opened, saved, device)
 }
 
-/// What a file says of the predictor that it holds, if it holds one.
-pub(super) fn description(weights: &Weights) -> Result<Option<Saved>> {
-    weights.metadata.get(METADATA_KEY).map(|text| Saved::parse(text, &weights.path)).transpose()
-}
-
-/// The predictor in a file; `source` has the file, and the options for its backbone.
-pub(super) fn assemble(weights: &Weights, saved: Saved, source: Source, device: &Device) -> Result<Predictor> {
-    let (path, dtype) = (&weights.path, source.number_type());
-    let arch: crate::Arch = saved.arch.parse()?;
-    let blueprint = Blueprint::try_from(arch)?;
+/// The predictor in a file; `saved` is its description.
+pub(super) fn assemble(opened: &Opened, saved: Saved, device: &Device) -> Result<Predictor> {
+    let (path, blueprint, dtype) = (&opened.weights.path, opened.blueprint()?, opened.dtype);
     let names = saved.head.names(&blueprint, saved.labels.len());
     let mut head = Vec::with_capacity(names.len());
     for name in names {
-        let tensor = weights
+        let tensor = opened
+            .weights
             .tensors
             .get(&name)
             .ok_or_else(|| Error::weights(path, format!("the head's tensor {name} is missing")))?;
-        check_numbers(path, &name, tensor, dtype, false)?;
+        check_finite(path, &name, tensor, dtype, false)?;
         head.push((name, tensor.to_dtype(dtype)?.to_device(device)?));
     }
-    check_head(&head, arch.feature_dim(), saved.labels.len(), path)?;
-    let backbone = Backbone::load(source.with_head(), device)?;
+    check_head(&head, blueprint.feature_dim(), saved.labels.len(), path)?;
+    let backbone = opened.backbone_beside_head(device)?;
     Predictor::assemble(backbone, saved.head, head, saved.labels, saved.story)
 }
 

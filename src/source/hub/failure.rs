@@ -1,16 +1,16 @@
-//! What can go wrong, in words that say what to do.
+//! Failures of the hub and of the connection as errors that say what to do.
 
-use super::Repository;
-use super::fetch::Fetcher;
+use super::client::Client;
+use super::repository::Repository;
 use crate::error::{BoxError, Error, HubError};
 use hf_hub::HFError;
 use reqwest::StatusCode;
 use std::time::Duration;
 
-/// Why something failed.
+/// Why an attempt failed.
 pub(super) enum Failure {
-    /// It may go better the next time, after a pause that the hub asks for.
-    Again(Error, Option<Duration>),
+    /// A retry may succeed, after the pause that the hub asks for.
+    Retry(Error, Option<Duration>),
     Final(Error),
 }
 
@@ -20,26 +20,26 @@ impl From<Error> for Failure {
     }
 }
 
-impl Fetcher {
-    /// What the client says, in our words.
+impl Client {
+    /// The error for a failure of hf-hub.
     pub fn error(&self, error: HFError) -> Error {
         match self.failure(error) {
-            Failure::Again(error, _) | Failure::Final(error) => error,
+            Failure::Retry(error, _) | Failure::Final(error) => error,
         }
     }
 
-    pub(super) fn stalled(&self, name: &str) -> Failure {
-        let problem = format!("nothing of {name} came for {:?}", self.settings.stall);
-        Failure::Again(self.repository.error(HubError::Busy, problem), None)
+    pub fn stalled(&self, name: &str) -> Failure {
+        let problem = format!("no data of {name} arrived for {:?}", self.settings.stall);
+        Failure::Retry(self.repository.error(HubError::Busy, problem), None)
     }
 
-    pub(super) fn broken_off(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
+    pub fn interrupted(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
         let failed = match cause {
             Some(HFError::Xet { .. }) => "the hub's store of large files failed",
-            _ => "the connection broke off",
+            _ => "the connection was lost",
         };
-        let problem = format!("{failed} at {done} of {total} bytes of {name}; the next try goes on there");
-        Failure::Again(
+        let problem = format!("{failed} at {done} of {total} bytes of {name}; the next attempt resumes there");
+        Failure::Retry(
             match cause {
                 Some(cause) => self.repository.error_from(HubError::Busy, problem, chain(&cause)),
                 None => self.repository.error(HubError::Busy, problem),
@@ -48,19 +48,14 @@ impl Fetcher {
         )
     }
 
-    pub(super) fn unreachable(&self, cause: impl Into<BoxError>) -> Failure {
+    pub fn unreachable(&self, cause: impl Into<BoxError>) -> Failure {
         let problem = format!("the hub at {} cannot be reached", self.settings.endpoint);
-        Failure::Again(self.repository.error_from(HubError::Offline, problem, chain(&*cause.into())), None)
+        Failure::Retry(self.repository.error_from(HubError::Offline, problem, chain(&*cause.into())), None)
     }
 
-    /// An answer that is none.
-    pub(super) fn refusal(
-        &self,
-        status: StatusCode,
-        code: Option<&str>,
-        message: &str,
-        after: Option<Duration>,
-    ) -> Failure {
+    /// The failure for an answer without a file, from its status, the hub's error code and message, and the pause that
+    /// the hub asks for.
+    pub fn refusal(&self, status: StatusCode, code: Option<&str>, message: &str, after: Option<Duration>) -> Failure {
         let Repository { revision, .. } = &self.repository;
         let (id, endpoint) = (self.repository.id(), &self.settings.endpoint);
         let said = if message.is_empty() { String::new() } else { format!(" (the hub says: {message})") };
@@ -76,25 +71,25 @@ impl Fetcher {
             }
             (401 | 403, Some("GatedRepo")) => {
                 let ask = format!("ask for access at {endpoint}/{id}, then {token}");
-                (HubError::Denied, format!("access to it must be granted: {ask}{said}"))
+                (HubError::Denied, format!("access is restricted: {ask}{said}"))
             }
-            (401, _) => (HubError::Denied, format!("the hub wants to know who asks: {token}{said}")),
+            (401, _) => (HubError::Denied, format!("authentication required: {token}{said}")),
             (403, _) => {
                 let ask = format!("ask for access at {endpoint}/{id} and {token}");
-                (HubError::Denied, format!("the hub forbids it (403): {ask}{said}"))
+                (HubError::Denied, format!("access is forbidden (403): {ask}{said}"))
             }
             (408 | 429 | 500..=599, _) => {
-                let wait = after.map_or_else(String::new, |after| format!(", asking for a pause of {after:?}"));
-                let problem = format!("the hub went on answering {status}{wait}; try again later{said}");
-                return Failure::Again(self.repository.error(HubError::Busy, problem), after);
+                let wait = after.map_or_else(String::new, |after| format!(" and asks for a pause of {after:?}"));
+                let problem = format!("the hub keeps answering {status}{wait}; try again later{said}");
+                return Failure::Retry(self.repository.error(HubError::Busy, problem), after);
             }
             _ => (HubError::Refused, format!("the hub answers {status}{said}")),
         };
         Failure::Final(self.repository.error(kind, problem))
     }
 
-    /// What the client says, in our words.
-    pub(super) fn failure(&self, error: HFError) -> Failure {
+    /// The failure that hf-hub reports.
+    pub fn failure(&self, error: HFError) -> Failure {
         let (context, after) = match error {
             HFError::RateLimited { retry_after, context } => (context, retry_after),
             HFError::Http { context }
@@ -106,11 +101,11 @@ impl Fetcher {
             | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
             HFError::Request { source, .. } => return self.unreachable(source.without_url()),
             error @ HFError::Xet { .. } => {
-                let problem = "the hub's store of large files gave an error";
-                return Failure::Again(self.repository.error_from(HubError::Busy, problem, chain(&error)), None);
+                let problem = "the hub's store of large files failed";
+                return Failure::Retry(self.repository.error_from(HubError::Busy, problem, chain(&error)), None);
             }
             error => {
-                let problem = "the hub cannot be understood";
+                let problem = "the answer of the hub cannot be understood";
                 return Failure::Final(self.repository.error_from(HubError::Refused, problem, chain(&error)));
             }
         };
@@ -120,7 +115,7 @@ impl Fetcher {
     }
 }
 
-/// An error with all that lies behind it, which the client leaves out of its own text.
+/// An error with its chain of causes, which hf-hub leaves out of its own text.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -134,7 +129,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     unsigned(&text)
 }
 
-/// A text without the queries of its addresses: a signed one lets whoever reads it in.
+/// A text without the query parts of its URLs, since a signed URL grants access to whoever reads it.
 fn unsigned(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     for (i, part) in text.split('?').enumerate() {
@@ -151,7 +146,7 @@ mod tests {
     use super::unsigned;
 
     #[test]
-    fn signatures_are_cut_off() {
+    fn signatures_are_removed() {
         let text = "failed? (https://cdn.example/a/b?X-Sig=1&k=2) and https://x.example/?q, why?";
         assert_eq!(unsigned(text), "failed? (https://cdn.example/a/b) and https://x.example/ why?");
         assert_eq!(unsigned("nothing"), "nothing");

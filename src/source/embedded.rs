@@ -1,18 +1,18 @@
-//! The weights that the crate carries.
+//! The network in the crate, and the labels of ImageNet-1k.
 
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// A ResNet-20 for 32 x 32 pixels with its classifier, as `examples/pretrain.rs` saved it.
-static BYTES: &[u8] = include_bytes!("../assets/cifar_resnet20.safetensors");
+/// A ResNet-20 for 32 x 32 pixels with its classifier, saved by `examples/pretrain.rs`.
+static BYTES: &[u8] = include_bytes!("../../assets/cifar_resnet20.safetensors");
 
 /// The embedded network's tensors and description.
-pub(crate) fn weights() -> Result<Weights> {
+pub(super) fn weights() -> Result<Weights> {
     Weights::from_bytes("the embedded cifar_resnet20.safetensors", BYTES)
 }
 
-/// ImageNet-1k's classes in the order of their numbers, one per line.
-static IMAGENET: &str = include_str!("../assets/imagenet1k_labels.txt");
+/// ImageNet-1k's classes in the order of their indices, one per line.
+static IMAGENET: &str = include_str!("../../assets/imagenet1k_labels.txt");
 
 /// The labels of ImageNet-1k's 1000 classes.
 pub(crate) fn imagenet_labels() -> Vec<String> {
@@ -31,6 +31,6 @@ mod tests {
         let mut sorted = labels.clone();
         sorted.sort();
         sorted.dedup();
-        assert_eq!(sorted.len(), 1000, "every label is of one class");
+        assert_eq!(sorted.len(), 1000, "every label names one class");
     }
 }

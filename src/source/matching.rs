@@ -1,7 +1,8 @@
-//! From the names in a file to the architecture's own.
+//! Finding an architecture's tensors in a file.
 
-use super::names::{Names, Place, outer_wrapper, unwrapped};
-use super::sound;
+use super::finite::check_finite;
+use super::names::{NameMap, Names, outer_wrapper, unwrapped};
+use super::wanted::Wanted;
 use crate::arch::{Arch, Naming};
 use crate::error::{Error, Mismatch, Result, shown, shown_list};
 use crate::params::{Declared, Kind};
@@ -9,7 +10,7 @@ use crate::weights::Weights;
 use candle_core::{DType, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A file's tensors under the architecture's names.
+/// A file's tensors under the architecture's canonical names.
 pub(super) struct Matched {
     pub naming: Naming,
     pub channels: usize,
@@ -18,40 +19,39 @@ pub(super) struct Matched {
     pub classifier: Option<(Tensor, Tensor)>,
     /// Names and shapes of a classifier that is not one linear layer over the features.
     pub unused: Vec<String>,
-    /// What was removed, chosen and left aside on the way.
+    /// What was chosen, removed and skipped in the file.
     pub notes: Vec<String>,
 }
 
-/// What classifiers are called: a tensor of this name, or below it, is no part of a backbone.
+/// Common names of classifiers. A tensor of such a name, or below it, does not belong to the backbone.
 const HEADS: [&str; 5] = ["classifier", "fc", "head", "last_linear", "linear"];
 
-/// Finds every tensor of `arch` in the file, under the names of whichever library fits best and behind whichever prefix
-/// they have, and makes sure that it holds numbers. `prefix`: the one that the user says; `dtype`: what the numbers will
-/// become.
-pub(super) fn matched(arch: Arch, weights: &Weights, prefix: Option<&str>, dtype: DType) -> Result<Matched> {
+/// Finds every tensor of `arch` in the file, under the naming that fits best and under any prefix, and checks that its
+/// elements are finite. `prefix`: the one that the user sets; `dtype`: the network's element type.
+pub(super) fn matched(arch: &Wanted, weights: &Weights, prefix: Option<&str>, dtype: DType) -> Result<Matched> {
     let names = Names::of(weights, prefix)?;
-    let place = names.place(arch, &arch.declared(3)?, weights)?;
-    let mut found = Comparison::of(arch, &names, &place)?;
+    let map = names.map(arch, &arch.declared(arch.usual_channels())?, weights)?;
+    let mut found = Comparison::of(arch, &names, &map)?;
     if !found.fits() {
-        return Err(found.mismatch(arch, &names, &place, weights));
+        return Err(found.mismatch(arch, &names, &map, weights));
     }
     for d in &found.declared {
-        if let (Some((file, _)), Some(tensor)) = (names.get(&place.name(arch, &d.name)), found.tensors.get(&d.name)) {
-            sound::check(&weights.path, file, tensor, dtype, d.facts.kind == Kind::RunningVariance)?;
+        if let (Some((file, _)), Some(tensor)) = (names.get(&map.name(arch, &d.name)), found.tensors.get(&d.name)) {
+            check_finite(&weights.path, file, tensor, dtype, d.facts.kind == Kind::RunningVariance)?;
         }
     }
     if let Some((weight, bias)) = &found.classifier {
         for (suffix, tensor) in [("weight", weight), ("bias", bias)] {
-            let name = place.name(arch, &format!("{}.{suffix}", arch.classifier()));
-            sound::check(&weights.path, names.get(&name).map_or(&name, |(file, _)| file), tensor, dtype, false)?;
+            let name = map.name(arch, &format!("{}.{suffix}", arch.classifier()));
+            check_finite(&weights.path, names.get(&name).map_or(&name, |(file, _)| file), tensor, dtype, false)?;
         }
     }
     let mut notes = weights.notes.clone();
-    let removed = names.removed(&place.prefix);
+    let removed = names.removed(&map.prefix);
     if !removed.is_empty() {
         notes.push(format!("removed from the names: {}", shown_list(removed.iter().map(String::as_str))));
     }
-    let mut beside = names.beside(&place.prefix);
+    let mut beside = names.beside(&map.prefix);
     beside.extend(found.beside.iter().map(String::as_str));
     if !beside.is_empty() {
         notes.push(format!("not part of the network: {}", first_of(&beside)));
@@ -61,7 +61,7 @@ pub(super) fn matched(arch: Arch, weights: &Weights, prefix: Option<&str>, dtype
         notes.push(format!("skipped, not tensors: {}", first_of(&others)));
     }
     Ok(Matched {
-        naming: place.naming,
+        naming: map.naming,
         channels: found.channels,
         tensors: std::mem::take(&mut found.tensors),
         counters: found.counters,
@@ -79,7 +79,7 @@ pub(super) fn first_of(names: &[impl AsRef<str>]) -> String {
     first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
-/// An architecture held against a file.
+/// An architecture compared with a file.
 struct Comparison {
     declared: Vec<Declared>,
     channels: usize,
@@ -94,28 +94,29 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn of(arch: Arch, names: &Names<'_>, place: &Place) -> Result<Self> {
-        let of_three = arch.declared(3)?;
-        // The tensor that meets the images' channels tells their number, if it has its shape otherwise.
-        let channels = of_three.iter().find_map(|d| {
+    fn of(arch: &Wanted, names: &Names<'_>, map: &NameMap) -> Result<Self> {
+        let usual = arch.usual_channels();
+        let as_usual = arch.declared(usual)?;
+        // The tensor that meets the images' channels shows their number, if the rest of its shape fits.
+        let channels = as_usual.iter().find_map(|d| {
             let at = d.facts.image_channels?;
-            let dims = names.get(&place.name(arch, &d.name))?.1.dims();
+            let dims = names.get(&map.name(arch, &d.name))?.1.dims();
             let same = |(i, (a, b)): (usize, (&usize, &usize))| i == at || a == b;
             let fits = dims.len() == d.shape.len() && dims.iter().zip(&d.shape).enumerate().all(same) && dims[at] > 0;
             fits.then(|| dims[at])
         });
-        let channels = channels.unwrap_or(3);
-        let declared = if channels == 3 { of_three } else { arch.declared(channels)? };
-        let mut left = names.under(&place.prefix);
+        let channels = channels.unwrap_or(usual);
+        let declared = if channels == usual { as_usual } else { arch.declared(channels)? };
+        let mut left = names.under(&map.prefix);
         let (mut tensors, mut missing, mut shapes) = (BTreeMap::new(), vec![], vec![]);
         for d in &declared {
-            let name = place.name(arch, &d.name);
+            let name = map.name(arch, &d.name);
             let Some((file, tensor)) = names.get(&name) else {
                 missing.push(name);
                 continue;
             };
-            left.remove(&name[place.prefix.len()..]);
-            match shaped(tensor, d, place.naming)? {
+            left.remove(&name[map.prefix.len()..]);
+            match shaped(tensor, d, map.naming)? {
                 Some(tensor) => drop(tensors.insert(d.name.clone(), tensor)),
                 None if tensor.dims() == d.shape => {
                     shapes.push(format!("{file} holds {:?}, and weights are floating point", tensor.dtype()));
@@ -127,22 +128,22 @@ impl Comparison {
         for d in &declared {
             let Some(norm) = d.name.strip_suffix(".running_mean") else { continue };
             let canonical = format!("{norm}.num_batches_tracked");
-            let name = place.name(arch, &canonical);
+            let name = map.name(arch, &canonical);
             if let Some((_, tensor)) = names.get(&name) {
                 counters.insert(canonical, tensor.clone());
-                left.remove(&name[place.prefix.len()..]);
+                left.remove(&name[map.prefix.len()..]);
             }
         }
-        let classifier = classifier(arch, names, place, &mut left)?;
+        let classifier = classifier(arch, names, map, &mut left)?;
         let (unused, unknown): (Vec<&str>, Vec<&str>) =
             left.into_iter().partition(|name| is_of_head(name) || arch.may_ignore(name));
-        let in_file = |name: &&str| names.get(&format!("{}{name}", place.prefix));
-        // Where all of the network is wrapped, what is not lies beside it: the counter of torch's AveragedModel.
-        let wrapper = |d: &Declared| names.get(&place.name(arch, &d.name)).and_then(|(file, _)| outer_wrapper(file));
+        let in_file = |name: &&str| names.get(&format!("{}{name}", map.prefix));
+        // If the whole network is wrapped, unwrapped tensors do not belong to it: torch's AveragedModel has a counter.
+        let wrapper = |d: &Declared| names.get(&map.name(arch, &d.name)).and_then(|(file, _)| outer_wrapper(file));
         let whole =
             declared.first().and_then(wrapper).filter(|outer| declared.iter().all(|d| wrapper(d) == Some(outer)));
         let (beside, unknown): (Vec<&str>, Vec<&str>) = unknown.into_iter().partition(|name| {
-            let file = names.get(&format!("{}{name}", place.prefix)).map_or(*name, |(file, _)| file);
+            let file = names.get(&format!("{}{name}", map.prefix)).map_or(*name, |(file, _)| file);
             whole.is_some() && outer_wrapper(file) != whole
         });
         let unused = unused.iter().filter_map(in_file).map(|(file, t)| format!("{file} {:?}", t.dims())).collect();
@@ -155,20 +156,20 @@ impl Comparison {
         self.missing.is_empty() && self.shapes.is_empty() && self.unknown.is_empty()
     }
 
-    /// The error for what does not fit, with what the file looks like instead.
-    fn mismatch(self, arch: Arch, names: &Names<'_>, place: &Place, weights: &Weights) -> Error {
+    /// The error for what does not fit, with an architecture that does.
+    fn mismatch(self, arch: &Wanted, names: &Names<'_>, map: &NameMap, weights: &Weights) -> Error {
         let mut seen = BTreeSet::new();
         let others: BTreeMap<_, _> = weights.others.iter().map(|(n, what)| (unwrapped(n, &mut seen), what)).collect();
         if let Some((name, what)) = self.missing.iter().find_map(|name| others.get_key_value(name.as_str())) {
             let problem = format!(
-                "tensor {} is {what} in this file, which is not read and of which nothing is run; save \
-                 model.state_dict(), whose values are tensors",
+                "tensor {} is {what} in this file, which is neither read nor run; save model.state_dict(), whose \
+                 values are tensors",
                 shown(name)
             );
             return Error::weights(&weights.path, problem);
         }
-        let looks_like = looks_like(Some(arch), names, weights);
-        let common = names.common_prefix().filter(|_| looks_like.is_none() && place.prefix.is_empty());
+        let looks_like = looks_like(arch.arch(), names, weights);
+        let common = names.common_prefix().filter(|_| looks_like.is_none() && map.prefix.is_empty());
         Error::WeightsMismatch(Box::new(Mismatch {
             path: weights.path.clone(),
             arch: arch.name().to_string(),
@@ -181,21 +182,22 @@ impl Comparison {
     }
 }
 
-/// The error for a file of which nobody says what it is.
+/// The error for a file whose architecture is not known.
 pub(super) fn of_unknown_arch(weights: &Weights) -> Error {
     let guess = Names::of(weights, None).ok().and_then(|names| looks_like(None, &names, weights));
     let guess = guess.map_or(String::new(), |arch| format!("; it looks like {arch}"));
-    let problem = "does not say which architecture it holds; set it (`Source::arch`, `--arch`)";
+    let problem = "does not name its architecture; set it (`Source::arch`, `--arch`)";
     Error::weights(&weights.path, format!("{problem}{guess}"))
 }
 
-/// An architecture that the tensors fit, other than the one that was asked for.
+/// An architecture other than `asked` that the tensors fit.
 fn looks_like(asked: Option<Arch>, names: &Names<'_>, weights: &Weights) -> Option<Arch> {
     let fits = |arch: Arch| -> Result<bool> {
-        let place = names.place(arch, &arch.declared(3)?, weights)?;
-        Ok(Comparison::of(arch, names, &place)?.fits())
+        let arch = &Wanted::Arch(arch);
+        let map = names.map(arch, &arch.declared(arch.usual_channels())?, weights)?;
+        Ok(Comparison::of(arch, names, &map)?.fits())
     };
-    // Whatever goes wrong in a guess, it is no better a guess for it.
+    // An architecture whose comparison fails is not a candidate.
     Arch::all().iter().copied().find(|&arch| Some(arch) != asked && fits(arch).unwrap_or(false))
 }
 
@@ -203,12 +205,13 @@ fn float(tensor: &Tensor) -> bool {
     matches!(tensor.dtype(), DType::F32 | DType::F64)
 }
 
-/// Whether a name is that of a classifier, or of a part of one.
+/// Whether a name belongs to a classifier.
 fn is_of_head(name: &str) -> bool {
     HEADS.contains(&name.split('.').next().unwrap_or_default())
 }
 
-/// The tensor in the wanted shape; torchvision keeps VGG's convolutional layers as flat linear ones.
+/// The tensor in the declared shape, if it fits. torchvision stores VGG's first fully connected layers, which are
+/// convolutions here, as flat linear ones.
 fn shaped(tensor: &Tensor, d: &Declared, naming: Naming) -> Result<Option<Tensor>> {
     if !float(tensor) {
         return Ok(None);
@@ -225,23 +228,23 @@ fn shaped(tensor: &Tensor, d: &Declared, naming: Naming) -> Result<Option<Tensor
 
 /// The original classifier's weight (classes, feature_dim) and bias (classes), if it is one linear layer.
 fn classifier(
-    arch: Arch,
+    arch: &Wanted,
     names: &Names<'_>,
-    place: &Place,
+    map: &NameMap,
     left: &mut BTreeSet<&str>,
 ) -> Result<Option<(Tensor, Tensor)>> {
-    let [weight, bias] = ["weight", "bias"].map(|s| place.name(arch, &format!("{}.{s}", arch.classifier())));
+    let [weight, bias] = ["weight", "bias"].map(|s| map.name(arch, &format!("{}.{s}", arch.classifier())));
     let (Some((_, w)), Some((_, b))) = (names.get(&weight), names.get(&bias)) else { return Ok(None) };
     let dim = arch.feature_dim();
     let linear = match (w.dims(), b.dims()) {
-        // A convolution's worth of pixels, as some files have it.
+        // Some files store it as a convolution of one pixel.
         ([classes, d] | [classes, d, 1, 1], [n]) => *d == dim && classes == n && *n > 0 && float(w) && float(b),
         _ => false,
     };
     if !linear {
         return Ok(None);
     }
-    left.remove(&weight[place.prefix.len()..]);
-    left.remove(&bias[place.prefix.len()..]);
+    left.remove(&weight[map.prefix.len()..]);
+    left.remove(&bias[map.prefix.len()..]);
     Ok(Some((w.flatten_from(1)?, b.clone())))
 }

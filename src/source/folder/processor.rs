@@ -1,20 +1,20 @@
-//! transformers' preprocessor_config.json.
+//! The preprocessing of images in transformers' preprocessor_config.json.
 
 use super::object::Object;
 use crate::error::{Result, shown};
 use crate::input_spec::{CropMode, InputSpec, Interpolation};
 use serde_json::Value;
 
-/// What a processor does where its file does not say, as far as every version of transformers from 4.20 to 5.24 that
-/// has it does the same.
+/// A processor's defaults for fields that its file leaves out, as far as all versions of transformers from 4.20 to 5.24
+/// that have the processor agree.
 #[derive(Default)]
 struct Defaults {
     resample: Option<Interpolation>,
     /// Mean and standard deviation.
     normal: Option<([f32; 3], [f32; 3])>,
-    /// The size, where "size" is absent: that of the shorter side, or of both.
+    /// The default for "size": of the shorter side, or of both.
     size: Option<usize>,
-    /// The side of the crop from the middle.
+    /// The side of the centre crop.
     crop: Option<usize>,
 }
 
@@ -24,7 +24,7 @@ const CLIP: ([f32; 3], [f32; 3]) =
     ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
 
 impl Defaults {
-    /// Those of a class: "ViTImageProcessor", "CLIPFeatureExtractor".
+    /// The defaults of a class such as "ViTImageProcessor" or "CLIPFeatureExtractor".
     fn of(kind: &str) -> Self {
         let kind = kind.strip_suffix("Fast").or(kind.strip_suffix("Pil")).unwrap_or(kind);
         match kind {
@@ -37,15 +37,15 @@ impl Defaults {
             "BitImageProcessor" | "CLIPImageProcessor" | "CLIPFeatureExtractor" => {
                 Self { resample: Some(Interpolation::Bicubic), normal: Some(CLIP), size: Some(224), crop: Some(224) }
             }
-            // It resamples bilinearly before version 5 and bicubically since. What was called ConvNextFeatureExtractor
-            // had ImageNet's mean and another size besides.
+            // No default filter: bilinear before version 5, bicubic since. The older ConvNextFeatureExtractor has
+            // ImageNet's mean and another size.
             "ConvNextImageProcessor" => Self { normal: Some((HALF, HALF)), size: Some(384), ..Self::default() },
             _ => Self::default(),
         }
     }
 }
 
-/// What a preprocessor_config.json does to an image.
+/// The input specification of a preprocessor_config.json.
 pub(super) fn preprocessed(p: &Object) -> Result<InputSpec> {
     for field in ["do_resize", "do_rescale"] {
         if p.flag(field)? == Some(false) {
@@ -56,7 +56,10 @@ pub(super) fn preprocessed(p: &Object) -> Result<InputSpec> {
     let known = Defaults::of(&kind);
     let absent = |field: &str| {
         let kind = if kind.is_empty() { "a processor without a type" } else { &kind };
-        p.wrong(field, &format!("given: {} has no default that all versions of transformers share", shown(kind)))
+        p.wrong(
+            field,
+            &format!("given: {} has no default that is the same in all versions of transformers", shown(kind)),
+        )
     };
     let spec = sized(p, &kind, &known)?;
     let filter = match p.count("resample")? {
@@ -81,7 +84,7 @@ pub(super) fn preprocessed(p: &Object) -> Result<InputSpec> {
     }
 }
 
-/// Size, fit and crop.
+/// Size and crop.
 fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
     let spec = InputSpec::new(224);
     let short = match p.get("size") {
@@ -99,7 +102,7 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         };
         found.ok_or_else(|| p.wrong(field, "a number of pixels, or height and width, or for size a shortest_edge"))
     };
-    // Without being told so, the processors with a crop's size crop.
+    // By default, a processor crops if it has a crop size.
     let crops = p.flag("do_center_crop")?.unwrap_or_else(|| p.has("crop_size") || known.crop.is_some());
     let crop = match known.crop {
         _ if !crops => None,
@@ -107,18 +110,20 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         _ => Some(sides("crop_size")?),
     };
     Ok(match (short, crop) {
-        // A processor without a type is a ConvNext's, which transformers takes for a ResNet.
+        // For a ResNet whose processor has no type, transformers takes ConvNext's.
         (Some(short), None) if kind.contains("ConvNext") || kind.is_empty() || p.has("crop_pct") => {
-            // From 384 pixels on nothing is cropped away.
+            // From 384 pixels on, nothing is cropped.
             let pct = if short < 384 { p.share("crop_pct")?.unwrap_or(224.0 / 256.0) } else { 1.0 };
-            spec.size(short, short).crop_mode(if short < 384 { CropMode::Center } else { CropMode::Squash }).crop_pct(pct)
+            spec.size(short, short)
+                .crop_mode(if short < 384 { CropMode::Center } else { CropMode::Squash })
+                .crop_pct(pct)
         }
         (Some(short), Some((h, w))) if h.max(w) <= short => spec.size(h, w).crop_pct(h.min(w) as f64 / short as f64),
         (_, Some(_)) => {
             let remedy = "no larger than a size that is a shortest_edge";
             return Err(p.wrong("crop_size", remedy));
         }
-        // A bare number is both sides.
+        // A plain number gives both sides.
         (Some(short), None) if !matches!(p.get("size"), Some(Value::Object(_))) => {
             spec.size(short, short).crop_mode(CropMode::Squash).crop_pct(1.0)
         }

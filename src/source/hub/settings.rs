@@ -1,11 +1,11 @@
-//! Where the hub is, who asks, and where its files are kept: from the user's words first, then the environment.
+//! The hub's address, token, cache folder and timeouts: from the user's options, else from the environment.
 
-use super::Remote;
+use super::remote::Remote;
 use crate::error::{Error, Result};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a fetch goes by.
+/// The resolved settings.
 #[derive(Clone)]
 pub(super) struct Settings {
     /// Without a slash at its end.
@@ -13,15 +13,15 @@ pub(super) struct Settings {
     pub cache: PathBuf,
     pub token: Option<String>,
     pub offline: bool,
-    /// How often something is tried that may go better the next time.
+    /// Attempts in all for what may succeed on a retry.
     pub attempts: u32,
-    /// How long to wait before the second attempt; before each later one twice as long.
+    /// The wait before the second attempt; it doubles before each later one.
     pub pause: Duration,
-    /// The longest pause that a hub may ask for.
+    /// The longest pause that is granted to the hub.
     pub longest_pause: Duration,
-    /// How long a question may take.
+    /// The timeout of a question.
     pub patience: Duration,
-    /// How long a download may bring nothing.
+    /// The timeout of a download that receives no data.
     pub stall: Duration,
 }
 
@@ -55,19 +55,19 @@ impl Settings {
             .or_else(|| env("HF_HUB_CACHE").or_else(|| env("HUGGINGFACE_HUB_CACHE")).map(path))
             .or_else(|| home.as_ref().map(|home| home.join("hub")));
         let Some(cache) = cache else {
-            let problem = "has no place: set HF_HOME or Source::cache_dir (there is no HOME either)";
+            let problem = "has no folder: set HF_HOME or Source::cache_dir (HOME is not set either)";
             return Err(Error::invalid("the hub's cache", problem));
         };
-        let yes = |name: &str| env(name).is_some_and(|v| ["1", "true", "yes", "on"].contains(&&*v.to_lowercase()));
+        let is_set = |name: &str| env(name).is_some_and(|v| ["1", "true", "yes", "on"].contains(&&*v.to_lowercase()));
         let stored = || {
             let file = env("HF_TOKEN_PATH").map(path).or_else(|| Some(home.as_ref()?.join("token")))?;
             std::fs::read_to_string(file).ok()
         };
-        let implicit = || if yes("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { env("HF_TOKEN").or_else(stored) };
+        let implicit = || if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { env("HF_TOKEN").or_else(stored) };
         let token = remote.token.clone().or_else(implicit).map(|token| token.trim().to_string());
         let token = token.filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
-            let problem = "holds letters that no token has; was something else pasted in its place?";
+            let problem = "holds characters that no token has; check that it was pasted correctly";
             return Err(Error::invalid("the hub's token", problem));
         }
         let seconds = |name: &str, default: u64| -> Result<Duration> {
@@ -81,7 +81,7 @@ impl Settings {
             cache,
             token,
             offline: remote.offline
-                || yes(if env("HF_HUB_OFFLINE").is_some() { "HF_HUB_OFFLINE" } else { "TRANSFORMERS_OFFLINE" }),
+                || is_set(if env("HF_HUB_OFFLINE").is_some() { "HF_HUB_OFFLINE" } else { "TRANSFORMERS_OFFLINE" }),
             attempts: 5,
             pause: Duration::from_millis(300),
             longest_pause: Duration::from_secs(60),
@@ -91,20 +91,20 @@ impl Settings {
     }
 }
 
-/// Puts values for the `$NAME` and `${NAME}` in a path, as Python does; what has no value stays.
+/// Expands `$NAME` and `${NAME}` in a path, as Python does. Variables without a value stay as they are.
 fn expanded(text: &str, env: impl Fn(&str) -> Option<String>) -> String {
     let mut parts = text.split('$');
-    let mut whole = parts.next().unwrap_or_default().to_string();
+    let mut expanded = parts.next().unwrap_or_default().to_string();
     for part in parts {
         let braced = part.strip_prefix('{').and_then(|part| part.split_once('}'));
         let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(part.len());
         let (name, rest) = braced.unwrap_or_else(|| part.split_at(end));
         match env(name) {
-            Some(value) => whole.extend([value.as_str(), rest]),
-            None => whole.extend(["$", part]),
+            Some(value) => expanded.extend([value.as_str(), rest]),
+            None => expanded.extend(["$", part]),
         }
     }
-    whole
+    expanded
 }
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_has_the_place_that_python_gives_it() {
+    fn the_cache_is_where_python_puts_it() {
         let cache = |env: &[(&str, &str)]| resolve(&remote(), env).unwrap().cache;
         let home = ("HOME", "/home/u");
         assert_eq!(cache(&[home]), PathBuf::from("/home/u/.cache/huggingface/hub"));

@@ -15,12 +15,12 @@ fn forbidden_after_a_good_head() {
 }
 
 #[test]
-fn gated_and_private_say_how_to_get_in() {
+fn errors_for_gated_and_private_repositories_say_how_to_get_access() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Gated, "config", 1);
     scene.refused(HubError::Denied, &["ask for access at", "/acme/net", "HF_TOKEN"]);
     scene.hub().fault(Fault::Unauthorized, "config", 1);
-    scene.refused(HubError::Denied, &["who asks", "HF_TOKEN"]);
+    scene.refused(HubError::Denied, &["authentication required", "HF_TOKEN"]);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_wrong_checksum_is_fetched_again_once() {
 }
 
 #[test]
-fn a_download_that_breaks_off_goes_on_where_it_was() {
+fn an_interrupted_download_resumes() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Cut, WEIGHTS, 2);
     scene.fetch().unwrap();
@@ -48,17 +48,17 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let gets: Vec<&String> = asked.iter().filter(|line| line.starts_with("GET") && line.contains(WEIGHTS)).collect();
     assert_eq!(gets.len(), 3, "{gets:?}");
     assert!(gets[1].contains(&format!("bytes={}-{}", size / 2, size - 1)), "{gets:?}");
-    // Over several runs too.
+    // Also in a later run.
     let scene = Scene::new();
     scene.hub().fault(Fault::Cut, WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["broke off", WEIGHTS]);
+    scene.refused(HubError::Busy, &["connection was lost", WEIGHTS]);
     scene.hub().behave();
     scene.hub().asked();
     let told = Arc::new(Mutex::new(vec![]));
     let tell = Arc::clone(&told);
     let mut remote = Remote::new("acme/net".into());
     remote.listener = Some(Arc::new(move |d: &HubDownload| tell.lock().unwrap().push(d.clone())));
-    remote.fetch_with(scene.settings.clone(), None, true).unwrap();
+    scene.fetch_remote(&remote).unwrap();
     let told = told.lock().unwrap();
     let (first, last) = (told.first().unwrap(), told.last().unwrap());
     assert!(first.done > size / 2 && first.total == size && last.done == size, "{first:?} {last:?}");
@@ -69,12 +69,12 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_server_without_ranges_sends_it_all_again() {
+fn a_server_without_ranges_sends_the_whole_file_again() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Cut, WEIGHTS, 1);
     scene.hub().fault(Fault::NoRanges, WEIGHTS, 99);
     scene.fetch().unwrap();
-    // What is there of an earlier run is not what it should be.
+    // An earlier run has left wrong bytes.
     let scene = Scene::new();
     let sum = checksum::digest(&scene.served(WEIGHTS), Sha256::new()).unwrap();
     fs::create_dir_all(scene.cache().join("blobs")).unwrap();
@@ -97,7 +97,7 @@ fn busy_hubs_are_asked_again() {
     scene.hub().fault(Fault::Status(429, Some(1)), WEIGHTS, 1);
     scene.fetch().unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(2));
-    // It never gets better, or asks for too much.
+    // A hub that stays busy, or asks for too long a pause.
     let scene = Scene::new();
     scene.hub().fault(Fault::Status(503, None), WEIGHTS, 99);
     scene.refused(HubError::Busy, &["503", "try again later"]);
@@ -109,7 +109,7 @@ fn busy_hubs_are_asked_again() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn missing_repositories_and_files_are_named() {
     let scene = Scene::new();
     let error = scene.fetch_id("acme/nothere").unwrap_err();
     scene.is(&error, HubError::NotFound, &["acme/nothere", "main"]);
@@ -118,20 +118,20 @@ fn what_is_not_there_is_named() {
     fs::remove_file(scene.served(WEIGHTS)).unwrap();
     let error = scene.fetch_id("acme/net").unwrap_err();
     assert!(error.to_string().contains("no weights") && error.to_string().contains("pytorch_model.bin"), "{error}");
-    // What is not there is remembered for the commit.
+    // Missing files are remembered for the commit.
     scene.hub().asked();
     scene.fetch_id("acme/net").unwrap_err();
     assert_eq!(scene.hub().asked().len(), 1);
 }
 
 #[test]
-fn sizes_that_are_not_kept() {
+fn sizes_other_than_announced() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Short, WEIGHTS, 99);
     scene.refused(HubError::Damaged, &["more than", WEIGHTS]);
     scene.hub().behave();
     scene.hub().fault(Fault::Long, WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["broke off"]);
+    scene.refused(HubError::Busy, &["connection was lost"]);
     scene.hub().behave();
     let scene = Scene::new();
     scene.hub().fault(Fault::Huge, "config", 1);
@@ -177,7 +177,7 @@ fn a_hub_that_falls_silent() {
     scene.fetch().unwrap();
     let scene = Scene::new();
     scene.hub().fault(Fault::Stall(1500), WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["nothing of", WEIGHTS]);
+    scene.refused(HubError::Busy, &["no data of", WEIGHTS]);
     // Slow is not silent.
     let scene = Scene::new();
     scene.hub().fault(Fault::Slow, WEIGHTS, 99);

@@ -1,4 +1,4 @@
-//! A folder as the hub has it: weights, and files beside them that say what they are.
+//! A folder in the hub's format: weights, beside files of timm or transformers that describe them.
 
 mod object;
 mod processor;
@@ -7,38 +7,37 @@ use crate::arch::Arch;
 use crate::error::{Error, Result, shown};
 use crate::input_spec::{CropMode, InputSpec, Interpolation};
 use crate::weights::shard_names;
-use object::Object;
+use object::{Object, PREPROCESSOR};
 use processor::preprocessed;
 use std::path::{Path, PathBuf};
 
-/// What the files of such a folder say.
-#[derive(Debug, Clone)]
+/// The weights in such a folder, and what the other files say of them.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     /// The file of weights, or the index of its shards.
     pub weights: PathBuf,
     pub arch: Option<Arch>,
     pub spec: Option<InputSpec>,
     pub labels: Option<Vec<String>>,
-    /// The repository of the hub that it came from.
+    /// The repository of the hub that the folder came from.
     pub repository: Option<String>,
-    /// What is not said there and was assumed.
+    /// What the files leave out and was assumed.
     pub notes: Vec<String>,
 }
 
-/// Gives the path of a file of the folder, if it is there; from the hub it is fetched first.
-pub(crate) type Get<'a> = &'a mut dyn FnMut(&str) -> Result<Option<PathBuf>>;
+/// Returns the path of a file of the folder, if the folder has it. On the hub, it is downloaded first.
+pub(super) type Get<'a> = &'a mut dyn FnMut(&str) -> Result<Option<PathBuf>>;
 
 const CONFIG: &str = "config.json";
-const PREPROCESSOR: &str = "preprocessor_config.json";
-/// Files of weights, the best first.
-pub(crate) const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+/// Files of weights, in order of preference.
+const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
 
 impl Snapshot {
-    /// Reads a folder on this machine. `arch`: what the user says it is; `spec`: whether how images are prepared is asked
-    /// for, since the user does not say it.
+    /// Reads a local folder. `arch`: the architecture that the user sets; `spec`: whether to read the preprocessing of
+    /// images, which the user has not set.
     pub fn open(folder: &Path, arch: Option<Arch>, spec: bool) -> Result<Self> {
         if !folder.is_dir() {
-            let problem = "is no folder; name the one that holds config.json and model.safetensors";
+            let problem = "is not a folder; name the one that holds config.json and model.safetensors";
             return Err(Error::weights(folder, problem));
         }
         Self::gather(folder, arch, spec, &mut |name| {
@@ -47,10 +46,9 @@ impl Snapshot {
         })
     }
 
-    /// Reads what `get` gives; `place` is what messages call the whole.
-    pub fn gather(place: &Path, arch: Option<Arch>, spec: bool, get: Get<'_>) -> Result<Self> {
-        let mut found =
-            Self { weights: PathBuf::new(), arch, spec: None, labels: None, repository: None, notes: vec![] };
+    /// Reads the files that `get` returns. Messages call the folder `label`.
+    pub(super) fn gather(label: &Path, arch: Option<Arch>, spec: bool, get: Get<'_>) -> Result<Self> {
+        let mut found = Self { arch, ..Self::default() };
         if let Some(path) = get(CONFIG)? {
             let config = Object::read(&path)?;
             if config.has("architecture") {
@@ -76,7 +74,7 @@ impl Snapshot {
                     if get(&shard)?.is_none() {
                         return Err(Error::weights(
                             path,
-                            format!("names the shard {}, which is not there", shown(&shard)),
+                            format!("names the shard {}, which is missing", shown(&shard)),
                         ));
                     }
                 }
@@ -84,14 +82,14 @@ impl Snapshot {
             found.weights = path;
             return Ok(found);
         }
-        Err(Error::weights(place, format!("holds no weights: there is none of {}", WEIGHTS.join(", "))))
+        Err(Error::weights(label, format!("holds no weights; it has none of {}", WEIGHTS.join(", "))))
     }
 
-    /// timm's config.json. What older versions wrote has the fields of `pretrained_cfg` at the top.
+    /// Reads timm's config.json. Older versions write the fields of `pretrained_cfg` at the top level.
     fn timm(&mut self, config: &Object, spec: bool) -> Result<()> {
         if self.arch.is_none() {
             let name = config.text("architecture")?.unwrap_or_default();
-            // The tag of the weights may stand behind the name.
+            // A tag of the weights may follow the name.
             self.arch = Some(name.split('.').next().unwrap_or_default().parse()?);
         }
         let input = config.object("pretrained_cfg")?;
@@ -99,14 +97,14 @@ impl Snapshot {
         let arguments = config.object("model_args")?;
         for object in arguments.iter().chain([config]) {
             if object.text("global_pool")?.is_some_and(|pool| pool != "avg" && !pool.is_empty()) {
-                return Err(object.wrong("global_pool", "avg: features are averages here"));
+                return Err(object.wrong("global_pool", "avg, since this crate averages features"));
             }
         }
-        // Whatever else changes the network would change its numbers without a word.
+        // Any other argument could change the network's results silently.
         if let Some(field) = arguments.iter().flat_map(|a| a.map.keys()).find(|&key| !is_harmless(key)) {
             return Err(Error::weights(
                 &config.path,
-                format!("model_args.{} changes the network in a way unknown here", shown(field)),
+                format!("model_args.{} changes the network in a way that this crate does not know", shown(field)),
             ));
         }
         if spec {
@@ -122,14 +120,13 @@ impl Snapshot {
         Ok(())
     }
 
-    /// How timm's `pretrained_cfg` says images are prepared.
+    /// The preprocessing of images in timm's `pretrained_cfg`.
     fn timm_input(&self, input: &Object, arguments: Option<&Object>) -> Result<InputSpec> {
         let mut spec = self.arch.map_or_else(|| InputSpec::new(224), |arch| arch.input_spec());
         let mut channels = arguments.map_or(Ok(None), |arguments| arguments.size("in_chans"))?;
         if let Some(size) = input.sizes("input_size", 3)? {
             spec = spec.size(size[1], size[2]);
-            // timm's older exports keep the size of the images that the weights were first trained on; the arguments are
-            // what the network was made with.
+            // timm's older exports keep the input size of the original weights. The arguments describe this network.
             channels = channels.or(Some(size[0]));
         }
         if let Some(filter) = input.text("interpolation")? {
@@ -157,7 +154,7 @@ impl Snapshot {
         }
         spec = input.normalized(spec, "mean", "std")?;
         match channels {
-            // timm leaves the three means of colour images when it makes a network for others.
+            // For other channels, timm keeps the three means of colour images.
             Some(channels) if channels != spec.channels => spec.for_channels(channels).map_err(|_| match arguments {
                 Some(arguments) if arguments.has("in_chans") => arguments.wrong("in_chans", "fewer"),
                 _ => input.wrong("input_size", "of fewer channels"),
@@ -166,7 +163,7 @@ impl Snapshot {
         }
     }
 
-    /// transformers' config.json and preprocessor_config.json.
+    /// Reads transformers' config.json and preprocessor_config.json.
     fn transformers(&mut self, config: &Object, preprocessor: Option<&Object>) -> Result<()> {
         if self.arch.is_none() {
             self.arch = Some(transformers_arch(config)?);
@@ -183,7 +180,7 @@ impl Snapshot {
 fn transformers_arch(config: &Object) -> Result<Arch> {
     let kind = config.text("model_type")?.unwrap_or_default();
     if kind != "resnet" {
-        // The parser of names knows what is like it.
+        // Parsing suggests similar names.
         return match kind.parse::<Arch>() {
             Err(Error::UnknownArch { name, nearest, families }) => {
                 Err(Error::UnknownArch { name: format!("{name} (transformers' model_type)"), nearest, families })
@@ -193,7 +190,7 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
     }
     for (field, wanted) in [("downsample_in_first_stage", false), ("downsample_in_bottleneck", false)] {
         if config.flag(field)?.unwrap_or(wanted) != wanted {
-            return Err(config.wrong(field, "false: no architecture here has its strides there"));
+            return Err(config.wrong(field, "false, since no architecture of this crate has its strides there"));
         }
     }
     if config.text("hidden_act")?.is_some_and(|act| act != "relu") {
@@ -202,7 +199,7 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
     if config.count("embedding_size")?.is_some_and(|size| size != 64) {
         return Err(config.wrong("embedding_size", "64"));
     }
-    // The library leaves out what is its default.
+    // transformers leaves out default values.
     let bottleneck = config.text("layer_type")?.is_none_or(|layer| layer == "bottleneck");
     let depths = config.sizes("depths", 4)?.unwrap_or_else(|| vec![3, 4, 6, 3]);
     let widths = config.sizes("hidden_sizes", 4)?.unwrap_or_else(|| vec![256, 512, 1024, 2048]);
@@ -214,7 +211,7 @@ fn transformers_arch(config: &Object) -> Result<Arch> {
     })
 }
 
-/// Arguments of timm's that say again what stands elsewhere, or matter in training alone.
+/// Arguments of timm that repeat other fields, or only affect training.
 fn is_harmless(argument: &str) -> bool {
     matches!(argument, "num_classes" | "in_chans" | "global_pool" | "img_size" | "drop_rate" | "drop_path_rate")
 }

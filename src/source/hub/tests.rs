@@ -1,17 +1,19 @@
-//! Against a hub on this machine, with every fault that it knows.
+//! Against a local hub, with every fault that it can simulate.
 
-#[path = "../../examples/support/local_hub.rs"]
+#[path = "../../../examples/support/local_hub.rs"]
 mod local_hub;
 
 mod faults;
 
 use super::*;
+use crate::arch::Arch;
 use crate::backbone::Backbone;
-use crate::backbone::Source;
+use crate::error::{Error, HubError};
+use crate::source::{Snapshot, Source, gathered};
 use candle_core::Device;
 use local_hub::{Fault, LocalHub};
 use std::fs;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A repository with small weights, its hub, and a cache.
@@ -51,10 +53,14 @@ impl Scene {
     }
 
     fn fetch_id(&self, id: &str) -> Result<Snapshot> {
-        Remote::new(id.into()).fetch_with(self.settings.clone(), None, true)
+        self.fetch_remote(&Remote::new(id.into()))
     }
 
-    /// Fetches, and holds what came against what the hub has.
+    fn fetch_remote(&self, remote: &Remote) -> Result<Snapshot> {
+        remote.with_settings(self.settings.clone(), |files| gathered(files, None, true))
+    }
+
+    /// Fetches, and compares the result with the hub's files.
     fn fetch(&self) -> Result<Snapshot> {
         let found = self.fetch_id("acme/net")?;
         assert_eq!(fs::read(&found.weights).unwrap(), fs::read(self.served(WEIGHTS)).unwrap());
@@ -70,13 +76,13 @@ impl Scene {
         self.settings.cache.join("models--acme--net")
     }
 
-    /// What the cache has of a file, through its link.
+    /// A file in the cache, through its link.
     fn cached(&self, name: &str) -> PathBuf {
         let commit = fs::read_to_string(self.cache().join("refs/main")).unwrap();
         self.cache().join("snapshots").join(commit).join(name)
     }
 
-    /// No file of the cache may be other bytes than its name says, and none may lie outside.
+    /// Checks that every blob in the cache has the checksum in its name, and that no file lies outside the cache.
     fn is_clean(&self) {
         for blob in fs::read_dir(self.cache().join("blobs")).into_iter().flatten().flatten() {
             let (path, name) = (blob.path(), blob.file_name().into_string().unwrap());
@@ -121,7 +127,7 @@ fn a_first_start_fetches_and_a_second_asks_once() {
     }
     #[cfg(unix)]
     assert!(fs::read_link(scene.cached(WEIGHTS)).unwrap().starts_with("../../blobs"));
-    // A commit's digits need no question.
+    // A commit needs no question.
     let commit = fs::read_to_string(scene.cache().join("refs/main")).unwrap();
     scene.fetch_id(&format!("acme/net@{commit}")).unwrap();
     assert_eq!(scene.hub().asked(), [""; 0]);
@@ -136,7 +142,7 @@ fn a_revision_that_moves_is_followed() {
     crate::weights::write(&scene.served(WEIGHTS), backbone.tensors(), None).unwrap();
     let second = scene.fetch().unwrap();
     assert_ne!(first.weights, second.weights);
-    assert!(first.weights.exists(), "what another run may use stays");
+    assert!(first.weights.exists(), "files that another run may use stay");
 }
 
 #[test]
@@ -145,7 +151,7 @@ fn a_hub_that_is_gone() {
     let found = scene.fetch().unwrap();
     drop(scene.hub.take());
     assert_eq!(scene.fetch().unwrap().weights, found.weights);
-    // Damaged, and nowhere to fetch it from; it is left for whoever may know better.
+    // Damaged, with no hub to download it from: the file is left in place.
     let blob = fs::canonicalize(scene.cached(WEIGHTS)).unwrap();
     let bytes = fs::read(&blob).unwrap();
     fs::write(&blob, &bytes[..1000]).unwrap();
@@ -167,11 +173,11 @@ fn offline_uses_the_cache_alone() {
     scene.hub().asked();
     scene.fetch().unwrap();
     assert_eq!(scene.hub().asked(), [""; 0]);
-    // Half of it is not enough: neither the weights nor what describes them.
+    // Both files are needed: the weights and the config.
     for name in [WEIGHTS, "config.json"] {
         let blob = fs::canonicalize(scene.cached(name)).unwrap();
         fs::rename(scene.cached(name), scene.cached("aside")).unwrap();
-        scene.refused(HubError::Offline, &["not wholly"]);
+        scene.refused(HubError::Offline, &["not completely"]);
         fs::rename(scene.cached("aside"), scene.cached(name)).unwrap();
         assert_eq!(fs::canonicalize(scene.cached(name)).unwrap(), blob);
     }
@@ -203,18 +209,18 @@ fn a_checksum_is_computed_once() {
     scene.fetch().unwrap();
     let blob = fs::canonicalize(scene.cached(WEIGHTS)).unwrap();
     let (bytes, changed) = (fs::read(&blob).unwrap(), fs::metadata(&blob).unwrap().modified().unwrap());
-    // Other bytes of the same size and time would only be found by computing it again.
+    // Other bytes of the same size and time would only be noticed by recomputing the checksum.
     let mut other = bytes.clone();
     other[5000] ^= 1;
     fs::write(&blob, &other).unwrap();
     fs::File::options().write(true).open(&blob).unwrap().set_modified(changed).unwrap();
     scene.fetch_id("acme/net").unwrap();
     assert_eq!(fs::read(&blob).unwrap(), other);
-    // Once the time is another, they are found.
+    // With another time, they are noticed.
     fs::File::options().write(true).open(&blob).unwrap().set_modified(changed + Duration::from_secs(1)).unwrap();
     scene.fetch().unwrap();
     assert_eq!(fs::read(&blob).unwrap(), bytes);
-    // And good bytes of another time are good, without a download.
+    // Good bytes with another time are verified without a download.
     fs::File::options().write(true).open(&blob).unwrap().set_modified(changed).unwrap();
     scene.hub().asked();
     scene.fetch().unwrap();
@@ -225,13 +231,13 @@ fn a_checksum_is_computed_once() {
 fn what_others_put_into_the_cache_is_used_and_verified() {
     let scene = Scene::new();
     scene.fetch().unwrap();
-    // As Python leaves it: without our notes.
+    // As Python leaves it: without our records.
     fs::remove_dir_all(scene.cache().join(".verified")).unwrap();
     scene.hub().asked();
     scene.fetch().unwrap();
     let asked = scene.hub().asked();
     assert!(asked.iter().all(|line| line.starts_with("HEAD")), "{asked:?}");
-    // Poisoned, as some clients leave it.
+    // An error's text in place of the file, as some clients leave it.
     fs::remove_dir_all(scene.cache().join(".verified")).unwrap();
     fs::write(fs::canonicalize(scene.cached("config.json")).unwrap(), "{\"error\":\"forbidden\"}").unwrap();
     scene.fetch().unwrap();
@@ -239,14 +245,14 @@ fn what_others_put_into_the_cache_is_used_and_verified() {
 
 #[test]
 fn without_network_what_python_left_is_enough() {
-    // It asks for one file of weights, and knows nothing of an index.
+    // Python requests one file of weights, and no index.
     let mut scene = Scene::new();
     fs::rename(scene.served(WEIGHTS), scene.served("pytorch_model.bin")).unwrap();
     let weights = scene.fetch_id("acme/net").unwrap().weights;
     fs::remove_dir_all(scene.cache().join(".no_exist")).unwrap();
     scene.settings.offline = true;
     assert_eq!(scene.fetch_id("acme/net").unwrap().weights, weights);
-    // Where there are no links it leaves files, whose checksum only the hub knows.
+    // Without links, Python leaves files whose checksum only the hub knows.
     fs::remove_dir_all(scene.cache().join(".verified")).unwrap();
     let blob = fs::canonicalize(&weights).unwrap();
     fs::remove_file(&weights).unwrap();
@@ -263,12 +269,15 @@ fn without_network_what_python_left_is_enough() {
 }
 
 #[test]
-fn who_has_no_token_sends_none() {
-    // hf-hub looks for one in the environment, which all tests share: a process of its own.
+fn without_a_token_none_is_sent() {
+    // hf-hub looks for one in the environment, which all tests share, so this runs in a separate process.
     const CHILD: &str = "CANDLE_FINETUNE_TEST_HAS_A_TOKEN";
     if std::env::var_os(CHILD).is_none() {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "hub::tests::who_has_no_token_sends_none"]).env(CHILD, "1").env("HF_TOKEN", "hf_env");
+        child
+            .args(["--exact", "source::hub::tests::without_a_token_none_is_sent"])
+            .env(CHILD, "1")
+            .env("HF_TOKEN", "hf_env");
         let out = child.output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout);
         assert!(out.status.success() && text.contains("1 passed"), "{text}");
@@ -295,7 +304,7 @@ fn two_at_once_both_get_it() {
     });
     let asked = scene.hub().asked();
     let gets = asked.iter().filter(|line| line.starts_with("GET") && line.contains(WEIGHTS)).count();
-    assert_eq!(gets, 1, "one downloads, the others wait");
+    assert_eq!(gets, 1, "one thread downloads, the others wait");
     scene.is_clean();
 }
 

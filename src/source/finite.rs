@@ -1,19 +1,19 @@
-//! Whether weights are numbers that a network can compute with.
+//! Checks that weights are finite.
 
 use crate::error::{Error, Result, shown};
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use std::path::Path;
 
-/// Refuses a tensor that holds NaN, infinities, or numbers that are infinite in the type that the network will have.
-/// `variance`: it is a running variance, of which a negative one has no root.
-pub(crate) fn check(path: &Path, name: &str, tensor: &Tensor, dtype: DType, variance: bool) -> Result<()> {
+/// Refuses a tensor with elements that are NaN or infinite, or would be infinite in the network's element type.
+/// `variance`: whether it is a running variance, which must not be negative.
+pub(crate) fn check_finite(path: &Path, name: &str, tensor: &Tensor, dtype: DType, variance: bool) -> Result<()> {
     let tensor = tensor.contiguous()?;
-    let (storage, naming) = tensor.storage_and_layout();
-    let found = match (&*storage, naming.contiguous_offsets()) {
+    let (storage, layout) = tensor.storage_and_layout();
+    let found = match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) => {
             let all = &all[start..end];
             let least = if variance { 0.0 } else { f32::MIN };
-            // NaN is in no range. Counting all is faster than stopping at the first.
+            // NaN is in no range. Counting all elements is faster than stopping at the first.
             let wrong = all.iter().filter(|v| !(least..=f32::MAX).contains(v)).count();
             if wrong == 0 { None } else { Some(faults(all.iter().map(|&v| f64::from(v)), f64::MAX, variance)) }
         }
@@ -29,13 +29,13 @@ pub(crate) fn check(path: &Path, name: &str, tensor: &Tensor, dtype: DType, vari
     let Some(found) = found else { return Ok(()) };
     let problem = format!(
         "tensor {}: {found}. The training that wrote it diverged, or the file is damaged: take an earlier checkpoint, or \
-         fetch the file again",
+         download the file again",
         shown(name)
     );
     Err(Error::weights(path, problem))
 }
 
-/// How many elements are what they must not be.
+/// The numbers of elements with each fault.
 fn faults(all: impl Iterator<Item = f64>, most: f64, variance: bool) -> String {
     let (mut total, mut nan, mut infinite, mut large, mut negative) = (0usize, 0usize, 0usize, 0usize, 0usize);
     for v in all {

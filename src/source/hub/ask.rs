@@ -1,9 +1,10 @@
-//! Questions about files, and what the answers may be.
+//! Questions about files, and the retries that both questions and downloads use.
 
+use super::answer::{About, Answer};
+use super::checksum::matches;
+use super::client::Client;
 use super::failure::Failure;
-use super::fetch::Fetcher;
-use super::transfer::matches;
-use super::{Repository, is_commit, is_plain};
+use super::repository::{Repository, is_commit, is_file_name};
 use crate::error::{HubError, Result};
 use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
@@ -11,27 +12,11 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// What the hub says of a file.
-#[derive(Debug, Clone)]
-pub(super) struct About {
-    pub etag: String,
-    pub commit: String,
-    pub size: u64,
-    /// Whether it comes from the store of large files.
-    pub stored: bool,
-}
-
-pub(super) enum Answer {
-    File(About),
-    /// There is no such file in this commit.
-    Absent(Option<String>),
-}
-
-/// How long a question may take where the cache can answer it.
+/// How long a question may take if the cache could serve instead.
 const HURRY: Duration = Duration::from_secs(10);
 
-impl Fetcher {
-    /// Whether the hub has this very file, as far as it tells.
+impl Client {
+    /// Whether the hub's file has the size, and the checksum if the hub gives one, of the file at `path`.
     pub async fn has(&self, revision: &str, name: &str, path: &Path) -> Result<bool> {
         match self.ask(revision, name, false).await? {
             Answer::File(about) => matches(path, &about),
@@ -39,8 +24,8 @@ impl Fetcher {
         }
     }
 
-    /// Asks about a file, several times if need be; `hurried`, twice at most and not for long.
-    pub(super) async fn ask(&self, revision: &str, name: &str, hurried: bool) -> Result<Answer> {
+    /// Asks about a file, with retries; if `hurried`, at most twice and with a short timeout.
+    pub async fn ask(&self, revision: &str, name: &str, hurried: bool) -> Result<Answer> {
         let mut tries = if hurried { self.settings.attempts.saturating_sub(2) } else { 0 };
         let patience = if hurried { self.settings.patience.min(HURRY) } else { self.settings.patience };
         loop {
@@ -51,10 +36,10 @@ impl Fetcher {
         }
     }
 
-    /// Waits before the next attempt, or gives up.
-    pub(super) async fn pause(&self, failure: Failure, tries: &mut u32) -> Result<()> {
+    /// Waits before the next attempt, or gives up and returns the error.
+    pub async fn pause(&self, failure: Failure, tries: &mut u32) -> Result<()> {
         let (error, after) = match failure {
-            Failure::Again(error, after) => (error, after),
+            Failure::Retry(error, after) => (error, after),
             Failure::Final(error) => return Err(error),
         };
         *tries += 1;
@@ -62,7 +47,7 @@ impl Fetcher {
         if *tries >= self.settings.attempts || pause > self.settings.longest_pause {
             return Err(error);
         }
-        tracing::debug!(%error, ?pause, tries, "trying again");
+        tracing::debug!(%error, ?pause, tries, "retrying");
         tokio::time::sleep(pause).await;
         Ok(())
     }
@@ -70,16 +55,16 @@ impl Fetcher {
     async fn ask_once(&self, revision: &str, name: &str, patience: Duration) -> Result<Answer, Failure> {
         let refused = |problem: String| self.repository.error(HubError::Refused, problem);
         let mut url = Url::parse(&self.settings.endpoint)
-            .map_err(|error| refused(format!("{} is no address: {error}", self.settings.endpoint)))?;
+            .map_err(|error| refused(format!("{} is not an address: {error}", self.settings.endpoint)))?;
         let Repository { owner, name: repository, .. } = &self.repository;
         url.path_segments_mut()
-            .map_err(|()| refused(format!("{} is no address", self.settings.endpoint)))?
+            .map_err(|()| refused(format!("{} is not an address", self.settings.endpoint)))?
             .pop_if_empty()
             .extend([owner, repository, "resolve", revision, name]);
-        // Repositories that were renamed answer with the new name.
+        // A renamed repository redirects to its new name.
         for _ in 0..10 {
-            // A length is that of the file only if it is not compressed on the way.
-            let request = self.asker.head(url.clone()).header(ACCEPT_ENCODING, "identity");
+            // The content length is the file's only without compression.
+            let request = self.http.head(url.clone()).header(ACCEPT_ENCODING, "identity");
             let request = self.settings.token.iter().fold(request, reqwest::RequestBuilder::bearer_auth);
             let answer = match timeout(patience, request.send()).await {
                 Ok(Ok(answer)) => answer,
@@ -95,8 +80,8 @@ impl Fetcher {
                 && Url::parse(&place).is_err()
                 && !place.starts_with("//")
             {
-                let next = url.join(&place).map_err(|error| refused(format!("{place} is no address: {error}")))?;
-                // The token is for this host alone, whatever a relative address may be read as.
+                let next = url.join(&place).map_err(|error| refused(format!("{place} is not an address: {error}")))?;
+                // The token is for this host only, and a relative address may be read as another one.
                 if next.origin() != url.origin() {
                     return Err(refused(format!("the hub redirects to another host: {place:?}")).into());
                 }
@@ -115,30 +100,30 @@ impl Fetcher {
                 (status, code) => Err(self.refusal(status, code, &message, pause_in(headers))),
             };
         }
-        Err(refused("the hub redirects without end".into()).into())
+        Err(refused("the hub keeps redirecting".into()).into())
     }
 
-    /// What the headers say of a file; none of it may lead out of the cache.
+    /// The facts about a file from the headers. None of them may become a path outside the cache.
     fn described(&self, name: &str, headers: &HeaderMap) -> Result<About> {
         let refused = |problem: String| self.repository.error(HubError::Refused, problem);
         let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
-        let etag = etag.ok_or_else(|| refused(format!("the hub gives {name} no etag; is that a hub?")))?;
+        let etag = etag.ok_or_else(|| refused(format!("the hub sends no etag for {name}; is this address a hub?")))?;
         let etag = etag.strip_prefix("W/").unwrap_or(&etag).trim_matches('"').to_string();
-        if !is_plain(&etag) {
-            return Err(refused(format!("the hub's etag {etag:?} of {name} cannot name a file")));
+        if !is_file_name(&etag) {
+            return Err(refused(format!("the hub's etag {etag:?} of {name} is not a valid file name")));
         }
         let commit = self.commit_in(headers)?;
-        let commit = commit.ok_or_else(|| refused(format!("the hub does not say of which commit {name} is")))?;
+        let commit = commit.ok_or_else(|| refused(format!("the hub does not name the commit of {name}")))?;
         let size = text(headers, "x-linked-size").or_else(|| text(headers, "content-length"));
         let size = size.and_then(|size| size.parse().ok());
-        let size = size.ok_or_else(|| refused(format!("the hub does not say how long {name} is")))?;
+        let size = size.ok_or_else(|| refused(format!("the hub does not give the size of {name}")))?;
         Ok(About { etag, commit, size, stored: headers.contains_key("x-xet-hash") })
     }
 
     fn commit_in(&self, headers: &HeaderMap) -> Result<Option<String>> {
         match text(headers, "x-repo-commit") {
             Some(commit) if !is_commit(&commit) => {
-                let problem = format!("the hub's commit {commit:?} has not 40 hexadecimal digits");
+                let problem = format!("the hub's commit {commit:?} is not 40 hexadecimal digits");
                 Err(self.repository.error(HubError::Refused, problem))
             }
             commit => Ok(commit),

@@ -1,6 +1,5 @@
-//! A JSON file that a stranger may have written, field by field.
+//! An untrusted JSON file, read field by field.
 
-use super::PREPROCESSOR;
 use crate::error::{Error, Result, shown};
 use crate::input_spec::InputSpec;
 use serde_json::{Map, Value};
@@ -8,23 +7,24 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// More bytes than this are no description; the longest real ones list 21 000 classes in under two million. As JSON in
-/// memory they can take thirty times as much.
+pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
+/// The greatest length in bytes. The longest real files list 21 000 classes in under two million bytes. Parsed JSON can
+/// take thirty times as much memory.
 const MAX_CONFIG: u64 = 4_000_000;
-/// Images are not larger than this many pixels on a side.
+/// The greatest side of an image in pixels.
 const MAX_SIZE: usize = 16_384;
 
-/// A JSON object of a file, read with suspicion.
+/// A JSON object from an untrusted file.
 pub(super) struct Object {
     pub path: PathBuf,
-    /// Where in the file it lies: "" or "pretrained_cfg.".
+    /// The object's path in the file: "" or "pretrained_cfg.".
     prefix: String,
     pub map: Map<String, Value>,
 }
 
 impl Object {
     pub fn read(path: &Path) -> Result<Self> {
-        // A link to a device has no length and no end.
+        // A device, or a link to one, may never end.
         if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
             return Err(Error::weights(path, "is not a regular file"));
         }
@@ -38,11 +38,11 @@ impl Object {
             ));
         }
         let map = serde_json::from_slice(&text)
-            .map_err(|error| Error::weights_from(path, "is no JSON object that describes a network", error))?;
+            .map_err(|error| Error::weights_from(path, "is not a JSON object that describes a network", error))?;
         Ok(Self { path: path.to_path_buf(), prefix: String::new(), map })
     }
 
-    /// A field, unless it is absent or null.
+    /// The field, unless it is absent or null.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.map.get(field).filter(|value| !value.is_null())
     }
@@ -51,6 +51,7 @@ impl Object {
         self.get(field).is_some()
     }
 
+    /// The error for a field with a wrong value.
     pub fn wrong(&self, field: &str, wanted: &str) -> Error {
         let mut value = self.map.get(field).map_or_else(|| "absent".into(), Value::to_string);
         if value.len() > 100 {
@@ -62,12 +63,12 @@ impl Object {
         Error::weights(&self.path, format!("{}{field} is {value} and should be {wanted}{remedy}", self.prefix))
     }
 
-    /// Whether the field says how images are prepared.
+    /// Whether the field is about the preprocessing of images.
     pub fn describes_input(&self, field: &str) -> bool {
         self.path.ends_with(PREPROCESSOR) || (self.prefix == "pretrained_cfg." && !field.contains("label"))
     }
 
-    /// The field as `take` reads it; an error if it is there and cannot be read.
+    /// The field converted by `take`; an error if it is present and `take` rejects it.
     pub fn field<T>(&self, field: &str, wanted: &str, take: impl FnOnce(&Value) -> Option<T>) -> Result<Option<T>> {
         self.get(field).map(|value| take(value).ok_or_else(|| self.wrong(field, wanted))).transpose()
     }
@@ -116,17 +117,17 @@ impl Object {
         })
     }
 
-    /// Texts under the numbers 0, 1, 2 ...
+    /// An object's texts with the keys 0, 1, 2 ...
     pub fn numbered(&self, field: &str) -> Result<Option<Vec<String>>> {
-        self.field(field, "an object of texts under the numbers from 0 on", |value| {
+        self.field(field, "an object of texts with the keys 0, 1, 2 ...", |value| {
             let map = value.as_object()?;
             (0..map.len()).map(|i| map.get(&i.to_string())?.as_str().map(String::from)).collect()
         })
     }
 
-    /// The specification with these fields' means and deviations, if they are there.
+    /// The specification with the means and deviations of these fields, if they are present.
     pub fn normalized(&self, spec: InputSpec, mean: &str, std: &str) -> Result<InputSpec> {
-        let numbers = |field: &str, least: f64| {
+        let list = |field: &str, least: f64| {
             let wanted = if least < 0.0 { "a list of numbers" } else { "a list of numbers above 0" };
             self.field(field, wanted, |value| {
                 let numbers = value.as_array()?.iter().map(|v| v.as_f64().filter(|&v| v > least && v < 1e6));
@@ -134,12 +135,12 @@ impl Object {
                 (!numbers.is_empty()).then_some(numbers)
             })
         };
-        let mean_of = numbers(mean, -1e6)?;
-        let std_of = numbers(std, 0.0)?;
+        let mean_of = list(mean, -1e6)?;
+        let std_of = list(std, 0.0)?;
         match (mean_of, std_of) {
             (Some(mean), Some(std)) if mean.len() == std.len() => Ok(spec.normalize(&mean, &std)),
             (None, None) => Ok(spec),
-            _ => Err(self.wrong(std, &format!("a list like that of {mean}"))),
+            _ => Err(self.wrong(std, &format!("a list as long as {mean}"))),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Checksums by which the hub names the contents of files: SHA-256 for large ones; for small ones git's own of a file
-//! ("blob", its length, a zero, its bytes), which is a SHA-1. Stores that stand in for the hub in companies name files
-//! by the SHA-1 of the bytes alone.
+//! The checksums that the hub uses as etags: SHA-256 for large files; for small ones git's object id, the SHA-1 of
+//! "blob", the length, a zero byte and the bytes. Company mirrors of the hub use the SHA-1 of the bytes alone.
 
+use super::answer::About;
 use crate::error::{Error, Result};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Whether an etag tells what a file's bytes must be. Hubs other than the real one may give etags that do not.
+/// Whether an etag is a checksum of the file. Other hubs than the real one may send etags that are not.
 pub(super) fn is_checksum(etag: &str) -> bool {
     [40, 64].contains(&etag.len()) && etag.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Whether a file's bytes are those that an etag stands for; `None` if the etag cannot tell.
+/// Whether a file's bytes have this etag as their checksum; `None` if the etag is not a checksum.
 pub(super) fn agrees(path: &Path, etag: &str) -> Result<Option<bool>> {
     if !is_checksum(etag) {
         return Ok(None);
@@ -29,7 +29,13 @@ pub(super) fn agrees(path: &Path, etag: &str) -> Result<Option<bool>> {
     Ok(Some(is(digest(path, git)?) || is(digest(path, Sha1::new())?)))
 }
 
-/// The digest of a file's bytes after what is already in it, in hexadecimal digits.
+/// Whether a file is the one that the hub describes: the size, and the checksum if the etag is one.
+pub(super) fn matches(path: &Path, about: &About) -> Result<bool> {
+    let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+    Ok(size == about.size && agrees(path, &about.etag)?.unwrap_or(true))
+}
+
+/// Adds a file's bytes to a digest and returns it in hexadecimal digits.
 pub(super) fn digest(path: &Path, mut digest: impl Digest) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut buffer = vec![0; 1 << 17];
@@ -49,7 +55,7 @@ pub(super) fn digest(path: &Path, mut digest: impl Digest) -> Result<String> {
 mod tests {
     use super::*;
 
-    /// The sums are those that `git hash-object --stdin`, `sha1sum` and `sha256sum` give of `printf 'hello\n'`.
+    /// The expected values come from `git hash-object --stdin`, `sha1sum` and `sha256sum` on `printf 'hello\n'`.
     #[test]
     fn all_kinds_are_computed_as_the_tools_do() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,19 +1,23 @@
-//! From this machine to the hub.
+//! Uploads.
 
-use super::ask::Answer;
-use super::fetch::Fetcher;
+use super::answer::Answer;
+use super::cache::Cache;
+use super::client::Client;
+use super::remote::Remote;
+use super::repository::{Repository, is_commit};
+use super::runtime::with_runtime;
 use super::settings::Settings;
-use super::{Remote, Repository, apart, is_commit};
+use super::transfer::Downloader;
 use crate::error::{Error, HubError, Result};
 use hf_hub::repository::CommitOperation;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Bytes a second that an upload must make.
+/// The slowest upload that is waited for, in bytes per second.
 const SLOWEST: u64 = 20_000;
 
-/// Where to put a predictor on the hub, and how.
+/// Where on the hub a predictor is uploaded to, with the options of the upload.
 ///
 /// ```
 /// use candle_finetune::HubUpload;
@@ -42,7 +46,7 @@ impl HubUpload {
         self
     }
 
-    /// Lets nobody else see it. For one that is created here; one that is there stays as it is.
+    /// Makes a repository that is created here private. An existing one stays as it is.
     pub fn private(mut self) -> Self {
         self.private = true;
         self
@@ -54,13 +58,13 @@ impl HubUpload {
         self
     }
 
-    /// Sets the token; otherwise it is that of the environment, as for [`Source::hub`](crate::Source::hub).
+    /// Sets the token. By default it comes from the environment, as for [`Source::hub`](crate::Source::hub).
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.remote.token = Some(token.into());
         self
     }
 
-    /// Sets the hub's address, for a hub of one's own.
+    /// Sets the hub's address, for a mirror or another hub.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.remote.endpoint = Some(url.into());
         self
@@ -72,86 +76,80 @@ impl HubUpload {
         plain.split('@').next().unwrap_or_default()
     }
 
-    /// Checks before a training what would fail after it: the name, the token, whether the hub can be reached and the
-    /// repository is there. With [`HubUpload::create`] the repository is created now, which also proves that the token may
-    /// write; without, that the token may write shows in the push alone.
+    /// Checks before a training what would fail after it: the repository's name, the token, whether the hub can be
+    /// reached and the repository exists. With [`HubUpload::create`] the repository is created now, which also proves
+    /// that the token may write; without, only the push itself shows whether the token may write.
     ///
     /// # Errors
     /// [`Error::Hub`], as [`Predictor::push_to_hub`](crate::Predictor::push_to_hub).
     pub fn check(&self) -> Result<()> {
         let (settings, repository) = self.resolve()?;
-        let scratch = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-        let settings = Settings { cache: scratch.path().to_path_buf(), ..settings };
         if settings.token.is_none() {
-            let problem = "nothing can be pushed without a token; set HF_TOKEN, or log in with `hf auth login`";
+            let problem = "a push needs a token; set HF_TOKEN, or log in with `hf auth login`";
             return Err(repository.error(HubError::Denied, problem));
         }
-        apart(move |runtime| {
-            let fetcher = Fetcher::new(settings, repository.clone(), None)?;
+        with_runtime(move |runtime| {
+            let client = Client::new(settings, repository)?;
             runtime.block_on(async {
-                self.create_on(&fetcher, &repository).await?;
-                match fetcher.ask(&repository.revision, "README.md", false).await {
-                    // One that was just created has no files, and no branch either.
-                    Err(Error::Hub { kind: HubError::NotFound, .. })
-                        if self.create && repository.revision == "main" =>
-                    {
-                        Ok(())
-                    }
+                self.create_with(&client).await?;
+                let revision = &client.repository.revision;
+                match client.ask(revision, "README.md", false).await {
+                    // A new repository has no files yet, and no branch either.
+                    Err(Error::Hub { kind: HubError::NotFound, .. }) if self.create && revision == "main" => Ok(()),
                     answer => answer.map(drop),
                 }
             })
         })
     }
 
-    /// The hub's settings and the repository, if anything can be pushed there.
+    /// The settings and the repository. An error if nothing can be pushed there.
     fn resolve(&self) -> Result<(Settings, Repository)> {
         let settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
         let repository = Repository::parse(&self.id, None)?;
         if settings.offline {
-            let problem = "HF_HUB_OFFLINE is set, and nothing can be pushed without a network";
+            let problem = "HF_HUB_OFFLINE is set, and a push needs the network";
             return Err(repository.error(HubError::Offline, problem));
         }
         if repository.commit().is_some() {
-            return Err(repository.error(HubError::Refused, "a commit never changes; push to a branch"));
+            return Err(repository.error(HubError::Refused, "a commit cannot be changed; push to a branch"));
         }
         Ok((settings, repository))
     }
 
-    /// Creates the repository if that is wanted; one that is there already is fine.
-    async fn create_on(&self, fetcher: &Fetcher, repository: &Repository) -> Result<()> {
+    /// Creates the repository if [`HubUpload::create`] asks for it and it does not exist.
+    async fn create_with(&self, client: &Client) -> Result<()> {
         if !self.create {
             return Ok(());
         }
-        let (client, id) = (fetcher.client().clone(), repository.id());
-        let made = client.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
-        let made = timeout(fetcher.settings.patience, made.private(self.private).exist_ok(true).send()).await;
-        let slow = |_| repository.error(HubError::Busy, "creating it took too long; try again");
-        made.map_err(slow)?.map_err(|error| fetcher.error(error)).map(drop)
+        let id = client.repository.id();
+        let request = client.hf.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
+        let created = timeout(client.settings.patience, request.private(self.private).exist_ok(true).send()).await;
+        let slow = |_| client.repository.error(HubError::Busy, "creating the repository took too long; try again");
+        created.map_err(slow)?.map_err(|error| client.error(error)).map(drop)
     }
 
-    /// Puts these files of a folder there as one commit, and looks whether they have arrived.
-    /// A model card that is there stays, unless `is_ours` says that it may be replaced.
+    /// Uploads these files of a folder as one commit and checks that they arrived. Returns the commit's address. An
+    /// existing model card is kept unless `is_ours` says that it may be replaced.
     pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&[u8]) -> bool) -> Result<String> {
-        let (mut settings, repository) = self.resolve()?;
-        // What is there now decides, not what is known of it from earlier.
+        let (settings, repository) = self.resolve()?;
+        // The card as it is now decides, not the one in the user's cache.
         let scratch = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-        settings.cache = scratch.path().to_path_buf();
+        let cache = Cache::new(scratch.path(), &repository);
         let address = format!("{}/{}", settings.endpoint, repository.id());
         let (create, message) = (self.create, self.message.clone());
-        apart(move |runtime| {
-            let stall = settings.stall;
-            let mut fetcher = Fetcher::new(settings, repository.clone(), None)?;
-            let slow = |what: &str| repository.error(HubError::Busy, format!("{what} took too long; try again"));
+        with_runtime(move |runtime| {
+            let client = Client::new(settings, repository)?;
+            let repository = &client.repository;
             runtime.block_on(async {
-                let client = fetcher.client().clone();
-                self.create_on(&fetcher, &repository).await?;
-                let card = match fetcher.ask(&repository.revision, "README.md", false).await {
+                self.create_with(&client).await?;
+                let card = match client.ask(&repository.revision, "README.md", false).await {
                     Ok(Answer::File(about)) => {
-                        let path = fetcher.download(&about.commit, "README.md", &about).await?;
+                        let mut downloads = Downloader::new(None);
+                        let path = downloads.download(&client, &cache, &about.commit, "README.md", &about).await?;
                         Some(std::fs::read(&path).map_err(Error::io("read", path))?)
                     }
                     Ok(Answer::Absent(_)) => None,
-                    // It was made a moment ago, and nothing is in it.
+                    // It has just been created and is empty.
                     Err(Error::Hub { kind: HubError::NotFound, .. }) if create => None,
                     Err(error) => return Err(error),
                 };
@@ -163,17 +161,18 @@ impl HubUpload {
                     bytes += std::fs::metadata(&path).map_err(Error::io("read", path))?.len();
                 }
                 let adds = files.iter().map(|name| CommitOperation::add_file(*name, folder.join(name))).collect();
-                let model = client.model(&repository.owner, &repository.name);
+                let model = client.hf.model(&repository.owner, &repository.name);
                 let commit = model.create_commit().operations(adds).commit_message(message);
-                // Nobody can tell here how far it is; so slow a line is taken for a dead one.
-                let longest = stall + Duration::from_secs(bytes / SLOWEST);
+                // An upload's progress is not visible here, so one that is slower than this counts as dead.
+                let longest = client.settings.stall + Duration::from_secs(bytes / SLOWEST);
                 let commit = timeout(longest, commit.revision(&repository.revision).send()).await;
-                let commit = commit.map_err(|_| slow("the upload"))?.map_err(|error| fetcher.error(error))?;
+                let slow = |_| repository.error(HubError::Busy, "the upload took too long; try again");
+                let commit = commit.map_err(slow)?.map_err(|error| client.error(error))?;
                 let pushed = commit.commit_oid.clone().filter(|oid| is_commit(oid));
                 let pushed = pushed.unwrap_or_else(|| repository.revision.clone());
                 for name in files {
-                    if !fetcher.has(&pushed, name, &folder.join(name)).await? {
-                        let problem = format!("{name} was sent, but what the hub has of it now is another file");
+                    if !client.has(&pushed, name, &folder.join(name)).await? {
+                        let problem = format!("{name} was uploaded, but the hub now has another file under this name");
                         return Err(repository.error(HubError::Damaged, problem));
                     }
                 }

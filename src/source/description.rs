@@ -1,0 +1,79 @@
+//! The description that a saved predictor carries inside its file.
+
+use crate::arch::Naming;
+use crate::error::{Error, Result, shown};
+use crate::head::{Head, HeadKind};
+use crate::input_spec::InputSpec;
+use crate::weights::{METADATA_KEY, Weights};
+use std::path::Path;
+
+/// The version of the description inside a saved predictor.
+pub(crate) const DESCRIPTION_VERSION: u32 = 1;
+
+/// What every version of the description has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// The description of a saved predictor.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct Saved {
+    /// [`DESCRIPTION_VERSION`].
+    pub version: u32,
+    /// The name of the architecture, or of the blueprint.
+    pub arch: String,
+    /// Whether it is a user's own blueprint, which no file holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub custom: bool,
+    #[serde(rename = "layout")]
+    pub naming: Naming,
+    pub input: InputSpec,
+    pub labels: Vec<String>,
+    pub head: Head,
+    /// The report of the run that trained it.
+    pub story: Option<serde_json::Value>,
+}
+
+impl Saved {
+    /// The description in a file of weights; `None` for one that is not a saved predictor.
+    pub fn in_file(weights: &Weights) -> Result<Option<Self>> {
+        weights.metadata.get(METADATA_KEY).map(|text| Self::parse(text, &weights.path)).transpose()
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
+        // The version is read first, since a newer description may have other fields.
+        let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
+        if version > DESCRIPTION_VERSION {
+            let problem = format!("it was saved by a newer version of the crate (format {version})");
+            return Err(Error::weights(path, problem));
+        }
+        serde_json::from_str(text).map_err(damaged)
+    }
+
+    /// The error for a file that should be a saved predictor and has no description.
+    pub fn missing(path: &Path) -> Error {
+        let problem = "this is not a saved predictor (it has no description of one); load weights with \
+                       `Predictor::load` or `Backbone::from_file` (`--weights` and `--arch`)";
+        Error::weights(path, problem)
+    }
+
+    /// The error for a file whose network the crate does not have.
+    pub fn without_blueprint(path: &Path, name: &str) -> Error {
+        let problem = format!(
+            "holds the custom network {}, whose layers no file describes; load it with `Predictor::from_file_as` and \
+             its blueprint",
+            shown(name)
+        );
+        Error::weights(path, problem)
+    }
+
+    /// The head's kind, for a message.
+    pub fn head_in_words(&self) -> String {
+        match self.head.kind {
+            HeadKind::Mlp(hidden) => format!("head of two layers with {hidden} hidden units"),
+            HeadKind::Linear | HeadKind::Original => "linear head".into(),
+        }
+    }
+}

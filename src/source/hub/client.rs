@@ -1,0 +1,33 @@
+//! Connections to the hub for one repository. A client never changes; what the cache holds is not its concern.
+
+use super::repository::Repository;
+use super::settings::Settings;
+use crate::error::{BoxError, HubError, Result};
+use hf_hub::HFClient;
+
+/// Asks the hub about one repository, and turns its refusals into errors.
+pub(super) struct Client {
+    pub settings: Settings,
+    pub repository: Repository,
+    /// For questions about files. It follows no redirection, since the first answer holds the facts.
+    pub http: reqwest::Client,
+    /// For downloads and commits.
+    pub hf: HFClient,
+}
+
+impl Client {
+    pub fn new(settings: Settings, repository: Repository) -> Result<Self> {
+        let failed =
+            |cause: BoxError| repository.error_from(HubError::Refused, "the connection cannot be set up", cause);
+        let agent = concat!("candle-finetune/", env!("CARGO_PKG_VERSION"));
+        let http = reqwest::Client::builder().user_agent(agent).redirect(reqwest::redirect::Policy::none()).build();
+        let http = http.map_err(|error| failed(error.into()))?;
+        // The retries are ours, which honour a pause that the hub asks for.
+        let hf = HFClient::builder().endpoint(&settings.endpoint).user_agent(agent);
+        let hf = hf.cache_enabled(false).retry_max_attempts(0);
+        // Given no token, hf-hub searches for one in places that the settings rule out. No header can hold this one.
+        let hf = hf.token(settings.token.as_deref().unwrap_or("\n"));
+        let hf = hf.build().map_err(|error| failed(error.into()))?;
+        Ok(Self { settings, repository, http, hf })
+    }
+}

@@ -1,0 +1,261 @@
+//! Weights that have been read, with all that is known of them.
+
+use super::description::Saved;
+use super::folder::Snapshot;
+use super::matching::{first_of, matched, of_unknown_arch};
+use super::wanted::Wanted;
+use crate::arch::Naming;
+use crate::backbone::{Backbone, Origin, Profile};
+use crate::blueprint::Blueprint;
+use crate::error::{Error, Result, shown};
+use crate::input_spec::InputSpec;
+use crate::params::Declared;
+use crate::weights::Weights;
+use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The user's options for reading weights. What is `None` is found out.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub wanted: Option<Wanted>,
+    pub naming: Option<Naming>,
+    pub prefix: Option<String>,
+    pub spec: Option<InputSpec>,
+    pub channels: Option<usize>,
+    /// The network's element type.
+    pub dtype: DType,
+    /// Accepts nothing but a saved predictor, and keeps its element type in place of `dtype`.
+    pub saved_only: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            wanted: None,
+            naming: None,
+            prefix: None,
+            spec: None,
+            channels: None,
+            dtype: DType::F32,
+            saved_only: false,
+        }
+    }
+}
+
+/// Weights from any source: read once, described once, and matched to their architecture. Backbones and predictors are
+/// assembled from it.
+pub(crate) struct Opened {
+    /// All tensors of the file under the file's names.
+    pub weights: Weights,
+    pub wanted: Wanted,
+    pub naming: Naming,
+    pub spec: InputSpec,
+    /// The names of the original classifier's classes.
+    pub labels: Option<Vec<String>>,
+    pub dtype: DType,
+    /// The description of the predictor in the file, if it holds one of this architecture.
+    pub saved: Option<Saved>,
+    /// The backbone's tensors on the CPU, by canonical name. The first convolution has the file's channels.
+    tensors: BTreeMap<String, Tensor>,
+    counters: BTreeMap<String, Tensor>,
+    classifier: Option<(Tensor, Tensor)>,
+    /// The channels of the weights in the file.
+    channels: usize,
+    /// The repository of the hub, or the file's name.
+    name: Option<String>,
+    /// What was chosen, removed and skipped in the file.
+    notes: Vec<String>,
+    /// What the files beside the weights did not say.
+    folder_notes: Vec<String>,
+    /// Names and shapes of a classifier that is not one linear layer over the features.
+    unused: Vec<String>,
+}
+
+impl Opened {
+    /// Combines what the user, the file and the files beside it (`beside`) say, in this order of precedence.
+    pub(super) fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Self> {
+        let path = &weights.path;
+        let saved = Saved::in_file(&weights)?;
+        if options.saved_only && saved.is_none() {
+            return Err(Saved::missing(path));
+        }
+        let wanted = match (&options.wanted, &saved, beside.arch) {
+            (Some(wanted), _, _) => wanted.clone(),
+            (None, Some(saved), _) if saved.custom => return Err(Saved::without_blueprint(path, &saved.arch)),
+            (None, Some(saved), _) => Wanted::Arch(saved.arch.parse()?),
+            (None, None, Some(arch)) => Wanted::Arch(arch),
+            (None, None, None) => return Err(of_unknown_arch(&weights)),
+        };
+        if let (Wanted::Custom(blueprint), Some(channels)) = (&wanted, options.channels)
+            && blueprint.input_spec().channels != channels
+        {
+            let problem = format!("{channels}; the blueprint {wanted} takes {}", blueprint.input_spec().channels);
+            return Err(Error::invalid("Source::channels", problem));
+        }
+        if let Some(saved) = saved.as_ref().filter(|saved| options.saved_only && saved.arch != wanted.name()) {
+            let problem = format!("holds the network {}, and the blueprint is {wanted}'s", shown(&saved.arch));
+            return Err(Error::weights(path, problem));
+        }
+        let saved = saved.filter(|s| s.arch == wanted.name());
+        let is_f64 = || weights.tensors.values().any(|t| t.dtype() == DType::F64);
+        let dtype = match options.saved_only {
+            true if is_f64() => DType::F64,
+            true => DType::F32,
+            false => options.dtype,
+        };
+        let found = matched(&wanted, &weights, options.prefix.as_deref(), dtype)?;
+        let detected = saved.as_ref().map_or(found.naming, |s| s.naming);
+        let naming = match options.naming {
+            Some(naming) => agreed(&wanted, naming, detected, saved.is_some(), path)?,
+            None => detected,
+        };
+        let spec = input_spec(&options, &wanted, naming, saved.as_ref(), beside.spec, found.channels, path)?;
+        let labels = match (&saved, beside.labels, &found.classifier) {
+            (Some(saved), _, _) => Some(saved.labels.clone()),
+            (None, Some(labels), Some((weight, _))) if labels.len() != weight.dim(0)? => {
+                let (named, classes) = (labels.len(), weight.dim(0)?);
+                let problem = format!("its config names {named} classes, and its classifier has {classes}");
+                return Err(Error::weights(path, problem));
+            }
+            (None, labels, classifier) => labels.filter(|_| classifier.is_some()),
+        };
+        let file_name = || Some(path.file_name()?.to_string_lossy().into_owned());
+        Ok(Self {
+            name: beside.repository.or_else(file_name),
+            wanted,
+            naming,
+            spec,
+            labels,
+            dtype,
+            saved,
+            tensors: found.tensors,
+            counters: found.counters,
+            classifier: found.classifier,
+            channels: found.channels,
+            notes: found.notes,
+            folder_notes: beside.notes,
+            unused: found.unused,
+            weights,
+        })
+    }
+
+    /// The network without weights.
+    pub fn blueprint(&self) -> Result<Blueprint> {
+        self.wanted.blueprint(self.naming, self.spec.channels)
+    }
+
+    /// The backbone with the classifier that it was published with. A classifier of another kind is noted as not used.
+    pub fn backbone(&self, device: &Device) -> Result<Backbone> {
+        let mut notes = self.notes.clone();
+        if !self.unused.is_empty() {
+            let head =
+                self.saved.as_ref().map_or(String::new(), |saved| format!(" (the saved {})", saved.head_in_words()));
+            notes.push(format!("classifier not used{head}: {}", first_of(&self.unused)));
+        }
+        self.assemble(notes, self.unused.clone(), device)
+    }
+
+    /// The backbone of a predictor that loads the file's head beside it.
+    pub fn backbone_beside_head(&self, device: &Device) -> Result<Backbone> {
+        self.assemble(self.notes.clone(), vec![], device)
+    }
+
+    fn assemble(&self, mut notes: Vec<String>, unused: Vec<String>, device: &Device) -> Result<Backbone> {
+        let file = self.weights.path.display();
+        notes.extend(self.folder_notes.iter().cloned());
+        if !notes.is_empty() {
+            tracing::info!(%file, "{}", notes.join("; "));
+        }
+        let move_to = |t: &Tensor| -> Result<Tensor> { Ok(t.to_dtype(self.dtype)?.to_device(device)?) };
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in &self.tensors {
+            tensors.insert(name.clone(), move_to(tensor)?);
+        }
+        let (channels, blueprint) = (self.spec.channels, self.blueprint()?);
+        if self.channels != channels
+            && let Some((name, dim)) = blueprint.over_images()
+            && let Some(tensor) = tensors.get_mut(name)
+        {
+            *tensor = adapted(tensor, dim, channels)?;
+        }
+        let classifier =
+            self.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
+        if let Some((weight, _)) = &classifier {
+            tracing::info!(%file, classes = weight.dim(0)?, "its classifier is kept beside the backbone");
+        }
+        let origin = Origin { name: self.name.clone(), notes, unused };
+        let profile = Profile {
+            blueprint,
+            naming: self.naming,
+            spec: self.spec.clone(),
+            device: device.clone(),
+            dtype: self.dtype,
+            counters: Arc::new(self.counters.clone()),
+            origin,
+        };
+        Backbone::assemble(profile, tensors, classifier, self.labels.clone())
+    }
+}
+
+/// How images are prepared, with the network's number of channels. `beside`: what the files beside the weights say;
+/// `stored`: the channels of the weights in the file.
+fn input_spec(
+    options: &Options,
+    wanted: &Wanted,
+    naming: Naming,
+    saved: Option<&Saved>,
+    beside: Option<InputSpec>,
+    stored: usize,
+    path: &Path,
+) -> Result<InputSpec> {
+    let channels = options.channels.unwrap_or(stored);
+    let spec = match (&options.spec, saved, beside) {
+        (Some(spec), _, _) if spec.channels != channels => {
+            let remedy = match options.channels {
+                Some(_) => "give it a mean and a deviation for each (`InputSpec::normalize`)",
+                None => "adapt the weights to it (`Source::channels`)",
+            };
+            let problem = format!("is for {} channels, and the network has {channels}; {remedy}", spec.channels);
+            return Err(Error::invalid("input spec", problem));
+        }
+        (Some(spec), _, _) => spec.clone(),
+        (None, Some(saved), _) => saved.input.clone(),
+        (None, None, Some(spec)) if spec.channels != stored => {
+            let problem = format!("its config says {} channels, and the weights have {stored}", spec.channels);
+            return Err(Error::weights(path, problem));
+        }
+        (None, None, Some(spec)) => spec,
+        (None, None, None) => wanted.input_spec_in(naming),
+    };
+    if spec.channels != channels || channels == 0 { spec.for_channels(channels) } else { Ok(spec) }
+}
+
+/// The naming that the user sets, if the file can have it. `detected`: the naming of the file's names, or of its
+/// description if it is `described`.
+fn agreed(wanted: &Wanted, set: Naming, detected: Naming, described: bool, path: &Path) -> Result<Naming> {
+    if let Some(library) = wanted.lacking(set) {
+        return Err(Error::weights(
+            path,
+            format!("{library} has no {wanted}; leave the naming out (`Source::naming`)"),
+        ));
+    }
+    let same_name = |d: &Declared| wanted.name_in(set, &d.name) == wanted.name_in(detected, &d.name);
+    if set != detected && (described || !wanted.declared(wanted.usual_channels())?.iter().all(same_name)) {
+        let problem =
+            format!("its names are {detected:?}'s, and the naming is set to {set:?}; leave it out (`Source::naming`)");
+        return Err(Error::weights(path, problem));
+    }
+    Ok(set)
+}
+
+/// A kernel that has the images' channels along `dim`, for another number of them.
+fn adapted(kernel: &Tensor, dim: usize, channels: usize) -> Result<Tensor> {
+    let have = kernel.dim(dim)?;
+    if channels == 1 {
+        return Ok(kernel.sum_keepdim(dim)?);
+    }
+    let repeated = Tensor::cat(&vec![kernel; channels.div_ceil(have)], dim)?.narrow(dim, 0, channels)?;
+    Ok((repeated.contiguous()? * (have as f64 / channels as f64))?)
+}

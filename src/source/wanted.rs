@@ -1,0 +1,105 @@
+//! The network that weights are read for.
+
+use crate::arch::{Arch, Naming};
+use crate::blueprint::Blueprint;
+use crate::error::Result;
+use crate::input_spec::InputSpec;
+use crate::params::Declared;
+use std::fmt;
+
+/// One of the crate's architectures, whose tensors have names in several libraries and whose images any number of
+/// channels; or a user's blueprint as it is.
+#[derive(Debug, Clone)]
+pub(crate) enum Wanted {
+    Arch(Arch),
+    Custom(Blueprint),
+}
+
+impl Wanted {
+    pub fn of(blueprint: &Blueprint) -> Self {
+        Arch::of(blueprint).map_or_else(|| Self::Custom(blueprint.clone()), Self::Arch)
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Arch(arch) => arch.name(),
+            Self::Custom(blueprint) => blueprint.name(),
+        }
+    }
+
+    pub fn arch(&self) -> Option<Arch> {
+        if let Self::Arch(arch) = self { Some(*arch) } else { None }
+    }
+
+    /// The channels of images that weights have as a rule.
+    pub fn usual_channels(&self) -> usize {
+        match self {
+            Self::Arch(_) => 3,
+            Self::Custom(blueprint) => blueprint.input_spec().channels,
+        }
+    }
+
+    /// The network for images of so many channels. A user's has those that it has.
+    pub fn blueprint(&self, naming: Naming, channels: usize) -> Result<Blueprint> {
+        match self {
+            Self::Arch(arch) => arch.blueprint(naming, channels),
+            Self::Custom(blueprint) => Ok(blueprint.clone()),
+        }
+    }
+
+    /// Every tensor of it, for images of so many channels.
+    pub fn declared(&self, channels: usize) -> Result<Vec<Declared>> {
+        Ok(self.blueprint(Naming::Timm, channels)?.declared().to_vec())
+    }
+
+    pub fn classifier(&self) -> &str {
+        match self {
+            Self::Arch(arch) => arch.classifier(),
+            Self::Custom(blueprint) => blueprint.classifier(),
+        }
+    }
+
+    pub fn feature_dim(&self) -> usize {
+        match self {
+            Self::Arch(arch) => arch.feature_dim(),
+            Self::Custom(blueprint) => blueprint.feature_dim(),
+        }
+    }
+
+    /// The name of a tensor in a file of this naming.
+    pub fn name_in(&self, naming: Naming, canonical: &str) -> String {
+        match self {
+            Self::Arch(arch) => arch.name_in(naming, canonical),
+            Self::Custom(_) => canonical.to_string(),
+        }
+    }
+
+    /// How images are prepared for weights of this naming.
+    pub fn input_spec_in(&self, naming: Naming) -> InputSpec {
+        match self {
+            Self::Arch(arch) => arch.input_spec_in(naming),
+            Self::Custom(blueprint) => blueprint.input_spec().clone(),
+        }
+    }
+
+    /// Whether a file may hold this tensor although the backbone has no use for it.
+    pub fn may_ignore(&self, name: &str) -> bool {
+        matches!(self, Self::Arch(arch) if arch.may_ignore(name))
+    }
+
+    /// A library that the naming belongs to and that does not have this network.
+    pub fn lacking(&self, naming: Naming) -> Option<&'static str> {
+        let there = |known: fn(Arch) -> bool| self.arch().is_some_and(known);
+        match naming {
+            Naming::Torchvision => (!there(Arch::in_torchvision)).then_some("torchvision"),
+            Naming::Transformers => (!there(Arch::in_transformers)).then_some("transformers"),
+            Naming::Timm => None,
+        }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
