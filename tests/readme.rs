@@ -103,6 +103,12 @@ fn a_table_that_differs_is_noticed() {
     let expected = "before\n\n| a |\n|---|\n| new |\n\nafter\n| another |\n";
     assert_eq!(with_rows(text, head, &["| new |\n".into()]), expected);
     assert_eq!(with_rows(expected, head, &["| new |\n".into()]), expected);
-    let example = Example::parse("e", "//! Does\n//! this.\n//!\n//! ```text\n//! cargo run --release --example e \\\n//!     --b\n//! x\n//! ```\nfn\n");
-    assert_eq!((example.what.as_str(), example.command.as_str()), ("Does this.", "cargo run --release --example e --b"));
+    let example = Example::parse(
+        "e",
+        "//! Does\n//! this.\n//!\n//! ```text\n//! cargo run --release --example e \\\n//!     --b\n//! x\n//! ```\nfn\n",
+    );
+    assert_eq!(
+        (example.what.as_str(), example.command.as_str()),
+        ("Does this.", "cargo run --release --example e --b")
+    );
 }

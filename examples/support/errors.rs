@@ -109,7 +109,8 @@ impl Errors {
             return Err(format!("{what}: {name} is in the file, but not in the network").into());
         }
         for (name, tensor) in found {
-            let figure = figures.get(name).ok_or_else(|| format!("{what}: {name} is in the network, but not in the file"))?;
+            let figure =
+                figures.get(name).ok_or_else(|| format!("{what}: {name} is in the network, but not in the file"))?;
             self.tensor(group, name, &values(tensor)?, figure)?;
         }
         Ok(())

@@ -74,7 +74,9 @@ impl Figures {
         match self.model.split_once(':') {
             Some(("timm" | "reference", name)) => Ok((Naming::Timm, name)),
             Some(("torchvision", name)) => Ok((Naming::Torchvision, name)),
-            _ => Err(format!("unknown model {:?}; use timm:NAME, torchvision:NAME or reference:NAME", self.model).into()),
+            _ => {
+                Err(format!("unknown model {:?}; use timm:NAME, torchvision:NAME or reference:NAME", self.model).into())
+            }
         }
     }
 
