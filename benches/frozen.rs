@@ -1,4 +1,4 @@
-//! The forward pass of a frozen backbone: what evaluation, prediction and the features of frozen blocks cost.
+//! The forward pass of a frozen backbone: the cost of evaluation, prediction and frozen features.
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{Arch, Backbone, bench::wave};

@@ -1,7 +1,7 @@
-//! From images in memory to batches: resizing, augmentation, normalisation, on more and more threads.
+//! From images in memory to batches: resizing, augmentation, normalisation, on an increasing number of threads.
 //!
-//! Decoding is left out, so that the figures are those of this crate. The images are as large as photos usually are in
-//! data sets for classification.
+//! Decoding is not included, so that the figures are this crate's own. The images have the usual size of photos in
+//! datasets for classification.
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{Augment, Dataset, Image, InputSpec, Loader, Result, Transform, VecDataset};
@@ -20,7 +20,7 @@ fn photos() -> Result<VecDataset> {
     VecDataset::new((0..COUNT).map(photo).collect::<Result<_>>()?, vec!["photo".into()])
 }
 
-/// Takes every batch; returns the number of samples.
+/// Takes all batches of an epoch and returns the number of samples.
 fn drain(loader: &Loader, epoch: u64) -> Result<usize> {
     let mut samples = 0;
     for batch in loader.batches((0..COUNT).collect(), epoch, &Device::Cpu)? {

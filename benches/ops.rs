@@ -1,6 +1,6 @@
-//! Single operations: frozen and learning convolutions and the loss beside Candle's own, and the max-pool.
+//! Single operations: frozen and learning convolutions and the loss, compared with Candle's own, and the max-pool.
 //!
-//! The shapes are those of a ResNet and of an EfficientNet at a small batch. Candle computes the convolution alone;
+//! The shapes are those of a ResNet and of an EfficientNet with a small batch. Candle computes the convolution alone;
 //! ours includes the norm and ReLU.
 
 use candle_finetune::bench::{ConvCase, max_pool, wave};
@@ -21,7 +21,7 @@ const SHAPES: [Shape; 5] = [
     ("depthwise 3x3 144 at 56", 56, (144, 144), (3, 1, 144)),
 ];
 
-/// Candle's convolution of the same numbers.
+/// Candle's convolution of the same images and weights.
 fn candle(case: &ConvCase, learning: bool) -> Result<()> {
     let (images, weight, padding, stride, groups) = case.parts();
     if !learning {

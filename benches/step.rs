@@ -1,6 +1,6 @@
-//! One training step, forward, backward and update, with more and more of the backbone frozen.
+//! One training step (forward, backward and update) with an increasing part of the backbone frozen.
 //!
-//! "kept" starts from features of the frozen blocks that were computed before; "anew" computes them in the step.
+//! "kept" starts from cached features of the frozen blocks; "anew" computes the features in the step.
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{
@@ -14,7 +14,7 @@ use std::time::Duration;
 const CASES: [(Arch, usize, usize); 3] =
     [(Arch::CIFAR_RESNET20, 32, 32), (Arch::RESNET18, 96, 8), (Arch::TF_EFFICIENTNET_LITE0, 96, 8)];
 
-/// A session and a batch to step on again and again.
+/// A session, and a batch for repeated steps.
 fn start(backbone: &Backbone, size: usize, batch: usize, freeze: FreezePolicy, kept: bool) -> Result<(Session, Batch)> {
     let images = wave(&[batch, 3, size, size])?.as_detached_tensor();
     let labels = (0..batch as u32).map(|i| i % 10).collect();
@@ -29,7 +29,7 @@ fn start(backbone: &Backbone, size: usize, batch: usize, freeze: FreezePolicy, k
     }
     let mut session = tuner.session(&data)?;
     let batch = session.next_batch()?.ok_or_else(|| candle_finetune::candle_core::Error::msg("no batch"))?;
-    session.step(&batch)?; // with the audit
+    session.step(&batch)?; // the first step includes the audit
     Ok((session, batch))
 }
 

@@ -1,4 +1,4 @@
-//! How long does a training step take, and how much memory? One architecture, one line.
+//! Times a training step or a frozen forward pass of one architecture, and measures its memory.
 //!
 //! ```text
 //! cargo run --release --example bench_step -- --arch resnet18 --batch 8 --size 224 --mode train
@@ -7,12 +7,17 @@
 //! cargo run --release --example bench_step -- --mode start --arch resnet50 --weights FILE
 //! ```
 //!
-//! `train` is a step in which everything learns: forward with the batch's statistics, backward, SGD with momentum.
-//! `frozen` is the forward pass of a frozen backbone, batch norms folded, and its classifier. `head` computes frozen
-//! features and steps the head on them. `loader` decodes, crops and flips the images of DIR/train without a network, on
-//! as many threads beside the one that takes the batches; its step is a pass over all. `start` reads weights from a
-//! file and predicts one image, once. Otherwise weights and images are made up, so no file is needed. Prints the median of the
-//! steps after three to warm up, images per second, and the largest memory of the process; with `--json` as one line of
+//! The modes:
+//!
+//! - `train`: a step in which everything learns. Forward with the batch's statistics, backward, SGD with momentum.
+//! - `frozen`: the forward pass of a frozen backbone, batch norms folded, and its classifier.
+//! - `head`: computes frozen features and trains the head on them.
+//! - `loader`: decodes, crops and flips the images of DIR/train, without a network, on as many threads as given beside
+//!   the one that takes the batches. A step is a pass over all images.
+//! - `start`: reads weights from a file and predicts one image, once.
+//!
+//! Except in `loader` and `start`, weights and images are generated, so no file is needed. Prints the median time of
+//! the steps after three warm-up steps, images per second, and the process's peak memory; with `--json` as one line of
 //! JSON.
 
 #[path = "support/run.rs"]
@@ -31,53 +36,54 @@ use std::time::Instant;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Everything learns.
+    /// A training step; everything learns
     Train,
-    /// Forward only.
+    /// The forward pass alone
     Frozen,
-    /// The head learns, features are computed in each step.
+    /// The head learns; features are computed in each step
     Head,
-    /// Batches from a folder alone.
+    /// Batches from a folder, without a network
     Loader,
-    /// From a file to the first prediction.
+    /// From a file to the first prediction
     Start,
 }
 
-/// Times one training step or forward pass.
+/// Times a training step or a frozen forward pass
 #[derive(Parser)]
 struct Options {
-    /// The architecture.
+    /// Architecture
     #[arg(long, default_value = "resnet18")]
     arch: Arch,
-    /// Images per step.
+    /// Images per step
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Pixels per side; by default what the architecture was made for.
+    /// Pixels per side; by default those of the architecture's weights
     #[arg(long)]
     size: Option<usize>,
+    /// What to time
     #[arg(long, value_enum, default_value = "train")]
     mode: Mode,
-    /// The folder of images, for `loader`.
+    /// Folder of images, for `loader`
     #[arg(long)]
     data: Option<PathBuf>,
-    /// The file with weights and classifier, for `start`.
+    /// File with weights and classifier, for `start`
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Threads; by default as many as there are cores.
+    /// Threads; by default one per core
     #[arg(long)]
     threads: Option<usize>,
-    /// Steps that are timed.
+    /// Timed steps
     #[arg(long, default_value_t = 15)]
     steps: usize,
-    /// Classes; by default 10 for networks of small images, else 1000.
+    /// Classes; by default 10 for networks with at most 128 features, else 1000
     #[arg(long)]
     classes: Option<usize>,
-    /// Prints one line of JSON.
+    /// Print one line of JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Steps before the timed ones: they fill the caches, and the first carries the audit.
+/// Steps before the timed ones: they fill the caches, and the first includes the audit.
 const WARM_UP: usize = 3;
 
 fn main() -> ExitCode {
@@ -87,7 +93,7 @@ fn main() -> ExitCode {
 
 fn bench(options: &Options) -> Result<(), Failure> {
     if options.batch == 0 || options.steps == 0 || options.classes == Some(0) {
-        return Err("--batch, --steps and --classes are at least 1".into());
+        return Err("--batch, --steps and --classes must be at least 1".into());
     }
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -100,7 +106,7 @@ fn bench(options: &Options) -> Result<(), Failure> {
     }
     let mut backbone = Backbone::random(options.arch, 1, &Device::Cpu)?;
     let size = options.size.unwrap_or(backbone.input_spec().size.0);
-    // The first one goes: two of them would hold the weights.
+    // Replaces the first backbone, so that the weights are in memory once.
     backbone = backbone.input_size(size, size)?;
     let classes = options.classes.unwrap_or(if backbone.feature_dim() <= 128 { 10 } else { 1000 });
     let images = images(options.batch, size)?;
@@ -124,26 +130,26 @@ fn bench(options: &Options) -> Result<(), Failure> {
     } else {
         print!("{}, {mode}, batch {}, {size} px, {threads} threads: ", options.arch.name(), options.batch);
         print!("{median:.1} ms, {rate:.1} images/s");
-        print!("{}", peak.map(|mb| format!(", at most {mb:.0} MB")).unwrap_or_default());
-        println!("{}", forecast_mb.map(|mb| format!(" (forecast {mb:.0} and the program)")).unwrap_or_default());
+        print!("{}", peak.map(|mb| format!(", peak {mb:.0} MB")).unwrap_or_default());
+        println!("{}", forecast_mb.map(|mb| format!(" (forecast {mb:.0} MB without the program)")).unwrap_or_default());
     }
     Ok(())
 }
 
 fn start(options: &Options) -> Result<(), Failure> {
-    let path = options.weights.as_ref().ok_or("--mode start wants --weights")?;
+    let path = options.weights.as_ref().ok_or("--mode start needs --weights")?;
     let image = Image::from_rgb8(320, 240, (0..320 * 240 * 3).map(|i| (i * 31 % 251) as u8).collect())?;
     let start = Instant::now();
     let predictor = Predictor::load(Source::file(path).arch(options.arch), &Device::Cpu)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
     predictor.predict(&image)?;
     let predicted = start.elapsed().as_secs_f64() * 1e3;
-    println!("{}, from its file in {loaded:.0} ms, first prediction after {predicted:.0} ms", options.arch.name());
+    println!("{}: loaded in {loaded:.0} ms, first prediction after {predicted:.0} ms", options.arch.name());
     Ok(())
 }
 
 fn loader(options: &Options, threads: usize) -> Result<(), Failure> {
-    let data = options.data.as_ref().ok_or("--mode loader wants --data")?;
+    let data = options.data.as_ref().ok_or("--mode loader needs --data")?;
     let data = ImageFolder::open(data.join("train"))?;
     let spec = InputSpec::new(options.size.unwrap_or(224));
     let transform = Transform::train(&spec, &Augment::none().crop_scale(0.08, 1.0).flip(0.5))?;
@@ -167,7 +173,7 @@ fn loader(options: &Options, threads: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Numbers of about unit size, different for every image.
+/// Elements of about unit size, different for every image.
 fn images(batch: usize, size: usize) -> Result<Tensor, Failure> {
     let values: Vec<f32> = (0..batch * 3 * size * size).map(|i| (i as f32 * 0.7).sin() * 1.4).collect();
     Ok(Tensor::from_vec(values, (batch, 3, size, size), &Device::Cpu)?)
@@ -209,7 +215,7 @@ fn steps(
     let forecast = plan.forecast(&backbone, Head::linear(), classes)?;
     let tuner = FineTuner::new(backbone).plan(plan);
     let mut session = tuner.cache(&FeatureCache::off()).workers(0).session(&data)?;
-    let batch = session.next_batch()?.ok_or("the data set has no batch")?;
+    let batch = session.next_batch()?.ok_or("the dataset has no batch")?;
     let times = time(options, || {
         session.step(&batch)?;
         Ok(())
@@ -217,7 +223,7 @@ fn steps(
     Ok((times, Some(forecast)))
 }
 
-/// The largest memory of this process so far, where the system tells it.
+/// The peak memory of this process, if the system tells it.
 fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

@@ -1,13 +1,13 @@
-//! Trains on a custom dataset: a type that implements `Dataset`. This one draws shapes.
+//! Trains on a custom dataset: a type that implements `Dataset` and draws its images in code.
 //!
 //! ```text
 //! cargo run --release --example custom_dataset
 //! cargo run --release --example custom_dataset -- --samples 2000 --epochs 10
 //! ```
 //!
-//! A dataset names its classes and gives sample i with its target; where the samples come from (files, a database, code
-//! as here) is its own business. It is asked from several threads at once, so a sample should follow from its index.
-//! Prints the report as a table and, last, the accuracy on shapes that were never seen: `top1 0.9950 199/200`.
+//! A dataset names its classes and returns sample i with its target. The samples may come from anywhere: files, a
+//! database, or code, as here. Several threads ask at once, so a sample should depend on its index alone. Prints the
+//! report as a table and, last, the accuracy on shapes that were not in training: `top1 0.9950 199/200`.
 
 #[path = "support/run.rs"]
 mod run;
@@ -23,13 +23,13 @@ use run::Failure;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Trains on shapes that are drawn in code.
+/// Trains on shapes that are drawn in code
 #[derive(Parser)]
 struct Options {
-    /// Shapes to train and validate on.
+    /// Shapes to train and validate on
     #[arg(long, default_value_t = 400)]
     samples: usize,
-    /// Epochs of training from scratch: shapes are unlike any photo.
+    /// Epochs of training from scratch, which suits shapes: they do not resemble photos
     #[arg(long, default_value_t = 8)]
     epochs: usize,
     /// Random seed
@@ -40,7 +40,7 @@ struct Options {
 const SIDE: usize = 32;
 const SHAPES: [&str; 4] = ["circle", "cross", "square", "triangle"];
 
-/// Shapes of random place, size and colour on noise. Nothing is stored: sample i is drawn when it is asked for.
+/// Shapes of random place, size and colour on noise. Nothing is stored: sample i is drawn on request.
 #[derive(Clone)]
 struct Shapes {
     count: usize,
@@ -76,7 +76,7 @@ impl Dataset for Shapes {
         let mut place = || rng.random_range(radius..SIDE as f32 - radius);
         let (x, y) = (place(), place());
         for (pixel, rgb) in bytes.chunks_exact_mut(3).enumerate() {
-            // From the shape's centre, in radii.
+            // Distance from the shape's centre, in radii.
             let across = ((pixel % SIDE) as f32 - x) / radius;
             let down = ((pixel / SIDE) as f32 - y) / radius;
             if covers(SHAPES[i % SHAPES.len()], across, down) {
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
 
 fn train(options: &Options) -> std::result::Result<(), Failure> {
     let backbone = small::backbone(&Device::Cpu)?;
-    // What is cut off for validation is balanced over the classes, whatever the dataset.
+    // The split is stratified: the validation part has every class in proportion.
     let (train, valid) = split(&Shapes::new(options.samples, options.seed), 0.15, options.seed)?;
     let test = Shapes::new(200, options.seed.wrapping_add(1));
 

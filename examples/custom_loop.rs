@@ -1,13 +1,13 @@
-//! A custom training loop with a custom loss: the focal loss, built from Candle operations.
+//! Trains with a custom training loop and a custom loss: the focal loss, built from Candle operations.
 //!
 //! ```text
 //! cargo run --release --example custom_loop
 //! cargo run --release --example custom_loop -- --data DIR --gamma 2 --epochs 8
 //! ```
 //!
-//! The session does what is easily done wrong (which tensors learn, the optimizer, the order of samples, phases, the best
-//! epoch); the loop has the loss, the log and the decision when to stop. Prints a line per epoch and, last, the accuracy
-//! on the test images: `top1 0.5320 266/500`.
+//! The session does what is easy to get wrong: which tensors learn, the optimizer, the order of samples, phases, the
+//! best epoch. The loop has the loss, the log and the decision when to stop. Prints a line per epoch and, last, the
+//! accuracy on the test images: `top1 0.5320 266/500`.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -23,10 +23,10 @@ use run::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// A custom training loop with the focal loss.
+/// Trains with a custom training loop and the focal loss
 #[derive(Parser)]
 struct Options {
-    /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
+    /// Folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -34,7 +34,7 @@ struct Options {
     /// How strongly easy samples are down-weighted; 0 is plain cross entropy
     #[arg(long, default_value_t = 2.0)]
     gamma: f64,
-    /// Epochs of the second phase.
+    /// Epochs of the second phase
     #[arg(long, default_value_t = 8)]
     epochs: usize,
     /// Random seed
@@ -75,7 +75,7 @@ fn train(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// First the head alone, then with it the later half of the backbone, at a tenth of its rate.
+/// Trains the head alone, then the head and the last five blocks, which learn at a tenth of the head's rate.
 fn plan(epochs: usize) -> Plan {
     let mut head = Phase::new(20, Optimizer::adamw(1e-2));
     head.freeze = FreezePolicy::Backbone;
@@ -86,20 +86,20 @@ fn plan(epochs: usize) -> Plan {
     later.schedule = Schedule::cosine().warmup(0.1);
     let mut plan = Plan::new(vec![head, later]);
     plan.augment = Augment::none().pad_crop(2);
-    plan.views = Some(4); // so that the frozen part is computed four times, not in every epoch
+    plan.views = Some(4); // the frozen part is computed for four views, not in every epoch
     plan
 }
 
-/// mean of -(1 - p)^gamma log p, with p the probability of the right class (Lin et al. 2017, arXiv 1708.02002).
+/// The mean of -(1 - p)^gamma log p, where p is the probability of the right class (Lin et al. 2017, arXiv 1708.02002).
 ///
-/// Logits (N, classes) and N class ids in, a scalar out.
+/// Takes logits (N, classes) and N class ids, and returns a scalar.
 fn focal_loss(logits: &Tensor, classes: &[u32], gamma: f64) -> candle_core::Result<Tensor> {
     let classes = Tensor::new(classes, logits.device())?.unsqueeze(1)?;
     let log_p = candle_nn::ops::log_softmax(logits, 1)?.gather(&classes, 1)?;
     if gamma == 0.0 {
         return log_p.mean_all()?.neg();
     }
-    // Never below zero by rounding, where a power would be no number.
+    // Rounding must not make it negative: the power would be NaN.
     let missing = log_p.exp()?.affine(-1.0, 1.0)?.clamp(1e-6, 1.0)?;
     (missing.powf(gamma)? * log_p)?.mean_all()?.neg()
 }

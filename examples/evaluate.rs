@@ -1,15 +1,14 @@
-//! Evaluates a network on a folder of labelled images: pretrained weights with their original classifier, or a
-//! predictor that this crate saved.
+//! Evaluates a network on a folder of labelled images: a saved predictor, or pretrained weights with their classifier.
 //!
 //! ```text
-//! cargo run --release --example evaluate -- --data DIR --arch resnet18 --weights resnet18.safetensors
 //! cargo run --release --example evaluate -- --data DIR --predictor tuned.safetensors
+//! cargo run --release --example evaluate -- --data DIR --arch resnet18 --weights resnet18.safetensors
 //! cargo run --release --example evaluate -- --data DIR --hub timm/resnet18.a1_in1k
 //! ```
 //!
-//! DIR holds CLASS/*.jpg, or test/ (else valid/) with those. The folders are named after the network's labels. Only for
-//! an original classifier may they be its class numbers instead ("7", "0007_tench"). Prints the accuracy last:
-//! `top1 0.9412 144/153`.
+//! DIR holds CLASS/*.jpg, or test/ (else valid/) with such folders. The folders are named after the network's labels.
+//! For a pretrained classifier they may be class indices instead ("7", "0007_tench"). Prints the accuracy last: `top1
+//! 0.9412 144/153`.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -24,20 +23,20 @@ use run::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Evaluates a network on a folder of labelled images.
+/// Evaluates a network on a folder of labelled images
 #[derive(Parser)]
 struct Options {
-    /// The folder of images
+    /// Folder of images
     #[arg(long)]
     data: PathBuf,
     #[command(flatten)]
     folders: folders::Folders,
     #[command(flatten)]
     which: which::Which,
-    /// Prints the confusion matrix: how often each class is predicted as which
+    /// Print the confusion matrix: how often each class is predicted as which
     #[arg(long)]
     confusion: bool,
-    /// cpu, cuda[:N] or metal[:N]
+    /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -50,15 +49,15 @@ fn main() -> ExitCode {
 fn evaluate(options: &Options) -> Result<(), Failure> {
     let device = run::device(&options.device)?;
     let Some(predictor) = options.which.load(&device)? else {
-        return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
+        return Err("no network is given; use --predictor, --weights with --arch, --dir or --hub".into());
     };
     let data = options.folders.options().eval_part(&options.data)?;
-    // A predictor that was trained here has labels of its own, which may be numbers: names are looked up there.
+    // The labels of a predictor that this crate trained may be numbers, so its folders are always matched by name.
     let original = !options.which.is_predictor() && predictor.report()?.is_none();
     let known = data.classes().iter().all(|class| predictor.labels().contains(class));
     let number = |name: &String| name.starts_with(|first: char| first.is_ascii_digit());
     let numbered = data.classes().iter().all(number);
-    // Labels that are numbers themselves, other than 0, 1, 2 ..., are names too.
+    // Numeric labels other than 0, 1, 2 ... are names too.
     let in_order = predictor.labels().iter().enumerate().all(|(i, label)| *label == i.to_string());
     let named = !in_order && predictor.labels().iter().any(number);
     let data = if original && numbered && !known && !named {
@@ -69,7 +68,7 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
     println!("{} images of {}", data.len(), data.root().display());
     let skipped = Dataset::skipped(&data);
     if skipped > 0 {
-        println!("{skipped} broken images are skipped");
+        println!("{skipped} broken images skipped");
     }
     let evaluation = predictor.evaluate(&data)?;
     if options.confusion {
@@ -80,7 +79,7 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
         }
     }
     if evaluation.not_finite > 0 {
-        println!("warning: for {} images the network's output is not finite", evaluation.not_finite);
+        println!("warning: the network's output is not finite for {} images", evaluation.not_finite);
     }
     println!("loss {:.4}, balanced accuracy {:.4}", evaluation.loss, evaluation.balanced_accuracy());
     println!("{}", run::interval(&evaluation));

@@ -1,13 +1,13 @@
-//! Fine-tunes a backbone on a folder of images, from the command line.
+//! Fine-tunes a backbone on a folder of images, and saves the predictor and a report.
 //!
 //! ```text
 //! cargo run --release --example finetune -- --data DIR --arch resnet18 --weights resnet18.safetensors \
 //!     --strategy small-similar --out tuned.safetensors --report report.json
 //! ```
 //!
-//! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with those. Without valid/, 15 % of train/ are split off. Prints
-//! what it found, the plan, a line per epoch, a summary and, last, the accuracy on test/ (on the validation images
-//! where there is none): `top1 0.9412 144/153`. With --dry-run nothing is trained.
+//! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders. Without valid/, 15 % of train/ are split off.
+//! Prints the data, the plan, a line per epoch, a summary and, last, the accuracy on test/ (without test/, on the
+//! validation images): `top1 0.9412 144/153`. With --dry-run it trains nothing.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -21,19 +21,19 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Fine-tunes a backbone on a folder of images. There is no default strategy.
+/// Fine-tunes a backbone on a folder of images; --strategy has no default
 #[derive(Parser)]
 struct Options {
-    /// The file of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it
+    /// File of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it
     #[arg(long, conflicts_with = "embedded", required_unless_present = "embedded")]
     weights: Option<PathBuf>,
-    /// The architecture of the weights: resnet18, efficientnet_b0, ...
+    /// Architecture of the weights: resnet18, efficientnet_b0, ...
     #[arg(long)]
     arch: Option<Arch>,
-    /// The prefix of the network's tensor names, where the file holds several networks: "model."
+    /// Prefix of the network's tensor names, if the file holds several networks: "model."
     #[arg(long)]
     prefix: Option<String>,
-    /// Uses the small backbone that the crate carries
+    /// Use the small backbone that comes with the crate
     #[arg(long)]
     embedded: bool,
     #[command(flatten)]

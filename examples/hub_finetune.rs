@@ -1,14 +1,14 @@
-//! Fine-tunes a backbone of the Hugging Face hub on a folder of images.
+//! Fine-tunes a backbone from the Hugging Face hub on a folder of images, and can push the result to the hub.
 //!
 //! ```text
 //! cargo run --release --example hub_finetune -- --hub timm/resnet18.a1_in1k --data DIR \
 //!     --strategy small-similar --out tuned.safetensors
 //! ```
 //!
-//! The hub, the cache and the token are those of the environment: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN,
-//! HF_HUB_OFFLINE. Without a strategy only the head is trained. The rest is as in the example `finetune`; the last line
-//! is the accuracy: `top1 0.9412 144/153`. With --push the result goes back to the hub: repository and token are checked
-//! before the training, and what --out names is saved before the upload.
+//! The environment sets the hub, the cache and the token: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE.
+//! Without --strategy, only the head is trained. Everything else is as in the example `finetune`; the last line is the
+//! accuracy: `top1 0.9412 144/153`. With --push the result is pushed to the hub: repository and token are checked
+//! before the training, and the --out file is saved before the upload.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -21,19 +21,19 @@ use candle_finetune::{Arch, HubUpload, Source, Strategy};
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Fine-tunes a backbone of the Hugging Face hub. The default strategy is small-similar: only the head is trained.
+/// Fine-tunes a backbone from the Hugging Face hub; the default strategy is small-similar: only the head is trained
 #[derive(Parser)]
 struct Options {
-    /// The repository: OWNER/NAME, or OWNER/NAME@REVISION
+    /// Repository: OWNER/NAME, or OWNER/NAME@REVISION
     #[arg(long)]
     hub: String,
-    /// The architecture, where the repository does not say it
+    /// Architecture, if the repository does not name it
     #[arg(long)]
     arch: Option<Arch>,
-    /// The prefix of the network's tensor names, where the file holds several networks: "model."
+    /// Prefix of the network's tensor names, if the file holds several networks: "model."
     #[arg(long)]
     prefix: Option<String>,
-    /// The repository to push the result to; it is created if it does not exist
+    /// Repository to push the result to; created if it does not exist
     #[arg(long)]
     push: Option<String>,
     #[command(flatten)]
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             match tuned.predictor.push_to_hub(push) {
                 Ok(url) => println!("pushed: {url}"),
                 Err(error) => {
-                    // Not lost, whatever happened on the way.
+                    // The upload failed: keep the result on disk.
                     let file = std::env::temp_dir().join(format!("unpushed-{}.safetensors", std::process::id()));
                     tuned.predictor.save(&file)?;
                     return Err(format!("{error}; the predictor is saved as {}", file.display()).into());

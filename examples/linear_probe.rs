@@ -1,4 +1,4 @@
-//! Where in a backbone do the features fit your images? Trains a linear classifier on what each stage makes of them.
+//! Trains a linear classifier on the output of each stage of a frozen backbone, to show which stages fit your images.
 //!
 //! ```text
 //! cargo run --release --example linear_probe
@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The backbone stays frozen, every image passes through it once, and each stage's output is averaged over its pixels.
-//! An accuracy that rises to the end speaks for training the head alone; one that falls after some stage says that the
-//! later ones are too special to what the backbone was trained on, and should learn. Prints a line per stage and, last,
-//! the accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
+//! If the accuracy rises up to the last stage, training the head alone is promising. If it falls after some stage, the
+//! later stages are too specific to the pretraining data and should learn. Prints a line per stage and, last, the
+//! accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -25,24 +25,24 @@ use run::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Trains a linear classifier on the output of each stage of a frozen backbone.
+/// Trains a linear classifier on the output of each stage of a frozen backbone
 #[derive(Parser)]
 struct Options {
-    /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
+    /// Folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
     folders: folders::Folders,
-    /// A file of pretrained weights; needs --arch.
+    /// File of pretrained weights; needs --arch
     #[arg(long, requires = "arch")]
     weights: Option<PathBuf>,
-    /// The architecture of the weights.
+    /// Architecture of the weights
     #[arg(long, requires = "weights")]
     arch: Option<Arch>,
-    /// Steps of each classifier, over all images at once.
+    /// Training steps of each classifier, each over all images
     #[arg(long, default_value_t = 300)]
     steps: usize,
-    /// cpu, cuda[:N] or metal[:N].
+    /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -84,9 +84,9 @@ fn probe(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the backbone makes of a dataset.
+/// The features of a dataset after each stage.
 struct Features {
-    /// Each stage with its features (samples, channels).
+    /// Each stage's name and its features (samples, channels).
     stages: Vec<(String, Tensor)>,
     labels: Vec<u32>,
 }
@@ -143,7 +143,7 @@ impl Classifier {
         Ok(x.matmul(self.weight.as_tensor())?.broadcast_add(self.bias.as_tensor())?)
     }
 
-    /// How many rows are given their label.
+    /// How many rows are classified correctly.
     fn correct(&self, x: &Tensor, labels: &[u32]) -> Result<usize, Failure> {
         let guesses = self.logits(x)?.argmax(1)?.to_vec1::<u32>()?;
         Ok(guesses.iter().zip(labels).filter(|(guess, label)| guess == label).count())

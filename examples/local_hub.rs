@@ -5,8 +5,7 @@
 //! HF_ENDPOINT=http://127.0.0.1:8080 cargo run --release --example hub_finetune -- --hub OWNER/NAME --data DIR
 //! ```
 //!
-//! Where there is no network, and for trying out what a push would put on the hub. Prints its address, then one line
-//! per request.
+//! Use it without network, or to see what a push would put on the hub. Prints its address, then a line per request.
 
 #[path = "support/local_hub.rs"]
 mod server;
@@ -15,13 +14,13 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Serves a folder as a hub on this machine.
+/// Serves a folder as a hub on this machine
 #[derive(Parser)]
 struct Options {
-    /// The folder that holds OWNER/NAME/FILE.
+    /// Folder that holds OWNER/NAME/FILE
     #[arg(long)]
     root: PathBuf,
-    /// The port; 0 takes a free one.
+    /// Port; 0 chooses a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
 }

@@ -1,23 +1,22 @@
-//! Compares the crate's networks with PyTorch's, figure by figure.
-//!
-//! A parity file holds what PyTorch computed for one architecture whose weights come from a formula, so that no
-//! weights need to be shipped; tests/reference/README.md describes it, and golden.py there writes more of them. For
-//! each file this example fills the weights by the same formula, loads them as a file of timm's or torchvision's, and
-//! runs evaluation, one training pass with all gradients and, where the file has them, steps of SGD and AdamW:
+//! Compares the crate's networks with figures that PyTorch computed.
 //!
 //! ```text
 //! cargo run --release --example parity -- tests/fixtures/parity/*.json
 //! ```
 //!
-//! For each file it prints the file's name, and for f64 and then f32 lines of the form
+//! A parity file holds what PyTorch computed for one architecture. The weights come from a formula, so the file needs
+//! none; tests/reference/README.md describes the format, and golden.py there writes such files. For each file this
+//! example fills the weights by the same formula, loads them as a file of timm's or torchvision's, and runs evaluation,
+//! one training pass with all gradients and, if the file has them, steps of SGD and AdamW. It prints the file's name,
+//! and for f64 and then f32 lines of the form
 //!
 //! ```text
 //! f64 eval_logits 3.1e-13
 //! ```
 //!
-//! with the worst error of each kind, relative to the norm of its tensor. An error past its tolerance is named on
-//! standard error, and the exit status is 1 then, as for a file that cannot be compared. In f32 only the logits, the
-//! loss and the norms of gradients that are not small are held to a tolerance; the other lines are there to be read.
+//! with the worst error of each kind, relative to the norm of its tensor. An error beyond its tolerance is listed on
+//! standard error and makes the exit status 1, as does a file that cannot be compared. In f32 only the logits, the loss
+//! and the norms of gradients that are not small have a tolerance; the other lines are for information.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "support/parity.rs"]
@@ -28,22 +27,22 @@ use parity::{Failure, Figures, Parity, Precision};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Compares the crate's networks with PyTorch's figures.
+/// Compares the crate's networks with figures that PyTorch computed
 #[derive(Parser)]
 struct Options {
-    /// Parity files, as tests/reference/golden.py writes them.
+    /// Parity files, as tests/reference/golden.py writes them
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The number types to run in.
+    /// Element types to run in
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["f64", "f32"])]
     precision: Vec<Choice>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Choice {
-    /// Proves the architecture.
+    /// Proves the architecture
     F64,
-    /// What training usually runs in.
+    /// What training usually runs in
     F32,
 }
 
@@ -62,7 +61,7 @@ fn main() -> ExitCode {
     if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints the errors of one file; whether all are within their tolerances.
+/// Prints the errors of one file. Returns whether all are within their tolerances.
 fn run(file: &Path, precisions: &[Choice]) -> Result<bool, Failure> {
     let parity = Parity::new(Figures::read(file)?)?;
     println!("{}", file.display());

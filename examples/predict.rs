@@ -1,4 +1,4 @@
-//! Classifies images.
+//! Classifies images, or all images in folders, and prints labels and probabilities, also as CSV.
 //!
 //! ```text
 //! cargo run --release --example predict -- --predictor tuned.safetensors bee.jpg ant.jpg
@@ -7,8 +7,8 @@
 //! cargo run --release --example predict -- --hub timm/resnet18.a1_in1k dog.jpg
 //! ```
 //!
-//! Prints a line per image: the file, the label, and its probability; with `--top5` also the five likeliest labels. Of a
-//! folder, all images in it are classified. `--csv` writes the same as a table, with the probability of each label.
+//! Prints a line per image: the file, the label and its probability. `--top5` adds the five most likely labels. `--csv`
+//! writes a table with the probability of every label.
 
 #[path = "support/run.rs"]
 mod run;
@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Classifies images.
+/// Classifies images
 #[derive(Parser)]
 struct Options {
     /// Image files, or folders of them
@@ -30,24 +30,24 @@ struct Options {
     images: Vec<PathBuf>,
     #[command(flatten)]
     which: which::Which,
-    /// Prints the five likeliest labels of each image
+    /// Print the five most likely labels of each image
     #[arg(long)]
     top5: bool,
-    /// Writes file, label, probability, and the probability of every label, as comma-separated values
+    /// Write file, label, probability, and the probability of every label to this CSV file
     #[arg(long)]
     csv: Option<PathBuf>,
-    /// The most pixels an image may have
+    /// Maximum number of pixels of an image
     #[arg(long)]
     max_pixels: Option<u64>,
-    /// Skips images that cannot be read, and says which, instead of stopping
+    /// Skip and list images that cannot be read, instead of stopping
     #[arg(long)]
     skip_broken: bool,
-    /// cpu, cuda[:N] or metal[:N]
+    /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
 }
 
-/// How many images are decoded and computed together.
+/// Images per batch.
 const TOGETHER: usize = 32;
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 fn predict(options: &Options) -> Result<(), Failure> {
     let device = run::device(&options.device)?;
     let Some(predictor) = options.which.load(&device)? else {
-        return Err("name a --predictor, --weights with --arch, a --dir, or a repository of the --hub".into());
+        return Err("no network is given; use --predictor, --weights with --arch, --dir or --hub".into());
     };
     let mut paths = vec![];
     for path in &options.images {
@@ -82,7 +82,7 @@ fn predict(options: &Options) -> Result<(), Failure> {
         }
         let (paths, images): (Vec<&PathBuf>, Vec<Image>) = read.into_iter().unzip();
         let predictions = predictor.predict_batch(&images).map_err(|error| {
-            // Once more, one by one, to name the file.
+            // Predict one by one, to find the file that fails.
             let fails = |(_, image): &(&&PathBuf, &Image)| predictor.predict(image).is_err();
             let file = paths.iter().zip(&images).find(fails).map_or("", |(path, _)| path.to_str().unwrap_or_default());
             format!("{file}: {error}")
@@ -101,12 +101,12 @@ fn predict(options: &Options) -> Result<(), Failure> {
         }
     }
     if predicted == 0 {
-        return Err("no image could be read, so nothing was predicted".into());
+        return Err("no image could be read".into());
     }
     table.map_or(Ok(()), Table::finish)
 }
 
-/// The `count` likeliest labels, the likeliest first.
+/// The `count` most likely labels, the most likely first.
 fn likeliest<'a>(prediction: &Prediction, labels: &'a [String], count: usize) -> Vec<(&'a str, f32)> {
     let mut all: Vec<_> = labels.iter().map(String::as_str).zip(prediction.probabilities.iter().copied()).collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -144,7 +144,7 @@ impl Table {
     }
 }
 
-/// A text as a field: in quotes where it holds what separates fields or lines.
+/// Quotes a field if it contains a separator of fields or lines.
 fn field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }

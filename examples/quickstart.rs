@@ -1,14 +1,13 @@
-//! The whole way in one command, offline: a pretrained backbone, a folder of images, a strategy, training, a report,
-//! a saved predictor, and a prediction; and what fine-tuning saves against training from scratch.
+//! Fine-tunes a small network on images that come with the crate, and trains the same network from scratch to compare.
 //!
 //! ```text
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! The images are 100 of Fashion-MNIST's for training, 100 for validation and 500 for the test (assets/fashion); the
-//! backbone is the small one that the crate carries, trained on CIFAR-10. Prints the report, what a few test images
-//! are taken for, the times, and last the two test accuracies:
-//! `scratch top1 0.6120 306/500` and `top1 0.7220 361/500`.
+//! Runs offline and shows every step: a pretrained backbone, a folder of images, a strategy, training, the report, a
+//! saved predictor, predictions. The images are from Fashion-MNIST: 100 for training, 100 for validation, 500 for the
+//! test (assets/fashion). The backbone is the crate's own, trained on CIFAR-10. The last two lines are the test
+//! accuracies, from scratch and fine-tuned: `scratch top1 0.6120 306/500` and `top1 0.7220 361/500`.
 
 #[path = "support/run.rs"]
 mod run;
@@ -20,7 +19,7 @@ use run::Failure;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Trains a small network on the images that come with the crate, fine-tuned and from scratch.
+/// Fine-tunes a small network on images that come with the crate, and trains it from scratch to compare
 #[derive(Parser)]
 struct Options {}
 
@@ -37,7 +36,7 @@ fn quickstart() -> Result<(), Failure> {
     let test = test.ok_or("assets/fashion has no test folder")?;
     let device = Device::Cpu;
 
-    // Little data that does not resemble CIFAR-10: the first blocks stay, the others learn.
+    // There is little data, and it does not resemble CIFAR-10: the first blocks stay frozen, the others learn.
     let backbone = Backbone::embedded(&device)?;
     let plan = Strategy::SmallDifferent.plan(&backbone, train.len());
     let run = |strategy: Strategy, plan: Plan| -> Result<Fitted, Failure> {
@@ -48,7 +47,7 @@ fn quickstart() -> Result<(), Failure> {
     let top1 = tuned.test(&test)?;
     println!("{}", tuned.report);
 
-    // The same network from scratch, on the same images in the same batches, for as many epochs.
+    // The same network from scratch, with the same images, batch size and number of epochs.
     let mut scratch = Strategy::LargeDifferent.plan(&backbone, train.len());
     scratch = scratch.batch_size(plan.batch_size).augment(plan.augment.clone());
     if let Some(phase) = scratch.phases.first_mut() {
@@ -57,7 +56,7 @@ fn quickstart() -> Result<(), Failure> {
     let mut from_scratch = run(Strategy::LargeDifferent, scratch)?;
     let scratch_top1 = from_scratch.test(&test)?;
 
-    // One file holds the weights, the labels and how images are prepared.
+    // One file holds the weights, the labels and the preprocessing.
     let file = std::env::temp_dir().join(format!("quickstart-{}.safetensors", std::process::id()));
     tuned.predictor.save(&file)?;
     let predictor = Predictor::from_file(&file, &device)?;
@@ -67,7 +66,7 @@ fn quickstart() -> Result<(), Failure> {
             continue;
         };
         let prediction = predictor.predict(&Image::open(&path)?)?;
-        println!("a {class} is taken for a {} ({:.0} %)", prediction.label, 100.0 * prediction.probability);
+        println!("a {class} is classified as {} ({:.0} %)", prediction.label, 100.0 * prediction.probability);
     }
     println!(
         "fine-tuned in {:.1} s, from scratch in {:.1} s, over {} epochs each",

@@ -1,4 +1,4 @@
-//! What the audit of a phase's first step refuses, and that nothing was stepped then.
+//! What the audit of a phase's first step refuses, and that no parameter has changed then.
 
 use crate::freezing::{small, start};
 use crate::support::{all_bits, differing, plan};
@@ -17,7 +17,7 @@ fn a_loss_that_ignores_parameters_is_refused_and_nothing_is_stepped() {
     let (backbone, data, _dir) = small();
     let policy = || FreezePolicy::First(8);
     let losses: [fn(&Session, &Tensor) -> Tensor; 2] = [
-        // The head's bias alone.
+        // No gradient except for the head's bias.
         |session, _| {
             let parameters = session.parameters();
             parameters.iter().find(|(name, _)| name == "linear.bias").unwrap().1.sum_all().unwrap()
@@ -36,7 +36,7 @@ fn a_loss_that_ignores_parameters_is_refused_and_nothing_is_stepped() {
         expected.retain(|name| i == 1 || name != "linear.bias");
         assert_eq!((unreached, not_finite.len(), changed.len()), (expected, 0, 0));
         assert_eq!(differing(&before, &all_bits(&session.state().unwrap())), [""; 0]);
-        // Without the audit the same step is taken.
+        // Without the audit, the same step succeeds.
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(policy());
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false);
         let mut session = tuner.session(&data).unwrap();
@@ -56,7 +56,7 @@ fn endless_losses_and_gradients_step_nothing() {
         let loss = (session.forward(&batch).unwrap().sqr().unwrap().sum_all().unwrap() * factor).unwrap();
         assert!(matches!(session.backward_step(&loss), Err(Error::Diverged { step: 1, .. })));
     }
-    // A finite loss with an endless slope: the root of nothing. In the first step, and in a later one.
+    // A finite loss with an infinite gradient: the square root of zero. In the first step, and in a later one.
     for step in 0..2 {
         let now = all_bits(&session.state().unwrap());
         let logits = session.forward(&batch).unwrap();

@@ -1,4 +1,4 @@
-//! How trees of folders are read: as parts, as classes, or not at all.
+//! How trees of folders are read: as parts, as classes, or refused.
 
 use crate::image_folder::{classes_of, folder, put};
 use candle_finetune::{Dataset, Error, FolderLayout, ImageFolder, Splits};
@@ -9,7 +9,7 @@ fn sizes(splits: &Splits) -> (usize, usize, usize) {
     (splits.train.len(), splits.valid.len(), splits.test.as_ref().map_or(0, Dataset::len))
 }
 
-/// What the refusal of a root says, by all three ways of opening it.
+/// The error message for a root, which is the same for all three ways of opening it.
 fn refusal(root: &Path) -> String {
     let errors = [
         ImageFolder::splits(root, 0).unwrap_err(),
@@ -59,7 +59,7 @@ fn look_alikes_are_classes() {
         let mut sorted = names.to_vec();
         sorted.sort_unstable();
         assert_eq!(ImageFolder::open(root.path()).unwrap().classes(), sorted);
-        // And within parts.
+        // The same within parts.
         let root = folder(&names.iter().map(|name| (format!("train/{name}"), 2)).collect::<Vec<_>>());
         assert_eq!(ImageFolder::open(root.path()).unwrap().classes(), sorted);
     }
@@ -97,7 +97,7 @@ fn the_layout_decides() {
     let classes = ImageFolder::options().layout("classes".parse().unwrap());
     let splits = classes.splits(root.path(), 0).unwrap();
     assert_eq!((splits.train.classes().join(" "), splits.valid_is_cut()), ("dev extra more train".into(), true));
-    // All names are those of parts, and still they are classes if one says so.
+    // All names are those of parts; the option makes them classes.
     let root = folder(&[("train", 3), ("test", 3)]);
     assert_eq!(classes.open(root.path()).unwrap().classes(), ["test", "train"]);
     assert!("both".parse::<FolderLayout>().unwrap_err().to_string().contains("both"));
@@ -123,7 +123,7 @@ fn images_directly_in_a_part_are_no_classes() {
         }
         assert!(ImageFolder::eval_part(root.path()).unwrap_err().to_string().contains(names[1]));
     }
-    // The test images of a competition.
+    // The unlabelled test images of a competition.
     let root = folder(&[("train/a", 3), ("train/b", 3), ("test", 3)]);
     assert!(
         matches!(ImageFolder::splits(root.path(), 0), Err(Error::StrayImages { folder, .. }) if folder.ends_with("test"))
@@ -144,7 +144,7 @@ fn no_image_is_left_out_silently() {
         put(root.path(), stray);
         assert!(ImageFolder::open(root.path()).unwrap_err().to_string().contains(stray));
     }
-    // A folder of something else does no harm.
+    // A folder without images is ignored.
     let root = folder(&[("train/a", 3), ("train/b", 3)]);
     fs::create_dir_all(root.path().join("annotations/deep")).unwrap();
     fs::write(root.path().join("annotations/deep/all.json"), "{}").unwrap();
@@ -178,7 +178,7 @@ fn what_systems_leave_behind_is_ignored_at_any_depth() {
 
 #[test]
 fn one_level_too_many_is_passed_through_or_named() {
-    // To parts, it is clear.
+    // Above parts it is unambiguous.
     for above in ["pets/", "download/pets/"] {
         let root = folder(&["train/a", "train/b", "val/a"].map(|path| (format!("{above}{path}"), 2)));
         fs::create_dir(root.path().join("docs")).unwrap();
@@ -190,7 +190,7 @@ fn one_level_too_many_is_passed_through_or_named() {
     let mixed = folder(&["pets/train/a", "pets/extra/b"].map(|path| (path, 2)));
     assert!(refusal(mixed.path()).contains("pets"));
 
-    // To classes, it may be one class as well.
+    // Above classes it may also be one class.
     for (tree, inner) in [(["pets/cat", "pets/dog"], "pets"), (["x/pets/cat", "x/pets/dog"], "x/pets")] {
         let root = folder(&tree.map(|path| (path, 2)));
         for error in [ImageFolder::splits(root.path(), 0).unwrap_err(), ImageFolder::open(root.path()).unwrap_err()] {
@@ -204,11 +204,11 @@ fn one_level_too_many_is_passed_through_or_named() {
     }
     let root = folder(&["train/images/cat", "train/images/dog", "val/images/cat"].map(|path| (path, 2)));
     assert!(ImageFolder::splits(root.path(), 0).unwrap_err().to_string().contains("images"));
-    // One class is one class.
+    // A single folder is one class.
     for path in ["pets", "pets/2019", "pets/2019/01"] {
         assert_eq!(ImageFolder::open(folder(&[(path, 3)]).path()).unwrap().classes(), ["pets"]);
     }
-    // Several classes may have their images deeper.
+    // Several classes may have their images in subfolders.
     let root = folder(&[("cat/2019", 2), ("cat/2020", 1), ("dog/2019/01", 1)]);
     assert_eq!(classes_of(&ImageFolder::open(root.path()).unwrap()), [0, 0, 0, 1]);
 }
@@ -218,7 +218,7 @@ fn classes_of_a_part_that_look_like_parts_are_refused() {
     let root = folder(&[("train/train/a", 2), ("train/valid/a", 2), ("test/a", 1)]);
     let error = ImageFolder::splits(root.path(), 0).unwrap_err();
     assert!(matches!(&error, Error::AmbiguousLayout { path, .. } if path.ends_with("train")), "{error}");
-    // One of them among others is a class.
+    // One such name among others is a class.
     let root = folder(&[("train/train", 2), ("train/bus", 2), ("test/bus", 1)]);
     assert_eq!(ImageFolder::open(root.path()).unwrap().classes(), ["bus", "train"]);
 }
@@ -249,7 +249,7 @@ fn a_name_in_two_forms_of_unicode_is_one_class() {
         let data =
             ImageFolder::open(root.path().join("val")).unwrap().labels(&["x".into(), decomposed.into()]).unwrap();
         assert_eq!(classes_of(&data), [1, 1]);
-        // Side by side, the two are shown apart.
+        // Side by side, the message shows the two forms differently.
         put(root.path(), &format!("train/{decomposed}/0.png"));
         let text = ImageFolder::open(root.path()).unwrap_err().to_string();
         let escaped = [composed, decomposed].map(|name| name.escape_default().to_string());
@@ -315,7 +315,7 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// A class or a part behind a link to nothing would be missing without a word.
+/// A class or a part behind a broken link would be missing silently.
 #[cfg(unix)]
 #[test]
 fn links_to_nothing_in_the_place_of_folders_are_refused() {
@@ -328,7 +328,7 @@ fn links_to_nothing_in_the_place_of_folders_are_refused() {
     }
 }
 
-/// A paper, a video or an icon beside the folders is no image that lies in the wrong place.
+/// A document, a video or an icon beside the folders is not reported as a misplaced image.
 #[test]
 fn documents_beside_folders_are_ignored_and_named_in_classes() {
     for stray in ["paper.pdf", "train/demo.mp4", "docs/readme.pdf", "favicon.ico"] {

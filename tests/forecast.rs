@@ -1,11 +1,11 @@
-//! A step's memory, forecast and taken.
+//! A step's memory: the forecast against the measurement.
 
 use candle_finetune::candle_core::{DType, Device, Tensor};
 use candle_finetune::{
     Arch, Backbone, BatchNormMode, FeatureCache, FineTuner, FreezePolicy, Head, Optimizer, Phase, Plan, TensorDataset,
 };
 
-/// What a child process is to measure.
+/// Tells a child process what to measure.
 const CASE: &str = "CANDLE_FINETUNE_FORECAST_CASE";
 
 fn plan(freeze: FreezePolicy, optimizer: Optimizer, batch_size: usize) -> Plan {
@@ -44,7 +44,7 @@ fn a_forecast_follows_what_learns() {
     assert!(all.to_string().contains(" MB: weights "), "{all}");
 }
 
-/// One of each family: their layers pass sizes on as they pass images on.
+/// One architecture of each family: the dry run covers their layers.
 #[test]
 fn every_family_has_a_forecast() {
     for arch in
@@ -58,7 +58,7 @@ fn every_family_has_a_forecast() {
     }
 }
 
-/// Runs in a process of its own, where nothing else takes memory: prints what two steps took and what was forecast.
+/// Runs in a separate process, where nothing else allocates: prints the memory of two steps and the forecast.
 #[test]
 fn child() {
     let Ok(case) = std::env::var(CASE) else { return };
@@ -83,7 +83,7 @@ fn child() {
     println!("\ntook {} forecast {}", memory("VmHWM:") - before, forecast.total());
 }
 
-/// Bytes, as Linux tells them of this process.
+/// Bytes of this process, from Linux.
 fn memory(what: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();

@@ -1,4 +1,4 @@
-//! What is frozen stays, what learns moves: every architecture, every cut, every mode of batch norm.
+//! Frozen tensors stay, learning tensors change: for every architecture, every cut, every mode of batch norm.
 
 use crate::support::{CPU, all_bits, all_sums, bits, differing, images, plan, tensors, worn};
 use candle_finetune::{
@@ -16,7 +16,7 @@ fn is_statistic(name: &str) -> bool {
     name.ends_with(".running_mean") || name.ends_with(".running_var")
 }
 
-/// The modules that are batch norms.
+/// The names of the batch norm modules.
 fn norms(names: &BTreeSet<String>) -> BTreeSet<String> {
     names.iter().filter_map(|name| name.strip_suffix(".running_mean")).map(String::from).collect()
 }
@@ -25,7 +25,7 @@ fn of_norm(name: &str, norms: &BTreeSet<String>) -> bool {
     name.rsplit_once('.').is_some_and(|(module, _)| norms.contains(module))
 }
 
-/// What one step must find and leave, for the tensors that are not frozen by the policy.
+/// Which tensors must get a gradient and change in one step, of those that the policy does not freeze.
 struct Expected {
     frozen: BTreeSet<String>,
     learning: BTreeSet<String>,
@@ -55,13 +55,13 @@ impl Expected {
 }
 
 pub fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode) -> Session {
-    // Adam's step has one size whatever the gradient's, so that every change shows in f32.
+    // The size of Adam's step does not depend on the gradient's, so every change shows in f32.
     let optimizer = Optimizer::adamw(1e-2).weight_decay(0.0);
     let phase = Phase::new(2, optimizer).freeze(freeze).batch_norm(mode);
     FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).workers(0).session(data).unwrap()
 }
 
-/// One step of one phase, with everything checked.
+/// Takes one step of one phase and checks everything.
 fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode, expected: &Expected) {
     let what = format!("{} {freeze:?} {mode:?}", backbone.name());
     let mut session = start(backbone, data, freeze, mode);
@@ -70,13 +70,13 @@ fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: 
     if mode != BatchNormMode::Train {
         assert_eq!(session.report().zero_gradients, [""; 0], "{what}");
     }
-    // A second step, after which the audit looks at the frozen tensors and their folded copies once more.
+    // A second step, after which the audit compares the frozen tensors and their folded copies again.
     let batch = session.next_batch().unwrap().unwrap();
     session.step(&batch).unwrap();
     session.finish().unwrap();
 }
 
-/// The session's next step changes what it should and nothing else. Returns the sums after it.
+/// Checks that the session's next step changes what it should and nothing else. Returns the checksums after it.
 fn check_step(
     session: &mut Session,
     backbone: &Backbone,
@@ -99,7 +99,7 @@ fn check_step(
     let may: BTreeSet<String> = learning.union(&expected.moving).cloned().collect();
     assert_eq!(changed.difference(&may).collect::<Vec<_>>(), Vec::<&String>::new(), "{what}: changed");
     let zero: BTreeSet<String> = session.report().zero_gradients.iter().cloned().collect();
-    // Only a bias that the batch's mean takes away again has no gradient.
+    // Only a bias that the norm's batch mean cancels has no gradient.
     let norms = norms(&backbone.tensors().keys().cloned().collect());
     for name in &zero {
         let bias = name.ends_with(".bias") && !of_norm(name, &norms) && !name.contains("se.");
@@ -111,7 +111,7 @@ fn check_step(
     after
 }
 
-/// The gradients as a user's own `loss.backward()` gives them.
+/// Checks the gradients that a user's `loss.backward()` gives.
 fn check_user_gradients(backbone: &Backbone, data: &TensorDataset, k: usize) {
     let mut session = start(backbone, data, FreezePolicy::First(k), BatchNormMode::Train);
     let batch = session.next_batch().unwrap().unwrap();
@@ -123,12 +123,12 @@ fn check_user_gradients(backbone: &Backbone, data: &TensorDataset, k: usize) {
     }
 }
 
-/// The names of each block's tensors, from the number that freezing one more block adds to the frozen ones.
+/// The names of each block's tensors: those that freezing one more block adds to the frozen ones.
 fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
     let n = backbone.blocks().len();
     let learning = |k: usize| -> BTreeSet<String> {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(FreezePolicy::First(k)).batch_norm(BatchNormMode::Frozen);
-        // Without its audit and its kept features, which are not looked at here.
+        // Without audit and feature cache, which are irrelevant here.
         let tuner =
             FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false).cache(&FeatureCache::off());
         let mut session = tuner.workers(0).session(data).unwrap();
@@ -138,7 +138,7 @@ fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
     let sets: Vec<BTreeSet<String>> = (0..=n).map(learning).collect();
     let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
     let norms = norms(&all);
-    // A convolution and its norm: the norm follows it in the order in which they were made, and shares its module.
+    // A convolution and its norm: the norm is declared after it, in the same module.
     let parent = |name: &str| name.rsplit_once('.').map_or("", |(module, _)| module).to_string();
     let mut result = vec![BTreeSet::new(); n];
     for (i, block) in result.iter_mut().enumerate() {
@@ -157,7 +157,7 @@ fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
     result
 }
 
-/// What the norm after a convolution is called, by the naming of all families.
+/// The name of the norm after a convolution, in the naming of all families.
 fn norm_of(conv: &str) -> String {
     let (module, leaf) = conv.rsplit_once('.').map_or(("", conv), |(module, leaf)| (module, leaf));
     let at = |leaf: String| if module.is_empty() { leaf } else { format!("{module}.{leaf}") };
@@ -173,7 +173,7 @@ fn norm_of(conv: &str) -> String {
     }
 }
 
-/// Every cut in every mode of batch norm, each from the start.
+/// Every cut in every mode of batch norm, each in a new session.
 fn every_cut(arch: Arch, dir: &Path) {
     let backbone = worn(&Backbone::random(arch, 5, &CPU).unwrap(), dir);
     let data = tensors(4, 32, 2, 9);
@@ -190,14 +190,14 @@ fn every_cut(arch: Arch, dir: &Path) {
     });
 }
 
-/// Every cut of a network that is too large to start anew for each: one run with a phase per cut, from the head alone
-/// to everything, the modes of batch norm in turn.
+/// Every cut of a network that is too large for a session per cut: one run with a phase per cut, from the head alone
+/// to everything, alternating the modes of batch norm.
 fn every_cut_in_turn(arch: Arch) {
     let backbone = Backbone::random(arch, 5, &CPU).unwrap();
     let data = tensors(4, 32, 2, 9);
     let blocks = blocks(&backbone, &data);
     let mode = |k: usize| MODES[k % MODES.len()];
-    // A step that shows in f32 whatever the gradient's size, and that many of them do not spoil the network.
+    // A step that shows in f32 whatever the gradient's size, and small enough for many of them.
     let optimizer = Optimizer::adamw(1e-4).weight_decay(0.0);
     let phase = |k| Phase::new(1, optimizer).freeze(FreezePolicy::First(k)).batch_norm(mode(k));
     let phases = (0..=blocks.len()).rev().map(phase).collect();
@@ -213,7 +213,7 @@ fn every_cut_in_turn(arch: Arch) {
     check_user_gradients(&backbone, &data, 0);
 }
 
-/// Training leaves the backbone that it began with as it was.
+/// Checks that training does not change the backbone that it started from.
 fn untouched(backbone: &Backbone, run: impl FnOnce()) {
     let x = images(2, 3, 32, 11);
     let (sums, features) = (all_sums(backbone.tensors()), bits(&backbone.forward(&x).unwrap()));
@@ -222,14 +222,14 @@ fn untouched(backbone: &Backbone, run: impl FnOnce()) {
     assert_eq!(bits(&backbone.forward(&x).unwrap()), features, "{}", backbone.name());
 }
 
-/// How a row is tested.
+/// How an architecture is tested.
 #[derive(PartialEq)]
 enum Size {
-    /// Each cut and mode from the start.
+    /// A session per cut and mode.
     Small,
     /// One run through all cuts.
     Large,
-    /// The same, but for VGG's fully connected layers, a hundred million parameters: on request.
+    /// The same, on request only: VGG's fully connected layers have a hundred million parameters.
     Huge,
 }
 
@@ -300,13 +300,13 @@ fn names_freeze_anywhere() {
             check(&backbone, &data, policy, mode, &Expected::new(&backbone, &open, mode));
         }
     }
-    // One statistic of a norm brings the other along.
+    // Naming one statistic of a norm freezes the other too.
     let policy = FreezePolicy::Named(vec!["layer2.0.bn1.running_mean".into()]);
     let open = all.iter().filter(|n| !n.starts_with("layer2.0.bn1.running")).cloned().collect();
     check(&backbone, &data, policy, BatchNormMode::Train, &Expected::new(&backbone, &open, BatchNormMode::Train));
     let wrong = start_error(&backbone, &data, FreezePolicy::Named(vec!["layer2.7".into()]));
     assert!(matches!(wrong, Error::UnknownBlock { name, .. } if name == "layer2.7"));
-    // A name that owns no tensor, of the backbone or the head, comes with the nearest that do.
+    // An unknown name, of the backbone or the head, is refused with the nearest known names.
     for (name, near) in
         [("layer2.0.conv3.weight", "layer2.0.conv2.weight"), ("linear.weigth", "linear.weight"), ("conv", "conv1")]
     {
@@ -342,7 +342,7 @@ fn policies_that_count_or_name_blocks_agree() {
 fn a_frozen_backbone_leaves_no_graph() {
     let (backbone, data, _dir) = small();
     assert!(!backbone.forward(&images(1, 3, 32, 1)).unwrap().track_op());
-    // What is behind the logits shows in the store: with the backbone frozen, the head's few nodes and nothing else.
+    // The gradient store shows the graph behind the logits: with a frozen backbone, the head's few nodes and no others.
     let count = |freeze: FreezePolicy| {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache(&FeatureCache::off());
@@ -383,7 +383,7 @@ fn a_cut_through_phases_keeps_what_each_froze() {
     assert_eq!(differing(&states[0], &with_head(&all_bits(backbone.tensors()), &states[0])), [""; 0]);
 }
 
-/// A backbone's tensors with a head's, to compare with a session's.
+/// A backbone's tensors and the head's from a session, to compare with the session's.
 fn with_head(backbone: &Bits, state: &Bits) -> Bits {
     let mut all = state.clone();
     all.extend(backbone.clone());

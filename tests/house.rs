@@ -1,9 +1,9 @@
-//! Rules of the source itself.
+//! Rules for the source code.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Lower floors first; a room uses its own floor and those below.
+/// The modules, the lowest floor first. A module imports from its own floor and from lower ones.
 const FLOORS: [&[&str]; 9] = [
     &["error", "rng", "schedule", "metrics"],
     &["ops"],
@@ -41,7 +41,7 @@ fn files() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The room that a file belongs to: the first part of its path.
+/// The module that a file belongs to: the first part of its path.
 fn room(path: &Path) -> String {
     let path = path.strip_prefix(source()).unwrap().with_extension("");
     path.iter().next().unwrap().to_str().unwrap().to_string()
@@ -51,14 +51,14 @@ fn floor(room: &str) -> usize {
     FLOORS.iter().position(|f| f.contains(&room)).unwrap_or_else(|| panic!("{room} has no floor: add it to FLOORS"))
 }
 
-/// The code alone: no comments, and nothing from the tests on.
+/// The code without comments and without the tests at the end.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let lines = text.lines().map(|line| line.split("//").next().unwrap());
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What lib.rs re-exports, and from which room.
+/// The items that lib.rs re-exports, and their modules.
 fn exports(lib: &str) -> BTreeMap<String, String> {
     let mut exports = BTreeMap::new();
     for item in code(lib).split("pub use ").skip(1) {
@@ -72,7 +72,7 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
     exports
 }
 
-/// The first words after every `crate::` of the code, groups in braces taken apart.
+/// The first word after every `crate::` of the code, with groups in braces expanded.
 fn uses(code: &str) -> Vec<String> {
     let mut words = vec![];
     for (at, _) in code.match_indices("crate::") {

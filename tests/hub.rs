@@ -1,4 +1,4 @@
-//! Backbones and predictors from a hub, and back.
+//! Backbones and predictors from a hub, and pushed to it.
 
 #[path = "../examples/support/local_hub.rs"]
 mod local_hub;
@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-/// Random weights of an architecture under a library's names, with a classifier of so many classes.
+/// Random weights of an architecture under a library's names, with a classifier of this many classes.
 fn state(arch: Arch, layout: Naming, classes: usize) -> BTreeMap<String, Tensor> {
     let backbone = Backbone::random(arch, 7, &CPU).unwrap();
     let named = |(name, t): (&String, &Tensor)| (arch.name_in(layout, name), t.clone());
@@ -93,7 +93,7 @@ fn timm_repositories() {
         let direct = Backbone::from_file(arch, &file, &CPU).unwrap();
         let x = images(2, 3, 64, 1);
         assert_eq!(numbers(&direct.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
-        // So does a folder of that shape, without any hub.
+        // The same from a folder, without a hub.
         let folder = Predictor::load(Source::dir(place.repository(&id)), &CPU).unwrap();
         assert_eq!(numbers(&folder.logits(&x).unwrap()), numbers(&predictor.logits(&x).unwrap()));
     }
@@ -112,7 +112,7 @@ fn every_field_but_the_architecture_is_optional() {
             0.95,
             vec!["0", "1"],
         ),
-        // As old versions wrote it: all at the top, the classes as "labels".
+        // As old versions wrote it: everything at the top level, the classes as "labels".
         (
             json!({"architecture": "resnet18", "num_classes": 2, "input_size": [3, 160, 160], "crop_pct": 0.5,
                 "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "pool_size": null,
@@ -159,7 +159,7 @@ fn transformers_repositories() {
         let expected = Backbone::random(arch, 7, &CPU).unwrap();
         let x = images(1, 3, 64, 1);
         assert_eq!(numbers(&expected.forward(&x).unwrap()), numbers(&predictor.backbone().forward(&x).unwrap()));
-        // How images are prepared stands in a file of its own.
+        // The preprocessing is in a separate file.
         for (processor, size, fit, crop) in [
             (
                 json!({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8, "resample": 3,
@@ -188,7 +188,7 @@ fn transformers_repositories() {
                 "Center",
                 0.875,
             ),
-            // A ResNet's processor is a ConvNext's where its type is not said.
+            // Without a type, a ResNet's processor is a ConvNext's.
             (json!({"size": 128, "resample": 2, "do_normalize": false}), (128, 128), "Center", 0.875),
         ] {
             std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
@@ -297,7 +297,7 @@ fn descriptions_that_cannot_be() {
         let error = Predictor::load(Source::dir(&folder), &CPU).unwrap_err().to_string();
         assert!(error.contains(words), "{config}: {error}");
     }
-    // How images are prepared must be said, and in words that are known.
+    // The preprocessing must be given, in known terms.
     let resnet = json!({"model_type": "resnet", "depths": [2, 2, 2, 2], "layer_type": "basic",
         "hidden_sizes": [64, 128, 256, 512]});
     put(&folder, &state(Arch::RESNET18, Naming::Transformers, 2), &resnet);
@@ -314,11 +314,11 @@ fn descriptions_that_cannot_be() {
         assert!(error.contains(field) && error.contains("Source::input_spec"), "{processor}: {error}");
     }
     std::fs::remove_file(folder.join("preprocessor_config.json")).unwrap();
-    // What the user says wins over a name that is not known.
+    // The user's choice wins over an unknown name.
     put(&folder, &tensors, &json!({"architecture": "my_resnet", "pretrained_cfg": {"crop_pct": 0.7}}));
     let backbone = Backbone::load(Source::dir(&folder).arch(Arch::RESNET18), &CPU).unwrap();
     assert_eq!(backbone.input_spec().crop_pct, 0.7);
-    // So it does over a description of images that cannot be.
+    // It also wins over an impossible description of the preprocessing.
     put(&folder, &tensors, &cfg("interpolation", json!("random")));
     let error = Backbone::load(Source::dir(&folder), &CPU).unwrap_err().to_string();
     assert!(error.contains("Source::input_spec"), "{error}");
@@ -334,7 +334,7 @@ fn networks_for_other_channels() {
     let mut tensors = state(Arch::RESNET18, Naming::Timm, 2);
     let first = tensors["conv1.weight"].sum_keepdim(1).unwrap();
     tensors.insert("conv1.weight".into(), first);
-    // Older exports of timm's keep the size of the colour images that came before.
+    // Older timm exports keep the size of the earlier colour images.
     let mut config = timm(Arch::RESNET18, 2);
     config["model_args"]["in_chans"] = json!(1);
     put(&folder, &tensors, &config);
@@ -392,7 +392,7 @@ fn there_and_back() {
         assert!(matches!(error, Error::Hub { kind: HubError::NotFound, .. }), "{error:?}");
         let url = fitted.predictor.push_to_hub(&to.clone().create().private().message("first")).unwrap();
         assert!(url.contains("/commit/"), "{url}");
-        // And once more over what is there.
+        // Push again over the existing files.
         fitted.predictor.push_to_hub(&to.create()).unwrap();
         let back = Predictor::load(place.source(id), &CPU).unwrap();
         assert_eq!(back.labels(), fitted.predictor.labels());
@@ -401,7 +401,7 @@ fn there_and_back() {
             |p: &Predictor| format!("{:?}", (0..6).map(|i| p.evaluate(&part(&data, i)).unwrap()).collect::<Vec<_>>());
         assert_eq!(all(&back), all(&fitted.predictor));
         assert_eq!(back.report().unwrap().unwrap().top1, fitted.report.top1);
-        // As a backbone it has what the fine-tuned one has.
+        // Loaded as a backbone, it has the fine-tuned one's tensors.
         let backbone = Backbone::load(place.source(id), &CPU).unwrap();
         let x = images(2, 3, 32, 1);
         assert_eq!(numbers(&backbone.forward(&x).unwrap()), numbers(&back.backbone().forward(&x).unwrap()));
@@ -422,7 +422,7 @@ fn there_and_back() {
     let error = tuned(Head::linear()).predictor.push_to_hub(&stranger).unwrap_err();
     assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
     assert!(!error.to_string().contains("nobody"));
-    // A card that somebody wrote stays, in whatever encoding, and though the hub has to be asked twice whether there is one.
+    // A model card that a person wrote stays, in any encoding, even if the hub answers only the second request for it.
     let card = place.repository("me/linear").join("README.md");
     for mine in [&b"mine"[..], b"\xe0 moi"] {
         std::fs::write(&card, mine).unwrap();
@@ -436,7 +436,7 @@ fn part(data: &(impl Dataset + Clone + 'static), i: usize) -> candle_finetune::S
     candle_finetune::Subset::new(data, vec![i]).unwrap()
 }
 
-/// What its file holds.
+/// The content of its file.
 fn file_of(predictor: &Predictor) -> crate::training::Bits {
     let file = tempfile::NamedTempFile::new().unwrap();
     predictor.save(file.path()).unwrap();
@@ -479,7 +479,7 @@ fn the_card_says_what_each_figure_was_measured_on() {
     };
     assert!(card.contains(&line("validation", report.samples.valid, report.valid_top1)), "{card}");
     assert!(card.contains(&line("test", report.samples.test, report.top1)), "{card}");
-    // A report without a figure for the test data gives none.
+    // A report without test accuracy gives none.
     let file = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&file).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -504,11 +504,11 @@ fn a_folder_without_hub() {
     assert_eq!(file_of(&back), saved(&fitted));
     let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(card.contains("Source::dir(") && card.contains("timm has no such network"), "{card}");
-    // A card of somebody's own stays, whatever it is written in.
+    // A model card that a person wrote stays, in any encoding.
     std::fs::write(folder.join("README.md"), b"\xe0 moi").unwrap();
     fitted.predictor.save_folder(&folder).unwrap();
     assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"\xe0 moi");
-    // The options of a source hold for a saved predictor too.
+    // The options of a source apply to a saved predictor too.
     let spec = InputSpec::new(48);
     let other = Predictor::load(Source::dir(&folder).input_spec(spec.clone()), &CPU).unwrap();
     assert_eq!(other.backbone().input_spec(), &spec);

@@ -1,10 +1,10 @@
-//! Decoding of image files, which the tests write themselves.
+//! Decoding of image files, which the tests write.
 
 use candle_finetune::{Error, Image};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat};
 use std::io::Cursor;
 
-/// Smooth colours, so that JPEG stays close.
+/// Smooth colours, so that JPEG's error is small.
 fn picture(width: u32, height: u32) -> image::RgbImage {
     image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 6) as u8, (y * 7) as u8, 200 - (x * 2 + y) as u8]))
 }
@@ -72,7 +72,7 @@ fn gray_alpha_and_16_bit_become_rgb() {
     assert!(jpeg.bytes().chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]));
 }
 
-/// An EXIF block that holds nothing but an orientation.
+/// An EXIF block with an orientation only.
 fn exif(orientation: u8) -> Vec<u8> {
     let mut bytes = b"MM\0\x2A\0\0\0\x08".to_vec(); // big endian, first directory at byte 8
     bytes.extend([0, 1]); // one entry
@@ -81,7 +81,7 @@ fn exif(orientation: u8) -> Vec<u8> {
     bytes
 }
 
-/// Left upper, right upper, left lower and right lower quarter, told apart by brightness: 1 to 4.
+/// The upper left, upper right, lower left and lower right quarters have brightness 1 to 4.
 fn quarters(image: &Image) -> [u8; 4] {
     let (h, w) = (image.height(), image.width());
     [(h / 4, w / 4), (h / 4, 3 * w / 4), (3 * h / 4, w / 4), (3 * h / 4, 3 * w / 4)]
@@ -124,7 +124,7 @@ fn all_eight_orientations_are_applied() {
             assert_eq!(quarters(&image), expected, "orientation {orientation}");
         }
     }
-    // An orientation that does not exist is none.
+    // An invalid orientation is ignored.
     let mut jpeg = Vec::new();
     let mut encoder = image::codecs::jpeg::JpegEncoder::new(&mut jpeg);
     encoder.set_exif_metadata(exif(77)).unwrap();
@@ -183,7 +183,7 @@ fn an_enormous_image_is_refused_by_its_header() {
     let error = Image::decode(&png_header(60_000, 60_000)).unwrap_err();
     let Error::ImageTooLarge { width: 60_000, height: 60_000, .. } = error else { panic!("{error}") };
     assert!(matches!(Image::decode(&png_header(10, 10)), Err(Error::BrokenImage { .. })));
-    // A BMP says its size too.
+    // A BMP has its size in the header too.
     let mut bmp = encoded(&rgb(8, 8), ImageFormat::Bmp);
     bmp[18..26].copy_from_slice(&[0x60, 0xEA, 0, 0, 0x60, 0xEA, 0, 0]);
     assert!(matches!(Image::decode(&bmp), Err(Error::ImageTooLarge { .. } | Error::BrokenImage { .. })));
@@ -246,7 +246,7 @@ fn jpegs_have_the_pixels_of_libjpeg_or_are_refused() {
     }
 }
 
-/// A TIFF of 2 x 2 pixels with these tags and values beside its size, all shorts, uncompressed.
+/// An uncompressed TIFF of 2 x 2 pixels, with these tags and values beside its size, all shorts.
 fn tiff(tags: &[(u16, &[u16])], data: &[u8]) -> Vec<u8> {
     let mut tags: Vec<(u16, Vec<u16>)> = tags.iter().map(|(tag, values)| (*tag, values.to_vec())).collect();
     let standard = [(256, 2), (257, 2), (259, 1), (273, 8), (278, 2), (279, data.len() as u16)];
@@ -283,7 +283,7 @@ fn tiffs_that_are_not_read_are_unsupported_and_not_broken() {
     assert_eq!(gray.bytes(), [10, 10, 10, 11, 11, 11, 12, 12, 12, 13, 13, 13]);
     let inverse = Image::decode(&tiff(&[(258, &[8]), (262, &[0])], &pixels[..4])).unwrap();
     assert_eq!(inverse.pixel(0, 1), [244; 3]);
-    // Colours that are multiplied by alpha are divided by it.
+    // Premultiplied colours are divided by alpha.
     let rgba =
         |extra: u16| tiff(&[(258, &[8; 4]), (262, &[2]), (277, &[4]), (338, &[extra])], &[60, 30, 0, 127].repeat(4));
     assert_eq!(Image::decode(&rgba(2)).unwrap().pixel(1, 1), [60, 30, 0]);
@@ -351,7 +351,7 @@ fn what_is_no_file_or_never_ends_is_refused_at_once() {
     let socket = folder.path().join("socket.jpg");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let mut paths = vec![pipe, device, socket, folder.path().to_path_buf()];
-    // Files that are sparse, of 6 GB: the beginning of an image, then nothing but zeros.
+    // Sparse files of 6 GB: the beginning of an image, then zeros.
     let formats = [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Jpeg, ImageFormat::Gif];
     let beginnings = formats.map(|format| {
         let bytes = encoded(&rgb(60, 50), format);

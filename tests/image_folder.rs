@@ -1,4 +1,4 @@
-//! Folders of images: classes, parts, broken files. `folder_layout` has how trees are read.
+//! Folders of images: classes, parts, broken files. `folder_layout` tests how trees are read.
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{Dataset, Error, ImageFolder, InputSpec, Loader, Target, Transform};
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Writes a small PNG, with the folders above it.
+/// Writes a small PNG and creates the folders above it.
 pub fn put(root: &Path, path: &str) {
     let path = root.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -64,7 +64,7 @@ fn without_valid_a_part_of_train_is_cut_off() {
     assert_eq!(names(&again.valid), names(&splits.valid));
     assert_ne!(names(&ImageFolder::splits(root.path(), 2).unwrap().valid), names(&splits.valid));
     assert!(names(&splits.train).iter().all(|name| !names(&splits.valid).contains(name)));
-    // Plain class folders are cut in the same way.
+    // Plain class folders are split in the same way.
     let plain = ImageFolder::splits(root.path().join("train"), 1).unwrap();
     assert_eq!((names(&plain.valid), plain.test.is_none()), (names(&splits.valid), true));
 }
@@ -82,7 +82,7 @@ fn groups_stay_together_when_a_part_is_cut_off() {
     let (train, valid) = (patients(&splits.train), patients(&splits.valid));
     assert!(valid.len() >= 8 && valid.iter().all(|one| !train.contains(one)), "{valid:?}");
     assert_eq!(train.len() + valid.len(), 80);
-    // Without groups some pair is torn apart.
+    // Without groups, some pair is split.
     let torn = ImageFolder::splits(root.path(), 1).unwrap();
     let train = patients(&torn.train);
     assert!(patients(&torn.valid).iter().any(|one| train.contains(one)));
@@ -94,7 +94,7 @@ fn parts_that_are_there_are_taken() {
         let root = folder(&[("train/a", 4), ("train/b", 4), (&format!("{name}/a"), 2), ("test/b", 1)]);
         let splits = ImageFolder::splits(root.path(), 0).unwrap();
         assert_eq!((splits.train.len(), splits.valid.len(), splits.test.as_ref().unwrap().len()), (8, 2, 1));
-        // Class b is missing in valid, and still the classes are those of train.
+        // Class b is missing in valid, but the classes are those of train.
         assert_eq!(splits.valid.classes(), ["a", "b"]);
         assert_eq!(classes_of(splits.test.as_ref().unwrap()), [1]);
         assert_eq!(ImageFolder::open(root.path()).unwrap().len(), 8);
@@ -194,7 +194,7 @@ fn broken_files_are_skipped_before_a_part_is_cut_off() {
         assert!(problem.contains("HEIC") && problem.contains("convert"), "{}: {problem}", path.display());
         splits.train.check().unwrap();
     }
-    // A class of which train has nothing left is an error; in the part to evaluate on it is none.
+    // A class without readable images is an error in train, but not in the part for evaluation.
     ["train/b/002.png", "train/b/003.png"].iter().for_each(|path| write(path, b"?"));
     let options = ImageFolder::options().skip_broken(true);
     for error in [options.splits(root.path(), 0).unwrap_err(), options.open(root.path()).unwrap_err()] {
@@ -202,7 +202,7 @@ fn broken_files_are_skipped_before_a_part_is_cut_off() {
     }
     let test = options.eval_part(root.path()).unwrap();
     assert_eq!((test.classes().len(), test.len(), test.skipped().len()), (2, 3, 1));
-    // A class of nothing but unsupported images has nothing left either.
+    // The same for a class with unsupported images only.
     let root = folder(&[("a", 3), ("b", 0)]);
     fs::write(root.path().join("b/x.avif"), "").unwrap();
     assert!(matches!(options.open(root.path()), Err(Error::EmptyClass { class, .. }) if class == "b"));
@@ -221,7 +221,7 @@ fn what_was_skipped_is_counted_once_over_the_parts() {
         let (train, valid) = candle_finetune::split(&train, 0.3, seed).unwrap();
         assert_eq!(train.skipped() + valid.skipped(), 3);
     }
-    // A part on its own has lost as many, whichever samples it has.
+    // A part of the dataset has skipped as many, whichever samples it has.
     assert_eq!(candle_finetune::Subset::new(&data, vec![1, 5]).unwrap().skipped(), 3);
 }
 
@@ -247,7 +247,7 @@ fn kinds_that_are_not_read_are_called_what_they_are() {
     }
     let kept = ImageFolder::options().skip_broken(true).open(root.path()).unwrap();
     assert_eq!((kept.len(), kept.skipped()), (4, found.as_slice()));
-    // Named so, and yet a file that is read.
+    // A file is read although its name looks unsupported.
     files.iter().for_each(|(path, _)| put(root.path(), path));
     let data = ImageFolder::open(root.path()).unwrap();
     assert_eq!(data.len(), 11);
@@ -267,7 +267,7 @@ fn pipes_and_devices_are_refused_without_being_opened() {
     assert!(files[0].1.contains("pipe") && files[1].1.contains("device"), "{error}");
     let kept = ImageFolder::options().skip_broken(true).open(root.path()).unwrap();
     assert_eq!((kept.len(), kept.skipped().len()), (4, 2));
-    // One that comes later is found by a check.
+    // A file that breaks later is found by a check.
     fs::remove_file(root.path().join("b/zero.png")).unwrap();
     fs::rename(&pipe, root.path().join("later")).unwrap();
     fs::remove_file(root.path().join("a/001.png")).unwrap();
@@ -382,11 +382,11 @@ fn links_and_odd_names() {
     let data = ImageFolder::open(root.path()).unwrap();
     assert_eq!(data.len(), 3);
     data.check().unwrap();
-    // A link to nothing is a broken image.
+    // A broken link is a broken image.
     std::os::unix::fs::symlink("nowhere", root.path().join("a/dangling.png")).unwrap();
     assert!(ImageFolder::open(root.path()).unwrap_err().to_string().contains("dangling.png"));
     assert_eq!(ImageFolder::options().skip_broken(true).open(root.path()).unwrap().skipped().len(), 1);
-    // A link to a folder above goes round in circles.
+    // A link to a folder above would be a cycle.
     std::os::unix::fs::symlink(root.path(), root.path().join("a/above")).unwrap();
     assert!(matches!(ImageFolder::open(root.path()), Err(Error::Invalid { .. } | Error::Io { .. })));
 }

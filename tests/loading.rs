@@ -1,4 +1,4 @@
-//! Weights from files: whose names they have, what is missing, what is adapted.
+//! Weights from files: names of several libraries, missing tensors, adaptations.
 
 use crate::support::{CPU, bits, images, numbers, read, worn, write};
 use candle_finetune::candle_core::{DType, Tensor};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 type Tensors = BTreeMap<String, Tensor>;
 
-/// Everything that a file of the whole network holds, under the layout's names.
+/// All tensors of a file of the whole network, under the library's names.
 fn state(backbone: &Backbone, layout: Naming, classes: usize) -> Tensors {
     let arch = backbone.arch().unwrap();
     let mut all = Tensors::new();
@@ -38,7 +38,7 @@ fn file(tensors: &Tensors) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// How the file differs from the architecture.
+/// The error of a file that differs from the architecture.
 fn difference(arch: Arch, tensors: &Tensors) -> Mismatch {
     let (_dir, path) = file(tensors);
     match Backbone::from_file(arch, &path, &CPU).unwrap_err() {
@@ -56,7 +56,7 @@ fn mismatch(arch: Arch, tensors: &Tensors) -> (Vec<String>, Vec<String>, Vec<Str
     (found.missing, found.unknown, found.shapes)
 }
 
-/// The tensors under names that `name` makes of theirs.
+/// The tensors, renamed by `name`.
 fn renamed(tensors: &Tensors, name: impl Fn(&str) -> String) -> Tensors {
     tensors.iter().map(|(old, t)| (name(old), t.clone())).collect()
 }
@@ -73,7 +73,7 @@ fn assert_same(a: &Backbone, b: &Backbone) {
     }
 }
 
-/// The 20-layer ResNet and all that a file of it holds, with a classifier of five classes.
+/// The ResNet-20 and all tensors of its file, with a classifier of five classes.
 fn small() -> (Backbone, Tensors) {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
     let tensors = state(&backbone, Naming::Timm, 5);
@@ -96,7 +96,7 @@ fn both_libraries_names_load_bit_for_bit() {
         for layout in [Naming::Timm, Naming::Torchvision] {
             let (_dir, path) = file(&state(&backbone, layout, 5));
             let loaded = Backbone::from_file(arch, &path, &CPU).unwrap();
-            // torchvision has no such file of VGG's convolutions alone, so that classifier is the whole network's.
+            // torchvision has no file of VGG's convolutions alone, so the classifier is the whole network's.
             let classes = (layout == Naming::Timm || arch != Arch::VGG11_BN_FEATURES).then_some(5);
             assert_eq!(loaded.num_classes(), classes, "{arch} {layout:?}");
             assert_eq!(loaded.tensors().len(), backbone.tensors().len());
@@ -153,12 +153,12 @@ fn every_difference_is_listed() {
     assert_eq!(shapes.len(), 1);
     assert!(shapes[0].starts_with(conv) && shapes[0].contains("[16, 3, 3, 3]") && shapes[0].contains("[32, 32, 3, 3]"));
 
-    // Numbers that are whole are no weights.
+    // Integers are not weights.
     let mut t = whole.clone();
     t.insert("bn1.bias".into(), Tensor::zeros(16, DType::I64, &CPU).unwrap());
     assert_eq!(mismatch(Arch::CIFAR_RESNET20, &t).2, ["bn1.bias holds I64, and weights are floating point"]);
 
-    // The first convolution does not only tell the channels.
+    // The first convolution determines more than the channels.
     for dims in [vec![16, 3, 3], vec![8, 3, 3, 3], vec![16, 3, 5, 5], vec![16, 0, 3, 3], vec![16]] {
         let mut t = whole.clone();
         t.insert("conv1.weight".into(), Tensor::zeros(dims.as_slice(), DType::F32, &CPU).unwrap());
@@ -166,7 +166,7 @@ fn every_difference_is_listed() {
         assert!(shapes.len() == 1 && shapes[0].starts_with("conv1.weight"), "{shapes:?}");
     }
 
-    // The message is made of the lists.
+    // The message contains the lists.
     let (_dir, path) = file(&state(&Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap(), Naming::Timm, 5));
     let message = Backbone::from_file(Arch::RESNET18, path, &CPU).unwrap_err().to_string();
     assert!(
@@ -205,7 +205,7 @@ fn the_first_convolution_is_adapted_to_the_channels() {
     let spec = gray.input_spec();
     assert_eq!((spec.channels, spec.mean.len(), spec.std.len()), (1, 1, 1));
     assert_eq!(gray.tensors()["conv1.weight"].dims(), [64, 1, 7, 7]);
-    // A gray image in all three channels makes the same features.
+    // A gray image in all three channels gives the same features.
     let x = images(2, 1, 32, 4);
     let three = Tensor::cat(&[&x, &x, &x], 1).unwrap();
     let (a, b) = (gray.forward(&x).unwrap(), backbone.forward(&three).unwrap());
@@ -225,7 +225,8 @@ fn the_first_convolution_is_adapted_to_the_channels() {
         assert!(matches!(load(Source::file(&path).channels(channels)), Err(Error::Invalid { .. })));
     }
 
-    // A specification for other channels asks for the adaptation by name; weights for gray images are recognised.
+    // An input spec with other channels is refused with a hint at the adaptation; weights for gray images are
+    // recognised.
     let spec = InputSpec::new(28).normalize(&[0.5], &[0.25]).interpolation(Interpolation::Bilinear);
     let error = load(Source::file(&path).input_spec(spec.clone())).unwrap_err().to_string();
     assert!(error.contains("Source::channels"), "{error}");
@@ -247,15 +248,16 @@ fn whose_weights_they_are_decides_how_images_are_prepared() {
         Backbone::load(source, &CPU).unwrap().input_spec().clone()
     };
     use Naming::{Timm, Torchvision};
-    // EfficientNet's names tell; torchvision's B1 was trained on ImageNet's mean, timm's default on another.
+    // EfficientNet's names identify the library. torchvision's B1 was trained with ImageNet's mean, timm's default with
+    // another.
     let own = spec(Arch::EFFICIENTNET_B1, Torchvision, None);
     assert_eq!((own.mean.as_slice(), own.crop_pct), (InputSpec::IMAGENET_MEAN.as_slice(), 240.0 / 256.0));
     assert_eq!(spec(Arch::EFFICIENTNET_B1, Timm, None), Arch::EFFICIENTNET_B1.input_spec());
-    // ResNet's do not.
+    // ResNet's names do not.
     assert_eq!(spec(Arch::RESNET18, Torchvision, None), Arch::RESNET18.input_spec());
     let said = spec(Arch::RESNET18, Torchvision, Some(Torchvision));
     assert_eq!((said.crop_pct, said.interpolation), (0.875, Interpolation::Bilinear));
-    // What contradicts the names, or names what torchvision does not have, is refused.
+    // A naming that contradicts the names, or that torchvision does not have, is refused.
     let refused = |arch: Arch, names: Naming, said: Naming| {
         let (_dir, path) = file(&state(&Backbone::random(arch, 3, &CPU).unwrap(), names, 5));
         Backbone::load(Source::file(path).arch(arch).naming(said), &CPU).unwrap_err().to_string()
@@ -291,7 +293,7 @@ fn other_sizes_and_images_that_are_too_small() {
     assert_eq!(backbone.input_spec().size, (224, 224));
     let wide = Tensor::zeros((1, 3, 64, 96), DType::F32, &CPU).unwrap();
     assert_eq!(larger.forward(&wide).unwrap().dims(), [1, 512]);
-    // The message has the least size, whether images or a setting are too small.
+    // The message names the minimum size, whether the images or a setting are too small.
     let errors = [
         backbone.forward(&images(1, 3, 31, 1)).unwrap_err(),
         backbone.stage_features(&images(1, 3, 40, 1).narrow(2, 0, 16).unwrap()).unwrap_err(),
@@ -302,7 +304,7 @@ fn other_sizes_and_images_that_are_too_small() {
     for error in errors.map(|error| error.to_string()) {
         assert!(error.contains("too few") && error.contains("32 x 32 at least"), "{error}");
     }
-    // A size that no memory holds is refused, and not tried.
+    // A size beyond any memory is refused without an attempt.
     for side in [16_385, 1_000_000, 1 << 32, usize::MAX] {
         assert!(backbone.input_size(side, 64).unwrap_err().to_string().contains("16384 at most"));
     }
@@ -323,7 +325,7 @@ fn other_sizes_and_images_that_are_too_small() {
 
 #[test]
 fn a_gray_start_is_as_loud_as_a_coloured_one() {
-    // He's rule goes by what a kernel's output feeds, which has nothing to do with the images' channels.
+    // He initialisation uses the fan-out, which does not depend on the images' channels.
     let spread = |arch: Arch, channels: usize| {
         let (_dir, path) = file(&state(&Backbone::random(arch, 3, &CPU).unwrap(), Naming::Timm, 2));
         let backbone = Backbone::load(Source::file(path).arch(arch).channels(channels), &CPU).unwrap();
@@ -392,7 +394,7 @@ fn prefixes_and_wrappers_are_removed_in_every_format_of_names() {
             assert!(format!("{loaded:?}").contains(note.as_str()), "{loaded:?}");
         }
     }
-    // Wrappers inside: of a part, of every block.
+    // Wrappers inside the network: of a part, of every block.
     let vgg = Backbone::random(Arch::VGG11_BN_FEATURES, 3, &CPU).unwrap();
     let inside = renamed(&state(&vgg, Naming::Timm, 5), |name| name.replace("features.", "features.module."));
     assert_same(&load(Arch::VGG11_BN_FEATURES, &inside).unwrap(), &vgg);
@@ -412,10 +414,10 @@ fn what_lies_beside_the_network_is_left_aside_and_said() {
     let loaded = load(Arch::CIFAR_RESNET20, &tensors).unwrap();
     assert_same(&loaded, &backbone);
     assert_eq!(loaded.notes()[1], "not part of the network: criterion.weight, train_acc.tp");
-    // Inside the network, whatever is unknown is refused as before.
+    // Unknown names inside the network are still refused.
     tensors.insert("model.layer9.weight".into(), Tensor::ones(5, DType::F32, &CPU).unwrap());
     assert_eq!(mismatch(Arch::CIFAR_RESNET20, &tensors).1, ["model.layer9.weight"]);
-    // An average of torch.optim.swa_utils counts what it has averaged.
+    // An average of torch.optim.swa_utils holds a counter.
     let mut average = renamed(&plain, |name| format!("module.{name}"));
     average.insert("n_averaged".into(), Tensor::new(7i64, &CPU).unwrap());
     let loaded = load(Arch::CIFAR_RESNET20, &average).unwrap();
@@ -444,7 +446,7 @@ fn of_two_networks_in_a_file_one_is_chosen_by_its_prefix() {
     }
     let text = Backbone::load(source().prefix("model."), &CPU).unwrap_err().to_string();
     assert!(text.contains("\"model.\"") && text.contains("module.teacher.bn1.bias"), "{text}");
-    // A prefix holds for a plain file too, and only whole parts of names are one.
+    // A prefix works for a plain file too, and consists of whole parts of names.
     let (_dir, path) = file(&renamed(&plain, |name| format!("net_{name}")));
     let text =
         Backbone::load(Source::file(&path).arch(Arch::CIFAR_RESNET20).prefix("net"), &CPU).unwrap_err().to_string();
@@ -473,7 +475,7 @@ fn weights_of_another_architecture_are_recognised() {
     }
     let found = difference(Arch::RESNET18, &small().1);
     assert_eq!(found.looks_like.as_deref(), Some("cifar_resnet20"));
-    // Nothing is known by these names, but that all have one beginning is worth saying.
+    // None of these names is known; the message mentions their common prefix.
     let strange = renamed(&small().1, |name| format!("trunk.{}", name.replace("layer", "stage")));
     let found = difference(Arch::CIFAR_RESNET20, &strange);
     assert_eq!((found.looks_like.as_deref(), found.prefix.as_deref()), (None, None), "its prefix was found");
@@ -523,12 +525,12 @@ fn a_classifier_of_another_kind_does_not_stop_the_backbone() {
             }
         }
     }
-    // A part of the network whose name only begins like a classifier's is no classifier.
+    // A part of the network whose name merely begins like a classifier's is not a classifier.
     let mut tensors = plain.clone();
     tensors.insert("linear2.weight".into(), ones(&[5, 64]));
     tensors.insert("header.weight".into(), ones(&[5, 64]));
     assert_eq!(mismatch(Arch::CIFAR_RESNET20, &tensors).1, ["header.weight", "linear2.weight"]);
-    // A linear classifier is kept, whatever else is there.
+    // A linear classifier is kept, whatever else the file holds.
     let mut tensors = plain;
     tensors.insert("head.extra".into(), ones(&[1]));
     let loaded = load(Arch::CIFAR_RESNET20, &tensors).unwrap();
@@ -599,16 +601,16 @@ fn weights_that_are_no_numbers_are_refused_by_name() {
         let error = load(Arch::CIFAR_RESNET20, &with(name, values)).unwrap_err();
         assert!(matches!(error, Error::Weights { .. }), "{error}");
         assert!(error.to_string().contains(&format!("tensor {name}: {words}.")), "{error}");
-        // By its name in the file.
+        // The message has its name in the file.
         let tensors = renamed(&with(name, values), |name| format!("model.{name}"));
         let error = load(Arch::CIFAR_RESNET20, &tensors).unwrap_err().to_string();
         assert!(error.contains(&format!("tensor model.{name}:")), "{error}");
     }
-    // Negative is what other tensors may be, and so may zero and the largest numbers.
+    // Other tensors may be negative, zero, or as large as f32 allows.
     let fine = with("bn1.running_var", &[(0, 0.0), (1, -0.0), (2, f32::MAX)]);
     load(Arch::CIFAR_RESNET20, &fine).unwrap();
     load(Arch::CIFAR_RESNET20, &with("conv1.weight", &[(0, f32::MIN), (1, 1e-45)])).unwrap();
-    // What is finite in f64 alone is infinite in f32.
+    // Some finite f64 values are infinite in f32.
     let mut double = plain.clone();
     let mut wide = plain["conv1.weight"].flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
     wide[3] = 1e300;
@@ -618,12 +620,12 @@ fn weights_that_are_no_numbers_are_refused_by_name() {
     let error = Backbone::load(source(), &CPU).unwrap_err().to_string();
     assert!(error.contains("1 of 432 elements is too large for f32"), "{error}");
     Backbone::load(source().dtype(DType::F64), &CPU).unwrap();
-    // Infinite halves, as an overflow leaves them.
+    // Infinite f16 values, as an overflow leaves them.
     let mut half = plain.clone();
     half.insert("conv1.weight".into(), (&plain["conv1.weight"] * 1e8).unwrap().to_dtype(DType::F16).unwrap());
     let error = load(Arch::CIFAR_RESNET20, &half).unwrap_err().to_string();
     assert!(error.contains("conv1.weight: ") && error.contains("elements are infinite"), "{error}");
-    // Counters are no weights, and neither is what is left aside.
+    // Counters and ignored tensors are not checked.
     let mut aside = renamed(&plain, |name| format!("model.{name}"));
     aside.insert("loss.weight".into(), Tensor::new(&[f32::NAN], &CPU).unwrap());
     load(Arch::CIFAR_RESNET20, &aside).unwrap();
@@ -635,8 +637,8 @@ fn names_without_end_take_no_time() {
     let arch = Arch::CIFAR_RESNET20;
     let one = Tensor::ones(1, DType::F32, &CPU).unwrap();
     let (_, plain) = small();
-    // A name of a million wrappers, which all go; of a million prefixes, which are too many for one; many networks'
-    // first tensors.
+    // A name with a million wrappers, which are all removed; a name with a million prefixes, more than the limit; the
+    // first tensors of many networks.
     for name in [
         "module.".repeat(1_000_000) + "conv1.weight",
         "model.".repeat(1_000_000) + "conv1.weight",

@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 use support::{Figures, Parity, Precision};
 
-/// Compares a committed file in both precisions and names every error past its tolerance.
+/// Compares a committed file in both precisions and names every error beyond its tolerance.
 fn hold(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(name);
     let parity = Parity::new(Figures::read(&path).unwrap()).unwrap();
@@ -51,7 +51,7 @@ fn efficientnet_lite() {
     hold("timm-tf_efficientnet_lite0-64.json");
 }
 
-/// A committed file as plain JSON, to be spoilt.
+/// A committed file as JSON, damaged by `spoil`.
 fn spoilt(spoil: impl FnOnce(&mut serde_json::Value)) -> String {
     let path = "tests/fixtures/parity/reference-cifar_resnet20-32-frozen_conv1_bn1_layer1-steps5.json";
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
@@ -60,7 +60,7 @@ fn spoilt(spoil: impl FnOnce(&mut serde_json::Value)) -> String {
     json.to_string()
 }
 
-/// The kinds of errors that are past their tolerance in f64.
+/// The kinds of errors that are beyond their tolerance in f64.
 fn too_large(text: &str) -> Vec<String> {
     let parity = Parity::new(Figures::parse(text).unwrap()).unwrap();
     let errors = parity.compare(Precision::F64).unwrap();
@@ -87,7 +87,7 @@ fn figures_of_another_freezing_do_not_pass() {
     let text = spoilt(|json| json["frozen"] = serde_json::json!(["conv1", "bn1", "layer1.0"]));
     let parity = Parity::new(Figures::parse(&text).unwrap()).unwrap();
     let error = parity.compare(Precision::F64).err().unwrap().to_string();
-    assert!(error.contains("layer1.1") && error.contains("is not in the file"), "{error}");
+    assert!(error.contains("layer1.1") && error.contains("not in the file"), "{error}");
 }
 
 #[test]
@@ -96,17 +96,17 @@ fn bad_files_are_refused() {
         Ok(_) => panic!("taken: {}", &text[..80.min(text.len())]),
         Err(error) => error.to_string(),
     };
-    assert!(error("").contains("no parity file"));
+    assert!(error("").contains("not a parity file"));
     assert!(error("{\"model\": \"timm:resnet18\"}").contains("num_classes"));
     assert!(error(&spoilt(|json| json["model"] = "timm:resnet81".into())).contains("resnet18"));
     assert!(error(&spoilt(|json| json["model"] = "resnet18".into())).contains("timm:NAME"));
-    assert!(error(&spoilt(|json| json["batch"] = 0.into())).contains("1 at least"));
+    assert!(error(&spoilt(|json| json["batch"] = 0.into())).contains("at least 1"));
     assert!(error(&spoilt(|json| json["size"] = u64::MAX.into())).contains("too large"));
     assert!(error(&spoilt(|json| json["tensors"]["conv1.weight"] = vec![u64::MAX; 4].into())).contains("conv1.weight"));
     assert!(error(&spoilt(|json| drop(json["eval_logits"].as_array_mut().unwrap().pop()))).contains("eval_logits"));
     assert!(error(&spoilt(|json| json["largest_gradient"] = 1e9.into())).contains("largest_gradient"));
     assert!(error(&spoilt(|json| json["steps"] = 6.into())).contains("5 losses"));
-    // The loader refuses what the architecture does not own.
+    // The loader refuses tensors that the architecture does not have.
     let text = spoilt(|json| json["tensors"]["layer9.weight"] = vec![2, 2].into());
     let refused = Parity::new(Figures::parse(&text).unwrap()).unwrap().compare(Precision::F32).err().unwrap();
     assert!(refused.to_string().contains("layer9.weight"), "{refused}");

@@ -1,4 +1,4 @@
-//! What is saved is what predicts.
+//! A saved predictor predicts the same as the original.
 
 use crate::support::{CPU, all_bits, bits, differing, names_of, pictures, plan, read, tensors, write};
 use candle_finetune::candle_core::Tensor;
@@ -18,7 +18,7 @@ fn tuned(head: Head) -> (Fitted, VecDataset) {
     (fitted, data)
 }
 
-/// Everything that a predictor says, to the bit.
+/// All outputs of a predictor, as bits.
 fn said(predictor: &Predictor, data: &VecDataset) -> (Vec<Prediction>, Vec<Vec<u32>>, Evaluation) {
     let images: Vec<Image> = (0..data_len(data)).map(|i| image(data, i)).collect();
     let predictions = predictor.predict_batch(&images).unwrap();
@@ -52,12 +52,12 @@ fn saved_and_loaded_it_says_the_same_to_the_bit() {
         assert_eq!(fitted.report.valid_top1, Some(loaded.evaluate(&data).unwrap().top1()));
         assert_eq!(loaded.evaluate(&data).unwrap().total, 20);
 
-        // Saving what was loaded gives the same file, description and all.
+        // Saving a loaded predictor gives the same file, metadata included.
         let second = dir.path().join("second.safetensors");
         loaded.save(&second).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&second).unwrap());
 
-        // As a backbone, with and without saying what it is.
+        // Loaded as a backbone, with and without its architecture.
         for source in [Source::file(&path), Source::file(&path).arch(Arch::CIFAR_RESNET20)] {
             let backbone = Backbone::load(source, &CPU).unwrap();
             assert_eq!(backbone.labels(), Some(loaded.labels()));
@@ -85,7 +85,7 @@ fn one_image_and_many_agree() {
     assert_eq!(one.label, fitted.predictor.labels()[one.class as usize]);
     assert_eq!(one.probability, one.probabilities[one.class as usize]);
     assert!(fitted.predictor.predict_batch(&[]).unwrap().is_empty());
-    // Gray images become coloured ones.
+    // Gray images are converted to RGB.
     let gray = Image::new(10, 50, 1, vec![77; 500]).unwrap();
     assert_eq!(fitted.predictor.predict(&gray).unwrap().probabilities.len(), 3);
 }
@@ -112,7 +112,7 @@ fn the_names_are_those_of_a_whole_timm_network() {
     assert_eq!(read(&path).keys().cloned().collect::<Vec<_>>(), expected);
 }
 
-/// A saved file with its tensors changed; the description stays.
+/// A saved file with changed tensors and the same metadata.
 fn edited(from: &Path, to: &Path, edit: impl FnOnce(&mut BTreeMap<String, Tensor>, &mut String)) {
     let bytes = std::fs::read(from).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -166,7 +166,7 @@ fn files_that_do_not_fit_together_are_typed_errors() {
     assert!(matches!(Predictor::from_file(dir.path().join("none"), &CPU), Err(Error::Io { .. })));
 }
 
-/// One sample.
+/// A dataset of one sample.
 #[derive(Clone)]
 struct One(Tensor, Target, Vec<String>);
 
@@ -185,7 +185,7 @@ impl Dataset for One {
     }
 }
 
-/// The same samples under other names of the classes.
+/// The same samples with other class names.
 fn renamed(data: &VecDataset, names: &[String]) -> VecDataset {
     let class = |i: usize| match data.target(i) {
         Target::Class(class) => class,
@@ -201,7 +201,7 @@ fn the_original_classifier_is_kept() {
     let (fitted, data) = tuned(Head::linear());
     let path = dir.path().join("p.safetensors");
     fitted.predictor.save(&path).unwrap();
-    // Without its description, it is a plain file of weights with a classifier of three classes.
+    // Without its metadata, it is a plain file of weights with a classifier of three classes.
     let plain = dir.path().join("plain.safetensors");
     write(&plain, &read(&path));
     let source =
@@ -210,25 +210,25 @@ fn the_original_classifier_is_kept() {
     assert_eq!(predictor.labels(), ["0", "1", "2"]);
     let (a, b) = (said(&predictor, &renamed(&data, predictor.labels())), said(&fitted.predictor, &data));
     assert_eq!((a.1, a.2), (b.1, b.2));
-    // With it, the labels are there as well, and whatever head there is.
+    // With it, labels and head are there too.
     assert_eq!(Predictor::load(Source::file(&path), &CPU).unwrap().labels(), fitted.predictor.labels());
     let (mlp, data_too) = tuned(Head::mlp(8));
     mlp.predictor.save(&path).unwrap();
     let back = Predictor::load(Source::file(&path), &CPU).unwrap();
     let (a, b) = (said(&back, &data_too), said(&mlp.predictor, &data_too));
     assert_eq!((a.1, a.2), (b.1, b.2));
-    // For another architecture it is a file of weights, which do not fit.
+    // For another architecture it is a file of weights that do not fit.
     let source = Source::file(&path).arch(Arch::CIFAR_RESNET32);
     assert!(matches!(Predictor::load(source, &CPU), Err(Error::WeightsMismatch { .. })));
 
-    // And it can be trained on from there: the classifier as it is.
+    // Training can continue from there, with the classifier as it is.
     let mut p = plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8);
     p.patience = Some(3);
     let session = FineTuner::new(predictor.backbone().clone()).plan(p).head(Head::original()).session(&data).unwrap();
     let state = session.state().unwrap();
     assert_eq!(bits(&state["linear.weight"]), bits(&read(&plain)["linear.weight"]));
     assert_eq!(Head::original().kind, HeadKind::Original);
-    // A tuned predictor's backbone has its head as its classifier, as its file has.
+    // The backbone of a tuned predictor has the head as its classifier, as its file has.
     let again = FineTuner::new(fitted.predictor.backbone().clone()).head(Head::original());
     let session = again.plan(plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8)).session(&data).unwrap();
     assert_eq!(bits(&session.state().unwrap()["linear.weight"]), bits(&read(&plain)["linear.weight"]));
@@ -255,7 +255,7 @@ fn data_that_is_not_the_predictors_is_refused() {
     let error = with(&["class 0", "class 2", "class 1"]).unwrap_err().to_string();
     assert!(error.contains("class 2"), "{error}");
     assert!(with(&["a", "b", "c", "d"]).is_err());
-    // One class per sample; probabilities count as they are.
+    // Evaluation takes one class per sample; soft targets are used as they are.
     let names: Vec<String> = fitted.predictor.labels().to_vec();
     let one = Tensor::zeros((3, 32, 32), candle_finetune::candle_core::DType::F32, &CPU).unwrap();
     let with_target = |target: Target| fitted.predictor.evaluate(&One(one.clone(), target, names.clone()));

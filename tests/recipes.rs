@@ -1,4 +1,4 @@
-//! Choices: strategies, plans and settings by hand; which win, what is refused, what the report says of them.
+//! Strategies, plans and explicit settings: which wins, what is refused, what the report says.
 
 use crate::support::{differing, names_of, pictures, plan};
 use crate::training::{backbone, data, phase, plans, saved, tuner};
@@ -37,14 +37,14 @@ fn settings_by_hand_win_whatever_the_order_and_the_report_says_so() {
     }
     let plain = tuner(base()).fit(&train, &valid).unwrap();
     assert!(plain.report.overrides.is_empty());
-    // A plan wins over a strategy, before or after it.
+    // A plan wins over a strategy, in either order.
     for tuner in [
         FineTuner::new(backbone()).strategy(Strategy::LargeSimilar).plan(base()),
         FineTuner::new(backbone()).plan(base()).strategy(Strategy::LargeSimilar),
     ] {
         let report = tuner.fit(&train, &valid).unwrap().report;
         assert_eq!((report.strategy, &report.plan), (Some(Strategy::LargeSimilar), &base()));
-        // The report says where it is not the strategy's.
+        // The report says where the plan differs from the strategy's.
         assert!(report.overrides.iter().any(|edit| edit.starts_with("phases")), "{:?}", report.overrides);
     }
     let mut edited = Strategy::SmallSimilar.plan(&backbone(), train.len()).batch_size(5);
@@ -130,7 +130,7 @@ fn a_strategy_alone_is_enough_and_its_plan_is_kept_by_name() {
     assert_eq!(report.plan, Strategy::SmallDifferent.plan(&backbone(), 24));
     assert_eq!(report.plan.phases[1].freeze, FreezePolicy::UpTo("layer1.2".into()));
     assert!(fitted.test(&valid).unwrap().total == 8 && fitted.report.top1.is_some());
-    // Blocks that were counted are named as well.
+    // Blocks given by count are shown with their names too.
     let counted = plan(vec![phase(FreezePolicy::First(4), BatchNormMode::Train, 1)], 8);
     let session = tuner(counted).session(&train).unwrap();
     assert_eq!(session.report().plan.phases[0].freeze, FreezePolicy::UpTo("layer1.2".into()));
@@ -175,7 +175,7 @@ fn images_are_varied_where_that_is_asked_for_by_hand() {
     let mut session = tuner.augment(Augment::standard()).session(&train).unwrap();
     let batch = session.next_batch().unwrap().unwrap();
     assert_eq!(batch.images.dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
-    // A plan whose blocks are counted is no edit of one that names the same.
+    // A plan that counts blocks is the same as one that names the same blocks, not an edit of it.
     let mut plan = Strategy::SmallDifferent.plan(&backbone(), train.len());
     plan.phases.iter_mut().for_each(|phase| phase.epochs = 1);
     plan.phases[1].freeze = FreezePolicy::First(4);
@@ -205,7 +205,7 @@ fn a_plan_in_which_nothing_can_learn_is_refused() {
     let (train, valid) = data();
     let all = ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"].map(String::from).to_vec();
     let frozen = plan(vec![phase(FreezePolicy::Named(all), BatchNormMode::Train, 1)], 8);
-    // Also in a later phase it is found before the first one has been trained in vain.
+    // A fault in a later phase is found before the first phase is trained.
     let mut later = frozen.clone();
     later.phases.insert(0, phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1));
     for frozen in [frozen, later] {
@@ -234,7 +234,7 @@ fn the_four_strategies_run_on_a_split() {
     assert_eq!(train.classes(), valid.classes());
 }
 
-/// Class 3 of the classifier is not class 3 of the data, though both have as many.
+/// Class 3 of the classifier is not class 3 of the data, although both have the same number of classes.
 #[test]
 fn the_original_classifier_wants_its_own_classes_in_its_order() {
     let backbone = candle_finetune::Backbone::embedded(&crate::support::CPU).unwrap();
@@ -252,7 +252,7 @@ fn the_original_classifier_wants_its_own_classes_in_its_order() {
     assert!(start(labels[..9].to_vec()).is_err());
 }
 
-/// A gray image before a frozen prefix is the same mistake as without one.
+/// A gray image is the same error with and without a frozen prefix.
 #[test]
 fn images_of_other_channels_are_refused_before_frozen_blocks_too() {
     let gray = TensorDataset::new(crate::support::images(4, 1, 32, 1), vec![0, 1, 0, 1], vec!["a".into(), "b".into()])

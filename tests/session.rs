@@ -1,4 +1,4 @@
-//! The session as an own loop uses it.
+//! The session in a custom training loop.
 
 use crate::support::{CPU, all_bits, differing};
 use crate::training::{Bits, data, plans, saved, tuner};
@@ -57,7 +57,7 @@ fn a_loop_may_leave_batches_out_and_stop_early() {
     session.step(&first).unwrap();
     session.step(&second).unwrap();
     session.finish().unwrap();
-    // Before the first batch there is nothing to step.
+    // Before the first batch, a step is an error.
     let mut session = tuner(plans().remove(1)).session(&train).unwrap();
     assert!(session.forward(&first).is_err());
     assert!(session.backward_step(&Tensor::new(1f32, &CPU).unwrap()).is_err());
@@ -100,7 +100,7 @@ fn two_forwards_before_two_steps_use_the_weights_of_their_time() {
     assert_eq!(differing(&gradient_of_second(false), &gradient_of_second(true)), [""; 0]);
 }
 
-/// The loop that `fit` is, written with the session's own methods.
+/// The loop of `fit`, written with the session's public methods.
 #[test]
 fn an_own_loop_can_keep_its_best_epoch_and_end_a_phase() {
     let (train, valid) = data();
@@ -128,7 +128,7 @@ fn an_own_loop_can_keep_its_best_epoch_and_end_a_phase() {
     assert_eq!(own.report.valid_top1, fitted.report.valid_top1);
     assert_eq!(differing(&saved(&own), &saved(&fitted)), [""; 0]);
 
-    // Without keeping, the last step's weights come out, and the report says so.
+    // Without `end_epoch`, the result has the last step's weights, and the report says so.
     let mut session = tuner(plan).session(&train).unwrap();
     let batch = session.next_batch().unwrap().unwrap();
     session.step(&batch).unwrap();
@@ -149,7 +149,7 @@ fn an_own_loop_can_keep_its_best_epoch_and_end_a_phase() {
     assert_eq!(differing(&kept, &last), [""; 0]);
 }
 
-/// The best epoch may have had other tensors frozen than the phase in progress.
+/// In the best epoch, other tensors may have been frozen than in the current phase.
 #[test]
 fn the_best_epoch_of_an_earlier_phase_comes_back_in_the_midst_of_a_later_one() {
     let (train, valid) = data();
@@ -176,7 +176,7 @@ fn the_best_epoch_of_an_earlier_phase_comes_back_in_the_midst_of_a_later_one() {
     let finished = session.finish().unwrap();
     assert_eq!((finished.report.best_epoch, finished.report.samples.valid), (Some(1), Some(12)));
 
-    // Training on after it: the weights are of no epoch any more, and the report says so.
+    // Training goes on after it: the weights no longer belong to an epoch, and the report says so.
     let mut plan = plan;
     plan.phases.push(plan.phases[1].clone());
     let mut session = tuner(plan).session(&train).unwrap();
@@ -195,7 +195,7 @@ fn the_best_epoch_of_an_earlier_phase_comes_back_in_the_midst_of_a_later_one() {
     assert_eq!((report.best_epoch, report.valid_top1, report.valid), (None, None, None));
 }
 
-/// Gradients of several batches before one step: the schedule, the rate of images and the masks follow the batches.
+/// Gradients of several batches before one step: schedule, images per second and dropout masks follow the batches.
 #[test]
 fn gradients_may_gather_over_batches() {
     let (train, _) = data();
@@ -253,7 +253,7 @@ fn gradients_can_be_looked_at_before_the_step() {
     assert_eq!(differing(&run(true), &run(false)), [""; 0]);
 }
 
-/// A store without gradients.
+/// An empty gradient store.
 fn loss_of_nothing() -> candle_finetune::candle_core::backprop::GradStore {
     Tensor::new(1f32, &CPU).unwrap().backward().unwrap()
 }
@@ -270,7 +270,7 @@ fn each_forward_has_its_own_mask_and_evaluation_none() {
     assert!(a == b && a != first);
 }
 
-/// Features of frozen blocks are computed once for an own loop's validation too.
+/// Features of frozen blocks are computed once for the validation of a custom loop too.
 #[test]
 fn evaluation_uses_the_cached_features() {
     let (train, valid) = data();
@@ -292,7 +292,7 @@ fn evaluation_uses_the_cached_features() {
         }
     }
     assert_eq!(*computed.lock().unwrap(), [21, 12], "training and validation data, once each for two epochs");
-    // The same as without: after the phase there is no cache.
+    // The same as without a cache: after the phase there is none.
     let finished = session.finish().unwrap();
     assert_eq!(Some(finished.predictor.evaluate(&valid).unwrap()), last);
 }
@@ -301,7 +301,7 @@ fn evaluation_uses_the_cached_features() {
 #[test]
 fn what_is_not_finite_is_an_error_and_never_a_class() {
     let (train, valid) = data();
-    // Finite weights whose features overflow: told by sample, before anything is trained.
+    // Finite weights whose features overflow: the error names the sample, before training starts.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("huge.safetensors");
     let huge =
@@ -312,14 +312,14 @@ fn what_is_not_finite_is_an_error_and_never_a_class() {
     let error = tuner(&backbone).fit(&train, &valid).unwrap_err();
     assert!(matches!(&error, Error::NotFinite { what } if what.contains("sample")), "{error}");
 
-    // A rate at which training explodes: no epoch is worth keeping, or one with finite numbers is kept.
+    // A rate at which training diverges: an error, or an epoch with finite values is kept.
     let mut wild = plans().remove(1);
     wild.phases[0].optimizer = Optimizer::sgd(1e30);
     match crate::training::tuner(wild).fit(&train, &valid) {
         Err(error) => assert!(matches!(error, Error::Diverged { .. } | Error::Audit { .. }), "{error}"),
         Ok(fitted) => assert!(fitted.report.valid.is_some_and(|v| v.loss.is_finite() && v.not_finite == 0)),
     }
-    // After a sound first phase, its best epoch is kept, and the report has a warning.
+    // After a good first phase, its best epoch is kept, and the report has a warning.
     let mut plan = plans().remove(2);
     plan.phases[1].optimizer = Optimizer::sgd(1e30);
     let fitted = crate::training::tuner(plan).fit(&train, &valid).unwrap();
@@ -328,7 +328,7 @@ fn what_is_not_finite_is_an_error_and_never_a_class() {
     assert!(stopped || fitted.report.epochs.len() == 4, "{:?}", fitted.report.stopped);
     assert!(fitted.predictor.evaluate(&valid).unwrap().loss.is_finite());
 
-    // Images that overflow count as wrong, of no class; predicting them is an error.
+    // Images that overflow count as wrong, without a class; predicting them is an error.
     let images = (crate::support::images(2, 3, 32, 1) * 1e38).unwrap();
     let odd = TensorDataset::new(images, vec![0, 0], crate::support::names_of(&valid)).unwrap();
     let evaluation = fitted.predictor.evaluate(&odd).unwrap();

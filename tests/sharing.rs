@@ -1,4 +1,4 @@
-//! One cache for several runs: what is found again, what must not be, and that it changes nothing.
+//! One feature cache for several runs: hits, misses, and results that do not change.
 
 use crate::support::{CPU, differing, pictures, plan, tensors, worn};
 use crate::training::{Bits, backbone, phase, saved};
@@ -10,12 +10,12 @@ use candle_finetune::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts how often samples are asked for.
+/// A dataset that counts how often samples are read.
 #[derive(Clone)]
 struct Counted {
     data: VecDataset,
     asked: Arc<AtomicUsize>,
-    /// Whether samples can be told apart.
+    /// Whether samples have fingerprints.
     prints: bool,
 }
 
@@ -52,7 +52,7 @@ fn head_only(epochs: usize) -> Plan {
     plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, epochs)], 6)
 }
 
-/// Trains, and says how many samples were read for it; one more is read to see whether they are tensors.
+/// Trains, and returns how many samples were read. One more is read to see whether samples are tensors.
 fn run(backbone: &Backbone, plan: &Plan, cache: &FeatureCache, seed: u64, data: &Counted) -> (Bits, usize) {
     let tuner = FineTuner::new(backbone.clone()).plan(plan.clone()).seed(seed).cache(cache).workers(1);
     let fitted = tuner.fit(data, data).unwrap();
@@ -64,15 +64,15 @@ fn what_one_run_computed_the_next_finds() {
     let (data, backbone) = (Counted::new(14, 1), backbone());
     let cache = FeatureCache::new();
     let alone = run(&backbone, &head_only(2), &FeatureCache::off(), 5, &data).0;
-    // Training and validation are the same samples here, so they are read once.
+    // Training and validation have the same samples here, so each is read once.
     let first = run(&backbone, &head_only(2), &cache, 5, &data);
     let second = run(&backbone, &head_only(2), &cache, 5, &data);
     assert_eq!((first.1, second.1), (14, 0));
     assert_eq!(differing(&alone, &first.0), [""; 0]);
     assert_eq!(differing(&alone, &second.0), [""; 0]);
-    // Another seed changes the head's start, not the features.
+    // Another seed changes the head's initialisation, not the features.
     assert_eq!(run(&backbone, &head_only(1), &cache, 6, &data).1, 0);
-    // A copy of the weights is the same weights; so are those of another object with the same images.
+    // A copy of the weights counts as the same weights, and a second dataset object as the same images.
     let again = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
     assert_eq!(run(&again, &head_only(1), &cache, 5, &Counted::new(14, 1)).1, 0);
     assert!(cache.in_memory() > 0);
@@ -114,7 +114,7 @@ fn samples_without_a_fingerprint_are_no_ones_else() {
     let data = Counted { prints: false, ..Counted::new(14, 1) };
     let cache = FeatureCache::new();
     for _ in 0..2 {
-        // Once for training, once for validation, and never again in the second epoch.
+        // Once for training, once for validation, and not again in the second epoch.
         assert_eq!(run(&backbone(), &head_only(2), &cache, 5, &data).1, 28);
         assert_eq!(cache.in_memory(), 0);
     }
@@ -156,7 +156,8 @@ fn folds_share_features_and_views() {
             data.count();
             let shared = fit(&cache);
             let asked = data.count() - views.map_or(0, |_| 1);
-            // Two views of ten samples and one of five as it is; then two of the five that validated before.
+            // Two views of ten samples and one of five without augmentation; then two views of the five that were for
+            // validation before.
             let expected = match (views, fold) {
                 (None, 0) | (Some(_), 1) => 15,
                 (None, _) => 0,
@@ -186,7 +187,7 @@ fn strategies_share_features() {
     assert!(together.1 <= alone.1 - if heads { 14 } else { 0 });
 }
 
-/// Phases that freeze the same blocks share a run's own cache, and what no phase needs goes.
+/// Phases that freeze the same blocks share the run's cache, and rows that no phase needs are dropped.
 #[test]
 fn a_run_of_its_own_keeps_what_its_next_phase_needs() {
     let data = Counted::new(14, 1);

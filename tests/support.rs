@@ -1,4 +1,4 @@
-//! What several tests need.
+//! Helpers of several tests.
 
 use candle_finetune::candle_core::{DType, Device, Tensor, safetensors};
 use candle_finetune::{Backbone, Dataset, Image, Phase, Plan, TensorDataset, VecDataset};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 pub const CPU: Device = Device::Cpu;
 
-/// Numbers in [-1, 1) from a linear congruence: the same everywhere.
+/// Pseudo-random numbers in [-1, 1) from a linear congruential generator: the same on every platform.
 pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = |_| {
@@ -26,7 +26,7 @@ pub fn class_names(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("class {i}")).collect()
 }
 
-/// Noise whose brightness tells the class, more or less.
+/// Noise whose brightness depends on the class.
 pub fn tensors(n: usize, size: usize, classes: usize, seed: u64) -> TensorDataset {
     let labels: Vec<u32> = (0..n).map(|i| (i % classes) as u32).collect();
     let shift = Tensor::from_vec(labels.iter().map(|&l| l as f32 * 0.2).collect(), (n, 1, 1, 1), &CPU).unwrap();
@@ -34,7 +34,7 @@ pub fn tensors(n: usize, size: usize, classes: usize, seed: u64) -> TensorDatase
     TensorDataset::new(images, labels, class_names(classes)).unwrap()
 }
 
-/// The same as images, larger than the network's input, for augmentation.
+/// The same as images that are larger than the network's input, for augmentation.
 pub fn pictures(n: usize, size: usize, classes: usize, seed: u64) -> VecDataset {
     let one = |i: usize| {
         let class = i % classes;
@@ -45,7 +45,7 @@ pub fn pictures(n: usize, size: usize, classes: usize, seed: u64) -> VecDataset 
     VecDataset::new((0..n).map(one).collect(), class_names(classes)).unwrap()
 }
 
-/// The bits of every number of a tensor, in order.
+/// The bits of every element of a tensor, in order.
 pub fn bits(t: &Tensor) -> Vec<u64> {
     let t = t.flatten_all().unwrap();
     match t.dtype() {
@@ -61,10 +61,10 @@ pub fn all_bits<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>)
     tensors.into_iter().map(|(name, t)| (name.clone(), bits(t))).collect()
 }
 
-/// For each tensor a number that differs if one bit does: for networks that are too large to keep twice.
+/// A checksum of each tensor that differs if one bit does: for networks that are too large to keep twice.
 pub fn all_sums<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> BTreeMap<String, u64> {
     let mix = |h: u64, v: &f32| (h ^ u64::from(v.to_bits())).wrapping_mul(0x0100_0000_01B3);
-    // Four sums side by side, which is faster than one.
+    // Four independent sums are faster than one.
     let sum = |t: &Tensor| {
         let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (fours, rest) = values.as_chunks::<4>();
@@ -77,7 +77,7 @@ pub fn all_sums<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>)
     tensors.into_iter().map(|(name, t)| (name.clone(), sum(t))).collect()
 }
 
-/// The names whose bits differ, or that one side lacks.
+/// The names of tensors that differ or that one side lacks.
 pub fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>) -> Vec<String> {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     a.iter().filter(|(name, bits)| b[*name] != **bits).map(|(name, _)| name.clone()).collect()
@@ -94,7 +94,7 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) {
     safetensors::save(&tensors, path).unwrap();
 }
 
-/// A backbone whose running statistics and norms are not those of a fresh one.
+/// A backbone whose norms and running statistics are not the initial ones.
 pub fn worn(backbone: &Backbone, dir: &Path) -> Backbone {
     let path = dir.join(format!("{}.worn.safetensors", backbone.name()));
     let tensors: BTreeMap<String, Tensor> = backbone

@@ -1,4 +1,4 @@
-//! Runs: the same for the same seed, whatever the threads and whether features are kept; best weights; settings.
+//! Runs: the same for the same seed, for any number of threads, with and without a cache; best weights; settings.
 
 use crate::support::{CPU, all_bits, differing, pictures, plan, read, tensors};
 use candle_finetune::candle_core::DType;
@@ -19,7 +19,7 @@ pub fn phase(freeze: FreezePolicy, batch_norm: BatchNormMode, epochs: usize) -> 
     Phase::new(epochs, Optimizer::adamw(2e-3)).freeze(freeze).batch_norm(batch_norm)
 }
 
-/// The three shapes of plans: head only, first k, and one after the other.
+/// Three kinds of plans: head only, the first k blocks frozen, and one after the other.
 pub fn plans() -> Vec<Plan> {
     let head = phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 2);
     let first = phase(FreezePolicy::First(7), BatchNormMode::FrozenStats, 2);
@@ -27,7 +27,7 @@ pub fn plans() -> Vec<Plan> {
     vec![plan(vec![head.clone()], 8), plan(vec![first], 8), plan(vec![head, train], 8)]
 }
 
-/// What the saved file of a predictor holds.
+/// The tensors of a predictor's saved file.
 pub fn saved(fitted: &Fitted) -> Bits {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("p.safetensors");
@@ -70,7 +70,7 @@ fn one_seed_gives_one_result_for_any_number_of_threads() {
 
 #[test]
 fn kept_features_change_nothing() {
-    // 33 validation samples: a batch of 32 and one left over.
+    // 33 validation samples: a batch of 32 and one of 1.
     let (train, valid) = (data().0, tensors(33, 32, 3, 2));
     for plan in plans() {
         let run = |budget: Option<usize>| {
@@ -86,7 +86,7 @@ fn kept_features_change_nothing() {
         let (kept, anew) = (run(None), run(Some(0)));
         assert_eq!(differing(&kept.0, &anew.0), [""; 0], "{plan}");
         assert!(kept.1 == anew.1 && kept.2 == anew.2, "{plan}");
-        // In a file, which goes with the session.
+        // In a file, which is deleted with the session.
         let dir = tempfile::tempdir().unwrap();
         let filed = tuner(plan.clone())
             .head(Head::linear().dropout(0.1))
@@ -95,13 +95,13 @@ fn kept_features_change_nothing() {
         assert!(filed.report.cached_mb > 0.0);
         assert_eq!(differing(&kept.0, &saved(&filed)), [""; 0], "{plan}");
         assert!(kept.1 == steps(&filed.report) && std::fs::read_dir(dir.path()).unwrap().count() == 0);
-        // A budget that is too small is as none.
+        // A budget that is too small has the same result as none.
         let little = tuner(plan.clone()).cache(&FeatureCache::new().budget(1000)).fit(&train, &valid).unwrap();
         assert_eq!(little.report.cached_mb, 0.0);
     }
 }
 
-/// Half precision takes half the memory, in memory or in a file alike, and rounds.
+/// Half precision halves the size, in memory and in a file, and rounds.
 #[test]
 fn features_in_half_precision() {
     let (train, valid) = data();
@@ -126,7 +126,7 @@ fn features_in_half_precision() {
     assert!(error.contains("feature cache's dtype"), "{error}");
 }
 
-/// Losses of every epoch, to the bit.
+/// The losses of every epoch, as bits.
 fn steps(report: &Report) -> Vec<(usize, usize, u64)> {
     report.epochs.iter().map(|e| (e.phase, e.epoch, e.train_loss.to_bits())).collect()
 }
@@ -154,11 +154,11 @@ fn fixed_views_kept_or_not() {
     assert!(kept.1 > 0.0 && anew.1 == 0.0);
     assert_eq!(differing(&kept.0, &anew.0), [""; 0]);
     assert!(!differing(&kept.0, &run(Some(3), None).0).is_empty(), "three views are other views");
-    // Without fixed views only the validation data's features can be kept.
+    // Without fixed views, only the features of the validation data can be cached.
     assert!(!differing(&kept.0, &run(None, None).0).is_empty());
 }
 
-/// Training that learns nothing: labels without meaning, a rate that is too small to change a prediction.
+/// Training that learns nothing: meaningless labels, and a rate too small to change a prediction.
 fn idle(epochs: usize) -> Plan {
     let mut plan = plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, epochs)], 8);
     plan.phases[0].optimizer = Optimizer::sgd(1e-30);
@@ -174,7 +174,7 @@ fn patience_ends_a_phase() {
         plan.patience = Some(patience);
         let report = tuner(plan).fit(&train, &valid).unwrap().report;
         let of = |phase: usize| report.epochs.iter().filter(|e| e.phase == phase).count();
-        // The first is the best; equal ones are no better. Each phase has a patience of its own.
+        // The first epoch is the best; equal ones are not better. Each phase counts its own patience.
         assert_eq!((of(1), of(2)), (1 + patience, 2));
         assert_eq!(report.best_epoch, Some(1));
     }
@@ -185,7 +185,7 @@ fn patience_ends_a_phase() {
 #[test]
 fn the_best_epoch_is_what_comes_out() {
     let (train, valid) = data();
-    // A sound first phase, then one that ruins the network.
+    // A good first phase, then one that destroys the network.
     let mut ruin = phase(FreezePolicy::First(2), BatchNormMode::Train, 2);
     ruin.optimizer = Optimizer::sgd(3.0);
     let head = phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 8);
@@ -195,7 +195,7 @@ fn the_best_epoch_is_what_comes_out() {
     let best = fitted.report.best_epoch.unwrap();
     let tops: Vec<f64> = fitted.report.epochs.iter().map(|e| e.valid_top1.unwrap()).collect();
     assert!(best <= 8, "the second phase should have ruined it: {tops:?}");
-    // Of those at least as accurate it has the lowest loss.
+    // Of the epochs that are at least as accurate, it has the lowest loss.
     let loss = |i: usize| fitted.report.epochs[i].valid_loss.unwrap();
     let rivals: Vec<f64> = (0..tops.len()).filter(|&i| tops[i] >= tops[best - 1]).map(loss).collect();
     assert_eq!(loss(best - 1), rivals.iter().copied().fold(f64::INFINITY, f64::min), "{tops:?}");
@@ -203,10 +203,10 @@ fn the_best_epoch_is_what_comes_out() {
     let evaluation = fitted.predictor.evaluate(&valid).unwrap();
     assert_eq!(evaluation.top1(), tops[best - 1]);
     assert_eq!(evaluation.loss.to_bits(), fitted.report.epochs[best - 1].valid_loss.unwrap().to_bits());
-    // The backbone of the first phase is the one that was given.
+    // In the first phase, the backbone is unchanged.
     let (a, b) = (all_bits(fitted.predictor.backbone().tensors()), all_bits(backbone().tensors()));
     assert_eq!(differing(&a, &b), [""; 0]);
-    // It is what a run that stops there gives.
+    // It equals the result of a run that stops there.
     let mut one = plan(vec![head], 8);
     one.clip = two.clip;
     let short = tuner(one).fit(&train, &valid).unwrap();
@@ -227,7 +227,7 @@ fn a_best_epoch_in_between_has_that_epochs_backbone() {
     assert_eq!(fitted.predictor.evaluate(&valid).unwrap().top1(), fitted.report.epochs[0].valid_top1.unwrap());
 }
 
-/// The weights after a run of one epoch by the plan with an edit.
+/// The weights after a run of one epoch with an edited plan.
 fn after(edit: impl FnOnce(&mut Plan)) -> (Bits, Report) {
     let train = tensors(16, 32, 2, 1);
     let mut plan = plan(vec![phase(FreezePolicy::First(8), BatchNormMode::FrozenStats, 1)], 4);
@@ -264,7 +264,7 @@ fn every_setting_of_the_recipe_has_an_effect() {
             assert!(!differing(one, other).is_empty(), "{a} and {b} end the same");
         }
     }
-    // A layer decay distinguishes stages; with one stage that learns it is a scale.
+    // A layer decay differs by stage; with one learning stage it is a scale.
     let decayed = after(|p| p.phases[0].layer_decay = 0.5).0;
     let scaled = after(|p| p.phases[0].backbone_lr_scale = 0.5).0;
     assert_eq!(differing(&decayed, &scaled), [""; 0]);
@@ -272,7 +272,7 @@ fn every_setting_of_the_recipe_has_an_effect() {
 
 #[test]
 fn clipping_bounds_the_step_and_warmup_the_rate() {
-    // Plain SGD moves by rate times gradient, so the whole way is at most rate x clip per step.
+    // Plain SGD moves by rate x gradient, so the total distance is at most rate x clip per step.
     let train = tensors(8, 32, 2, 1);
     let mut plan = plan(vec![phase(FreezePolicy::First(8), BatchNormMode::FrozenStats, 1)], 8);
     plan.phases[0].optimizer = Optimizer::sgd(0.5);
@@ -328,7 +328,7 @@ fn events_come_in_order() {
 
 #[test]
 fn a_single_sample_left_over_does_not_break_batch_statistics() {
-    // Four pixels leave the last stage one by one, where the statistics of one sample are no statistics.
+    // An input of 4 pixels leaves one pixel at the last stage, where one sample has no batch statistics.
     let small = backbone().input_size(4, 4).unwrap();
     let recipe = plan(vec![phase(FreezePolicy::First(1), BatchNormMode::Train, 2)], 4);
     for budget in [0, 1 << 20] {
@@ -346,7 +346,7 @@ fn equal_seeds_save_equal_files() {
     let run = |seed: u64| {
         let mut fitted = tuner(plans().remove(2)).seed(seed).fit(&train, &valid).unwrap();
         assert!(fitted.report.seconds.total > 0.0);
-        // What the file says of its making is the report, without the seconds.
+        // The file holds the report, without the timings.
         let top1 = fitted.test(&valid).unwrap().top1();
         let kept = fitted.predictor.report().unwrap().unwrap();
         assert_eq!((kept.top1, kept.seconds.total), (Some(top1), 0.0));
@@ -422,7 +422,7 @@ fn a_report_is_json_and_a_table() {
     let learning: usize = backbone().blocks()[8..].iter().map(|b| b.parameters).sum();
     assert_eq!(report.parameters.learning, learning + 64 * 3 + 3);
     assert_eq!(text.matches("  best").count(), 1);
-    // A report of version 0.1 counted the training samples alone and had no evaluations.
+    // A report of version 0.1 had the number of training samples only, and no evaluations.
     let mut old = serde_json::to_value(&report).unwrap();
     old["samples"] = 21.into();
     for field in ["version", "date", "warnings", "input_size", "valid", "test"] {

@@ -1,5 +1,5 @@
-//! Files from strangers: what is damaged or hostile is an error of a known kind with a message of a sane length, never
-//! a panic, and takes neither long nor much memory.
+//! Untrusted files: damaged or hostile input is an error of a known kind with a message of bounded length, never a
+//! panic, and takes bounded time and memory.
 
 use candle_finetune::Error;
 use candle_finetune::fuzzing::{
@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The seeds of a target by name, and what the crate's other fixtures add to them.
+/// The seeds of a target by name, with the crate's other fixtures.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut folders = vec![tests.join("seeds").join(target)];
@@ -38,7 +38,7 @@ fn refusal(outcome: candle_finetune::Result<usize>) -> String {
     outcome.unwrap_err().to_string()
 }
 
-/// Damage that is the same every time.
+/// Reproducible damage.
 struct Damage(u64);
 
 impl Damage {
@@ -52,7 +52,7 @@ impl Damage {
         start..(start + 1 + self.below(16)).min(len)
     }
 
-    /// One to three changes: bytes set, flipped, cut out, repeated or taken from another seed, numbers made extreme.
+    /// One to three changes: bytes set, flipped, removed, repeated or taken from another seed, numbers made extreme.
     fn done_to(&mut self, bytes: &[u8], other: &[u8]) -> Vec<u8> {
         const BYTES: [u8; 16] = *b"\0\x01\x7f\x80\xff\x85.(tQRhq\"{[";
         const TEXTS: [&[u8]; 8] = [
@@ -78,7 +78,7 @@ impl Damage {
                 5 => drop(bytes.splice(range, TEXTS[self.below(8)].to_vec())),
                 6 => bytes.truncate(at),
                 _ => {
-                    // The next number in the text grows or vanishes.
+                    // Makes the next number in the text huge, or removes it.
                     if let Some(digit) = bytes[at..].iter().position(u8::is_ascii_digit) {
                         bytes.splice(at + digit..=at + digit, TEXTS[self.below(5)].to_vec());
                     }
@@ -99,7 +99,7 @@ fn seeds_are_read_or_refused() {
             outcome.is_ok()
         });
         let names = |seeds: &[&(String, Vec<u8>)]| seeds.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        // The seed `call` would run a program, if it were run: what it would return is no state dict.
+        // The seed `call` would run a program if pickles were executed; its result is not a state dict.
         let expected: &[&str] = match target {
             "safetensors" | "header" => &[],
             "pth" => &["legacy.pth", "no_pickle"],
@@ -131,7 +131,7 @@ fn damaged_seeds_are_errors() {
     }
 }
 
-/// A safetensors header of one tensor "x" of these offsets, over eight bytes.
+/// A safetensors header of one tensor "x" with these offsets, and eight bytes of data.
 fn offsets(of: &str) -> Vec<u8> {
     format!("\0\u{8}{{\"x\":{{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":{of}}}}}").into_bytes()
 }
@@ -160,7 +160,7 @@ fn offsets_that_lie_are_refused() {
 fn headers_of_a_hundred_megabytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w");
-    // A hole in the file costs no disk; the claim is true, or one byte more than the format allows, or more than there is.
+    // A sparse file takes no disk. Its header length is true, one more than the maximum, or longer than the file.
     for (claim, len, words) in [
         (100_000_000u64, 100_000_008, "header is not valid"),
         (100_000_001, 100_000_009, "more than the 100000000"),
@@ -201,7 +201,7 @@ fn deep_nesting_overflows_no_stack() {
         let words = ["recursion limit", "invalid type", "missing field `weight_map`"];
         assert!(words.iter().any(|words| error.contains(words)), "{error}");
     }
-    // Four hundred thousand tuples in each other, and as many lists, of which all but the stack's limit would wait.
+    // 400,000 nested tuples, and 150,000 lists that would wait on the stack.
     let tuples = [b"\x80\x02)".to_vec(), vec![0x85; 400_000], b".".to_vec()].concat();
     assert!(refusal(pickle(&tuples)).contains("a tuple where a state dict"));
     let lists = [b"\x80\x02".to_vec(), vec![b']'; 150_000], vec![b'a'; 149_999], b".".to_vec()].concat();
@@ -210,7 +210,7 @@ fn deep_nesting_overflows_no_stack() {
 
 #[test]
 fn memo_bombs_do_not_go_off() {
-    // Each value holds the one before it twice: as tuples, as lists, and as dictionaries that a state dict may wrap.
+    // Each value holds the previous one twice: as tuples, as lists, and as dictionaries that a state dict may wrap.
     let [mut tuples, mut lists, mut dicts] = [b")q\x00".to_vec(), b"]q\x00".to_vec(), b"}q\x00".to_vec()];
     for i in 0..100u8 {
         tuples.extend([b'h', i, b'h', i, 0x86, b'q', i + 1]);
@@ -231,7 +231,7 @@ fn zip_bombs_do_not_go_off() {
     let good = wrapped(&seeds("pickle").into_iter().find(|(name, _)| name == "plain").unwrap().1).unwrap();
     assert_eq!(weights(&good).unwrap(), 1);
     let central = good.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
-    // Of the first entry, the pickle: method, size in the zip and size without, in the local and the central header.
+    // The first entry, the pickle: method, compressed and uncompressed size, in the local and the central header.
     let changed = |method: u8, packed: Option<u32>, size: Option<u32>| {
         let mut bytes = good.clone();
         for (method_at, sizes_at) in [(8, 18), (central + 10, central + 20)] {
@@ -243,14 +243,14 @@ fn zip_bombs_do_not_go_off() {
         refusal(weights(&bytes))
     };
     let huge = Some(u32::MAX - 1);
-    // Deflated, deflated and said to be four gigabytes, bzip2, LZMA, zstd.
+    // Deflate; then deflate, bzip2, LZMA and zstd with a declared size of four gigabytes.
     for (method, size) in [(8, None), (8, huge), (12, huge), (14, huge), (93, huge)] {
         let text = changed(method, None, size);
         assert!(text.contains("data.pkl\" is compressed"), "{text}");
     }
     assert!(changed(0, None, huge).contains("two lengths"));
     assert!(changed(0, huge, huge).contains("overlap"));
-    // A terabyte, said in the field of zip64.
+    // A terabyte, declared in the zip64 field.
     let mut bytes = good.clone();
     let name_len = usize::from(bytes[central + 28]);
     let field = [&b"\x01\x00\x10\x00"[..], &(1u64 << 40).to_le_bytes(), &(1u64 << 40).to_le_bytes()].concat();
@@ -261,7 +261,7 @@ fn zip_bombs_do_not_go_off() {
     bytes[end + 12] += 20;
     let text = refusal(weights(&bytes));
     assert!(text.contains("overlap"), "{text}");
-    // More entries than there are bytes.
+    // More entries than bytes.
     let mut bytes = good.clone();
     let end = bytes.len() - 22;
     bytes[end + 8..end + 12].fill(0xfe);
@@ -307,14 +307,14 @@ fn messages_are_short_and_command_no_terminal() {
 #[test]
 fn nothing_takes_for_ever() {
     let start = Instant::now();
-    // A name of a million prefixes.
+    // A name with a million prefixes.
     let name = "module.".repeat(1_000_000) + "w";
     let plain = seeds("pickle").into_iter().find(|(name, _)| name == "plain").unwrap().1;
     let at = plain.windows(6).position(|w| w == b"X\x01\x00\x00\x00w").unwrap();
     let named = [&b"X"[..], &(name.len() as u32).to_le_bytes(), name.as_bytes()].concat();
     let long = [&plain[..at], &named, &plain[at + 6..]].concat();
     assert_eq!(pickle(&long).unwrap(), 1);
-    // An architecture's name of three megabytes, which is like none.
+    // An architecture's name of three megabytes, similar to none.
     let name = "resnet".repeat(500_000);
     let error = description(format!("{{\"architecture\":\"{name}\"}}").as_bytes()).unwrap_err();
     assert!(matches!(&error, Error::UnknownArch { name, .. } if name.len() < 1000), "{error}");
@@ -353,7 +353,7 @@ fn nothing_of_a_pickle_is_run_and_what_needs_it_is_refused_by_name() {
     let at = plain.windows(6).position(|w| w == b"X\x01\x00\x00\x00w").unwrap();
     let tensor = &plain[at..plain.len() - 2];
     let pickled = |entries: &[&[u8]]| [b"\x80\x02}(", &entries.concat()[..], b"u."].concat();
-    // Where the state dict should be, where its only tensor should be, and where the wrapped one should be.
+    // In place of the state dict, of its only tensor, and of a wrapped state dict.
     for bytes in [
         [b"\x80\x02", &call[..], b"."].concat(),
         pickled(&[&text("w"), &call]),
@@ -362,14 +362,14 @@ fn nothing_of_a_pickle_is_run_and_what_needs_it_is_refused_by_name() {
         let text = refusal(pickle(&bytes));
         assert!(text.contains("os.system"), "{text}");
     }
-    // Beside it, it is skipped.
+    // Beside a state dict, it is skipped.
     assert_eq!(pickle(&pickled(&[tensor, &text("hook"), &call])).unwrap(), 1);
     let wrapped = [&text("state_dict")[..], b"}(", tensor, b"u"].concat();
     assert_eq!(pickle(&pickled(&[&wrapped, &text("hook"), &call])).unwrap(), 1);
     assert!(!trace.exists(), "a command was run");
 }
 
-/// A folder of pickles that attack, or would rather not be found: none is let in, as it is or inside a zip of torch's.
+/// A folder of malicious or obfuscated pickles: all are refused, bare and inside a zip as torch.save writes it.
 #[test]
 fn a_collection_of_pickles_is_refused() {
     const VARIABLE: &str = "CANDLE_FINETUNE_PICKLES";

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs this crate and PyTorch in turn, A B A B, and prints ratios: ours over theirs, of time and of peak memory.
+"""Runs this crate and PyTorch in turn, A B A B, and prints ratios of time and of peak memory: ours over theirs.
 
     cargo build --release --example bench_step
     python benches/peers/race.py resnet18:8:224 resnet50:8:224     # ARCHITECTURE:BATCH:PIXELS
@@ -9,7 +9,7 @@
     (cd benches/peers/burn && cargo build --release)
     python benches/peers/race.py --ways burn --steps 3 resnet18:8:224
 
-Machines differ and are never quite idle, so times of different runs say little; ratios of one run do. The python that
+Machines differ and are never quite idle, so compare ratios of one run, not times of different runs. The Python that
 runs this needs torch, torchvision and timm; everything else is in this repository.
 """
 
@@ -35,7 +35,7 @@ def run(command: list[str]) -> dict:
 
 
 def peer(way: str, options: argparse.Namespace, case: list[str], mode: str) -> list[str]:
-    """The command that runs a peer; `way` is one of PyTorch's, or candle or burn, which know ResNet-18 alone."""
+    """The command that runs a peer; `way` is one of PyTorch's, or candle or burn, which have ResNet-18 only."""
     arch, batch, size = case
     numbers = [str(options.threads), str(options.steps)]
     programs = {"candle": options.candle, "burn": options.burn}

@@ -6,8 +6,9 @@
     python torch_folder.py tutorial --data DIR --weights resnet18.safetensors --epochs 20
 
 DIR holds train/CLASS/* and test/CLASS/*. `tutorial` is the loop of PyTorch's transfer learning tutorial: ResNet-18 with
-all frozen but a new classifier, batches of 4, SGD with momentum, random crops and flips, a validation each epoch. Its
-time does not hang on the values of the weights, so without a file they are random, and are written to it first.
+everything frozen except a new classifier, batches of 4, SGD with momentum, random crops and flips, a validation each
+epoch. Its time does not depend on the values of the weights: if the file does not exist, random weights are written to
+it first.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def tutorial(options: argparse.Namespace) -> dict:
 
 
 def start(options: argparse.Namespace) -> dict:
-    """What importing Python's modules takes is not counted."""
+    """The time to import Python's modules is not counted."""
     import timm
     from safetensors.torch import load_file, save_file
 

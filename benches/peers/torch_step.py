@@ -4,8 +4,8 @@
     python torch_step.py --arch resnet18 --batch 8 --size 224 --mode train --way channels_last
 
 Ways: nchw (PyTorch's default), channels_last, bf16 (autocast and channels_last). Modes: train (SGD with momentum) and
-frozen (forward under inference_mode). Memory is the process's largest, as Linux counts it, so every measurement wants a
-process of its own.
+frozen (forward under inference_mode). Memory is the process's peak, as Linux counts it, so every measurement needs a
+separate process.
 """
 
 import argparse
@@ -25,7 +25,7 @@ WARM_UP = 3
 
 
 def build(arch: str) -> torch.nn.Module:
-    """torchvision's model of that name, else timm's; the CIFAR ResNets are those of tests/reference."""
+    """The model from torchvision, else from timm; the CIFAR ResNets are from tests/reference."""
     if arch.startswith("cifar_") or arch.endswith("_features"):
         import models
 

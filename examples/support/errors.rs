@@ -1,4 +1,4 @@
-//! The worst error of each kind, and what is allowed.
+//! The worst error of each kind, and its tolerance.
 
 use super::figures::{Summaries, Summary};
 use super::fill::probe;
@@ -8,20 +8,20 @@ use std::collections::BTreeMap;
 
 /// The worst error of one kind.
 #[derive(Clone, Debug)]
-#[allow(dead_code)] // each user looks at its part
+#[allow(dead_code)] // each user reads its part
 pub struct Worst {
     /// "eval_logits", "gradient_l2" and so on.
     pub kind: String,
-    /// Relative to the norm of the tensor; of `gradient_zero`, to the largest gradient.
+    /// Relative to the norm of the tensor; for `gradient_zero`, to the largest gradient.
     pub error: f64,
-    /// The tensor.
+    /// The name of the tensor.
     pub at: String,
-    /// The largest error that is allowed; without one the error is only shown.
+    /// The tolerance; `None` if the error is only shown.
     pub allowed: Option<f64>,
 }
 
 impl Worst {
-    /// Whether it is past what is allowed. An error that is no number is.
+    /// Whether the error exceeds its tolerance. NaN does.
     pub fn too_large(&self) -> bool {
         self.allowed.is_some_and(|allowed| !within(self.error, allowed))
     }
@@ -31,7 +31,7 @@ fn within(error: f64, allowed: f64) -> bool {
     error <= allowed
 }
 
-/// The worst errors of a run, in the order in which the kinds came up.
+/// The worst errors of a run, in the order in which the kinds were added.
 pub struct Errors {
     pub precision: Precision,
     pub worst: Vec<Worst>,
@@ -40,17 +40,17 @@ pub struct Errors {
 /// Which tensors a comparison is about.
 #[derive(Clone, Copy)]
 pub enum Group<'a> {
-    /// Gradients; the largest norm among them.
+    /// Gradients, with the largest norm among them.
     Gradients(f64),
     /// Running statistics after one pass.
     Running,
-    /// Parameters or running statistics after some steps: "sgd_parameters".
+    /// Parameters or running statistics after some steps, with the kind: "sgd_parameters".
     After(&'a str),
 }
 
-/// A gradient whose norm is less than this share of the largest is zero but for rounding.
+/// A gradient whose norm is below this fraction of the largest one is zero except for rounding.
 const ZERO: f64 = 1e-8;
-/// In f32 the norms of gradients of at least this share of the largest are held.
+/// In f32, the norms of gradients of at least this fraction of the largest have a tolerance.
 const HELD_IN_F32: f64 = 1e-4;
 
 impl Errors {
@@ -63,37 +63,37 @@ impl Errors {
         let allowed = if self.precision == Precision::F64 { Some(f64_allows) } else { f32_allows };
         let (at, kind) = (at.to_string(), kind.to_string());
         match self.worst.iter_mut().find(|w| w.kind == kind) {
-            // No number is worse than any number.
+            // NaN is worse than any number.
             Some(worst) if error.is_nan() || error > worst.error => *worst = Worst { kind, error, at, allowed },
             Some(_) => {}
             None => self.worst.push(Worst { kind, error, at, allowed }),
         }
     }
 
-    /// Logits: the norm of the difference over the norm of the figures.
+    /// Compares logits: the norm of the difference over the norm of the figures.
     pub fn logits(&mut self, kind: &str, found: &Tensor, figures: &[f64]) -> Result<(), Failure> {
         let found = values(found)?;
         if found.len() != figures.len() {
-            return Err(format!("{kind}: {} numbers, and {} in the file", found.len(), figures.len()).into());
+            return Err(format!("{kind}: {} elements, but {} in the file", found.len(), figures.len()).into());
         }
         let difference: Vec<f64> = found.iter().zip(figures).map(|(a, b)| a - b).collect();
         self.add(kind, over(norm(&difference), norm(figures)), "logits", 1e-6, Some(2e-3));
         Ok(())
     }
 
-    /// The loss of one pass.
+    /// Compares the loss of one pass.
     pub fn loss(&mut self, found: f64, figure: f64) {
         self.add("train_loss", over((found - figure).abs(), figure.abs()), "loss", 1e-6, Some(2e-3));
     }
 
-    /// The loss before each of an optimizer's steps.
+    /// Compares the losses before each of an optimizer's steps.
     pub fn losses(&mut self, kind: &str, found: &[f64], figures: &[f64]) {
         for (step, (a, b)) in found.iter().zip(figures).enumerate() {
             self.add(kind, over((a - b).abs(), b.abs()), &format!("step {}", step + 1), 1e-6, None);
         }
     }
 
-    /// Tensors by the file's names. Both sides must have the same ones.
+    /// Compares tensors by the file's names. Both sides must have the same names.
     pub fn tensors(
         &mut self,
         group: Group,
@@ -106,10 +106,11 @@ impl Errors {
             Group::After(what) => what,
         };
         if let Some(name) = figures.keys().find(|name| !found.contains_key(*name)) {
-            return Err(format!("{what}: the file has {name}, and the network does not").into());
+            return Err(format!("{what}: {name} is in the file, but not in the network").into());
         }
         for (name, tensor) in found {
-            let figure = figures.get(name).ok_or_else(|| format!("{what}: {name} is not in the file"))?;
+            let figure =
+                figures.get(name).ok_or_else(|| format!("{what}: {name} is in the network, but not in the file"))?;
             self.tensor(group, name, &values(tensor)?, figure)?;
         }
         Ok(())
@@ -117,7 +118,7 @@ impl Errors {
 
     fn tensor(&mut self, group: Group, name: &str, found: &[f64], figure: &Summary) -> Result<(), Failure> {
         if figure.first.len() > found.len() {
-            return Err(format!("{name}: the file has more entries than the tensor's {}", found.len()).into());
+            return Err(format!("{name}: the file has more than the tensor's {} elements", found.len()).into());
         }
         let l2 = (norm(found) - figure.l2).abs();
         let first = found.iter().zip(&figure.first).fold(0.0, |worst, (a, b)| larger(worst, (a - b).abs()));
@@ -149,7 +150,7 @@ impl Errors {
     }
 }
 
-/// All values, row by row.
+/// All elements in row-major order, as f64.
 pub fn values(tensor: &Tensor) -> Result<Vec<f64>, Failure> {
     Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
@@ -158,12 +159,12 @@ fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-/// The larger of two; no number wins over any number.
+/// The larger of the two; NaN wins over any number.
 fn larger(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }
 
-/// `error / size`; the error itself where the size is zero.
+/// `error / size`; the error itself if the size is zero.
 fn over(error: f64, size: f64) -> f64 {
     if size == 0.0 { error } else { error / size }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What PyTorch computed for one architecture.
+/// The figures that PyTorch computed for one architecture.
 #[derive(Deserialize)]
 pub struct Figures {
     pub model: String,
@@ -30,10 +30,10 @@ pub struct Figures {
     pub adamw: Option<Trajectory>,
 }
 
-/// By the tensor's name in the file.
+/// Summaries by the tensor's name in the file.
 pub type Summaries = BTreeMap<String, Summary>;
 
-/// What is known of a tensor: its norm, its first entries and its product with the probe.
+/// A summary of a tensor: its norm, its first elements and its inner product with the probe.
 #[derive(Deserialize)]
 pub struct Summary {
     pub l2: f64,
@@ -53,7 +53,7 @@ fn rgb() -> usize {
     3
 }
 
-/// No tensor of the file, nor all of them together, may have more elements: 2 GiB of f32.
+/// The maximum number of elements, of one tensor and of all together: 2 GiB of f32.
 const MOST_ELEMENTS: usize = 1 << 29;
 
 impl Figures {
@@ -64,7 +64,7 @@ impl Figures {
 
     /// Parses and checks the text of a file.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let figures: Self = serde_json::from_str(text).map_err(|error| format!("this is no parity file: {error}"))?;
+        let figures: Self = serde_json::from_str(text).map_err(|error| format!("not a parity file: {error}"))?;
         figures.check()?;
         Ok(figures)
     }
@@ -74,33 +74,35 @@ impl Figures {
         match self.model.split_once(':') {
             Some(("timm" | "reference", name)) => Ok((Naming::Timm, name)),
             Some(("torchvision", name)) => Ok((Naming::Torchvision, name)),
-            _ => Err(format!("model {:?} is none of timm:NAME, torchvision:NAME, reference:NAME", self.model).into()),
+            _ => {
+                Err(format!("unknown model {:?}; use timm:NAME, torchvision:NAME or reference:NAME", self.model).into())
+            }
         }
     }
 
-    /// Refuses sizes that contradict each other or that no network has.
+    /// Refuses sizes that are inconsistent or impossible.
     fn check(&self) -> Result<(), Failure> {
         let input = [self.batch, self.channels, self.size, self.size];
         let mut total = product(&input).ok_or_else(|| format!("an input of {input:?} is too large"))?;
         if total == 0 || self.num_classes == 0 {
-            return Err("batch, channels, size and num_classes must be 1 at least".into());
+            return Err("batch, channels, size and num_classes must be at least 1".into());
         }
         for (name, shape) in &self.tensors {
             total = product(shape)
                 .and_then(|count| count.checked_add(total))
                 .filter(|&total| total <= MOST_ELEMENTS)
-                .ok_or_else(|| format!("{name} of shape {shape:?} makes more than {MOST_ELEMENTS} numbers"))?;
+                .ok_or_else(|| format!("more than {MOST_ELEMENTS} elements with {name} of shape {shape:?}"))?;
         }
-        // Tolerances depend on it, so a damaged one must not loosen them.
+        // Tolerances depend on it, so a damaged value must not loosen them.
         let largest = self.gradients.values().map(|gradient| gradient.l2).fold(0.0, f64::max);
         if (self.largest_gradient - largest).abs() > 1e-6 * largest {
             let found = self.largest_gradient;
-            return Err(format!("largest_gradient is {found:e}, and that of gradients is {largest:e}").into());
+            return Err(format!("largest_gradient is {found:e}, but the largest of gradients is {largest:e}").into());
         }
         let logits = self.batch.checked_mul(self.num_classes);
         for (key, found) in [("eval_logits", &self.eval_logits), ("train_logits", &self.train_logits)] {
             if Some(found.len()) != logits {
-                return Err(format!("{key} are {}, and not batch x num_classes", found.len()).into());
+                return Err(format!("{key} has {} elements instead of batch x num_classes", found.len()).into());
             }
         }
         for (key, trajectory) in [("sgd", &self.sgd), ("adamw", &self.adamw)] {
@@ -108,7 +110,7 @@ impl Figures {
                 Some(t) if t.losses.len() != self.steps => {
                     return Err(format!("{key} has {} losses for {} steps", t.losses.len(), self.steps).into());
                 }
-                None if self.steps > 0 => return Err(format!("{key} is missing, and steps is {}", self.steps).into()),
+                None if self.steps > 0 => return Err(format!("{key} is missing, but steps is {}", self.steps).into()),
                 _ => {}
             }
         }
@@ -116,7 +118,7 @@ impl Figures {
     }
 }
 
-/// The number of elements, if it is within bounds.
+/// The number of elements, if it is within the maximum.
 fn product(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MOST_ELEMENTS)
 }

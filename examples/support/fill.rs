@@ -1,6 +1,6 @@
 //! The formula that fills a parity file's tensors from their names (tests/reference/README.md).
 
-/// The numbers in [0, 1) of the stream called `name`.
+/// The stream called `name`, of numbers in [0, 1).
 fn unit(name: &str) -> impl Iterator<Item = f64> {
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
     (1u64..).map(move |i| {
@@ -11,7 +11,7 @@ fn unit(name: &str) -> impl Iterator<Item = f64> {
     })
 }
 
-/// The values of the tensor called `name`; `shape` holds no more elements than fit in memory.
+/// The elements of the tensor called `name`. The caller ensures that they fit in memory.
 pub fn filled(name: &str, shape: &[usize]) -> Vec<f32> {
     let count = shape.iter().product();
     let leaf = name.rsplit('.').next().unwrap_or(name);
@@ -28,7 +28,7 @@ pub fn filled(name: &str, shape: &[usize]) -> Vec<f32> {
     unit(name).take(count).map(|u| (scale * (u - center)) as f32).collect()
 }
 
-/// The inner product with the stream that belongs to `name`: tells a transposed tensor from a right one.
+/// The inner product with the probe stream of `name`. It differs for a transposed tensor.
 pub fn probe(name: &str, values: &[f64]) -> f64 {
     unit(&format!("probe.{name}")).zip(values).map(|(u, v)| (2.0 * u - 1.0) * v).sum()
 }

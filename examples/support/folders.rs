@@ -1,18 +1,18 @@
-//! How the examples open folders of images.
+//! Options that the examples share for folders of images.
 
 use candle_finetune::{FolderLayout, FolderOptions, ImageFolder};
 use clap::Args;
 
-/// The options of opening a folder.
+/// How to read a folder of images.
 #[derive(Args)]
 pub struct Folders {
-    /// Whether the folders in DATA are parts (train, valid, test) or classes, where their names allow both
+    /// Read the folders in DATA as parts (train, valid, test) or as classes, if their names allow both
     #[arg(long)]
     layout: Option<FolderLayout>,
-    /// Skips images that cannot be read, and counts them, instead of stopping
+    /// Skip and count images that cannot be read, instead of stopping
     #[arg(long)]
     pub skip_broken: bool,
-    /// The most pixels an image may have
+    /// Maximum number of pixels of an image
     #[arg(long)]
     max_pixels: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Fine-tuning on a folder of images, as several examples do it: the options, and what comes of them.
+//! Fine-tuning on a folder of images, as several examples do it: the options, the training, the results.
 
 use crate::folders::Folders;
 use crate::run::{self, Failure};
@@ -10,15 +10,15 @@ use candle_finetune::{
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
-/// What to train on, how, and where to put it.
+/// The data, the training, and the outputs.
 #[derive(Args)]
 pub struct Job {
-    /// The folder of images: CLASS/*, or {train,valid,test}/CLASS/*
+    /// Folder of images: CLASS/*, or {train,valid,test}/CLASS/*
     #[arg(long)]
     data: PathBuf,
     #[command(flatten)]
     folders: Folders,
-    /// small-similar, small-different, large-similar or large-different
+    /// Strategy: small-similar, small-different, large-similar or large-different
     #[arg(long)]
     strategy: Option<Strategy>,
     /// Blocks to freeze in the last phase: a count, or the last stage or block ("layer2")
@@ -30,7 +30,7 @@ pub struct Job {
     /// Samples per step
     #[arg(long)]
     batch_size: Option<usize>,
-    /// The head's learning rate in the last phase; the backbone's rate scales with it
+    /// Learning rate of the head in the last phase; the backbone's rate scales with it
     #[arg(long)]
     lr: Option<f64>,
     /// Height and width of the network's input in pixels
@@ -45,24 +45,24 @@ pub struct Job {
     /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// cpu, cuda[:N] or metal[:N]
+    /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Prints parts, classes, plan and memory, and trains nothing
+    /// Print parts, classes, plan and memory, and train nothing
     #[arg(long)]
     dry_run: bool,
-    /// Prints a row per epoch and the parameters of each stage at the end
+    /// Print a row per epoch and the parameters of each stage at the end
     #[arg(long)]
     table: bool,
-    /// Where to save the predictor
+    /// File to save the predictor to
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Where to write the report as JSON
+    /// File to write the report to, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
 }
 
-/// Skipped images that are named; all are counted.
+/// How many skipped images are listed; all are counted.
 const SKIPPED_SHOWN: usize = 10;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,9 +73,9 @@ enum Augmentation {
     Strong,
 }
 
-/// Trains by the options, prints the summary, saves the results and returns them with the last line to print: the
-/// accuracy. `None` after a dry run. `weights`: the file of them, if it is one. `default`: the strategy where none is
-/// named. `before`: what else to check when everything here is known to be good, before the training.
+/// Trains as the options say, prints the summary, saves the results and returns them with the last line to print: the
+/// accuracy. Returns `None` after a dry run. `weights` is the file of weights, if they come from one. `default` is the
+/// strategy if the options name none. `before` is a further check, after all others and before the training.
 pub fn finetune(
     options: &Job,
     (source, weights): (Source, Option<&Path>),
@@ -94,7 +94,7 @@ pub fn finetune(
     }
     println!("{backbone:?}");
     if let Some(classes) = backbone.num_classes() {
-        println!("its classifier of {classes} classes is replaced by a new head");
+        println!("a new head replaces its classifier of {classes} classes");
     }
     let splits = open(options)?;
     let Splits { train, valid, test, .. } = &splits;
@@ -114,7 +114,7 @@ pub fn finetune(
     let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
     let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
 
-    // A result is saved before anything else can fail; with the accuracy on test data it is saved once more.
+    // Save the result before anything else can fail, and again with the accuracy on test data.
     save(options, &tuned)?;
     let accuracy = match test {
         Some(test) => {
@@ -149,7 +149,7 @@ fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens the parts, reads every image once, and says what is there.
+/// Opens the parts, reads every image once, and prints what was found.
 fn open(options: &Job) -> Result<Splits, Failure> {
     let splits = options.folders.options().splits(&options.data, options.seed)?;
     println!("{splits}");
@@ -170,7 +170,7 @@ fn open(options: &Job) -> Result<Splits, Failure> {
     Ok(splits)
 }
 
-/// The strategy's plan with the options' changes.
+/// The strategy's plan, changed by the options.
 fn plan(options: &Job, strategy: Strategy, backbone: &Backbone, samples: usize) -> Plan {
     let mut plan = strategy.plan(backbone, samples);
     if let Some(augment) = options.augment {

@@ -1,6 +1,6 @@
-//! A hub on this machine that serves a folder: ROOT/OWNER/NAME/FILE. It speaks the routes of the Hugging Face hub that
-//! downloads and pushes use, and can misbehave in the ways that tests need.
-#![allow(dead_code)] // its users use parts of it
+//! A hub on this machine that serves a folder: ROOT/OWNER/NAME/FILE. It implements the routes of the Hugging Face hub
+//! that downloads and pushes use, and the faults that tests need.
+#![allow(dead_code)] // each user needs a part
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How the hub misbehaves.
+/// A fault of the hub.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     /// Answers GET with 403 after a good HEAD.
@@ -27,33 +27,33 @@ pub enum Fault {
     Corrupt,
     /// Ends the connection halfway through what was asked for.
     Cut,
-    /// Answers GET with this status, and a pause in seconds where there is one.
+    /// Answers GET with this status, and Retry-After in seconds if given.
     Status(u16, Option<u64>),
-    /// Answers HEAD with this status too.
+    /// The same for HEAD and GET.
     HeadStatus(u16, Option<u64>),
     /// Announces a byte less than it sends.
     Short,
     /// Announces a byte more than it sends.
     Long,
-    /// Announces two hundred million bytes.
+    /// Announces 200 million bytes.
     Huge,
-    /// Names an etag that leads out of the cache.
+    /// Sends an etag that leads out of the cache.
     HostileEtag,
-    /// Names a commit that leads out of the cache.
+    /// Sends a commit that leads out of the cache.
     HostileCommit,
-    /// Says nothing for so many milliseconds halfway through a file.
+    /// Pauses for so many milliseconds halfway through a file.
     Stall(u64),
-    /// Sends a file a little at a time.
+    /// Sends a file in 20 pieces, 20 ms apart.
     Slow,
     /// Ignores Range and sends all of the file.
     NoRanges,
-    /// Gives no etag.
+    /// Sends no etag.
     NoEtag,
-    /// Redirects the owner `old` to `acme`, as for repositories that were renamed.
+    /// Redirects the owner `old` to `acme`, as for renamed repositories.
     Renamed,
 }
 
-/// A fault, for paths that hold `part`, so many times.
+/// A fault for paths that contain `part`, so many times.
 struct Trouble {
     fault: Fault,
     part: String,
@@ -68,7 +68,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// The hub; it ends when this is dropped.
+/// The hub. It stops when this is dropped.
 pub struct LocalHub {
     shared: Arc<Shared>,
     address: std::net::SocketAddr,
@@ -98,7 +98,7 @@ impl LocalHub {
                     return;
                 }
                 let shared = Arc::clone(&serving);
-                // A client that goes away is its own affair.
+                // A client may close its connection.
                 std::thread::spawn(move || drop(shared.answer(&stream)));
             }
         });
@@ -109,23 +109,23 @@ impl LocalHub {
         format!("http://{}", self.address)
     }
 
-    /// From now on misbehaves for paths that hold `part`, `times` times.
+    /// From now on, has the fault `times` times for paths that contain `part`.
     pub fn fault(&self, fault: Fault, part: &str, times: usize) {
         let trouble = Trouble { fault, part: part.into(), times };
         self.shared.troubles.lock().unwrap().push(trouble);
     }
 
-    /// Behaves again.
+    /// Removes all faults.
     pub fn behave(&self) {
         self.shared.troubles.lock().unwrap().clear();
     }
 
-    /// What was asked since the last time: "GET path", with the range where there was one.
+    /// The requests since the last call: "GET path", with the range if there was one.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap())
     }
 
-    /// Who asked, of those that said so.
+    /// The Authorization headers of all requests that had one.
     pub fn authorizations(&self) -> Vec<String> {
         self.shared.authorizations.lock().unwrap().clone()
     }
@@ -134,7 +134,7 @@ impl LocalHub {
 impl Drop for LocalHub {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        // Wakes the thread that waits for connections.
+        // Wakes the thread that accepts connections.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -198,7 +198,7 @@ impl Shared {
         }
     }
 
-    /// The fault for this request, if there is one; it is used up by it.
+    /// The fault for this request, if there is one. Each call uses it up once.
     fn trouble(&self, path: &str, wanted: impl Fn(Fault) -> bool) -> Option<Fault> {
         let mut troubles = self.troubles.lock().unwrap();
         let fits = |t: &&mut Trouble| t.times > 0 && path.contains(&t.part) && wanted(t.fault);
@@ -213,7 +213,7 @@ impl Shared {
         entries.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect()
     }
 
-    /// Changes whenever a file does.
+    /// The commit: it changes whenever a file does.
     fn head_of(files: &BTreeMap<String, PathBuf>) -> String {
         let mut hasher = Sha256::new();
         for (name, path) in files {
@@ -247,7 +247,7 @@ impl Shared {
                 let code = "X-Error-Code: GatedRepo\r\n";
                 return json_answer(stream, 403, code, &json!({"error": "access is restricted"}));
             }
-            Some(Fault::Unauthorized) => return json_answer(stream, 401, "", &json!({"error": "who asks?"})),
+            Some(Fault::Unauthorized) => return json_answer(stream, 401, "", &json!({"error": "no valid token"})),
             Some(_) => return json_answer(stream, 403, "", &json!({"error": "forbidden"})),
             None => {}
         }
@@ -270,7 +270,7 @@ impl Shared {
             return json_answer(stream, 404, &code, &json!({"error": "Entry not found"}));
         };
         let bytes = std::fs::read(file)?;
-        // As on the hub, large files go by their checksum and small ones by git's.
+        // As on the hub, the etag of a large file is its SHA-256, that of a small one git's checksum.
         let large = bytes.len() > 100_000 || name.ends_with(".safetensors") || name.ends_with(".bin");
         let git = || hex(&Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(&bytes).finalize());
         let mut etag = if large { hex(&Sha256::digest(&bytes)) } else { git() };
@@ -346,7 +346,7 @@ impl Shared {
 
     fn commit(&self, stream: &TcpStream, request: &Request, id: &str) -> std::io::Result<()> {
         if !request.headers.get("authorization").is_some_and(|who| who.starts_with("Bearer hf_")) {
-            return json_answer(stream, 401, "", &json!({"error": "who pushes?"}));
+            return json_answer(stream, 401, "", &json!({"error": "no valid token"}));
         }
         let folder = self.root.join(id);
         if !folder.exists() {

@@ -1,11 +1,11 @@
-//! Runs a network on the weights and input of a parity file and compares it with the figures in there.
+//! Runs a network on the weights and input of a parity file and compares the results with the file's figures.
 
 mod errors;
 mod figures;
 mod fill;
 
 pub use errors::Errors;
-#[allow(unused_imports)] // for those who look at single errors
+#[allow(unused_imports)] // used by tests of single errors
 pub use errors::Worst;
 pub use figures::Figures;
 
@@ -22,10 +22,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use tempfile::NamedTempFile;
 
-/// Anything that keeps a comparison from being made.
+/// Any error that prevents a comparison.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The number type of a run.
+/// The element type of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     F64,
@@ -38,7 +38,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// A parity file with its weights written out, as a file of its library would have them.
+/// A parity file, with its weights written to a file as its library would.
 pub struct Parity {
     figures: Figures,
     arch: Arch,
@@ -49,7 +49,7 @@ pub struct Parity {
 }
 
 impl Parity {
-    /// Fills weights and input.
+    /// Fills weights and input by the formula.
     pub fn new(figures: Figures) -> Result<Self, Failure> {
         let (naming, name) = figures.library()?;
         let arch: Arch = name.parse()?;
@@ -70,7 +70,7 @@ impl Parity {
         Ok(Self { figures, arch, naming, weights, images, labels })
     }
 
-    /// Runs everything in one precision.
+    /// Runs all comparisons in one precision.
     pub fn compare(&self, precision: Precision) -> Result<Errors, Failure> {
         let figures = &self.figures;
         let mut errors = Errors::new(precision);
@@ -90,7 +90,7 @@ impl Parity {
         Ok(errors)
     }
 
-    /// Logits, loss, gradients and running statistics of one pass in training mode.
+    /// Compares logits, loss, gradients and running statistics of one pass in training mode.
     fn one_pass(&self, backbone: &Backbone, errors: &mut Errors) -> Result<(), Failure> {
         let figures = &self.figures;
         let mut session = self.session(backbone, Optimizer::sgd(0.01))?;
@@ -102,14 +102,14 @@ impl Parity {
         let gradients = loss.backward()?;
         let mut found = BTreeMap::new();
         for (name, parameter) in session.parameters() {
-            let gradient = gradients.get(&parameter).ok_or_else(|| format!("{name} got no gradient"))?;
+            let gradient = gradients.get(&parameter).ok_or_else(|| format!("{name} has no gradient"))?;
             found.insert(self.arch.name_in(self.naming, &name), gradient.clone());
         }
         errors.tensors(Group::Gradients(figures.largest_gradient), &found, &figures.gradients)?;
         errors.tensors(Group::Running, &self.running(&session)?, &figures.running_after)
     }
 
-    /// Some steps of an optimizer on the one batch.
+    /// Compares some steps of an optimizer on the one batch.
     fn steps(
         &self,
         backbone: &Backbone,
@@ -134,7 +134,8 @@ impl Parity {
         errors.tensors(Group::After(&format!("{name}_running")), &running, &trajectory.running)
     }
 
-    /// A session whose every epoch is one step on the whole batch, everything decaying, as PyTorch's optimizers do.
+    /// A session in which an epoch is one step on the whole batch, and weight decay applies to every parameter, as in
+    /// PyTorch's optimizers.
     fn session(&self, backbone: &Backbone, optimizer: Optimizer) -> Result<Session, Failure> {
         let mut phase = Phase::new(self.figures.steps.max(1), optimizer.decay_all(true));
         phase.freeze = self.freeze(backbone);
@@ -146,13 +147,13 @@ impl Parity {
         Ok(tuner.session(&data)?)
     }
 
-    /// The batch in the file's order; the session's own is shuffled.
+    /// The batch in the file's order; the session's own batch is shuffled.
     fn batch(&self, session: &mut Session) -> Result<Batch, Failure> {
-        session.next_batch()?.ok_or("the plan ended before the steps")?;
+        session.next_batch()?.ok_or("the plan ended before the last step")?;
         Ok(Batch::new(self.images.clone(), Targets::Classes(self.labels.clone()))?)
     }
 
-    /// The frozen tensors under the crate's names. Running statistics stand still with their whole norm only.
+    /// The frozen tensors under the crate's names. Running statistics are frozen only if their whole norm is.
     fn freeze(&self, backbone: &Backbone) -> FreezePolicy {
         let head = ["weight", "bias"].map(|leaf| format!("{}.{leaf}", self.arch.classifier()));
         let frozen = |canonical: &String| {
@@ -174,7 +175,7 @@ impl Parity {
     }
 }
 
-/// Whether a prefix of whole dotted parts covers a name.
+/// Whether `prefix` is a prefix of `name` in whole dotted parts.
 fn covers(prefix: &str, name: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

@@ -1,4 +1,4 @@
-//! What the examples share: errors as text instead of a panic, progress, and checks of paths.
+//! Shared by the examples: errors as text instead of a panic, progress, and checks of paths.
 #![allow(dead_code)] // each example uses its part
 
 use candle_finetune::candle_core::Device;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// Any error of an example.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// Runs an example; an error's text goes to standard error, and the exit status says that there was one.
+/// Runs an example. An error is printed on standard error, and makes the exit status 1.
 pub fn run(example: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
     match example() {
         Ok(()) => ExitCode::SUCCESS,
@@ -23,7 +23,7 @@ pub fn run(example: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// "cpu", "cuda", "cuda:1" or "metal".
+/// Opens the device "cpu", "cuda", "cuda:1", "metal" or similar.
 pub fn device(name: &str) -> Result<Device, Failure> {
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
     let index: usize = index.parse().map_err(|_| format!("device {name}: {index} is not a number"))?;
@@ -35,13 +35,13 @@ pub fn device(name: &str) -> Result<Device, Failure> {
     }
 }
 
-/// How far the accuracy can be trusted, and what it is to be compared with.
+/// The accuracy's 95 % interval, and the share of the largest class as a baseline.
 pub fn interval(evaluation: &Evaluation) -> String {
     let (low, high) = evaluation.interval();
     format!("95 % interval {low:.4} - {high:.4}, share of the largest class {:.4}", evaluation.largest_class())
 }
 
-/// Refuses outputs that are the same file as another output or an input, and those that cannot be written.
+/// Refuses an output that cannot be written, or that is the same file as an input or another output.
 pub fn check_outputs(outputs: &[&Path], inputs: &[&Path]) -> Result<(), Failure> {
     let mut taken: Vec<(PathBuf, &Path)> = vec![];
     for input in inputs.iter().filter(|input| input.is_file()) {
@@ -58,22 +58,22 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path]) -> Result<(), Failure>
     Ok(())
 }
 
-/// Where a file lies or would lie, without links.
+/// The path of a file, existing or not, with links resolved.
 fn place(file: &Path) -> Result<PathBuf, Failure> {
     if let Ok(place) = file.canonicalize() {
         return Ok(place);
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = folder.canonicalize().map_err(|error| format!("{}: {}: {error}", file.display(), folder.display()))?;
-    Ok(folder.join(file.file_name().ok_or_else(|| format!("{} names no file", file.display()))?))
+    Ok(folder.join(file.file_name().ok_or_else(|| format!("{} is not a file name", file.display()))?))
 }
 
-/// Refuses a file of so many bytes that cannot be written, by writing another one beside it.
+/// Refuses a file that cannot be written, by writing a temporary file of `bytes` bytes beside it.
 pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wrong = |problem: String| -> Failure { format!("{}: cannot be written: {problem}", file.display()).into() };
     if !folder.is_dir() {
-        return Err(wrong(format!("there is no folder {}", folder.display())));
+        return Err(wrong(format!("no folder {}", folder.display())));
     }
     if file.is_dir() || file.file_name().is_none() {
         return Err(wrong("it is a folder".into()));
@@ -82,7 +82,7 @@ pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
         return Err(wrong("it is not a regular file".into()));
     }
     if file.exists() {
-        // Nothing is written, but it shows whether anything may be.
+        // Writes nothing, but fails without permission.
         OpenOptions::new().append(true).open(file).map_err(|error| wrong(error.to_string()))?;
     }
     let write = || -> std::io::Result<()> {
@@ -96,7 +96,7 @@ pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
     write().map_err(|error| wrong(format!("{bytes} bytes in {}: {error}", folder.display())))
 }
 
-/// A listener that prints the plan and a line per epoch on standard error, with a bar where that is a terminal.
+/// A listener that prints the plan and a line per epoch on standard error, with a progress bar on a terminal.
 pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
     let bar = ProgressBar::new(1);
     if let Ok(style) = ProgressStyle::with_template("{msg:40} [{bar:30}] {pos}/{len}") {
@@ -122,12 +122,12 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
             }
             _ => {}
         }
-        // `suspend` takes the bar away while a line is printed.
+        // `suspend` hides the bar while a line is printed.
         if hidden { lines(event) } else { bar.suspend(|| lines(event)) }
     }
 }
 
-/// A listener that draws downloads on standard error; silent where that is no terminal.
+/// A listener that shows the progress of downloads on standard error, if that is a terminal.
 #[cfg(feature = "hub")]
 pub fn downloads() -> impl Fn(&candle_finetune::HubDownload) + Send + Sync + 'static {
     let bar = ProgressBar::new(1);

@@ -1,4 +1,4 @@
-//! Which network an example runs: the options, and the predictor that they name.
+//! The options that choose a network, and the predictor that they load.
 
 use crate::run::Failure;
 use candle_finetune::candle_core::Device;
@@ -6,26 +6,26 @@ use candle_finetune::{Arch, Predictor, Source};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// The network, in one of several places.
+/// A network from one of several sources.
 #[derive(Args)]
 pub struct Which {
-    /// A predictor that this crate saved.
+    /// Predictor that this crate saved
     #[arg(long, group = "place")]
     predictor: Option<PathBuf>,
-    /// A file of weights with its classifier; needs --arch.
+    /// File of weights with a classifier; needs --arch
     #[arg(long, group = "place", requires = "arch")]
     weights: Option<PathBuf>,
-    /// A folder with weights and a config.json, as on the hub.
+    /// Folder with weights and a config.json, as on the hub
     #[arg(long, group = "place")]
     dir: Option<PathBuf>,
-    /// A repository of the Hugging Face hub: OWNER/NAME, or OWNER/NAME@REVISION.
+    /// Repository of the Hugging Face hub: OWNER/NAME, or OWNER/NAME@REVISION
     #[cfg(feature = "hub")]
     #[arg(long, group = "place")]
     hub: Option<String>,
-    /// The prefix of the network's tensor names, where the file holds several networks: "model."
+    /// Prefix of the network's tensor names, if the file holds several networks: "model."
     #[arg(long, requires = "place")]
     prefix: Option<String>,
-    /// The architecture, where the weights do not say it.
+    /// Architecture, if the source does not name it
     #[arg(long, requires = "place")]
     arch: Option<Arch>,
 }
@@ -37,12 +37,12 @@ impl Which {
         self.predictor.is_some()
     }
 
-    /// The file that it is loaded from, if it is one.
+    /// The file that it is loaded from, if any.
     pub fn file(&self) -> Option<&Path> {
         self.predictor.as_deref().or(self.weights.as_deref())
     }
 
-    /// Loads it; `None` if none is named.
+    /// Loads it. `None` if the options name none.
     pub fn load(&self, device: &Device) -> Result<Option<Predictor>, Failure> {
         if let Some(path) = &self.predictor {
             return Ok(Some(Predictor::from_file(path, device)?));

@@ -4,8 +4,9 @@
 //! cargo run --release -- BATCH SIZE train|frozen THREADS STEPS
 //! ```
 //!
-//! The stem's max-pool is an average over 2 x 2 pixels, for Candle's backward pass refuses overlapping windows. SGD is
-//! without momentum, which `candle_nn::SGD` lacks. Both make the step cheaper than the one it is compared with.
+//! The stem's max-pool is replaced by an average over 2 x 2 pixels, because Candle's backward pass refuses overlapping
+//! windows. SGD has no momentum, which `candle_nn::SGD` lacks. Both make the step cheaper than the one that it is
+//! compared with.
 
 use candle_core::{DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, Linear, Optimizer, SGD, VarBuilder, VarMap};
