@@ -43,8 +43,8 @@ pub use arch::{Arch, CropMode, InputSpec, Interpolation, Naming};
 pub use backbone::{Backbone, Source};
 pub use candle_core;
 pub use data::{
-    Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
-    VecDataset, k_fold, split,
+    Augment, Batch, Batches, Dataset, Image, Loader, Sample, SampleInfo, Subset, Target, Targets, TensorDataset,
+    Transform, VecDataset, k_fold, split,
 };
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
@@ -55,7 +55,7 @@ pub use head::{Head, HeadKind};
 #[cfg(feature = "hub")]
 pub use hub::{HubDownload, HubUpload};
 pub use loss::Loss;
-pub use metrics::{Confusion, Evaluation, wilson_interval};
+pub use metrics::{Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::BlockInfo;
 pub use plan::{Init, Phase, Plan};

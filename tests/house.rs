@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// Lower floors first; a room uses its own floor and those below.
 const FLOORS: [&[&str]; 11] = [
-    &["error", "rng", "schedule", "metrics"],
+    &["error", "rng", "schedule"],
     &["ops"],
     &["nn", "params"],
     &["arch", "weights", "embedded"],
     &["backbone", "head", "freeze", "hub"],
-    &["data", "loss", "optim"],
+    &["data", "loss", "metrics", "optim"],
     &["plan", "strategy", "forecast"],
     &["inference", "report"],
     &["predict"],

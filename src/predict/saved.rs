@@ -1,4 +1,4 @@
-//! The file of a predictor.
+//! A predictor's file: writing and reading.
 
 use super::Predictor;
 use crate::backbone::{Backbone, DESCRIPTION_VERSION, Saved, Source, check_numbers};
@@ -24,7 +24,7 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
         .map_err(|error| Error::weights_from(path, "the description cannot be written as JSON", error))?;
     let mut tensors = inner.tensors.clone();
     tensors.extend(predictor.inference.head_tensors());
-    // PyTorch's batch norms count their batches; a strict load there wants the counters.
+    // PyTorch's batch norms count their batches, and a strict load requires the counters.
     for name in inner.tensors.keys() {
         if let Some(norm) = name.strip_suffix(".running_mean") {
             let name = format!("{norm}.num_batches_tracked");
@@ -54,12 +54,12 @@ pub(super) fn read(path: &Path, device: &Device) -> Result<Predictor> {
     assemble(&weights, description, source, device)
 }
 
-/// What a file says of the predictor that it holds, if it holds one.
+/// The description of a predictor in a file, if it holds one.
 pub(super) fn description(weights: &Weights) -> Result<Option<Saved>> {
     weights.metadata.get(METADATA_KEY).map(|text| Saved::parse(text, &weights.path)).transpose()
 }
 
-/// The predictor in a file; `source` has the file, and the options for its backbone.
+/// The predictor in a file; `source` is the file with the options for its backbone.
 pub(super) fn assemble(weights: &Weights, saved: Saved, source: Source, device: &Device) -> Result<Predictor> {
     let (path, dtype) = (&weights.path, source.number_type());
     let arch: crate::Arch = saved.arch.parse()?;
@@ -78,7 +78,7 @@ pub(super) fn assemble(weights: &Weights, saved: Saved, source: Source, device: 
     Predictor::assemble(backbone, saved.head, head, saved.labels, saved.story)
 }
 
-/// The layers' widths must fit the features, each other and the labels.
+/// Refuses a head whose layer widths do not match the features, each other and the labels.
 fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &Path) -> Result<()> {
     let mut width = features;
     for pair in head.chunks(2) {
@@ -87,7 +87,7 @@ fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &
             ([out, dim], [n]) if *dim == width && n == out => width = *out,
             (w, b) => {
                 let problem =
-                    format!("the head's {name} of shape {w:?} with a bias of {b:?} does not take {width} numbers");
+                    format!("the head's {name} of shape {w:?} with a bias of {b:?} does not take {width} features");
                 return Err(Error::weights(path, problem));
             }
         }

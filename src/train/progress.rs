@@ -78,6 +78,7 @@ impl Progress {
             valid_loss: valid.map(|v| v.loss),
             valid_top1: valid.map(Evaluation::top1),
             valid_interval: valid.map(Evaluation::interval),
+            valid_metric: None,
             best: false,
             seconds: self.seconds,
             images_per_second: self.seen as f64 / self.seconds.max(1e-9),

@@ -51,6 +51,7 @@ impl Session {
             warnings,
             stopped: None,
             seed: *seed,
+            metric: setup.metric,
             input_size: inner.spec.size,
             samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
             skipped: data.skipped(),
@@ -95,7 +96,7 @@ impl Session {
             steps_done: 0,
             forwards: 0,
             audit_pending: false,
-            best: Best::default(),
+            best: Best::new(report.metric),
             report,
             started,
         })
