@@ -15,7 +15,7 @@ mod run;
 mod small;
 
 use candle_finetune::candle_core::Device;
-use candle_finetune::{Dataset, FineTuner, Image, Result, Sample, Strategy, Target, split};
+use candle_finetune::{Dataset, FineTuner, Image, Result, Sample, SampleInfo, Strategy, Target, split};
 use clap::Parser;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -63,8 +63,8 @@ impl Dataset for Shapes {
         &self.classes
     }
 
-    fn target(&self, i: usize) -> Target {
-        Target::Class((i % SHAPES.len()) as u32)
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        SampleInfo::new(i, Target::Class((i % SHAPES.len()) as u32))
     }
 
     fn sample(&self, i: usize) -> Result<Sample> {

@@ -66,7 +66,7 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
         data.labels(predictor.labels())?
     };
     println!("{} images of {}", data.len(), data.root().display());
-    let skipped = Dataset::skipped(&data);
+    let skipped = data.skipped().len();
     if skipped > 0 {
         println!("{skipped} broken images skipped");
     }

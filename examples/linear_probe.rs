@@ -98,7 +98,7 @@ fn features(backbone: &Backbone, data: &ImageFolder, device: &Device) -> Result<
     for batch in loader.batches((0..data.len()).collect(), 0, device)? {
         let batch = batch?;
         labels.extend(batch.targets.classes()?);
-        let stages = backbone.stage_features(&batch.images)?;
+        let stages = backbone.stage_features(batch.images()?)?;
         if parts.is_empty() {
             parts = stages.iter().map(|(stage, _)| (stage.clone(), vec![])).collect();
         }

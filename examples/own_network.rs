@@ -128,7 +128,7 @@ fn of_classes(parts: &[&ImageFolder], wanted: impl Fn(&str) -> bool) -> Result<V
     let mut images = vec![];
     for part in parts {
         for i in 0..part.len() {
-            let Target::Class(class) = part.target(i) else { continue };
+            let Target::Class(class) = part.info(i).target else { continue };
             let name = &part.classes()[class as usize];
             let Some(class) = classes.iter().position(|known| known == name) else { continue };
             if let Sample::Image(image) = part.sample(i)? {

@@ -1,7 +1,7 @@
-//! Images and labels, on their way from disk or memory to batches.
+//! Images and labels, from disk or memory to batches.
 //!
-//! A [`Dataset`] names its classes and gives sample i; a [`Transform`] makes the network's input of an image; a
-//! [`Loader`] runs both on threads of its own, ahead of whoever takes the batches.
+//! A [`Dataset`] names its classes and gives sample i; a [`Transform`] turns an image into the network's input; a
+//! [`Loader`] runs both on its own threads, ahead of the consumer of the batches.
 
 mod augment;
 mod batch;
@@ -10,6 +10,7 @@ mod decode;
 #[cfg(feature = "image")]
 mod folder;
 mod image;
+mod info;
 mod loader;
 mod memory;
 mod resample;
@@ -18,10 +19,11 @@ mod transform;
 
 pub use augment::Augment;
 pub use batch::{Batch, Targets};
-pub(crate) use batch::{Features, batch_count, batch_end, largest};
+pub(crate) use batch::{Inputs, batch_count, batch_end, largest};
 #[cfg(feature = "image")]
 pub use folder::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use image::Image;
+pub use info::SampleInfo;
 pub use loader::{Batches, Loader};
 pub use memory::{TensorDataset, VecDataset};
 pub use split::{Subset, k_fold, split};
@@ -35,10 +37,10 @@ use std::sync::Arc;
 /// What a network is trained or evaluated on: samples by index, each with its target.
 ///
 /// Implement it for your own data. A type that is also `Clone + 'static` can be trained on directly; keep what is
-/// large behind an [`Arc`], so that a clone is cheap. Samples are asked for from several threads at once.
+/// large behind an [`Arc`], so that a clone is cheap. Several threads ask for samples at once.
 ///
 /// ```
-/// use candle_finetune::{Dataset, Image, Result, Sample, Target};
+/// use candle_finetune::{Dataset, Image, Result, Sample, SampleInfo, Target};
 ///
 /// /// Black and white squares.
 /// #[derive(Clone)]
@@ -53,8 +55,8 @@ use std::sync::Arc;
 ///     fn classes(&self) -> &[String] {
 ///         &self.classes
 ///     }
-///     fn target(&self, i: usize) -> Target {
-///         Target::Class((i % 2) as u32)
+///     fn info(&self, i: usize) -> SampleInfo<'_> {
+///         SampleInfo::new(i, Target::Class((i % 2) as u32))
 ///     }
 ///     fn sample(&self, i: usize) -> Result<Sample> {
 ///         let level = if i % 2 == 0 { 0 } else { 255 };
@@ -67,6 +69,12 @@ use std::sync::Arc;
 /// assert_eq!((train.len(), valid.len()), (84, 16));
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
+///
+/// # Wrappers
+/// A dataset over another one forwards the four required methods; groups, names and augmentation travel within
+/// [`SampleInfo`]. Each provided method has a default that is safe for every wrapper: without
+/// [`skipped`](Self::skipped) a report says that the count is unknown, and without [`fingerprint`](Self::fingerprint)
+/// features are computed once more. To select samples, use [`Subset`].
 pub trait Dataset: Send + Sync {
     /// The number of samples.
     fn len(&self) -> usize;
@@ -74,43 +82,29 @@ pub trait Dataset: Send + Sync {
     /// The names of the classes; the class id of a [`Target`] is the index into it.
     fn classes(&self) -> &[String];
 
-    /// The target of sample `i`, which is below [`len`](Self::len). It should cost nothing.
-    fn target(&self, i: usize) -> Target;
+    /// What is known of sample `i` without reading it: its target, group and name. `i` is below [`len`](Self::len).
+    ///
+    /// Splits ask for it for every sample, so it should read no file and allocate little.
+    fn info(&self, i: usize) -> SampleInfo<'_>;
 
-    /// Sample `i`, which is below [`len`](Self::len). Here images are read and decoded.
+    /// Reads and decodes sample `i`, which is below [`len`](Self::len).
     fn sample(&self, i: usize) -> Result<Sample>;
 
-    /// The group of sample `i`, if it has one: samples of one group (frames of one video, photos of one patient)
-    /// are never spread over training and validation.
-    fn group(&self, i: usize) -> Option<u32> {
-        let _ = i;
-        None
-    }
-
-    /// What to call sample `i` in messages: its file, where it has one.
-    fn name(&self, i: usize) -> String {
-        format!("sample {i}")
-    }
-
-    /// How many samples were left out because they cannot be read. A run adds up those of its training and its
-    /// validation data, so two parts of one dataset must not both count the same.
-    fn skipped(&self) -> usize {
-        0
-    }
-
-    /// What sample `i` is, as a number: samples of equal fingerprints are taken to be the same, in whatever dataset.
+    /// A hash of what [`sample`](Self::sample) gives for `i`: samples of equal fingerprints are taken to be the same,
+    /// in whatever dataset.
     ///
-    /// With it, what frozen blocks make of the sample is shared between runs, folds and strategies
-    /// ([`FeatureCache`](crate::FeatureCache)); with `None`, each run computes that for itself.
+    /// With it, runs, folds and strategies share the features of frozen blocks
+    /// ([`FeatureCache`](crate::FeatureCache)); with `None`, the default, each run computes its own. A wrapper forwards
+    /// it only if it hands out the samples unchanged: otherwise it would be given the features of the original ones.
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let _ = i;
         None
     }
 
-    /// The number that chance goes by when sample `i` is varied. A part of a dataset gives the number in the whole, so
-    /// that a sample has the same views in every fold.
-    fn origin(&self, i: usize) -> usize {
-        i
+    /// How many samples were left out because they cannot be read; `None`, the default, if that is unknown. A run adds
+    /// those of its training and its validation data, so two parts of one dataset must not both count the same sample.
+    fn skipped(&self) -> Option<usize> {
+        None
     }
 
     /// Whether there are no samples.
@@ -128,26 +122,17 @@ macro_rules! forward_dataset {
             fn classes(&self) -> &[String] {
                 (**self).classes()
             }
-            fn target(&self, i: usize) -> Target {
-                (**self).target(i)
+            fn info(&self, i: usize) -> SampleInfo<'_> {
+                (**self).info(i)
             }
             fn sample(&self, i: usize) -> Result<Sample> {
                 (**self).sample(i)
             }
-            fn group(&self, i: usize) -> Option<u32> {
-                (**self).group(i)
-            }
-            fn name(&self, i: usize) -> String {
-                (**self).name(i)
-            }
-            fn skipped(&self) -> usize {
-                (**self).skipped()
-            }
             fn fingerprint(&self, i: usize) -> Option<u64> {
                 (**self).fingerprint(i)
             }
-            fn origin(&self, i: usize) -> usize {
-                (**self).origin(i)
+            fn skipped(&self) -> Option<usize> {
+                (**self).skipped()
             }
             fn is_empty(&self) -> bool {
                 (**self).is_empty()
@@ -157,14 +142,14 @@ macro_rules! forward_dataset {
 }
 forward_dataset!(&D, Box<D>, Arc<D>);
 
-/// A number for equal things, the same while the program runs.
+/// A hash that is the same for equal values within one process.
 pub(crate) fn hash(what: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
 }
 
-/// What a sample should be recognised as.
+/// What a sample should be recognised as: the label that training compares the network's output with.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Target {
@@ -172,16 +157,16 @@ pub enum Target {
     Class(u32),
     /// A probability for each class.
     Soft(Vec<f32>),
-    /// Any number of classes at once.
+    /// Any number of classes at once (multi-label).
     Labels(Vec<u32>),
 }
 
-/// What a network sees of one item.
+/// The input of one sample.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Sample {
     /// An image, which the transform resizes, augments and normalises.
     Image(Image),
-    /// A tensor (C, H, W), f32, already what the network wants: no transform, no augmentation is applied.
+    /// A tensor (C, H, W), f32, already normalised for the network: neither transformed nor augmented.
     Tensor(Tensor),
 }

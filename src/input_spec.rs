@@ -125,4 +125,3 @@ impl InputSpec {
         Ok(self.normalize(&vec![mean; channels], &vec![std; channels]))
     }
 }
-

@@ -21,6 +21,7 @@ mod freeze;
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;
+mod inference;
 mod input_spec;
 mod loss;
 mod metrics;
@@ -30,6 +31,7 @@ mod optim;
 mod params;
 mod plan;
 mod predict;
+mod report;
 mod rng;
 mod schedule;
 mod source;
@@ -42,8 +44,8 @@ pub use backbone::Backbone;
 pub use blueprint::{Block, Blueprint, Pooling};
 pub use candle_core;
 pub use data::{
-    Augment, Batch, Batches, Dataset, Image, Loader, Sample, Subset, Target, Targets, TensorDataset, Transform,
-    VecDataset, k_fold, split,
+    Augment, Batch, Batches, Dataset, Image, Loader, Sample, SampleInfo, Subset, Target, Targets, TensorDataset,
+    Transform, VecDataset, k_fold, split,
 };
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
@@ -53,18 +55,16 @@ pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 pub use input_spec::{CropMode, InputSpec, Interpolation};
 pub use loss::Loss;
-pub use metrics::{Confusion, Evaluation, wilson_interval};
+pub use metrics::{Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
 pub use nn::{BlockInfo, Conv2d, Layer, Linear, Tensors};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
 pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
+pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageReport, Timings};
 pub use schedule::{Schedule, ScheduleShape};
 pub use source::Source;
 #[cfg(feature = "hub")]
 pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{
-    EpochReport, Event, FeatureCache, FineTuner, Fitted, ParameterCounts, Report, SampleCounts, Session, StageReport,
-    Timings, progress_lines,
-};
+pub use train::{Event, FeatureCache, FineTuner, Fitted, Session, progress_lines};

@@ -1,7 +1,8 @@
-//! What training minimises.
+//! The loss that training minimises.
 
 use crate::data::Targets;
 use crate::error::{Error, Result};
+use crate::metrics::Task;
 use crate::ops::cross_entropy;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ impl Loss {
         Self { label_smoothing: 0.0 }
     }
 
-    /// Sets the share of each target that is spread over all classes.
+    /// Sets the share of each target that is spread evenly over all classes.
     pub fn label_smoothing(mut self, share: f64) -> Self {
         self.label_smoothing = share;
         self
@@ -41,12 +42,9 @@ impl Loss {
     /// The loss as a scalar tensor with a graph.
     ///
     /// # Errors
-    /// If a label is out of range, samples have several labels, or the smoothing is not in [0, 1).
+    /// If a label is out of range, the targets are lists of labels, or the smoothing is not in [0, 1).
     pub fn forward(&self, logits: &Tensor, targets: &Targets) -> Result<Tensor> {
-        if matches!(targets, Targets::Labels(_)) {
-            let problem = "takes one class per sample, and these have lists of labels; bring a loss of your own";
-            return Err(Error::invalid("cross entropy", problem));
-        }
+        let Task::Classes = Task::of(targets)?;
         let (_, classes) = logits.dims2()?;
         let dense = targets.dense(classes, logits.device())?;
         let smooth = self.label_smoothing;

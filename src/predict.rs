@@ -1,26 +1,23 @@
-//! What comes out of training: labels for images.
+//! Predictors: trained networks that classify images.
 
 mod folder;
-mod inference;
 mod saved;
-
-pub(crate) use inference::{BATCH, Inference};
 
 use crate::backbone::Backbone;
 use crate::blueprint::Blueprint;
 use crate::data::{Dataset, Image, largest};
 use crate::error::{Error, Result};
 use crate::head::Head;
+use crate::inference::{BATCH, Inference};
 use crate::metrics::Evaluation;
-use crate::ops::softmax;
 use crate::params::{Slot, Slots};
+use crate::report::Report;
 use crate::source::{Source, imagenet_labels};
-use crate::train::Report;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A network with its classifier, its labels, and the way images are prepared for it.
+/// A network with its classifier, its labels, and the preparation of its input.
 ///
 /// ```no_run
 /// use candle_finetune::{Image, Predictor};
@@ -35,15 +32,15 @@ use std::sync::Arc;
 pub struct Predictor {
     pub(crate) backbone: Backbone,
     pub(crate) inference: Arc<Inference>,
-    /// The JSON that is saved with it: how it was made.
+    /// The report of its training, as the JSON that is saved with it.
     pub(crate) story: Option<serde_json::Value>,
 }
 
-/// What a network says of one image.
+/// The prediction for one image.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Prediction {
-    /// The likeliest class.
+    /// The most probable class.
     pub class: u32,
     /// Its label.
     pub label: String,
@@ -54,8 +51,8 @@ pub struct Prediction {
 }
 
 impl Predictor {
-    /// Loads what [`Predictor::save`] wrote, which says itself what architecture it is. For weights with the classifier
-    /// that they were published with, see [`Predictor::load`].
+    /// Loads a file that [`Predictor::save`] wrote; the file names its architecture. For published weights with their
+    /// original classifier, see [`Predictor::load`].
     ///
     /// # Errors
     /// [`Error::Weights`] for a file that is damaged or was not saved by this crate.
@@ -93,8 +90,8 @@ impl Predictor {
         saved::read(path.as_ref(), Some(blueprint), device)
     }
 
-    /// A predictor of the Hugging Face hub, `owner/name` or `owner/name@revision`: one that [`Predictor::push_to_hub`]
-    /// put there, or a pretrained network with its original classifier. See [`Source::hub`].
+    /// A predictor from the Hugging Face hub, `owner/name` or `owner/name@revision`: one that
+    /// [`Predictor::push_to_hub`] uploaded, or a pretrained network with its original classifier. See [`Source::hub`].
     ///
     /// ```no_run
     /// use candle_finetune::{Predictor, candle_core::Device};
@@ -151,26 +148,27 @@ impl Predictor {
         Ok(Self { backbone, inference: Arc::new(inference), story })
     }
 
-    /// How it was made: the plan, the figures of every epoch, the final accuracy. `None` for one that was not trained
-    /// here. Seconds are not kept, so that equal seeds save equal files.
+    /// The report of its training: the plan, the figures of every epoch, the final accuracy. `None` if it was not
+    /// trained by this crate. Times are left out, so that equal seeds save equal files.
     ///
     /// # Errors
-    /// If the file was saved by a version of the crate whose reports look different.
+    /// If the file was saved by a version of the crate with another format of reports.
     pub fn report(&self) -> Result<Option<Report>> {
         let Some(story) = &self.story else { return Ok(None) };
         let report = serde_json::from_value(story.clone());
         report.map(Some).map_err(|error| Error::invalid("report", format!("of the predictor cannot be read: {error}")))
     }
 
-    /// Saves everything in one safetensors file: weights under timm's names, labels, how images are prepared, and how
-    /// it was made. The file appears whole or not at all.
+    /// Saves everything in one safetensors file: weights under timm's names, labels, the preparation of images, and the
+    /// report. The file is replaced atomically.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         saved::write(self, path.as_ref())
     }
 
-    /// Saves a folder as timm has it on the hub: `model.safetensors` with all that [`Predictor::save`] writes, a
-    /// `config.json` from which `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the same network, and a
-    /// `README.md`, the model card. [`Source::dir`](crate::Source::dir) opens it. The folder is made if it is not there.
+    /// Saves a folder in the layout of timm's repositories on the hub: `model.safetensors` with all that
+    /// [`Predictor::save`] writes, a `config.json` from which `timm.create_model("local-dir:FOLDER", pretrained=True)`
+    /// makes the same network, and a `README.md`, the model card. [`Source::dir`](crate::Source::dir) opens it. The
+    /// folder is created if it does not exist.
     ///
     /// ```
     /// use candle_finetune::{Predictor, Source, candle_core::Device};
@@ -183,24 +181,24 @@ impl Predictor {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// timm knows linear heads, and architectures of its own; the card says so where it cannot load the network. A
-    /// `README.md` that is there and was not written by this crate stays as it is.
+    /// timm supports linear heads and its own architectures; the card says if it cannot load the network. An existing
+    /// `README.md` that this crate did not write is left unchanged.
     pub fn save_folder(&self, path: impl AsRef<Path>) -> Result<()> {
         folder::write(self, path.as_ref(), None)
     }
 
-    /// Puts the folder of [`Predictor::save_folder`] on the Hugging Face hub as one commit. Returns its address.
+    /// Uploads the folder of [`Predictor::save_folder`] to the Hugging Face hub as one commit. Returns its address.
     ///
     /// ```no_run
     /// use candle_finetune::{Predictor, HubUpload, candle_core::Device};
     /// let predictor = Predictor::from_file("ants-bees.safetensors", &Device::Cpu)?;
-    /// // The token is HF_TOKEN's, or that of `hf auth login`.
+    /// // The token comes from HF_TOKEN or `hf auth login`.
     /// predictor.push_to_hub(&HubUpload::to("me/ants-bees").create().private())?;
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hub`]: where it must be created first, where the token may not write, where nothing can be reached.
+    /// [`Error::Hub`] if the repository does not exist, the token may not write, or the hub cannot be reached.
     #[cfg(feature = "hub")]
     pub fn push_to_hub(&self, to: &crate::HubUpload) -> Result<String> {
         let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
@@ -214,7 +212,7 @@ impl Predictor {
     /// [`Error::NotFinite`] if the network's output is not finite.
     pub fn predict(&self, image: &Image) -> Result<Prediction> {
         let mut all = self.predict_batch(std::slice::from_ref(image))?;
-        all.pop().ok_or_else(|| Error::invalid("images", "there are none"))
+        all.pop().ok_or_else(|| Error::invalid("images", "are empty"))
     }
 
     /// Classifies images, 32 at a time.
@@ -227,7 +225,7 @@ impl Predictor {
             let done = predictions.len();
             let tensors: Vec<Tensor> = images.iter().map(|i| self.inference.prepare(i)).collect::<Result<_>>()?;
             let logits = self.inference.logits(&Tensor::stack(&tensors, 0)?.to_device(self.backbone.device())?)?;
-            let probabilities = softmax(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let probabilities = Inference::TASK.probabilities(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             let finite = |row: &Vec<f32>| row.iter().all(|p| p.is_finite());
             if let Some(k) = probabilities.iter().position(|row| !finite(row)) {
                 return Err(Error::NotFinite { what: format!("the outputs of the network for image {}", done + k) });
@@ -237,8 +235,8 @@ impl Predictor {
         Ok(predictions)
     }
 
-    /// Logits (N, classes) of images (N, C, H, W) that are prepared already, in the network's number type: what stands
-    /// before the softmax of [`Predictor::predict_batch`]. No graph.
+    /// Logits (N, classes) of prepared images (N, C, H, W), in the network's element type: the input of the softmax in
+    /// [`Predictor::predict_batch`]. Without a graph.
     ///
     /// # Errors
     /// If the images have another number of channels, or are too small for the architecture.
@@ -253,15 +251,15 @@ impl Predictor {
         Prediction { class: class as u32, label, probability, probabilities }
     }
 
-    /// Runs over labelled data. The data's classes must be the predictor's, in its order.
+    /// Evaluates on labelled data, whose classes must be the predictor's, in its order.
     ///
     /// # Errors
-    /// If the data holds no samples, its classes are not the predictor's, a sample has a list of labels, or an image is
-    /// broken.
+    /// If the data holds no samples, its classes are not the predictor's, a sample has a list of labels, or an image
+    /// cannot be read.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let evaluation = self.inference.evaluate(&data, None);
-        // The memory of large batches is not needed by what comes next.
+        // Later work does not need the memory of large batches.
         crate::ops::release_pool();
         evaluation
     }

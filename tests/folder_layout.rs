@@ -96,7 +96,7 @@ fn the_layout_decides() {
 
     let classes = ImageFolder::options().layout("classes".parse().unwrap());
     let splits = classes.splits(root.path(), 0).unwrap();
-    assert_eq!((splits.train.classes().join(" "), splits.valid_is_cut()), ("dev extra more train".into(), true));
+    assert_eq!((splits.train.classes().join(" "), splits.valid_is_split()), ("dev extra more train".into(), true));
     // All names are those of parts; the option makes them classes.
     let root = folder(&[("train", 3), ("test", 3)]);
     assert_eq!(classes.open(root.path()).unwrap().classes(), ["test", "train"]);
@@ -271,7 +271,7 @@ fn names_that_nearly_match_are_suggested() {
 fn splits_say_what_they_are() {
     let root = folder(&[("train/ants", 40), ("train/bees", 20), ("test/ants", 3)]);
     let text = ImageFolder::splits(root.path(), 1).unwrap().to_string();
-    let start = "train 51, valid 9 (cut off train), test 3 images of 2 classes: ants, bees";
+    let start = "train 51, valid 9 (split off train), test 3 images of 2 classes: ants, bees";
     assert!(text.starts_with(start) && text.contains("test lacks bees"), "{text}");
     let folders = ["train", "test"].map(|part| root.path().join(part).display().to_string());
     assert!(folders.iter().all(|folder| text.contains(folder)), "{text}");
@@ -324,7 +324,7 @@ fn links_to_nothing_in_the_place_of_folders_are_refused() {
         let link = if name == "cats" { root.path().join("train/cats") } else { root.path().join(name) };
         std::os::unix::fs::symlink(root.path().join("gone"), &link).unwrap();
         let text = refusal(root.path());
-        assert!(text.contains(name) && text.contains("link to nothing"), "{text}");
+        assert!(text.contains(name) && text.contains("broken link"), "{text}");
     }
 }
 

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The modules, the lowest floor first. A module imports from its own floor and from lower ones.
-const FLOORS: [&[&str]; 9] = [
-    &["error", "rng", "schedule", "metrics"],
+const FLOORS: [&[&str]; 13] = [
+    &["error", "rng", "schedule", "input_spec"],
     &["ops"],
-    &["nn", "params"],
+    &["params", "nn"],
+    &["blueprint"],
     &["arch", "weights"],
     &["backbone", "head", "freeze"],
     &["source"],
-    &["data", "loss", "optim"],
-    &["plan", "strategy", "forecast", "train", "predict"],
+    &["data", "loss", "metrics", "optim"],
+    &["plan", "strategy", "forecast"],
+    &["inference", "report"],
+    &["predict"],
+    &["train"],
     &["lib", "bench", "fuzzing"],
 ];
 

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary.
 
 mod audit;
+mod datasets;
 #[cfg(feature = "image")]
 mod folder_layout;
 mod forecast;

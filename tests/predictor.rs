@@ -4,7 +4,8 @@ use crate::support::{CPU, all_bits, bits, differing, names_of, pictures, plan, r
 use candle_finetune::candle_core::Tensor;
 use candle_finetune::{
     Arch, Backbone, BatchNormMode, CropMode, Dataset, Error, Evaluation, FineTuner, Fitted, FreezePolicy, Head,
-    HeadKind, Image, InputSpec, Optimizer, Phase, Prediction, Predictor, Source, Target, TensorDataset, VecDataset,
+    HeadKind, Image, InputSpec, Optimizer, Phase, Prediction, Predictor, SampleInfo, Source, Target, TensorDataset,
+    VecDataset,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -177,8 +178,8 @@ impl Dataset for One {
     fn classes(&self) -> &[String] {
         &self.2
     }
-    fn target(&self, _: usize) -> Target {
-        self.1.clone()
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        SampleInfo::new(i, self.1.clone())
     }
     fn sample(&self, _: usize) -> candle_finetune::Result<candle_finetune::Sample> {
         Ok(candle_finetune::Sample::Tensor(self.0.clone()))
@@ -187,7 +188,7 @@ impl Dataset for One {
 
 /// The same samples with other class names.
 fn renamed(data: &VecDataset, names: &[String]) -> VecDataset {
-    let class = |i: usize| match data.target(i) {
+    let class = |i: usize| match data.info(i).target {
         Target::Class(class) => class,
         other => panic!("{other:?}"),
     };
@@ -244,7 +245,7 @@ fn data_that_is_not_the_predictors_is_refused() {
     };
     assert!(with(&["class 0", "class 1", "class 2"]).is_ok());
     let cases = [
-        (["class 0", "class 1"].as_slice(), "class 2 is not there"),
+        (["class 0", "class 1"].as_slice(), "class 2 is missing"),
         (&["ant", "bee"], "class 0 is \"ant\""),
         (&["class 0", "bee", "class 2"], "class 1 is \"bee\", and the network's is \"class 1\""),
     ];

@@ -174,7 +174,7 @@ fn images_are_varied_where_that_is_asked_for_by_hand() {
     let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).seed(1);
     let mut session = tuner.augment(Augment::standard()).session(&train).unwrap();
     let batch = session.next_batch().unwrap().unwrap();
-    assert_eq!(batch.images.dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
+    assert_eq!(batch.images().unwrap().dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
     // A plan that counts blocks is the same as one that names the same blocks, not an edit of it.
     let mut plan = Strategy::SmallDifferent.plan(&backbone(), train.len());
     plan.phases.iter_mut().for_each(|phase| phase.epochs = 1);

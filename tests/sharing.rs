@@ -5,7 +5,7 @@ use crate::training::{Bits, backbone, phase, saved};
 use candle_finetune::candle_core::DType;
 use candle_finetune::{
     Arch, Augment, Backbone, BatchNormMode, Dataset, FeatureCache, FineTuner, FreezePolicy, InputSpec, Optimizer, Plan,
-    Result, Sample, Source, Strategy, Subset, Target, VecDataset, k_fold,
+    Result, Sample, SampleInfo, Source, Strategy, Subset, VecDataset, k_fold,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,8 +36,8 @@ impl Dataset for Counted {
     fn classes(&self) -> &[String] {
         self.data.classes()
     }
-    fn target(&self, i: usize) -> Target {
-        self.data.target(i)
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        self.data.info(i)
     }
     fn sample(&self, i: usize) -> Result<Sample> {
         self.asked.fetch_add(1, Ordering::SeqCst);
@@ -203,9 +203,9 @@ fn a_run_of_its_own_keeps_what_its_next_phase_needs() {
 fn a_sample_that_is_in_a_part_twice_is_varied_twice() {
     let data = tensors(5, 32, 2, 1);
     let part = Subset::new(&data, vec![3, 1, 3, 3]).unwrap();
-    assert_eq!((0..4).map(|i| part.origin(i)).collect::<Vec<_>>(), [3, 1, 8, 13]);
+    assert_eq!((0..4).map(|i| part.info(i).augment_index).collect::<Vec<_>>(), [3, 1, 8, 13]);
     let within = Subset::new(&part, vec![2, 0]).unwrap();
-    assert_eq!([within.origin(0), within.origin(1)], [8, 3]);
+    assert_eq!([within.info(0).augment_index, within.info(1).augment_index], [8, 3]);
     assert_eq!(part.fingerprint(0), part.fingerprint(2));
     assert!(part.fingerprint(0).is_some() && part.fingerprint(0) != part.fingerprint(1));
 }

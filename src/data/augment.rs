@@ -1,4 +1,4 @@
-//! What is done to training images at random.
+//! Random augmentation of training images.
 
 mod geometry;
 mod pixels;
@@ -12,30 +12,30 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What is done to training images at random, as plain data.
+/// Random augmentation of training images, as plain data.
 ///
 /// In this order: crop, flips, [TrivialAugment](https://arxiv.org/abs/2103.10158), colour jitter, normalisation (not
-/// random), [erasing](https://arxiv.org/abs/1708.04896). Start from one of the presets and change what you like:
+/// random), [erasing](https://arxiv.org/abs/1708.04896). Start from a preset and change it:
 ///
 /// ```
 /// use candle_finetune::Augment;
 /// let satellite = Augment::light().vertical_flip(0.5);
-/// let digits = Augment::none().pad_crop(4); // no flips: a mirrored 5 is no digit
+/// let digits = Augment::none().pad_crop(4); // no flips: a mirrored 5 is not a digit
 /// assert!(digits.is_random() && !Augment::none().is_random());
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Augment {
-    /// Random resized crop: the least and greatest part of the image's area.
+    /// Random resized crop: the smallest and largest share of the image's area.
     pub crop_scale: Option<(f32, f32)>,
-    /// Random resized crop: the least and greatest ratio of width to height.
+    /// Random resized crop: the smallest and largest ratio of width to height.
     pub crop_ratio: (f32, f32),
     /// Pixels of black added around the resized image before a random crop back to its size. 0 is off.
     pub pad_crop: usize,
-    /// Probability of a mirror image.
+    /// Probability of a horizontal flip.
     pub flip: f32,
-    /// Probability of turning upside down.
+    /// Probability of a vertical flip.
     pub vertical_flip: f32,
     /// Brightness is multiplied by 1 - this to 1 + this.
     pub brightness: f32,
@@ -43,11 +43,11 @@ pub struct Augment {
     pub contrast: f32,
     /// Saturation is multiplied by 1 - this to 1 + this. Gray images have none.
     pub saturation: f32,
-    /// Hue is turned by up to this part of the colour circle either way, at most 0.5. Gray images have none.
+    /// Hue is rotated by up to this share of the colour circle either way, at most 0.5. Gray images have none.
     pub hue: f32,
-    /// One of fourteen operations of a random strength on each image (TrivialAugment, wide).
+    /// One of fourteen operations at a random strength for each image (TrivialAugment, wide).
     pub trivial: bool,
-    /// Probability of erasing a rectangle of 2 to 33 % of the area, after normalisation, to zero.
+    /// Probability of setting a rectangle of 2 to 33 % of the area to zero, after normalisation.
     pub erase: f32,
 }
 
@@ -59,7 +59,7 @@ impl Default for Augment {
 }
 
 impl Augment {
-    /// Nothing: training sees exactly what evaluation sees.
+    /// No augmentation: training sees exactly what evaluation sees.
     pub fn none() -> Self {
         Self {
             crop_scale: None,
@@ -76,12 +76,12 @@ impl Augment {
         }
     }
 
-    /// Crops of at least 70 % of the area, and mirror images.
+    /// Crops of at least 70 % of the area, and horizontal flips.
     pub fn light() -> Self {
         Self::none().crop_scale(0.7, 1.0).flip(0.5)
     }
 
-    /// Crops of at least 35 % of the area, mirror images, a little colour jitter.
+    /// Crops of at least 35 % of the area, horizontal flips, a little colour jitter.
     pub fn standard() -> Self {
         Self::none().crop_scale(0.35, 1.0).flip(0.5).jitter(0.2, 0.2, 0.2, 0.0)
     }
@@ -91,31 +91,31 @@ impl Augment {
         Self::standard().trivial(true).erase(0.25)
     }
 
-    /// Turns random resized crops on: of `least` to `greatest` of the image's area.
+    /// Turns on random resized crops of `least` to `greatest` of the image's area.
     pub fn crop_scale(mut self, least: f32, greatest: f32) -> Self {
         self.crop_scale = Some((least, greatest));
         self
     }
 
-    /// Sets the least and greatest ratio of width to height of random resized crops.
+    /// Sets the smallest and largest ratio of width to height of random resized crops.
     pub fn crop_ratio(mut self, least: f32, greatest: f32) -> Self {
         self.crop_ratio = (least, greatest);
         self
     }
 
-    /// Sets the black border from which a random crop is taken, as is usual for tiny images; 0 is off.
+    /// Sets the width of the black border that is added before a random crop, as is usual for tiny images; 0 is off.
     pub fn pad_crop(mut self, pixels: usize) -> Self {
         self.pad_crop = pixels;
         self
     }
 
-    /// Sets the probability of a mirror image.
+    /// Sets the probability of a horizontal flip.
     pub fn flip(mut self, probability: f32) -> Self {
         self.flip = probability;
         self
     }
 
-    /// Sets the probability of turning upside down.
+    /// Sets the probability of a vertical flip.
     pub fn vertical_flip(mut self, probability: f32) -> Self {
         self.vertical_flip = probability;
         self
@@ -154,7 +154,7 @@ impl Augment {
         let bad = |what: &str, problem: String| Err(Error::invalid(format!("augment: {what}"), problem));
         for (what, p) in [("flip", self.flip), ("vertical_flip", self.vertical_flip), ("erase", self.erase)] {
             if !(0.0..=1.0).contains(&p) {
-                return bad(what, format!("{p} is no probability; it must be 0 to 1"));
+                return bad(what, format!("{p} is not a probability; it must be 0 to 1"));
             }
         }
         let amounts = [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)];
@@ -171,7 +171,7 @@ impl Augment {
                 return bad("crop_scale", format!("{least} to {greatest}; give 0 < least <= greatest <= 1"));
             }
             if self.pad_crop > 0 {
-                return bad("pad_crop", "it does not go together with crop_scale; choose one of the two".into());
+                return bad("pad_crop", "cannot be combined with crop_scale; choose one of the two".into());
             }
         }
         let (least, greatest) = self.crop_ratio;
@@ -186,17 +186,17 @@ impl Augment {
     }
 }
 
-/// Everything random that is done to an image of the network's size, before normalisation.
+/// Augments an image of the network's size, before normalisation.
 pub(super) fn apply(augment: &Augment, image: &mut Image, fill: &[u8], rng: &mut ChaCha8Rng) {
     if augment.pad_crop > 0 {
         let pad = augment.pad_crop as i64;
         let (down, right) = (rng.random_range(-pad..=pad), rng.random_range(-pad..=pad));
         geometry::shift(image, down, right);
     }
-    if chance(augment.flip, rng) {
+    if occurs(augment.flip, rng) {
         geometry::mirror(image);
     }
-    if chance(augment.vertical_flip, rng) {
+    if occurs(augment.vertical_flip, rng) {
         geometry::upside_down(image);
     }
     if augment.trivial {
@@ -205,8 +205,8 @@ pub(super) fn apply(augment: &Augment, image: &mut Image, fill: &[u8], rng: &mut
     jitter(augment, image, rng);
 }
 
-/// True with this probability; draws nothing where it is certain that it is false.
-fn chance(probability: f32, rng: &mut ChaCha8Rng) -> bool {
+/// True with this probability; draws no random number if the probability is 0.
+fn occurs(probability: f32, rng: &mut ChaCha8Rng) -> bool {
     probability > 0.0 && rng.random::<f32>() < probability
 }
 
@@ -238,9 +238,9 @@ fn jitter(augment: &Augment, image: &mut Image, rng: &mut ChaCha8Rng) {
     }
 }
 
-/// One operation of TrivialAugment's wide set, of one of 31 strengths.
+/// One operation of TrivialAugment's wide set, at one of 31 strengths.
 fn trivial(image: &mut Image, fill: &[u8], rng: &mut ChaCha8Rng) {
-    /// The paper's 32 pixels of 224.
+    /// The paper's 32 of 224 pixels.
     const TRANSLATE: f32 = 32.0 / 224.0;
     let operation = rng.random_range(0..14);
     let strength = rng.random_range(0..=30) as f32 / 30.0;
@@ -270,7 +270,7 @@ fn trivial(image: &mut Image, fill: &[u8], rng: &mut ChaCha8Rng) {
 
 /// Sets a random rectangle of normalised values (C, H, W) to zero, with this probability.
 pub(super) fn erase(values: &mut [f32], channels: usize, size: (usize, usize), p: f32, rng: &mut ChaCha8Rng) {
-    if !chance(p, rng) {
+    if !occurs(p, rng) {
         return;
     }
     let (height, width) = size;
@@ -290,11 +290,11 @@ pub(super) fn erase(values: &mut [f32], channels: usize, size: (usize, usize), p
     }
 }
 
-/// `images varied by crops of 70 to 100 %, mirror images`
+/// `augmentation: crops of 70 to 100 %, horizontal flips`
 impl fmt::Display for Augment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.is_random() {
-            return f.write_str("images not varied");
+            return f.write_str("no augmentation");
         }
         let mut parts = vec![];
         if let Some((least, greatest)) = self.crop_scale {
@@ -304,8 +304,8 @@ impl fmt::Display for Augment {
             parts.push(format!("shifts of up to {} pixels", self.pad_crop));
         }
         let amounts = [
-            (self.flip, "mirror images"),
-            (self.vertical_flip, "upside down"),
+            (self.flip, "horizontal flips"),
+            (self.vertical_flip, "vertical flips"),
             (self.brightness, "brightness"),
             (self.contrast, "contrast"),
             (self.saturation, "saturation"),
@@ -314,7 +314,7 @@ impl fmt::Display for Augment {
             (self.erase, "erasing"),
         ];
         parts.extend(amounts.into_iter().filter(|(amount, _)| *amount > 0.0).map(|(_, name)| name.to_string()));
-        write!(f, "images varied by {}", parts.join(", "))
+        write!(f, "augmentation: {}", parts.join(", "))
     }
 }
 

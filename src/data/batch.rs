@@ -1,35 +1,38 @@
-//! Samples joined into what a step works on.
+//! Batches: the inputs and targets of one step.
 
 use super::Target;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
-/// Some samples, ready for the network.
+/// Some samples, ready for the network: images, or the cached features of frozen blocks.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Batch {
-    /// The images (N, C, H, W), normalised, on the loader's device.
-    pub images: Tensor,
-    /// What they should be recognised as.
+    /// What the network takes.
+    pub(crate) inputs: Inputs,
+    /// The target of each sample.
     pub targets: Targets,
-    /// Their indices in the dataset.
+    /// The samples' indices in the dataset.
     pub indices: Vec<usize>,
-    /// What the frozen part of a network makes of the images, where a session keeps that; `images` is empty then.
-    pub(crate) features: Option<Features>,
 }
 
-/// What the frozen part of a network made of a batch.
+/// What a network takes: images, or features from which its learning part goes on.
 #[derive(Debug, Clone)]
-pub(crate) struct Features {
-    /// As they are at the freeze boundary.
-    pub tensor: Tensor,
-    /// The phase of the plan, from 0, whose boundary it is.
-    pub phase: usize,
+pub(crate) enum Inputs {
+    /// Images (N, C, H, W), normalised, on the loader's device.
+    Images(Tensor),
+    /// The output of the frozen blocks, cached.
+    Features {
+        /// As it is at the freeze boundary.
+        tensor: Tensor,
+        /// The phase of the plan, from 0, that freezes those blocks.
+        phase: usize,
+    },
 }
 
-/// Where the batch ends that begins at sample `from` of `total`.
+/// The end of the batch that begins at sample `from` of `total`.
 ///
-/// A single sample left over joins the batch before it: statistics of a batch need more than one value.
+/// A leftover single sample joins the previous batch: batch statistics need more than one value.
 pub(crate) fn batch_end(from: usize, total: usize, batch_size: usize) -> usize {
     let end = from.saturating_add(batch_size).min(total);
     if batch_size > 1 && total - end == 1 { total } else { end }
@@ -43,7 +46,7 @@ pub(crate) fn batch_count(total: usize, batch_size: usize) -> usize {
 }
 
 impl Batch {
-    /// A batch of images (N, C, H, W), normalised, and a target for each.
+    /// A batch of images (N, C, H, W), normalised, with a target each.
     ///
     /// # Errors
     /// If there are not as many targets as images.
@@ -52,20 +55,51 @@ impl Batch {
         if n != targets.len() {
             return Err(Error::invalid("batch", format!("{n} images and {} targets", targets.len())));
         }
-        Ok(Self { images, targets, indices: (0..n).collect(), features: None })
+        Ok(Self { inputs: Inputs::Images(images), targets, indices: (0..n).collect() })
+    }
+
+    /// The images (N, C, H, W), normalised, on the loader's device.
+    ///
+    /// # Errors
+    /// If the batch holds the cached features of frozen blocks instead: a session computes those once and skips the
+    /// images. With [`FeatureCache::off`](crate::FeatureCache::off) every batch holds images.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FeatureCache, FineTuner, FreezePolicy, Optimizer, Phase, Plan};
+    /// # use candle_finetune::{TensorDataset, candle_core::{Device, Tensor}};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 12288.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((4, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::Backbone)]);
+    /// let tuner = FineTuner::new(backbone).plan(plan); // freezes the backbone
+    /// let mut session = tuner.cache(&FeatureCache::off()).session(&train)?;
+    /// let batch = session.next_batch()?.unwrap();
+    /// assert_eq!(batch.images()?.dims(), [4, 3, 32, 32]); // an error with the default cache
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn images(&self) -> Result<&Tensor> {
+        match &self.inputs {
+            Inputs::Images(images) => Ok(images),
+            Inputs::Features { .. } => Err(Error::invalid(
+                "batch",
+                "holds cached features of the frozen blocks, not images; switch the cache off to get images \
+                 (`FineTuner::cache(&FeatureCache::off())`)",
+            )),
+        }
     }
 
     /// The cached features, if it has any.
     ///
     /// # Errors
-    /// If they were cached for another phase than this one, whose frozen blocks are others.
+    /// If they were cached for another phase, which freezes other blocks.
     pub(crate) fn features_of(&self, phase: usize) -> Result<Option<&Tensor>> {
-        match &self.features {
-            Some(features) if features.phase != phase => Err(Error::invalid(
-                "batch",
-                "was made for another phase, whose frozen blocks are others; ask for a new one",
-            )),
-            features => Ok(features.as_ref().map(|features| &features.tensor)),
+        match &self.inputs {
+            Inputs::Images(_) => Ok(None),
+            Inputs::Features { phase: of, .. } if *of != phase => {
+                let problem = "belongs to another phase, which freezes other blocks; ask for a new batch";
+                Err(Error::invalid("batch", problem))
+            }
+            Inputs::Features { tensor, .. } => Ok(Some(tensor)),
         }
     }
 
@@ -74,7 +108,7 @@ impl Batch {
         self.indices.len()
     }
 
-    /// Whether there are no samples; the loader never gives such a batch.
+    /// Whether there are no samples; the loader never makes such a batch.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
@@ -84,16 +118,16 @@ impl Batch {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Targets {
-    /// A class each.
+    /// One class per sample.
     Classes(Vec<u32>),
-    /// Probabilities (N, classes), f32: some sample of the batch has a soft target.
+    /// Probabilities (N, classes), f32: at least one sample of the batch has a soft target.
     Soft(Tensor),
     /// Zeros and ones (N, classes), f32: any number of classes per sample.
     Labels(Tensor),
 }
 
 impl Targets {
-    /// Joins targets. `name` says what to call sample `k` of these in an error.
+    /// Joins targets. `name` gives what an error calls sample `k` of these.
     pub(crate) fn join(
         targets: &[Target],
         classes: usize,
@@ -127,7 +161,7 @@ impl Targets {
         Ok(if many == 0 { Self::Soft(rows) } else { Self::Labels(rows) })
     }
 
-    /// One row of numbers per sample (N, classes), f32: ones for single classes, else as they are.
+    /// A row per sample (N, classes), f32: single classes as one-hot rows, others as they are.
     pub fn dense(&self, classes: usize, device: &Device) -> Result<Tensor> {
         match self {
             Self::Classes(ids) => {
@@ -144,7 +178,7 @@ impl Targets {
         }
     }
 
-    /// The class of each sample: the likeliest one of soft targets, the first one of several labels.
+    /// The class of each sample: the most probable one of soft targets, the first of several labels.
     pub fn classes(&self) -> Result<Vec<u32>> {
         match self {
             Self::Classes(ids) => Ok(ids.clone()),
@@ -201,15 +235,15 @@ pub(super) fn check_target(target: &Target, classes: usize, name: impl Fn() -> S
     }
 }
 
-/// A sample as it comes out of a worker.
+/// The input of one sample, as a worker makes it.
 pub(super) enum Input {
-    /// Values of a (C, H, W) image.
+    /// The values of a transformed image (C, H, W).
     Values(Vec<f32>),
-    /// The tensor (C, H, W) of a dataset that needs no transform.
+    /// The tensor (C, H, W) of a dataset whose samples need no transform.
     Tensor(Tensor),
 }
 
-/// Joins the inputs of a batch; those that are values have the shape `(c, h, w)`.
+/// Joins the inputs of a batch; `(c, h, w)` is the shape of transformed images.
 pub(super) fn join_images(
     inputs: Vec<Input>,
     (c, h, w): (usize, usize, usize),

@@ -1,4 +1,4 @@
-//! Image files to pixels.
+//! Decoding of image files.
 
 mod jpeg;
 mod size;
@@ -16,26 +16,26 @@ use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// The most pixels an image may have unless told otherwise, the bound from which Pillow suspects an attack.
+/// The default limit on an image's pixels, the bound from which Pillow suspects an attack.
 pub(super) const MAX_PIXELS: u64 = 178_956_970;
 
-/// What [`ImageFormat`]s are read, for messages.
+/// The supported formats, for messages.
 pub(super) const FORMATS: &str = "JPEG, PNG, WebP, BMP, GIF or TIFF";
 
-/// What may stand before the pixels, profiles and the like, and after them: 256 MiB.
+/// The most bytes before and after the pixels, such as profiles: 256 MiB.
 const BESIDE_PIXELS: u64 = 256 << 20;
 
 impl Image {
-    /// Reads an image file as RGB: JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF (its first page), told apart by
+    /// Reads an image file as RGB: JPEG, PNG, WebP, BMP, GIF (the first frame) or TIFF (the first page), recognised by
     /// content.
     ///
-    /// The orientation that the camera noted is applied, gray becomes RGB, alpha is dropped, 16 bit become 8. The pixels
-    /// are read only after the beginning of the file has told that it is such an image, and of what size.
+    /// Applies the orientation from the metadata, converts gray to RGB and 16 bits to 8, and drops alpha. Format and
+    /// size are checked at the beginning of the file, before the pixels are read.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read; [`Error::BrokenImage`] for a file that is damaged, truncated, or no
-    /// image at all, pipes and devices included; [`Error::UnsupportedImage`] for a format, or a kind of one, that is
-    /// not read; [`Error::ImageTooLarge`] for more than 178 956 970 pixels, told by the header.
+    /// [`Error::Io`] if the file cannot be read; [`Error::BrokenImage`] for a file that is damaged, truncated or not an
+    /// image, pipes and devices included; [`Error::UnsupportedImage`] for an unsupported format or variant;
+    /// [`Error::ImageTooLarge`] if the header announces more than 178 956 970 pixels.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         read(path.as_ref(), MAX_PIXELS)
     }
@@ -81,7 +81,7 @@ pub(super) fn read(path: &Path, max_pixels: u64) -> Result<Image> {
     })
 }
 
-/// The error without the file's name, which stands beside it, but with the remedy.
+/// The error's text with its remedy, without the file name, which the caller prints.
 pub(super) fn problem(error: Error) -> String {
     match error {
         Error::BrokenImage { cause, .. } => sniff::broken(cause),
@@ -95,18 +95,18 @@ pub(super) fn problem(error: Error) -> String {
     }
 }
 
-/// Why there is no image.
+/// Why a file cannot be decoded.
 enum Fault {
-    /// It is damaged, or none.
+    /// It is damaged, or not an image.
     Broken(BoxError),
-    /// It is of a kind that is not read: what it is.
+    /// It is unsupported: what it is.
     Unsupported(String),
     TooLarge {
         width: u64,
         height: u64,
         limit: u64,
     },
-    /// The system could not read it.
+    /// The system failed to read it.
     Io(std::io::Error),
 }
 
@@ -127,7 +127,7 @@ impl Fault {
 }
 
 impl From<std::io::Error> for Fault {
-    /// The decoders and the system use one type: what the system says has a number.
+    /// Decoders and system share one error type: the system's errors have a number.
     fn from(error: std::io::Error) -> Self {
         if error.raw_os_error().is_some() { Self::Io(error) } else { Self::Broken(error.into()) }
     }
@@ -162,7 +162,7 @@ fn decode(mut reader: impl BufRead + Seek, length: u64, max_pixels: u64) -> Resu
         }
         ImageFormat::Tiff => tiff(reader, max_pixels)?,
         _ => {
-            // The decoders may walk the whole file before they tell the size.
+            // The decoders may read the whole file before they return the size.
             if let Some((width, height)) = size::of(format, &head) {
                 check_pixels(width, height, max_pixels)?;
                 if length > width.saturating_mul(height).saturating_mul(8).saturating_add(BESIDE_PIXELS) {
@@ -179,7 +179,7 @@ fn decode(mut reader: impl BufRead + Seek, length: u64, max_pixels: u64) -> Resu
     Image::new(height, width, 3, rgb.into_raw()).map_err(|error| Fault::Broken(error.into()))
 }
 
-/// Decodes a TIFF, whose decoder says little about what it cannot read.
+/// Decodes a TIFF, whose decoder gives little detail on what it does not support.
 fn tiff(mut reader: impl BufRead + Seek, max_pixels: u64) -> Result<DynamicImage, Fault> {
     let directory = tiff::Directory::read(&mut reader);
     reader.seek(SeekFrom::Start(0))?;
@@ -207,9 +207,9 @@ fn check_pixels(width: u64, height: u64, limit: u64) -> Result<(), Fault> {
     if width.saturating_mul(height) > limit { Err(Fault::TooLarge { width, height, limit }) } else { Ok(()) }
 }
 
-/// Decodes the pixels and turns them upright.
+/// Decodes the pixels and applies the orientation.
 fn pixels(format: ImageFormat, reader: impl BufRead + Seek, max_pixels: u64) -> Result<DynamicImage, Fault> {
-    // Some decoders panic at some damaged files.
+    // Some decoders panic on damaged files.
     let decode = AssertUnwindSafe(|| decoded(ImageReader::with_format(reader, format), max_pixels));
     catch_unwind(decode).unwrap_or_else(|_| Err(Fault::broken("its decoder panicked")))
 }
@@ -221,12 +221,12 @@ fn decoded(mut reader: ImageReader<impl BufRead + Seek>, max_pixels: u64) -> Res
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_pixels(width.into(), height.into(), max_pixels)?;
-    // Sixteen bytes per pixel is the most any format decodes to (four channels of f32), twice for working memory.
+    // No format decodes to more than 16 bytes per pixel (four channels of f32); twice that, for working memory.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some((u64::from(width) * u64::from(height)).saturating_mul(32).saturating_add(64 << 20));
     decoder.set_limits(limits)?;
     if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
-        // Nothing says which of their values is white.
+        // The file does not define which value is white.
         return Err(Fault::Unsupported("an image with floating-point samples".into()));
     }
     let orientation = decoder.orientation()?;

@@ -16,7 +16,7 @@ pub use options::FolderOptions;
 pub use splits::Splits;
 
 use super::decode;
-use super::{Dataset, Sample, Target, hash};
+use super::{Dataset, Sample, SampleInfo, Target, hash};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,34 +25,34 @@ use std::sync::Arc;
 /// Images in folders, one folder per class: `ROOT/CLASS/*`, or `ROOT/train/CLASS/*` with `valid` and `test` beside
 /// `train`.
 ///
-/// - **Classes** are the folders' names in sorted order, in composed Unicode (NFC). Images may lie deeper within a
-///   class.
-/// - **Parts** have the usual names, in any case: `train`, `training`; `val`, `valid`, `validation`, `dev`, `eval`,
-///   `evaluation`; `test`, `testing`. Words such as `images`, `data` or `set`, a number, or a word that two parts share
-///   may be joined to them: `train_images`, `TestSet`, `val2017`, `cats_train` beside `cats_test`. Two folders that
-///   mean the same part are an error.
-/// - **Which of the two** the folders of a root are: parts if all that hold images have such names, classes if none has
-///   (`valid` beside `invalid` is a class). Anything else is [`Error::AmbiguousLayout`], which
-///   [`FolderOptions::layout`] decides.
-/// - **One level too many** is passed through where it leads to parts: `ROOT/pets/train/CLASS`, `test/test/CLASS`. Where
-///   it leads to classes, `ROOT/pets/CLASS`, it is an error that names the inner folder.
-/// - **No image is left out silently**: images beside class folders or beside parts are [`Error::StrayImages`], an empty
-///   class is [`Error::EmptyClass`], images of unsupported kinds (HEIC, AVIF, PSD, raw photographs and more) are
+/// - **Classes** are the folder names in sorted order, in composed Unicode (NFC). Within a class, images may lie in
+///   nested folders.
+/// - **Parts** have the usual names, in upper or lower case: `train`, `training`; `val`, `valid`, `validation`, `dev`,
+///   `eval`, `evaluation`; `test`, `testing`. A name may also contain words such as `images`, `data` or `set`, a
+///   number, or a word that two parts share: `train_images`, `TestSet`, `val2017`, `cats_train` beside `cats_test`. Two
+///   folders for the same part are an error.
+/// - **Parts or classes**: the folders of a root are parts if all that hold images have such names, classes if none has
+///   (`valid` beside `invalid` is a class). Anything else is [`Error::AmbiguousLayout`]; decide it with
+///   [`FolderOptions::layout`].
+/// - **An extra level** is skipped if it leads to parts: `ROOT/pets/train/CLASS`, `test/test/CLASS`. If it leads to
+///   classes, `ROOT/pets/CLASS`, it is an error that names the inner folder.
+/// - **No image is skipped silently**: images beside class folders or beside parts are [`Error::StrayImages`], an empty
+///   class is [`Error::EmptyClass`], images of unsupported formats (HEIC, AVIF, PSD, raw photographs and more) are
 ///   [`Error::UnreadableImages`], files with other extensions within a class [`Error::UnknownFiles`].
-/// - **Ignored** are: names that begin with a dot; what systems leave behind (`__MACOSX`, `__pycache__`, `@eaDir`,
+/// - **Ignored**: names that begin with a dot; system folders (`__MACOSX`, `__pycache__`, `@eaDir`,
 ///   `@Recycle`, `@Recently-Snapshot`, `@tmp`, `#recycle`, `#snapshot`, `~snapshot`, `$RECYCLE.BIN`, `RECYCLER`,
 ///   `RECYCLED`, `System Volume Information`, `lost+found`, `Network Trash Folder`, `Temporary Items`,
 ///   `TheVolumeSettingsFolder`); text and tables (txt, json, csv, tsv, md, xml, yaml, html), `Thumbs.db`,
-///   `desktop.ini` and Windows' links.
+///   `desktop.ini` and Windows shortcuts.
 ///
-/// Opening reads names only; [`check`](Self::check) decodes all images. A clone is cheap.
+/// Opening reads file names only; [`check`](Self::check) decodes all images. A clone is cheap.
 ///
 /// ```no_run
 /// use candle_finetune::ImageFolder;
 ///
 /// let splits = ImageFolder::splits("data", 42)?;
-/// println!("{splits}"); // train 244, valid 36 (cut off train), test 153 images of 2 classes: ants, bees
-/// splits.train.check()?; // optional: names every broken file at once
+/// println!("{splits}"); // train 244, valid 36 (split off train), test 153 images of 2 classes: ants, bees
+/// splits.train.check()?; // optional: lists every broken file
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 #[derive(Clone)]
@@ -60,10 +60,10 @@ pub struct ImageFolder {
     root: PathBuf,
     classes: Arc<[String]>,
     files: Arc<[File]>,
-    /// Images that were left out, with what is wrong.
+    /// Skipped images, with what is wrong.
     skipped: Arc<[(PathBuf, String)]>,
     max_pixels: u64,
-    /// Whether each class has to have an image.
+    /// Whether each class must have an image.
     every_class: bool,
 }
 
@@ -89,7 +89,7 @@ impl ImageFolder {
         Self::options().open(root)
     }
 
-    /// All parts of `root`, with default options; `seed` chooses what is cut off train where there is no valid.
+    /// All parts of `root`, with default options; if there is no valid, `seed` chooses what is split off train.
     ///
     /// # Errors
     /// As [`FolderOptions::splits`].
@@ -105,8 +105,8 @@ impl ImageFolder {
         Self::options().eval_part(root)
     }
 
-    /// All image files under a folder, at any depth, sorted by path; images of kinds that are not read are among them,
-    /// and opening one says what it is. Folders that systems leave behind are ignored.
+    /// All image files under a folder, at any depth, sorted by path. Unsupported formats are included; opening one is
+    /// an error that names the format. System folders are ignored.
     ///
     /// # Errors
     /// [`Error::Io`] for a folder that cannot be read, and [`Error::NoImages`].
@@ -122,8 +122,8 @@ impl ImageFolder {
         Ok(images)
     }
 
-    /// Puts samples into groups by a name made of their path, say the patient or the video: a group is never spread over
-    /// training and validation. `None` leaves a sample on its own.
+    /// Groups samples by a name derived from their path, say the patient or the video: a group is never spread over
+    /// training and validation. `None` leaves a sample ungrouped.
     pub fn group_by(mut self, group: impl Fn(&Path) -> Option<String>) -> Self {
         let mut ids: BTreeMap<String, u32> = BTreeMap::new();
         let mut files = self.files.to_vec();
@@ -137,7 +137,7 @@ impl ImageFolder {
         self
     }
 
-    /// Sets the most pixels an image may have. The default is 178 956 970.
+    /// Sets the limit on an image's pixels. The default is 178 956 970.
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
@@ -146,25 +146,24 @@ impl ImageFolder {
     /// Decodes every file on all cores.
     ///
     /// # Errors
-    /// [`Error::UnreadableImages`], which names all files that cannot be decoded at once.
+    /// [`Error::UnreadableImages`], which lists all files that cannot be decoded.
     pub fn check(&self) -> Result<()> {
         let files = check::unreadable(&self.files, self.max_pixels);
         if files.is_empty() { Ok(()) } else { Err(Error::UnreadableImages { files }) }
     }
 
-    /// Decodes every file on all cores and leaves out those that cannot be decoded; [`skipped`](Self::skipped) names
-    /// them. To leave out images of unsupported kinds too, or before a part is cut off, use
-    /// [`FolderOptions::skip_broken`].
+    /// Decodes every file on all cores and skips those that cannot be decoded; [`skipped`](Self::skipped) lists them.
+    /// To skip unsupported formats too, or before a part is split off, use [`FolderOptions::skip_broken`].
     ///
     /// # Errors
-    /// [`Error::EmptyClass`] for a class of which nothing is left, unless the classes are those of
+    /// [`Error::EmptyClass`] for a class without readable images, unless the classes come from
     /// [`labels`](Self::labels).
     pub fn skip_broken(self) -> Result<Self> {
         let unreadable = check::unreadable(&self.files, self.max_pixels);
         self.without(unreadable)
     }
 
-    /// Leaves out these files, sorted by path.
+    /// Skips these files, which are sorted by path.
     fn without(mut self, unreadable: Vec<(PathBuf, String)>) -> Result<Self> {
         let is_out = |file: &File| unreadable.binary_search_by(|(path, _)| path.cmp(&file.path)).is_ok();
         let kept: Vec<File> = self.files.iter().filter(|file| !is_out(file)).cloned().collect();
@@ -186,7 +185,7 @@ impl ImageFolder {
         Ok(self)
     }
 
-    /// The images that were left out because they cannot be read, each with what is wrong and the remedy.
+    /// The images that were skipped because they cannot be read, each with what is wrong and the remedy.
     pub fn skipped(&self) -> &[(PathBuf, String)] {
         &self.skipped
     }
@@ -218,31 +217,26 @@ impl Dataset for ImageFolder {
         &self.classes
     }
 
-    fn target(&self, i: usize) -> Target {
-        Target::Class(self.files[i].class)
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        let File { path, class, group } = &self.files[i];
+        let mut info = SampleInfo::new(i, Target::Class(*class)).name(path.to_string_lossy());
+        info.group = *group;
+        info
     }
 
     fn sample(&self, i: usize) -> Result<Sample> {
         decode::read(&self.files[i].path, self.max_pixels).map(Sample::Image)
     }
 
-    fn group(&self, i: usize) -> Option<u32> {
-        self.files[i].group
-    }
-
-    fn name(&self, i: usize) -> String {
-        self.files[i].path.display().to_string()
-    }
-
-    /// Of path, size and time of change.
+    /// Of path, size and modification time.
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let path = &self.files[i].path;
         let file = path.metadata().ok()?;
         Some(hash(&(path, file.len(), file.modified().ok()?)))
     }
 
-    fn skipped(&self) -> usize {
-        self.skipped.len()
+    fn skipped(&self) -> Option<usize> {
+        Some(self.skipped.len())
     }
 }
 

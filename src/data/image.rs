@@ -2,9 +2,9 @@
 
 use crate::{Error, Result};
 
-/// An image of 8 bit per channel: height x width x channels bytes, row by row, channels interleaved.
+/// An image of 8 bits per channel: height x width x channels bytes, row by row, channels interleaved.
 ///
-/// Any number of channels is fine: 3 are taken as RGB, 1 as gray, 2 and 4 as these with alpha.
+/// Any number of channels is possible: 3 are RGB, 1 is gray, 2 and 4 are gray and RGB with alpha.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     height: usize,
@@ -14,8 +14,10 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image of `height` x `width` pixels of `channels` bytes each. No side may be zero, and the number of bytes
-    /// has to be the product of the three.
+    /// An image of `height` x `width` pixels of `channels` bytes each.
+    ///
+    /// # Errors
+    /// If one of the three is zero, or their product is not the number of bytes.
     ///
     /// ```
     /// use candle_finetune::Image;
@@ -38,7 +40,7 @@ impl Image {
         Ok(Self { height, width, channels, bytes })
     }
 
-    /// An image whose bytes are known to fit.
+    /// An image whose byte count is known to be right.
     pub(super) fn from_parts(height: usize, width: usize, channels: usize, bytes: Vec<u8>) -> Self {
         debug_assert_eq!(bytes.len(), height * width * channels);
         Self { height, width, channels, bytes }
@@ -69,7 +71,7 @@ impl Image {
         &self.bytes
     }
 
-    /// The bytes, to change in place.
+    /// The bytes, mutable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -101,7 +103,7 @@ impl Image {
             _ => {
                 return Err(Error::invalid(
                     "image channels",
-                    format!("an image of {from} channels does not become one of {channels}; only gray and RGB convert"),
+                    format!("an image of {from} channels cannot be converted to {channels}; only gray and RGB can"),
                 ));
             }
         };
@@ -115,7 +117,7 @@ impl std::fmt::Debug for Image {
     }
 }
 
-/// Gray of a colour, with Pillow's rounding.
+/// The gray level of a colour, with Pillow's rounding.
 pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((19595 * u32::from(r) + 38470 * u32::from(g) + 7471 * u32::from(b) + 0x8000) >> 16) as u8
 }

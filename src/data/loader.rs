@@ -1,6 +1,6 @@
-//! Batches, made on threads of their own ahead of the step.
+//! Makes batches on background threads, ahead of the training step.
 
-use super::batch::{Input, batch_count, batch_end, join_images};
+use super::batch::{Input, Inputs, batch_count, batch_end, join_images};
 use super::{Batch, Dataset, Sample, Target, Targets, Transform};
 use crate::{Error, Result};
 use candle_core::Device;
@@ -9,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Makes batches of a dataset, on threads of its own.
+/// Makes batches of a dataset on background threads.
 ///
-/// What comes out depends on the dataset, the order, the seed and the epoch, never on the number of threads. At most
-/// two batches and one sample per thread are held ahead of what was taken.
+/// The batches depend on the dataset, the order, the seed and the epoch, never on the number of threads. At most two
+/// batches and one sample per thread are prepared ahead.
 ///
 /// ```
 /// use candle_finetune::{Image, InputSpec, Loader, Transform, VecDataset};
@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 /// let (order, epoch) = (vec![4, 2, 0], 0);
 /// for batch in loader.batches(order, epoch, &Device::Cpu)? {
 ///     let batch = batch?;
-///     assert_eq!(batch.images.dims()[1..], [3, 32, 32]);
+///     assert_eq!(batch.images()?.dims()[1..], [3, 32, 32]);
 /// }
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
@@ -39,15 +39,15 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Batches of 32, seed 0, as many threads as there are cores but four at most.
+    /// Batches of 32, seed 0, one thread per core but at most four.
     pub fn new<D: Dataset + Clone + 'static>(dataset: &D, transform: Transform) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let dataset = Arc::new(dataset.clone());
         Self { dataset, transform, batch_size: 32, seed: 0, workers: cores.min(4), drop_last: false }
     }
 
-    /// Sets the number of samples per batch. The last one of an epoch may be smaller, but for a single sample: that
-    /// one joins the batch before it, since statistics of a batch need more than one.
+    /// Sets the number of samples per batch. The last batch of an epoch may be smaller; a leftover single sample joins
+    /// the previous batch, since batch statistics need more than one sample.
     pub fn batch_size(mut self, batch_size: usize) -> Self {
         self.batch_size = batch_size;
         self
@@ -59,41 +59,41 @@ impl Loader {
         self
     }
 
-    /// Sets what is done to images.
+    /// Sets the transform.
     pub(crate) fn transform(mut self, transform: Transform) -> Self {
         self.transform = transform;
         self
     }
 
-    /// Sets the number of threads. With 0 the caller's thread does the work when it asks for a batch.
+    /// Sets the number of threads. With 0, the caller's thread makes each batch when it asks for it.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Sets whether a last batch that is not full is left out.
+    /// Sets whether an incomplete last batch is dropped.
     pub fn drop_last(mut self, drop_last: bool) -> Self {
         self.drop_last = drop_last;
         self
     }
 
-    /// Whether the samples are tensors, which are taken as they are; told by the first one.
+    /// Whether the samples are tensors, which are not transformed, judging by the first.
     pub(crate) fn gives_tensors<D: Dataset>(dataset: &D) -> Result<bool> {
         guarded(dataset, 0, || Ok(matches!(dataset.sample(0)?, Sample::Tensor(_))))
     }
 
-    /// The number of batches made of this many samples.
+    /// The number of batches for this many samples.
     pub fn batch_count(&self, samples: usize) -> usize {
         if self.drop_last { samples / self.batch_size.max(1) } else { batch_count(samples, self.batch_size) }
     }
 
     /// Starts making batches of the samples with the indices in `order`, augmented for `epoch`, on `device`.
     ///
-    /// An error takes the place of the batch it belongs to and ends the iteration. Dropping the iterator stops the
-    /// threads and waits for them.
+    /// An error takes the place of its batch and ends the iteration. Dropping the iterator stops the threads and waits
+    /// for them.
     pub fn batches(&self, mut order: Vec<usize>, epoch: u64, device: &Device) -> Result<Batches> {
         if self.batch_size == 0 {
-            return Err(Error::invalid("batch_size", "0; it must be 1 at least"));
+            return Err(Error::invalid("batch_size", "is 0; it must be at least 1"));
         }
         if let Some(i) = order.iter().find(|&&i| i >= self.dataset.len()) {
             return Err(Error::invalid("order", format!("index {i} of a dataset of {} samples", self.dataset.len())));
@@ -110,8 +110,8 @@ impl Loader {
             match std::thread::Builder::new().name(format!("loader {k}")).spawn(move || work.run()) {
                 Ok(worker) => workers.push(worker),
                 Err(error) => {
-                    // Fewer threads give the same batches; none means that the caller's thread makes them.
-                    tracing::warn!(%error, started = k, "the system refused a thread to the loader");
+                    // Fewer threads make the same batches; with none, the caller's thread makes them.
+                    tracing::warn!(%error, started = k, "cannot start another loader thread");
                     break;
                 }
             }
@@ -133,16 +133,16 @@ struct Job {
     loader: Loader,
     order: Vec<usize>,
     epoch: u64,
-    /// How many samples may be made before they are taken.
+    /// How many samples may be prepared ahead.
     ahead: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    /// The place in the order that the next free thread works on.
+    /// The position in the order that the next free thread works on.
     next: usize,
-    /// How many places the consumer has taken.
+    /// How many positions the consumer has taken.
     taken: usize,
     ready: BTreeMap<usize, Result<Item>>,
     stop: bool,
@@ -162,7 +162,7 @@ impl Job {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a worker does until there is nothing left.
+    /// A worker's loop, until the order is exhausted.
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -183,24 +183,25 @@ impl Job {
         }
     }
 
-    /// Sample `i`; a panic of the dataset's code becomes an error.
+    /// Makes sample `i`; a panic in the dataset's code becomes an error.
     fn make(&self, i: usize) -> Result<Item> {
         let dataset = &self.loader.dataset;
         guarded(dataset, i, || {
             let Loader { dataset, transform, seed, .. } = &self.loader;
+            let info = dataset.info(i);
             let input = match dataset.sample(i)? {
                 Sample::Tensor(tensor) => Input::Tensor(tensor),
                 Sample::Image(image) => Input::Values(
                     transform
-                        .values(&image, *seed, self.epoch, dataset.origin(i) as u64)
-                        .map_err(|error| Error::bad_sample(dataset.name(i), error.to_string()))?,
+                        .values(&image, *seed, self.epoch, info.augment_index as u64)
+                        .map_err(|error| Error::bad_sample(info.to_string(), error.to_string()))?,
                 ),
             };
-            Ok(Item { input, target: dataset.target(i) })
+            Ok(Item { input, target: info.target })
         })
     }
 
-    /// Waits for the item at `place`.
+    /// Waits for the item at position `place`.
     fn take(&self, place: usize) -> Result<Item> {
         let mut state = self.lock();
         loop {
@@ -219,12 +220,12 @@ impl Job {
     }
 }
 
-/// Calls a dataset's code for sample `i`; its panic becomes an error.
+/// Calls a dataset's code for sample `i`; a panic becomes an error.
 fn guarded<T>(dataset: &dyn Dataset, i: usize, call: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into());
-        let name = catch_unwind(AssertUnwindSafe(|| dataset.name(i)));
+        let name = catch_unwind(AssertUnwindSafe(|| dataset.info(i).to_string()));
         Err(Error::DatasetPanicked { sample: name.unwrap_or_else(|_| format!("sample {i}")), message })
     })
 }
@@ -243,10 +244,10 @@ impl Batches {
         self.at = end;
         let dataset = &job.loader.dataset;
         let spec = job.loader.transform.spec();
-        let name = |k: usize| dataset.name(indices[k]);
+        let name = |k: usize| dataset.info(indices[k]).to_string();
         let targets = Targets::join(&targets, dataset.classes().len(), name, &self.device)?;
         let images = join_images(inputs, (spec.channels, spec.size.0, spec.size.1), name, &self.device)?;
-        Ok(Batch { images, targets, indices, features: None })
+        Ok(Batch { inputs: Inputs::Images(images), targets, indices })
     }
 }
 
@@ -270,7 +271,7 @@ impl Drop for Batches {
     fn drop(&mut self) {
         self.job.stop();
         for worker in self.workers.drain(..) {
-            // A worker catches every panic of the dataset's code, so there is nothing to hear from it.
+            // A worker catches every panic of the dataset's code, so this returns no error worth reporting.
             let _ = worker.join();
         }
     }

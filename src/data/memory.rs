@@ -1,13 +1,13 @@
-//! Datasets that lie in memory.
+//! Datasets in memory.
 
 use super::batch::{check_target, out_of_range};
-use super::{Dataset, Image, Sample, Target, hash};
+use super::{Dataset, Image, Sample, SampleInfo, Target, hash};
 use crate::nn::checksum;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
-/// Images as one tensor, with a label each. A clone is cheap.
+/// Images in one tensor, with a label each. A clone is cheap.
 ///
 /// ```
 /// use candle_finetune::{Dataset, TensorDataset};
@@ -26,12 +26,19 @@ pub struct TensorDataset {
 }
 
 impl TensorDataset {
-    /// Images (N, C, H, W), f32, already normalised as the network wants them, N labels, and the names of the classes.
+    /// Images (N, C, H, W), f32, already normalised for the network, N labels, and the names of the classes.
+    ///
+    /// # Errors
+    /// If the tensor has another shape or type, there are not as many labels as images or no classes, or a label is out
+    /// of range.
     pub fn new(images: Tensor, labels: Vec<u32>, classes: Vec<String>) -> Result<Self> {
         Self::from_targets(images, labels.into_iter().map(Target::Class).collect(), classes)
     }
 
     /// As [`new`](Self::new), with targets of any kind.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
     pub fn from_targets(images: Tensor, targets: Vec<Target>, classes: Vec<String>) -> Result<Self> {
         if images.rank() != 4 || !matches!(images.dtype(), DType::F32 | DType::F64) {
             return Err(Error::invalid(
@@ -60,8 +67,8 @@ impl Dataset for TensorDataset {
         &self.classes
     }
 
-    fn target(&self, i: usize) -> Target {
-        self.targets[i].clone()
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        SampleInfo::new(i, self.targets[i].clone())
     }
 
     fn sample(&self, i: usize) -> Result<Sample> {
@@ -71,6 +78,10 @@ impl Dataset for TensorDataset {
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let image = self.images.get(i).ok()?;
         Some(hash(&(image.dims(), checksum(&image).ok()?)))
+    }
+
+    fn skipped(&self) -> Option<usize> {
+        Some(0)
     }
 }
 
@@ -93,6 +104,9 @@ pub struct VecDataset {
 
 impl VecDataset {
     /// Images with labels, and the names of the classes. The images may differ in size.
+    ///
+    /// # Errors
+    /// If there are no classes, or a label is out of range.
     pub fn new(images: Vec<(Image, u32)>, classes: Vec<String>) -> Result<Self> {
         check_classes(&classes)?;
         for (i, &(_, label)) in images.iter().enumerate() {
@@ -113,8 +127,8 @@ impl Dataset for VecDataset {
         &self.classes
     }
 
-    fn target(&self, i: usize) -> Target {
-        Target::Class(self.images[i].1)
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        SampleInfo::new(i, Target::Class(self.images[i].1))
     }
 
     fn sample(&self, i: usize) -> Result<Sample> {
@@ -125,13 +139,17 @@ impl Dataset for VecDataset {
         let image = &self.images[i].0;
         Some(hash(&(image.width(), image.height(), image.channels(), image.bytes())))
     }
+
+    fn skipped(&self) -> Option<usize> {
+        Some(0)
+    }
 }
 
-/// There must be classes. Names may repeat: two of ImageNet's labels are "crane". They have to differ only where a
-/// class is looked up by its name.
+/// Refuses an empty list of classes. Names may repeat: two of ImageNet's labels are "crane". They must differ only
+/// where a class is looked up by name.
 fn check_classes(classes: &[String]) -> Result<()> {
     if classes.is_empty() {
-        return Err(Error::invalid("classes", "there are none; name one at least"));
+        return Err(Error::invalid("classes", "are empty; give at least one name"));
     }
     Ok(())
 }
@@ -172,6 +190,6 @@ mod tests {
         let data = TensorDataset::new(images, vec![1, 0], vec!["a".into(), "b".into()]).unwrap();
         let Sample::Tensor(second) = data.sample(1).unwrap() else { panic!("no tensor") };
         assert_eq!(second.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [4.0, 5.0, 6.0, 7.0]);
-        assert_eq!(data.target(0), Target::Class(1));
+        assert_eq!(data.info(0).target, Target::Class(1));
     }
 }

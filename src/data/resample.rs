@@ -1,9 +1,9 @@
-//! Antialiased resizing of 8 bit images, to the bit as Pillow does it.
+//! Antialiased resizing of 8-bit images, bit for bit as in Pillow.
 //!
-//! Pretrained networks were trained and measured on images that Pillow resized. Its filters are separable: first all
-//! rows, then all columns, each with weights of 22 bit fixed point and a result rounded to 8 bit. Doing the same
-//! arithmetic gives the same bytes. Pillow 13 takes columns first where the height loses more than twice as many pixels
-//! as the width; here it is always rows first, as in all versions before, with which the weights were made.
+//! Pretrained networks were trained and evaluated on images that Pillow resized. Its filters are separable: first all
+//! rows, then all columns, each with weights in 22-bit fixed point and a result rounded to 8 bits. The same arithmetic
+//! gives the same bytes. Pillow 13 resizes columns first where the height loses more than twice as many pixels as the
+//! width; this file always resizes rows first, as all earlier versions do, with which the weights were trained.
 
 use super::Image;
 use crate::Interpolation;
@@ -27,8 +27,8 @@ impl Region {
     }
 }
 
-/// Resizes the `from` part of an image, as if it were cropped first, to `height` x `width`, of which only `keep` is
-/// computed and returned.
+/// Resizes the `from` region of an image, as if it were cropped first, to `height` x `width`, and computes and returns
+/// only the `keep` region of the result.
 pub(super) fn resize(
     image: &Image,
     from: Region,
@@ -43,7 +43,7 @@ pub(super) fn resize(
     let columns = Weights::new(from.width, width, filter, keep.left, keep.width);
     let rows = Weights::new(from.height, height, filter, keep.top, keep.height);
 
-    // The rows of the source that the vertical pass will look at.
+    // The rows of the source that the vertical pass reads.
     let first_row = rows.spans.iter().map(|span| span.start).min().unwrap_or(0);
     let end_row = rows.spans.iter().map(|span| span.start + span.len).max().unwrap_or(0);
     let row_bytes = keep.width * channels;
@@ -118,7 +118,7 @@ fn round(sum: i32) -> u8 {
 }
 
 fn nearest(image: &Image, from: Region, (height, width): (usize, usize), keep: Region) -> Image {
-    // Pillow walks from the first pixel's centre in steps of the scale, and adds up the rounding on its way.
+    // Pillow steps from the first pixel's centre by the scale, and so accumulates rounding errors.
     let walk = |source: usize, target: usize, skip: usize, count: usize| -> Vec<usize> {
         let scale = source as f64 / target as f64;
         let mut at = scale * 0.5;
@@ -142,7 +142,7 @@ fn nearest(image: &Image, from: Region, (height, width): (usize, usize), keep: R
     Image::from_parts(keep.height, keep.width, image.channels(), bytes)
 }
 
-/// Which source pixels make a target pixel, along one axis.
+/// The source pixels of one target pixel, along one axis.
 #[derive(Clone, Copy)]
 struct Span {
     start: usize,
@@ -157,7 +157,7 @@ struct Weights {
 }
 
 impl Weights {
-    /// For `count` of `target` pixels, from `skip` on, made of `source` pixels.
+    /// For the pixels from `skip` to `skip + count` of `target`, computed from `source` pixels.
     fn new(source: usize, target: usize, filter: Interpolation, skip: usize, count: usize) -> Self {
         if source == target {
             let spans = (skip..skip + count).map(|start| Span { start, len: 1, weights: 0 }).collect();

@@ -1,20 +1,20 @@
-//! Parts of datasets: stratified by class, never through a group.
+//! Splits and folds, stratified by class, that keep groups together.
 
 use super::batch::largest;
-use super::{Dataset, Sample, Target};
+use super::{Dataset, Sample, SampleInfo, Target};
 use crate::rng::Seed;
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Some samples of a dataset, in an order of their own. A clone is cheap.
+/// Some samples of a dataset, in any order. A clone is cheap.
 #[derive(Clone)]
 pub struct Subset {
     dataset: Arc<dyn Dataset>,
     indices: Arc<[usize]>,
-    origins: Arc<[usize]>,
-    skipped: usize,
+    augment_indices: Arc<[usize]>,
+    skipped: Option<usize>,
 }
 
 impl Subset {
@@ -27,21 +27,21 @@ impl Subset {
         Self::of(Arc::new(dataset.clone()), indices, skipped)
     }
 
-    /// `skipped`: what of the dataset's skipped samples is counted here.
-    fn of(dataset: Arc<dyn Dataset>, indices: Vec<usize>, skipped: usize) -> Result<Self> {
+    /// `skipped`: how many of the dataset's skipped samples count here.
+    fn of(dataset: Arc<dyn Dataset>, indices: Vec<usize>, skipped: Option<usize>) -> Result<Self> {
         if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
             return Err(Error::invalid("subset", format!("index {i} of a dataset of {} samples", dataset.len())));
         }
-        // A sample that is here twice is varied in two ways.
-        let mut times = BTreeMap::new();
-        let origin = |&i: &usize| {
-            let before = times.entry(i).or_insert(0);
-            let origin = dataset.origin(i) + *before * dataset.len();
-            *before += 1;
-            origin
+        // A repeated sample is augmented differently each time.
+        let mut repeats = BTreeMap::new();
+        let augment_index = |&i: &usize| {
+            let repeat = repeats.entry(i).or_insert(0);
+            let index = dataset.info(i).augment_index + *repeat * dataset.len();
+            *repeat += 1;
+            index
         };
-        let origins = indices.iter().map(origin).collect();
-        Ok(Self { dataset, indices: indices.into(), origins, skipped })
+        let augment_indices = indices.iter().map(augment_index).collect();
+        Ok(Self { dataset, indices: indices.into(), augment_indices, skipped })
     }
 
     /// The indices into the whole dataset.
@@ -59,33 +59,21 @@ impl Dataset for Subset {
         self.dataset.classes()
     }
 
-    fn target(&self, i: usize) -> Target {
-        self.dataset.target(self.indices[i])
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        self.dataset.info(self.indices[i]).augment_index(self.augment_indices[i])
     }
 
     fn sample(&self, i: usize) -> Result<Sample> {
         self.dataset.sample(self.indices[i])
     }
 
-    fn group(&self, i: usize) -> Option<u32> {
-        self.dataset.group(self.indices[i])
-    }
-
-    fn name(&self, i: usize) -> String {
-        self.dataset.name(self.indices[i])
-    }
-
-    /// Those of the whole dataset; of two parts that were cut together, the first one counts them.
-    fn skipped(&self) -> usize {
-        self.skipped
-    }
-
     fn fingerprint(&self, i: usize) -> Option<u64> {
         self.dataset.fingerprint(self.indices[i])
     }
 
-    fn origin(&self, i: usize) -> usize {
-        self.origins[i]
+    /// Those of the whole dataset; of two parts of one split, the first counts them.
+    fn skipped(&self) -> Option<usize> {
+        self.skipped
     }
 }
 
@@ -95,37 +83,44 @@ impl std::fmt::Debug for Subset {
     }
 }
 
-/// Cuts a dataset in two: about `fraction` of each class go to the second part, say 0.15 for validation.
+/// Splits a dataset in two: about `fraction` of each class go to the second part, say 0.15 for validation.
 ///
-/// Each class of two or more samples is in both parts. Where samples have groups, whole groups go to one part or the
-/// other, and classes are balanced as well as groups allow. The same seed gives the same parts.
+/// Each class of two or more samples is in both parts. Whole groups go to one part or the other, and classes are
+/// balanced as well as groups allow. The same seed gives the same parts. A sample with a soft target counts as its most
+/// probable class; one with a list of labels counts as its smallest label alone, so other labels are not balanced.
+///
+/// # Errors
+/// If `fraction` is not between 0 and 1, or the samples and groups cannot be split.
 pub fn split<D: Dataset + Clone + 'static>(dataset: &D, fraction: f64, seed: u64) -> Result<(Subset, Subset)> {
     let (train, valid) = split_indices(dataset, fraction, seed)?;
     let dataset: Arc<dyn Dataset> = Arc::new(dataset.clone());
-    cut(&dataset, train, valid)
+    both(&dataset, train, valid)
 }
 
-/// Cuts a dataset `k` times in (train, valid) so that each sample is in exactly one of the validation parts.
+/// Splits a dataset `k` times into (train, valid) so that each sample is in exactly one of the validation parts.
 ///
-/// Classes and groups are treated as by [`split`].
+/// Classes and groups are treated as in [`split`].
+///
+/// # Errors
+/// If `k` is below 2 or above the number of samples and groups, or a fold would be empty.
 pub fn k_fold<D: Dataset + Clone + 'static>(dataset: &D, k: usize, seed: u64) -> Result<Vec<(Subset, Subset)>> {
     let folds = fold_numbers(dataset, k, seed)?;
     let dataset: Arc<dyn Dataset> = Arc::new(dataset.clone());
     (0..k)
         .map(|fold| {
             let (valid, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
-            cut(&dataset, train, valid)
+            both(&dataset, train, valid)
         })
         .collect()
 }
 
-/// Both parts, of which the first counts what the dataset skipped.
-fn cut(dataset: &Arc<dyn Dataset>, train: Vec<usize>, valid: Vec<usize>) -> Result<(Subset, Subset)> {
+/// Both parts; the first counts the samples that the dataset skipped.
+fn both(dataset: &Arc<dyn Dataset>, train: Vec<usize>, valid: Vec<usize>) -> Result<(Subset, Subset)> {
     let train = Subset::of(Arc::clone(dataset), train, dataset.skipped())?;
-    Ok((train, Subset::of(Arc::clone(dataset), valid, 0)?))
+    Ok((train, Subset::of(Arc::clone(dataset), valid, Some(0))?))
 }
 
-/// The indices of both parts, each in rising order.
+/// The indices of both parts, each in ascending order.
 pub(super) fn split_indices(dataset: &dyn Dataset, fraction: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
     if !(fraction > 0.0 && fraction < 1.0) {
         return Err(Error::invalid("split", format!("a fraction of {fraction}; it must be between 0 and 1")));
@@ -135,7 +130,7 @@ pub(super) fn split_indices(dataset: &dyn Dataset, fraction: f64, seed: u64) -> 
     let wanted: Vec<f64> = units.class_sizes.iter().map(|&n| wanted_of(n, fraction)).collect();
     let mut valid = vec![0usize; wanted.len()];
     for unit in &units.units {
-        // A unit goes over if the classes come closer to what is wanted, and none is used up.
+        // A unit moves to valid if that brings the classes closer to their targets and uses none of them up.
         let gain: f64 = unit
             .counts
             .iter()
@@ -153,7 +148,7 @@ pub(super) fn split_indices(dataset: &dyn Dataset, fraction: f64, seed: u64) -> 
     let (valid, train): (Vec<usize>, Vec<usize>) = (0..dataset.len()).partition(|&i| in_valid[i]);
     if valid.is_empty() || train.is_empty() {
         let problem = format!(
-            "{} samples in {} groups cannot be cut in two; two of one class are needed at least",
+            "{} samples in {} groups cannot be split in two; one class needs at least 2",
             dataset.len(),
             units.units.len()
         );
@@ -162,7 +157,7 @@ pub(super) fn split_indices(dataset: &dyn Dataset, fraction: f64, seed: u64) -> 
     Ok((train, valid))
 }
 
-/// How many of a class of `n` should be cut off: the nearest whole number, but neither none nor all.
+/// How many of a class of `n` go to valid: the nearest whole number, but neither none nor all.
 fn wanted_of(n: usize, fraction: f64) -> f64 {
     if n < 2 { 0.0 } else { (n as f64 * fraction).round().clamp(1.0, n as f64 - 1.0) }
 }
@@ -171,14 +166,14 @@ fn wanted_of(n: usize, fraction: f64) -> f64 {
 fn fold_numbers(dataset: &dyn Dataset, k: usize, seed: u64) -> Result<Vec<usize>> {
     let units = Units::new(dataset, seed);
     if k < 2 || k > units.units.len() {
-        let problem = format!("{k} folds of {} samples or groups; give 2 to that many", units.units.len());
+        let problem = format!("k is {k}; use 2 to {}, the number of samples or groups", units.units.len());
         return Err(Error::invalid("k_fold", problem));
     }
     let mut folds = vec![0; dataset.len()];
     let mut counts = vec![vec![0usize; units.class_sizes.len()]; k];
     let mut sizes = vec![0usize; k];
     for unit in &units.units {
-        // To where its classes are rarest so far, then to the smallest fold.
+        // The fold where its classes are rarest so far; of equal ones the smallest.
         let cost = |fold: usize| -> f64 {
             let share = |&(class, n): &(usize, usize)| {
                 let before: usize = counts[fold][class];
@@ -192,42 +187,46 @@ fn fold_numbers(dataset: &dyn Dataset, k: usize, seed: u64) -> Result<Vec<usize>
         sizes[best] += unit.samples.len();
     }
     if let Some(empty) = sizes.iter().position(|&size| size == 0) {
-        return Err(Error::invalid("k_fold", format!("fold {empty} of {k} is left empty; use fewer folds")));
+        return Err(Error::invalid("k_fold", format!("fold {empty} of {k} would be empty; use fewer folds")));
     }
     Ok(folds)
 }
 
-/// What has to stay together: a group, or a sample that has none.
+/// Samples that stay together: a group, or one ungrouped sample.
 struct Unit {
     samples: Vec<usize>,
-    /// Samples of each class in it.
+    /// The number of its samples of each class.
     counts: Vec<(usize, usize)>,
 }
 
 struct Units {
-    /// In random order, larger ones first.
+    /// Larger ones first, equal ones in random order.
     units: Vec<Unit>,
-    /// Samples of each stratum; the last one is for samples without any class.
+    /// The number of samples of each stratum; the last is for samples without a class.
     class_sizes: Vec<usize>,
 }
 
 impl Units {
     fn new(dataset: &dyn Dataset, seed: u64) -> Self {
         let strata = dataset.classes().len() + 1;
-        let stratum = |i: usize| {
-            let class = match dataset.target(i) {
+        let stratum = |target: Target| {
+            let class = match target {
                 Target::Class(class) => Some(class),
                 Target::Soft(p) => Some(largest(&p) as u32),
                 Target::Labels(labels) => labels.iter().min().copied(),
             };
             class.map_or(strata - 1, |class| (class as usize).min(strata - 1))
         };
+        let mut stratum_of = Vec::with_capacity(dataset.len());
         let mut class_sizes = vec![0; strata];
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         let mut units: Vec<Vec<usize>> = Vec::new();
         for i in 0..dataset.len() {
-            class_sizes[stratum(i)] += 1;
-            match dataset.group(i) {
+            let SampleInfo { target, group, .. } = dataset.info(i);
+            let stratum = stratum(target);
+            stratum_of.push(stratum);
+            class_sizes[stratum] += 1;
+            match group {
                 Some(group) => groups.entry(group).or_default().push(i),
                 None => units.push(vec![i]),
             }
@@ -240,7 +239,7 @@ impl Units {
             .map(|samples| {
                 let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
                 for &i in &samples {
-                    *counts.entry(stratum(i)).or_default() += 1;
+                    *counts.entry(stratum_of[i]).or_default() += 1;
                 }
                 Unit { samples, counts: counts.into_iter().collect() }
             })

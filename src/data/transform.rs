@@ -10,10 +10,10 @@ use rand_chacha::ChaCha8Rng;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Makes the network's input of an image: resized, cropped, augmented if it is for training, normalised.
+/// Turns an image into the network's input: resizes, crops, augments for training, normalises.
 ///
-/// Resizing, cropping and rounding are those of torchvision and timm over Pillow, so that pretrained weights see what
-/// they were trained on. A transform for training draws all chance from (seed, view, index).
+/// Resizing, cropping and rounding are those of torchvision and timm over Pillow, so that pretrained weights see the
+/// pixels they were trained on. Augmentation is random but follows from (seed, view, index).
 ///
 /// ```
 /// use candle_finetune::{Augment, Image, InputSpec, Transform};
@@ -31,12 +31,12 @@ use std::sync::Arc;
 pub struct Transform {
     spec: InputSpec,
     augment: Augment,
-    /// What each of the 256 levels of each channel becomes.
+    /// The normalised value of each of the 256 levels, per channel.
     levels: Arc<Vec<[f32; 256]>>,
 }
 
 impl Transform {
-    /// The transform for evaluation and prediction, without any chance.
+    /// The transform for evaluation and prediction, without augmentation.
     pub fn eval(spec: &InputSpec) -> Result<Self> {
         Self::train(spec, &Augment::none())
     }
@@ -50,18 +50,18 @@ impl Transform {
         Ok(Self { spec: spec.clone(), augment: augment.clone(), levels: Arc::new(levels) })
     }
 
-    /// What the network wants.
+    /// The network's input.
     pub fn spec(&self) -> &InputSpec {
         &self.spec
     }
 
-    /// What is done at random.
+    /// The augmentation.
     pub fn augment(&self) -> &Augment {
         &self.augment
     }
 
-    /// The network's input (C, H, W), f32, on the CPU. `view` is the epoch, or which of several views; `i` the
-    /// sample's index. The same three numbers give the same result, and without augmentation they do not matter.
+    /// The network's input (C, H, W), f32, on the CPU. `view` is the epoch, or one of several fixed views; `i` is the
+    /// sample's index. Equal seed, view and index give equal results; without augmentation they have no effect.
     pub fn apply(&self, image: &Image, seed: u64, view: u64, i: u64) -> Result<Tensor> {
         let (h, w) = self.spec.size;
         Ok(Tensor::from_vec(self.values(image, seed, view, i)?, (self.spec.channels, h, w), &Device::Cpu)?)
@@ -84,7 +84,7 @@ impl Transform {
         Ok(values)
     }
 
-    /// The image at the network's size, with everything random that is done to bytes.
+    /// The image at the network's size, with all augmentation that works on bytes.
     fn random_image(&self, image: &Image, rng: &mut ChaCha8Rng) -> Image {
         let fill = mean_colour(&self.spec);
         let mut image = match self.augment.crop_scale {
@@ -100,7 +100,7 @@ impl Transform {
         image
     }
 
-    /// Channels first, on the scale 0 to 1, minus mean, over standard deviation.
+    /// Channels first, scaled to 0 to 1, minus the mean, divided by the standard deviation.
     fn normalize(&self, image: &Image) -> Vec<f32> {
         let channels = self.spec.channels;
         let mut values = Vec::with_capacity(image.bytes().len());
@@ -131,7 +131,7 @@ fn check_spec(spec: &InputSpec) -> Result<()> {
     Ok(())
 }
 
-/// The image at the network's size, without chance.
+/// The image at the network's size, without augmentation.
 fn fit(image: &Image, spec: &InputSpec) -> Image {
     let (h, w) = spec.size;
     let (ih, iw) = (image.height(), image.width());
@@ -141,12 +141,13 @@ fn fit(image: &Image, spec: &InputSpec) -> Image {
             resize(image, from, (h, w), spec.interpolation, Region { top: 0, left: 0, height: h, width: w })
         }
         CropMode::Center => {
-            // A quotient that is a whole number but for its last bit is that number, as for 224 / (224 / 232): shares are
-            // often made of two sizes. (timm rounds down such a one too, which no share of its own networks comes to.)
+            // A quotient that differs from a whole number in its last bit counts as that number, as in 224 / (224 /
+            // 232): crop_pct is often the quotient of two sizes. (timm rounds these down; none of its own networks has
+            // one.)
             let enlarged = |side: usize| (side as f64 / spec.crop_pct + 1e-9).floor() as usize;
             let (sh, sw) = (enlarged(h), enlarged(w));
             let resized = if sh == sw {
-                // torchvision's Resize: the shorter side is exact, the longer one is cut to whole pixels.
+                // torchvision's Resize: the shorter side is exact, the longer one is truncated to whole pixels.
                 let long = |long: usize, short: usize| (sh as f64 * long as f64 / short as f64) as usize;
                 if ih <= iw { (sh, long(iw, ih)) } else { (long(ih, iw), sh) }
             } else {
@@ -170,18 +171,18 @@ fn fit(image: &Image, spec: &InputSpec) -> Image {
     }
 }
 
-/// The size of the image divided by `ratio`, each side within bounds that rounding could break.
+/// The size of the image divided by `ratio`, with each side clamped, since rounding could exceed the bounds.
 fn keep_ratio(image: &Image, ratio: f64, least: (usize, usize), most: (usize, usize)) -> (usize, usize) {
     let side = |side: usize| (side as f64 / ratio).round_ties_even() as usize;
     (side(image.height()).clamp(least.0, most.0), side(image.width()).clamp(least.1, most.1))
 }
 
-/// The mean colour in bytes: what is filled in where there is no image.
+/// The mean colour in bytes, which fills pixels outside of the image.
 fn mean_colour(spec: &InputSpec) -> Vec<u8> {
     spec.mean.iter().map(|m| (f64::from(*m) * 255.0).round_ties_even().clamp(0.0, 255.0) as u8).collect()
 }
 
-/// An image of `size`, filled, with `inner` in it.
+/// An image of `size`, filled with a colour, with `inner` pasted into it.
 fn paste(inner: &Image, size: (usize, usize), at: (usize, usize), fill: &[u8]) -> Image {
     let channels = inner.channels();
     let mut bytes = fill.repeat(size.0 * size.1);

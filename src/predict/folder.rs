@@ -1,4 +1,4 @@
-//! A predictor as a folder of timm's shape, with a model card.
+//! A predictor as a folder in timm's layout, with a model card.
 
 use super::{Predictor, saved};
 use crate::arch::Arch;
@@ -11,10 +11,10 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// What the folder holds.
+/// The files of the folder.
 pub(super) const FILES: [&str; 3] = ["model.safetensors", "config.json", "README.md"];
 
-/// Writes the folder. `id`: what it will be called on the hub.
+/// Writes the folder. `id`: its name on the hub.
 pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
     saved::write(predictor, &path.join(FILES[0]))?;
@@ -27,10 +27,10 @@ pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Res
     }
 }
 
-/// Stands in cards that are written anew with the predictor. A text without it is somebody's own, and stays.
+/// Marks cards that are rewritten with the predictor. A card without it is the user's and is left unchanged.
 const MARK: &str = "<!-- Written by candle-finetune with each save or push; without this line it is left alone. -->";
 
-/// Whether a card was written here. Others' may be in any encoding.
+/// Whether this crate wrote a card. Others may be in any encoding.
 pub(super) fn is_ours(card: &[u8]) -> bool {
     card.windows(MARK.len()).any(|part| part == MARK.as_bytes())
 }
@@ -62,7 +62,7 @@ fn config(predictor: &Predictor) -> Result<String> {
             "input_size": [spec.channels, spec.size.0, spec.size.1],
             "fixed_input_size": false,
             "interpolation": interpolation,
-            // timm crops what was squashed or padded, too.
+            // timm also crops after squashing or padding.
             "crop_pct": if spec.crop_mode == CropMode::Center { spec.crop_pct } else { 1.0 },
             "crop_mode": crop_mode,
             "mean": rounded(&spec.mean),
@@ -71,9 +71,9 @@ fn config(predictor: &Predictor) -> Result<String> {
             "classifier": blueprint.classifier(),
         },
     });
-    // By this name timm finds the kernel to adapt where a model is made for other channels than the weights have.
-    // Versions up to 1.0.15 at least assume weights for three channels, and drop a kernel for 2, 4 or more with no more
-    // than a warning; without the name, all from 0.9.2 to 1.0.31 load it as it is.
+    // With this name timm finds the kernel to adapt if a model takes other channels than the weights have. Versions up
+    // to at least 1.0.15 assume weights for three channels, and drop a kernel for 2, 4 or more with only a warning;
+    // without the name, all versions from 0.9.2 to 1.0.31 load it unchanged.
     if spec.channels == 3
         && let Some((first, _)) = blueprint.over_images()
     {
@@ -83,18 +83,18 @@ fn config(predictor: &Predictor) -> Result<String> {
     text.map(|text| text + "\n").map_err(|error| Error::invalid("config.json", error.to_string()))
 }
 
-/// The shortest numbers that are these: 0.485, not 0.48500001430511475.
+/// The shortest decimals that parse to these values: 0.485, not 0.48500001430511475.
 fn rounded(values: &[f32]) -> Vec<serde_json::Value> {
     let number = |v: &f32| v.to_string().parse::<f64>().unwrap_or(f64::from(*v)).into();
     values.iter().map(number).collect()
 }
 
-/// Whether timm has the architecture, with a head as it would have it.
+/// Whether timm has the architecture, with this kind of head.
 fn in_timm(predictor: &Predictor, arch: Option<Arch>) -> bool {
     arch.is_some_and(Arch::in_timm) && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
 }
 
-/// The model card: what it is made of, how, how good it is, and how to use it.
+/// The model card: base model, training, accuracy, and how to use it.
 fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     let arch = predictor.backbone.arch();
     let timm = in_timm(predictor, arch);
@@ -113,12 +113,8 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     line(format_args!("metrics:\n- accuracy\n---\n"));
     line(format_args!("{MARK}\n\n# {}\n", id.unwrap_or("Image classifier")));
     let (labels, spec) = (predictor.labels(), predictor.backbone.input_spec());
-    line(format_args!(
-        "A {} that tells {} classes apart: {}.\n",
-        predictor.backbone.name(),
-        labels.len(),
-        listed(labels)
-    ));
+    let (name, classes) = (predictor.backbone.name(), labels.len());
+    line(format_args!("A {name} that classifies images into {classes} classes: {}.\n", listed(labels)));
     line(format_args!("| | |\n|---|---|"));
     if let Some(base) = &base {
         line(format_args!("| Base model | {base} |"));
@@ -130,7 +126,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
         let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
         line(format_args!("| Parameters trained in the last phase | {:.1} % |", 100.0 * share));
-        // Each figure says what it was measured on, and on how many images where the report knows.
+        // Each figure names its data, and the number of images if the report has it.
         let samples = report.samples;
         let parts = [
             ("validation", report.valid_top1, samples.valid),
@@ -160,7 +156,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("In Python, with timm:\n\n```python"));
         line(format_args!("model = timm.create_model(\"{place}:{name}\", pretrained=True).eval()\n```"));
     } else {
-        line(format_args!("timm has no such network, so it cannot load this one."));
+        line(format_args!("timm does not have this network and cannot load it."));
     }
     Ok(card)
 }

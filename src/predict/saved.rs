@@ -1,4 +1,4 @@
-//! The file of a predictor.
+//! A predictor's file: writing and reading.
 
 use super::Predictor;
 use crate::backbone::Inner;
@@ -26,7 +26,7 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
         .map_err(|error| Error::weights_from(path, "the description cannot be written as JSON", error))?;
     let mut all = tensors.clone();
     all.extend(predictor.inference.head_tensors());
-    // PyTorch's batch norms count their batches; a strict load there wants the counters.
+    // PyTorch's batch norms count their batches, and a strict load requires the counters.
     for name in tensors.keys() {
         if let Some(norm) = name.strip_suffix(".running_mean") {
             let name = format!("{norm}.num_batches_tracked");
@@ -69,7 +69,7 @@ pub(super) fn assemble(opened: &Opened, saved: Saved, device: &Device) -> Result
     Predictor::assemble(backbone, saved.head, head, saved.labels, saved.story)
 }
 
-/// The layers' widths must fit the features, each other and the labels.
+/// Refuses a head whose layer widths do not match the features, each other and the labels.
 fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &Path) -> Result<()> {
     let mut width = features;
     for pair in head.chunks(2) {
@@ -78,7 +78,7 @@ fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &
             ([out, dim], [n]) if *dim == width && n == out => width = *out,
             (w, b) => {
                 let problem =
-                    format!("the head's {name} of shape {w:?} with a bias of {b:?} does not take {width} numbers");
+                    format!("the head's {name} of shape {w:?} with a bias of {b:?} does not take {width} features");
                 return Err(Error::weights(path, problem));
             }
         }

@@ -1,7 +1,7 @@
 //! Which epoch is the best.
 
 use crate::error::Result;
-use crate::metrics::Evaluation;
+use crate::metrics::{Evaluation, Metric};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
@@ -16,11 +16,15 @@ pub(super) type Weights = BTreeMap<String, Tensor>;
 /// one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".) An epoch whose loss or
 /// logits are not finite is never kept.
 ///
+/// By another metric than top-1 the rule is plain: the best value, of equal ones the lowest loss, and then the
+/// earliest.
+///
 /// Weights are kept of few epochs at a time: of those that no other one matches in both accuracy and loss and that are
 /// within one error of the best so far. An epoch that has fallen behind is not taken up again, so the rule is exact but
 /// for epochs that a later best would have let in.
 #[derive(Default)]
 pub(super) struct Best {
+    metric: Metric,
     /// By falling accuracy, and so by falling loss.
     kept: Vec<Epoch>,
 }
@@ -37,6 +41,10 @@ pub(super) struct Epoch {
 const MOST: usize = 3;
 
 impl Best {
+    pub fn new(metric: Metric) -> Self {
+        Self { metric, kept: vec![] }
+    }
+
     /// Whether the epoch is the best so far; `weights` is asked for those of an epoch that may be it later.
     pub fn offer(
         &mut self,
@@ -44,9 +52,18 @@ impl Best {
         evaluation: &Evaluation,
         weights: impl FnOnce() -> Result<Weights>,
     ) -> Result<bool> {
+        if !evaluation.is_finite() {
+            return Ok(false);
+        }
+        if self.metric != Metric::Top1 {
+            let better = self.winner().is_none_or(|best| self.is_better(evaluation, &best.evaluation));
+            if better {
+                self.kept = vec![Epoch { number, evaluation: evaluation.clone(), weights: weights()? }];
+            }
+            return Ok(better);
+        }
         let matched = |a: &Evaluation, b: &Evaluation| a.correct >= b.correct && a.loss <= b.loss;
-        let finite = evaluation.loss.is_finite() && evaluation.not_finite == 0;
-        if !finite || self.kept.iter().any(|k| matched(&k.evaluation, evaluation)) {
+        if self.kept.iter().any(|k| matched(&k.evaluation, evaluation)) {
             return Ok(false);
         }
         if let Some(most) = self.kept.first()
@@ -69,6 +86,12 @@ impl Best {
         Ok(self.winner().is_some_and(|best| best.number == number))
     }
 
+    /// By the plain rule.
+    fn is_better(&self, new: &Evaluation, best: &Evaluation) -> bool {
+        let by = |metric: Metric| metric.compare(metric.value(new), metric.value(best));
+        by(self.metric).then(by(Metric::Loss)).is_gt()
+    }
+
     /// The best epoch so far.
     pub fn winner(&self) -> Option<&Epoch> {
         self.kept.last()
@@ -78,11 +101,11 @@ impl Best {
 /// Whether the difference in correct answers between the more accurate evaluation and another is at most its standard
 /// error, sample by sample. Evaluations whose samples are not known to be the same are close only at equal accuracy.
 fn within_one_error(most: &Evaluation, other: &Evaluation) -> bool {
-    let n = most.right.len();
-    if n == 0 || n != other.right.len() {
+    let n = most.outcomes.len();
+    if n == 0 || n != other.outcomes.len() {
         return most.correct == other.correct;
     }
-    let pairs = || most.right.iter().zip(&other.right);
+    let pairs = || most.outcomes.iter().zip(&other.outcomes);
     let better = pairs().filter(|&(&a, &b)| a && !b).count() as f64;
     let worse = pairs().filter(|&(&a, &b)| !a && b).count() as f64;
     let (difference, n) = (better - worse, n as f64);
@@ -94,12 +117,13 @@ fn within_one_error(most: &Evaluation, other: &Evaluation) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{Scores, Task};
 
     /// An evaluation of these answers with this loss.
     fn evaluation(right: &[u8], loss: f64) -> Evaluation {
-        let mut e = Evaluation::new();
-        right.iter().for_each(|&r| e.count(0, Some(usize::from(r == 0)), loss));
-        e.close()
+        let mut scores = Scores::new(Task::Classes);
+        right.iter().for_each(|&r| scores.count(0, Some(usize::from(r == 0)), loss));
+        scores.evaluation()
     }
 
     fn offer(best: &mut Best, number: usize, evaluation: &Evaluation) -> bool {
@@ -153,6 +177,32 @@ mod tests {
         assert!(!offer(&mut best, 2, &unpredicted) && winner(&best).is_none());
         assert!(offer(&mut best, 3, &evaluation(&[0, 0, 0], 9.0)));
         assert!(!offer(&mut best, 4, &evaluation(&[1, 1, 1], f64::NAN)));
+        assert_eq!(winner(&best), Some(3));
+    }
+
+    /// Two classes, with so many of each correct in ten.
+    fn of_two(correct: [usize; 2], loss: f64) -> Evaluation {
+        let mut scores = Scores::new(Task::Classes);
+        for (class, of) in correct.into_iter().enumerate() {
+            (0..10).for_each(|k| scores.count(class, Some(if k < of { class } else { 1 - class }), loss));
+        }
+        scores.evaluation()
+    }
+
+    #[test]
+    fn another_metric_decides_by_its_value_and_then_the_loss() {
+        let mut best = Best::new(Metric::Loss);
+        assert!(offer(&mut best, 1, &evaluation(&[1, 1, 1], 0.5)));
+        assert!(!offer(&mut best, 2, &evaluation(&[1, 1, 1], 0.5)), "no better");
+        assert!(!offer(&mut best, 3, &evaluation(&[1, 1, 1], f64::NAN)));
+        assert!(offer(&mut best, 4, &evaluation(&[0, 0, 0], 0.4)), "whatever the accuracy");
+        assert_eq!((winner(&best), best.kept.len()), (Some(4), 1));
+
+        let mut best = Best::new(Metric::BalancedAccuracy);
+        assert!(offer(&mut best, 1, &of_two([10, 4], 0.1)));
+        assert!(offer(&mut best, 2, &of_two([7, 8], 0.9)), "one sample is more than a lower loss");
+        assert!(offer(&mut best, 3, &of_two([8, 7], 0.8)), "of equal values the lower loss");
+        assert!(!offer(&mut best, 4, &of_two([8, 7], 0.8)));
         assert_eq!(winner(&best), Some(3));
     }
 

@@ -2,7 +2,7 @@
 
 use super::feature_cache::{FeatureCache, Row, RowKey};
 use crate::backbone::Network;
-use crate::data::{Batch, Dataset, Features, Loader, Targets, batch_end, hash};
+use crate::data::{Batch, Dataset, Inputs, Loader, Targets, batch_end, hash};
 use crate::error::{Error, Result};
 use crate::ops::{is_finite, no_grad};
 use candle_core::{DType, Device, Tensor};
@@ -53,7 +53,7 @@ impl KeptFeatures {
         let prints: Vec<Option<u64>> = (0..total).map(|i| dataset.fingerprint(i)).collect();
         let key = |at: usize| {
             let (view, i) = (at / total, at % total);
-            let view = chance.map_or(0, |chance| hash(&(chance, view, dataset.origin(i))));
+            let view = chance.map_or(0, |chance| hash(&(chance, view, dataset.info(i).augment_index)));
             Some(RowKey { made: maker.made, of: prints[i]?, view })
         };
         let keys: Vec<Option<RowKey>> = (0..total * views).map(key).collect();
@@ -66,7 +66,7 @@ impl KeptFeatures {
             let order = view.iter().map(|at| at % total).collect();
             for batch in loader.batches(order, (view[0] / total) as u64, maker.device)? {
                 let batch = batch?;
-                let images = batch.images.to_dtype(maker.dtype)?;
+                let images = batch.images()?.to_dtype(maker.dtype)?;
                 let features = no_grad(|| maker.network.prefix(&images, maker.frozen_blocks))?;
                 let stored = features.to_dtype(cache.stored(maker.dtype))?;
                 if maker.must_be_finite {
@@ -101,11 +101,10 @@ impl KeptFeatures {
         let row = |i: &usize| Ok(self.rows[first + i].tensor()?.to_device(device)?.to_dtype(self.dtype)?);
         let rows: Vec<Tensor> = indices.iter().map(row).collect::<Result<_>>()?;
         let tensor = Tensor::cat(&rows, 0)?;
-        let targets: Vec<_> = indices.iter().map(|&i| self.dataset.target(i)).collect();
-        let targets = Targets::join(&targets, classes, |k| self.dataset.name(indices[k]), device)?;
-        let images = Tensor::zeros((indices.len(), 0, 0, 0), tensor.dtype(), device)?;
-        let features = Some(Features { tensor, phase: self.phase });
-        Ok(Batch { images, targets, indices: indices.to_vec(), features })
+        let targets: Vec<_> = indices.iter().map(|&i| self.dataset.info(i).target).collect();
+        let targets = Targets::join(&targets, classes, |k| self.dataset.info(indices[k]).to_string(), device)?;
+        let inputs = Inputs::Features { tensor, phase: self.phase };
+        Ok(Batch { inputs, targets, indices: indices.to_vec() })
     }
 
     /// Bytes of all rows, wherever they lie.
@@ -137,7 +136,7 @@ fn check_finite(computed: &Tensor, stored: &Tensor, dataset: &dyn Dataset, indic
     for (row, &i) in indices.iter().enumerate() {
         if !is_finite(&computed.get(row)?)? {
             return Err(Error::NotFinite {
-                what: format!("the features of the frozen blocks for {}", dataset.name(i)),
+                what: format!("the features of the frozen blocks for {}", dataset.info(i)),
             });
         }
     }

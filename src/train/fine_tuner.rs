@@ -2,17 +2,17 @@
 
 use super::event::Event;
 use super::feature_cache::FeatureCache;
-use super::report::Report;
 use super::session::{Listener, Session, Setup};
 use crate::backbone::Backbone;
 use crate::data::{Augment, Dataset};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::loss::Loss;
-use crate::metrics::Evaluation;
+use crate::metrics::{Evaluation, Metric};
 use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::predict::Predictor;
+use crate::report::Report;
 use crate::strategy::Strategy;
 use std::sync::Arc;
 
@@ -46,6 +46,7 @@ pub struct FineTuner {
     workers: Option<usize>,
     cache: FeatureCache,
     audit: bool,
+    metric: Metric,
     listener: Option<Listener>,
 }
 
@@ -91,6 +92,7 @@ impl FineTuner {
             workers: None,
             cache: FeatureCache::new(),
             audit: true,
+            metric: Metric::default(),
             listener: None,
         }
     }
@@ -141,6 +143,13 @@ impl FineTuner {
     /// Sets how many epochs without a lower validation loss end a phase.
     pub fn patience(mut self, epochs: usize) -> Self {
         self.patience = Some(epochs);
+        self
+    }
+
+    /// Sets the metric of the validation data that chooses the best epoch, top-1 accuracy by default;
+    /// [`Session::end_epoch`] has the rule. The patience counts by the loss in any case.
+    pub fn metric(mut self, metric: Metric) -> Self {
+        self.metric = metric;
         self
     }
 
@@ -237,6 +246,7 @@ impl FineTuner {
             workers: self.workers,
             cache: self.cache,
             audit: self.audit,
+            metric: self.metric,
             listener: self.listener,
         };
         // What learns is copied and what is frozen shared, so no other weights stay in memory.

@@ -1,7 +1,7 @@
 //! Sums over an epoch while it runs.
 
-use super::report::EpochReport;
 use crate::metrics::Evaluation;
+use crate::report::EpochReport;
 use std::time::{Duration, Instant};
 
 /// What is known of the epoch so far.
@@ -78,6 +78,7 @@ impl Progress {
             valid_loss: valid.map(|v| v.loss),
             valid_top1: valid.map(Evaluation::top1),
             valid_interval: valid.map(Evaluation::interval),
+            valid_metric: None,
             best: false,
             seconds: self.seconds,
             images_per_second: self.seen as f64 / self.seconds.max(1e-9),

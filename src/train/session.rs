@@ -11,7 +11,6 @@ use super::best::Best;
 use super::event::Event;
 use super::fine_tuner::Fitted;
 use super::progress::Progress;
-use super::report::{ParameterCounts, Report, SampleCounts, Timings, peak_rss_mb};
 use super::store::{assign, count, groups, restore, snapshot, variable};
 use super::{feature_cache::FeatureCache, features::KeptFeatures};
 use crate::backbone::{Backbone, Network, Profile, random_tensors};
@@ -19,12 +18,14 @@ use crate::data::{Augment, Batch, Batches, Dataset, Loader, Transform, batch_cou
 use crate::error::{Error, Result};
 use crate::freeze::Role;
 use crate::head::Head;
-use crate::metrics::Evaluation;
+use crate::inference::Inference;
+use crate::metrics::{Evaluation, Metric, Scores};
 use crate::ops::{Gradients, backward, gradients_of};
 use crate::optim::{Group, OptimizerState, global_norm};
 use crate::params::{Declared, Slot, Slots};
 use crate::plan::{Init, Phase, Plan};
-use crate::predict::{Inference, Predictor};
+use crate::predict::Predictor;
+use crate::report::{ParameterCounts, Report, SampleCounts, Timings, peak_rss_mb};
 use crate::rng::Seed;
 use crate::strategy::Strategy;
 use candle_core::backprop::GradStore;
@@ -47,6 +48,7 @@ pub(super) struct Setup {
     pub workers: Option<usize>,
     pub cache: FeatureCache,
     pub audit: bool,
+    pub metric: Metric,
     pub listener: Option<Listener>,
 }
 
@@ -136,7 +138,7 @@ struct Epoch {
 impl Session {
     /// The next batch of the plan; `None` when the plan is done. Moves on to the next epoch and phase by itself.
     ///
-    /// Where the features of frozen blocks are kept, the batch carries those, and its `images` hold no pixels.
+    /// Where the features of frozen blocks are cached, the batch holds those instead of images.
     ///
     /// # Errors
     /// If a sample cannot be read, or a phase's audit fails.
@@ -182,7 +184,7 @@ impl Session {
         let current = self.current.as_ref().ok_or_else(no_phase)?;
         let features = match batch.features_of(current.index)? {
             Some(features) => current.network.suffix(features, current.frozen_blocks)?,
-            None => current.network.features(&batch.images.to_dtype(self.setup.profile.dtype)?)?,
+            None => current.network.features(&batch.images()?.to_dtype(self.setup.profile.dtype)?)?,
         };
         let random = Some((Seed(self.setup.seed), self.forwards));
         self.forwards += 1;
@@ -198,7 +200,7 @@ impl Session {
         let inference = self.inference()?;
         match batch.features_of(current.index)? {
             Some(features) => inference.logits_from(features, current.frozen_blocks),
-            None => inference.logits(&batch.images),
+            None => inference.logits(batch.images()?),
         }
     }
 
@@ -285,12 +287,10 @@ impl Session {
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
         let logits = self.forward(batch)?;
         let loss = self.setup.plan.loss.forward(&logits, &batch.targets)?;
-        let predicted = logits.detach().argmax(1)?.to_vec1::<u32>()?;
-        let truth = batch.targets.classes()?;
-        let correct = predicted.iter().zip(&truth).filter(|(p, t)| p == t).count();
+        let (correct, of) = Inference::TASK.correct(&logits, &batch.targets)?;
         let value = self.backward_step(&loss)?;
         if let Some(epoch) = self.current.as_mut().and_then(|c| c.running.as_mut()) {
-            epoch.progress.judge(correct, truth.len());
+            epoch.progress.judge(correct, of);
         }
         Ok(value)
     }

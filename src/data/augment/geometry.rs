@@ -5,7 +5,7 @@ use super::super::resample::Region;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-/// Height and width of a box of random area and ratio, if it fits into `size`.
+/// Height and width of a random box: an area and a ratio within bounds. `None` if it does not fit into `size`.
 pub(super) fn random_size(
     size: (usize, usize),
     scale: (f32, f32),
@@ -19,7 +19,7 @@ pub(super) fn random_size(
     ((1..=size.0).contains(&height) && (1..=size.1).contains(&width)).then_some((height, width))
 }
 
-/// The box of a random resized crop. After ten boxes that do not fit: the largest centred one of an allowed ratio.
+/// The box of a random resized crop. After ten boxes that do not fit, the largest centred box of an allowed ratio.
 pub(in super::super) fn random_crop(
     image: &Image,
     scale: (f32, f32),
@@ -45,7 +45,7 @@ pub(in super::super) fn random_crop(
     Region { top: (ih - height) / 2, left: (iw - width) / 2, height, width }
 }
 
-/// Left becomes right.
+/// Flips horizontally.
 pub(super) fn mirror(image: &mut Image) {
     let (channels, row_bytes) = (image.channels(), image.width() * image.channels());
     for row in image.bytes_mut().chunks_exact_mut(row_bytes) {
@@ -60,7 +60,7 @@ pub(super) fn mirror(image: &mut Image) {
     }
 }
 
-/// Top becomes bottom.
+/// Flips vertically.
 pub(super) fn upside_down(image: &mut Image) {
     let (height, row_bytes) = (image.height(), image.width() * image.channels());
     let bytes = image.bytes_mut();
@@ -70,13 +70,13 @@ pub(super) fn upside_down(image: &mut Image) {
     }
 }
 
-/// Moves the image; black comes in from the sides.
+/// Shifts the image; pixels that enter are black.
 pub(super) fn shift(image: &mut Image, down: i64, right: i64) {
     let black = vec![0; image.channels()];
     map(image, &black, |y, x| (y as i64 - down, x as i64 - right));
 }
 
-/// Takes each pixel from where the matrix `[a, b, c, d]` (on x, y from the centre) and then `offset` (x, y) send it.
+/// Takes each pixel from where the matrix `[a, b, c, d]` (on x, y from the centre) and then `offset` (x, y) map it.
 pub(super) fn affine(image: &mut Image, [a, b, c, d]: [f32; 4], offset: [f32; 2], fill: &[u8]) {
     let (middle_x, middle_y) = (image.width() as f32 * 0.5, image.height() as f32 * 0.5);
     map(image, fill, |y, x| {
@@ -87,7 +87,7 @@ pub(super) fn affine(image: &mut Image, [a, b, c, d]: [f32; 4], offset: [f32; 2]
     });
 }
 
-/// Each pixel (y, x) becomes what was at `from(y, x)`, or `fill` where that is outside.
+/// Each pixel (y, x) becomes the one at `from(y, x)`, or `fill` if that is outside.
 fn map(image: &mut Image, fill: &[u8], from: impl Fn(usize, usize) -> (i64, i64)) {
     let source = image.clone();
     let (height, width, channels) = (source.height(), source.width(), source.channels());

@@ -1,5 +1,5 @@
-//! Random operations that change the values of pixels. What needs colours leaves images of other than three channels
-//! as they are.
+//! Random operations that change pixel values. Operations on colours leave images unchanged that do not have three
+//! channels.
 
 use super::super::image::{Image, luma};
 
@@ -7,18 +7,18 @@ fn to_byte(v: f32) -> u8 {
     v.clamp(0.0, 255.0) as u8
 }
 
-/// `factor` 1 is the image as it is, 0 is the other one, beyond 1 is away from it.
+/// Blends two images: `factor` 1 is the first, 0 the second, above 1 extrapolates away from the second.
 fn blend(other: f32, value: u8, factor: f32) -> u8 {
     to_byte(other + factor * (f32::from(value) - other))
 }
 
-/// Towards black (0) or away from it.
+/// Brightness: towards black (0) or away from it.
 pub(super) fn brightness(image: &mut Image, factor: f32) {
     let table: [u8; 256] = std::array::from_fn(|v| blend(0.0, v as u8, factor));
     look_up(image, &table);
 }
 
-/// Towards its mean gray (0) or away from it.
+/// Contrast: towards the image's mean gray (0) or away from it.
 pub(super) fn contrast(image: &mut Image, factor: f32) {
     let (channels, bytes) = (image.channels(), image.bytes());
     let pixels = (bytes.len() / channels) as u64;
@@ -32,7 +32,7 @@ pub(super) fn contrast(image: &mut Image, factor: f32) {
     look_up(image, &table);
 }
 
-/// Towards gray (0) or away from it.
+/// Saturation: towards gray (0) or away from it.
 pub(super) fn saturation(image: &mut Image, factor: f32) {
     if image.channels() != 3 {
         return;
@@ -45,7 +45,7 @@ pub(super) fn saturation(image: &mut Image, factor: f32) {
     }
 }
 
-/// Turns the colour circle by this part of it.
+/// Rotates the hue by this share of the colour circle.
 pub(super) fn hue(image: &mut Image, turn: f32) {
     if image.channels() != 3 {
         return;
@@ -73,7 +73,7 @@ pub(super) fn hue(image: &mut Image, turn: f32) {
     }
 }
 
-/// Towards a smoothed image (0) or away from it. The outermost pixels stay.
+/// Sharpness: towards a smoothed image (0) or away from it. The outermost pixels stay unchanged.
 pub(super) fn sharpness(image: &mut Image, factor: f32) {
     let source = image.clone();
     let (height, width, channels) = (source.height(), source.width(), source.channels());
@@ -102,7 +102,7 @@ pub(super) fn posterize(image: &mut Image, bits: u32) {
     }
 }
 
-/// Inverts what is at or above the threshold.
+/// Inverts values at or above the threshold.
 pub(super) fn solarize(image: &mut Image, threshold: f32) {
     for value in image.bytes_mut() {
         if f32::from(*value) >= threshold {
@@ -124,7 +124,7 @@ pub(super) fn autocontrast(image: &mut Image) {
     }
 }
 
-/// Gives each channel an even histogram.
+/// Equalises the histogram of each channel.
 pub(super) fn equalize(image: &mut Image) {
     for c in 0..image.channels() {
         let counts = histogram(image, c);

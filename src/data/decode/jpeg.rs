@@ -1,7 +1,8 @@
-//! The structure of JPEG files: what has to be refused, and where the image ends.
+//! The structure of JPEG files: which are refused, and where the image ends.
 //!
-//! The decoder fills what is missing with gray, and decodes some rare kinds to wrong pixels without an error. So the
-//! markers are read first (ITU-T T.81, annex B): they tell the kind, the size, and whether the end is there.
+//! The decoder fills missing data with gray, and decodes some rare variants to wrong pixels without an error. So this
+//! file reads the markers first (ITU-T T.81, annex B), which give the variant, the size, and whether the end is
+//! present.
 
 mod frame;
 
@@ -18,7 +19,7 @@ pub(super) fn read(reader: impl BufRead, max_pixels: u64) -> Result<Vec<u8>, Fau
         let marker = walk.marker()?;
         match marker {
             0xD9 => break,
-            // Start of frame, of all kinds.
+            // Start of frame, all variants.
             0xC0..=0xCF | 0xF7 if !matches!(marker, 0xC4 | 0xC8 | 0xCC) => {
                 let found = Frame::parse(marker, walk.segment()?)?;
                 if frame.is_some() {
@@ -49,21 +50,21 @@ pub(super) fn read(reader: impl BufRead, max_pixels: u64) -> Result<Vec<u8>, Fau
     Ok(walk.bytes)
 }
 
-/// Bytes between segments beside those that pixels need.
+/// The most bytes between segments besides those for pixels.
 const SLACK: u64 = 1 << 20;
 
-/// Goes through the segments and keeps what it read.
+/// Walks through the segments and keeps the bytes read.
 struct Walk<R> {
     reader: R,
     bytes: Vec<u8>,
-    /// The bytes read between segments: image data, or what does not belong there.
+    /// The bytes read between segments: image data, or garbage.
     between: u64,
-    /// The most of them that are read.
+    /// The limit on them.
     most: u64,
 }
 
 impl<R: BufRead> Walk<R> {
-    /// Reads so many bytes and gives them.
+    /// Reads and returns this many bytes.
     fn take(&mut self, count: usize) -> Result<&[u8], Fault> {
         let start = self.bytes.len();
         if (start + count) as u64 > self.between + BESIDE_PIXELS {
@@ -77,15 +78,15 @@ impl<R: BufRead> Walk<R> {
         }
     }
 
-    /// Reads the segment behind a marker and gives its content, without the length.
+    /// Reads the segment after a marker and returns its content, without the length.
     fn segment(&mut self) -> Result<&[u8], Fault> {
         let length = self.take(2)?;
         let length = u16::from_be_bytes([length[0], length[1]]);
         self.take(usize::from(length.saturating_sub(2)))
     }
 
-    /// Reads on to the next marker, through image data, and gives it: 0xFF, then neither a stuffed zero, nor fill, nor a
-    /// restart within the image data.
+    /// Reads through image data to the next marker and returns it: 0xFF followed by neither a stuffed zero, nor fill,
+    /// nor a restart within the image data.
     fn marker(&mut self) -> Result<u8, Fault> {
         loop {
             let left = self.most - self.between;

@@ -1,4 +1,4 @@
-//! What a file is, told by its first bytes, its extension or its kind.
+//! Recognises what a file is by its first bytes, its extension or its file type.
 
 use crate::error::unsupported as unsupported_text;
 use image::ImageFormat;
@@ -6,19 +6,19 @@ use std::fs::FileType;
 use std::io::Read;
 use std::path::Path;
 
-/// How many bytes at the beginning of a file are looked at.
+/// How many bytes at the beginning of a file are read.
 pub(in crate::data) const HEAD: usize = 1024;
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::data) enum Content {
-    /// An image of a format that is read.
+    /// An image of a supported format.
     Image(ImageFormat),
-    /// An image or document of another format.
+    /// An image or document of an unsupported format.
     Foreign(&'static str),
-    /// Something that is no image: what it is and what may have happened.
+    /// Not an image: what it is and what may have happened.
     NoImage(&'static str),
-    /// Nothing that is known.
+    /// Not recognised.
     Unknown,
 }
 
@@ -27,12 +27,12 @@ pub(in crate::data) fn unsupported(found: &str) -> String {
     unsupported_text(found)
 }
 
-/// Why a damaged image or something else cannot be read, and what to do about it.
+/// Why a file that is damaged or not an image cannot be read, and what to do about it.
 pub(in crate::data) fn broken(cause: impl std::fmt::Display) -> String {
     format!("broken: {cause}; replace or remove it")
 }
 
-/// What a directory entry is that is neither file nor folder: opening one may wait for ever, reading it never end.
+/// What a directory entry is if it is neither a file nor a folder: opening it may block forever, and reading never end.
 pub(in crate::data) fn special(kind: FileType) -> Option<&'static str> {
     #[cfg(unix)]
     {
@@ -57,7 +57,7 @@ pub(in crate::data) fn file(path: &Path) -> std::io::Result<Content> {
     Ok(content(&head))
 }
 
-/// What a file holds that begins with these bytes, [`HEAD`] of them if it is that long.
+/// What a file holds that begins with these bytes: its first [`HEAD`], or all.
 pub(in crate::data) fn content(head: &[u8]) -> Content {
     if let Some(format) = format(head) {
         return Content::Image(format);
@@ -89,10 +89,10 @@ fn format(head: &[u8]) -> Option<ImageFormat> {
         [0x89, b'P', b'N', b'G', 13, 10, 0x1A, 10, ..] => ImageFormat::Png,
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => ImageFormat::Gif,
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ImageFormat::WebP,
-        // Canon's raw photographs begin as a TIFF does.
+        // Canon's raw photographs begin like a TIFF.
         [b'I', b'I', b'*', 0, _, _, _, _, b'C', b'R', ..] => return None,
         [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => ImageFormat::Tiff,
-        // Two letters are little: the size of one of the known headers has to follow.
+        // Two letters are too weak a signature: the size of a known header must follow.
         [b'B', b'M', rest @ ..]
             if matches!(rest.get(12..16), Some([12 | 16 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0])) =>
         {
@@ -102,7 +102,7 @@ fn format(head: &[u8]) -> Option<ImageFormat> {
     })
 }
 
-/// Formats by the bytes at a place.
+/// Formats by signature: offset, bytes, name.
 const FOREIGN: [(usize, &[u8], &str); 42] = [
     (0, b"II+\0", "a BigTIFF image"),
     (0, b"MM\0+", "a BigTIFF image"),
@@ -148,7 +148,7 @@ const FOREIGN: [(usize, &[u8], &str); 42] = [
     (0, b"\xFD7zXZ", "an xz archive"),
 ];
 
-/// Containers of ISO's base media format, by the brands that the file claims.
+/// Containers of ISO's base media format, by the brands that the file declares.
 fn iso_media(head: &[u8]) -> &'static str {
     let length = head.first_chunk().map_or(0, |length| u32::from_be_bytes(*length) as usize);
     let brands = &head[8..head.len().min(length.clamp(12, HEAD)).max(8)];
@@ -166,7 +166,7 @@ fn iso_media(head: &[u8]) -> &'static str {
     }
 }
 
-/// Texts that lie where an image should.
+/// Text files in place of images.
 fn text(head: &[u8]) -> Content {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).trim_ascii_start();
     let lower = head.to_ascii_lowercase();
@@ -194,7 +194,7 @@ fn text(head: &[u8]) -> Content {
     }
 }
 
-/// Formats of images and documents by the extension, in lower case, for those that are not read.
+/// Unsupported formats of images and documents, by extension in lower case.
 pub(in crate::data) fn by_extension(extension: &str) -> Option<&'static str> {
     Some(match extension {
         "heic" | "heif" | "hif" => "a HEIC image",

@@ -1,11 +1,11 @@
-//! What the first directory of a TIFF says about its image, beyond what the decoder tells.
+//! The first directory of a TIFF: facts about its image that the decoder does not expose.
 
 use std::io::{Read, Seek, SeekFrom};
 
-/// The most entries of a directory that are looked at.
+/// The most entries of a directory that are read.
 const ENTRIES: usize = 512;
 
-/// The values of a directory, as far as they are there.
+/// The values of a directory that are present.
 pub(super) struct Directory {
     bits: Option<u64>,
     compression: Option<u64>,
@@ -33,7 +33,7 @@ impl Directory {
         reader.read_exact(&mut count).ok()?;
         let mut entries = vec![0; 12 * (number(&count) as usize).min(ENTRIES)];
         reader.read_exact(&mut entries).ok()?;
-        // The first value of a tag. All are shorts, or longs; more than fit into an entry stand elsewhere.
+        // The first value of a tag. All are shorts or longs; values that do not fit into the entry are at an offset.
         let mut value = |tag: u64| {
             let entry = entries.chunks_exact(12).find(|entry| number(&entry[..2]) == tag)?;
             let size = if number(&entry[2..4]) == 4 { 4 } else { 2 };
@@ -62,12 +62,12 @@ impl Directory {
         self.extra_samples == Some(1)
     }
 
-    /// Whether it is of a kind at which the decoder panics.
+    /// Whether the decoder panics on this variant.
     pub fn has_planes_of_tiles(&self) -> bool {
         self.planar == Some(2) && self.tile_width.is_some()
     }
 
-    /// The kind of image in words: "a TIFF image with palette colours, one sample of 8 bit".
+    /// A description for messages: "a TIFF image with palette colours, one sample of 8 bit".
     pub fn kind(&self) -> String {
         let colours = match self.photometric {
             Some(0 | 1) => "gray",

@@ -1,4 +1,4 @@
-//! Decoding everything, to find what cannot be read.
+//! Decodes all files, to find those that cannot be read.
 
 use super::{File, decode};
 use std::path::PathBuf;
@@ -14,18 +14,18 @@ pub(super) fn unreadable(files: &[File], max_pixels: u64) -> Vec<(PathBuf, Strin
     found
 }
 
-/// What a function finds in each of these things, sorted by their indices. Uses all cores.
-pub(super) fn in_parallel<T: Sync, R: Send>(things: &[T], find: impl Fn(&T) -> Option<R> + Sync) -> Vec<(usize, R)> {
+/// The results of a function for each of these items, those that are `Some`, sorted by index. Uses all cores.
+pub(super) fn in_parallel<T: Sync, R: Send>(items: &[T], find: impl Fn(&T) -> Option<R> + Sync) -> Vec<(usize, R)> {
     let found = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(things.len());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(thing) = things.get(i) else { break };
-                    if let Some(result) = find(thing) {
+                    let Some(item) = items.get(i) else { break };
+                    if let Some(result) = find(item) {
                         found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((i, result));
                     }
                 }

@@ -16,22 +16,22 @@ pub(super) struct Class {
 /// The classes of a folder, sorted by name.
 pub(super) struct Classes {
     pub classes: Vec<Class>,
-    /// Images that are not read, with what is wrong.
+    /// Images that cannot be read, with what is wrong.
     pub unread: Vec<(PathBuf, String)>,
 }
 
-/// What names and depths of class folders are accepted.
+/// Which names and depths of class folders are accepted.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Accept {
-    /// Any: somebody said that these are classes.
+    /// Any: the caller set the layout to classes.
     Any,
-    /// Names that are not all those of parts.
+    /// Not if all names are those of parts.
     Named,
-    /// And more than one class, where the folder may be one level too high.
+    /// As `Named`, and not a single class if the folder may be one level too high.
     Trained,
 }
 
-/// Takes the folders directly under `root` for classes; images may lie deeper in each.
+/// Reads the folders directly under `root` as classes, with images at any depth in each.
 pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
     let with_images = root.with_images();
     if root.has_own_images() {
@@ -72,7 +72,7 @@ pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
     Ok(Classes { classes, unread })
 }
 
-/// Two folders side by side may have the same name, composed and decomposed.
+/// Refuses folders that have the same name in two forms of Unicode.
 fn check_names(root: &Folder, folders: &[&Folder]) -> Result<()> {
     let mut sorted = folders.to_vec();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
@@ -87,7 +87,7 @@ fn check_names(root: &Folder, folders: &[&Folder]) -> Result<()> {
     Err(Error::invalid(root.path.display().to_string(), problem))
 }
 
-/// Class folders that may be something else.
+/// Refuses class folders that are probably parts, or one level too high.
 fn check_level(root: &Folder, folders: &[&Folder], accept: Accept) -> Result<()> {
     let names: Vec<&str> = folders.iter().map(|folder| folder.name.as_str()).collect();
     if parts(&names).iter().all(Option::is_some) {

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// How many pairs are named.
+/// How many pairs are listed.
 const EXAMPLES: usize = 10;
 
 /// Images that are in more than one part, byte for byte. See [`Splits::duplicates`](crate::Splits::duplicates).
@@ -19,7 +19,7 @@ pub struct Duplicates {
     pub valid: usize,
     /// Images of test that are in train or valid as well.
     pub test: usize,
-    /// Pairs of equal files, the first ten: one of valid or test, then the one of the earlier part.
+    /// The first ten pairs of equal files: one of valid or test, then the one of the earlier part.
     pub examples: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn find(train: &ImageFolder, valid: &ImageFolder, test: Option<&Image
             by_length.entry(length).or_default().push(Member { part, path: &file.path });
         }
     }
-    // What has the length of no file of another part is not read.
+    // Files whose length no file of another part has are not read.
     let candidates: Vec<(u64, Member)> = by_length
         .into_iter()
         .filter(|(_, members)| members.iter().any(|member| member.part != members[0].part))

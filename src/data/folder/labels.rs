@@ -1,4 +1,4 @@
-//! Which class ids the folders of an image folder have.
+//! Assigns class ids to the folders of an image folder.
 
 use super::ImageFolder;
 use super::tree::nfc;
@@ -6,15 +6,15 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 impl ImageFolder {
-    /// Maps the folders' names onto this list of labels, say those of a saved predictor. The classes are this list
-    /// then, whether or not each has images.
+    /// Maps the folder names onto this list of labels, say those of a saved predictor. This list becomes the classes,
+    /// whether or not each has images.
     ///
-    /// Names are compared in composed Unicode (NFC), and a name is a name: a folder `3` is the label `3`, never the
-    /// index 3, for which there is [`class_indices`](Self::class_indices).
+    /// Names are compared in composed Unicode (NFC). A folder `3` means the label `3`, never the index 3; for indices
+    /// use [`class_indices`](Self::class_indices).
     ///
     /// # Errors
-    /// [`Error::UnknownClasses`] for folders that are not in the list; [`Error::Invalid`] for one that is in it twice,
-    /// as "crane" is among ImageNet's labels.
+    /// [`Error::UnknownClasses`] for folders that are not in the list; [`Error::Invalid`] for a folder whose label is
+    /// there twice, as "crane" is among ImageNet's labels.
     pub fn labels(self, labels: &[String]) -> Result<Self> {
         let mut ids: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         labels.iter().zip(0..).for_each(|(label, id)| ids.entry(nfc(label)).or_default().push(id));
@@ -37,13 +37,13 @@ impl ImageFolder {
         Ok(self.renumbered(&ids, labels.to_vec()))
     }
 
-    /// Takes the class ids from the digits that the folders' names start with, alone (`180`) or before an underscore
-    /// (`0180_n02093428`), to evaluate a network on classes it already knows. The classes are the network's `labels`
-    /// then.
+    /// Takes the class ids from the digits at the start of the folder names, alone (`180`) or before an underscore
+    /// (`0180_n02093428`), to evaluate a network on classes it already knows. The network's `labels` become the
+    /// classes.
     ///
     /// # Errors
-    /// [`Error::LabelOutOfRange`] for a number that is no index into `labels`; [`Error::Invalid`] for a name that starts
-    /// with no number, or a number that two folders have.
+    /// [`Error::LabelOutOfRange`] for a number that is not an index into `labels`; [`Error::Invalid`] for a name that
+    /// does not start with a number, or a number that two folders have.
     pub fn class_indices(self, labels: &[String]) -> Result<Self> {
         let mut seen: BTreeMap<usize, &String> = BTreeMap::new();
         let mut ids = Vec::with_capacity(self.classes.len());

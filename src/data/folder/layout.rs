@@ -1,4 +1,4 @@
-//! How a tree of folders is read: as parts or as classes.
+//! Decides what the folders of a tree are: parts or classes.
 
 use super::part::{Part, part, parts};
 use super::tree::Folder;
@@ -7,13 +7,13 @@ use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the folders directly under a root are, where their names could mean either.
+/// What the folders directly under a root are, if their names are ambiguous.
 ///
 /// See [`FolderOptions::layout`](crate::FolderOptions::layout).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FolderLayout {
-    /// Parts of a data set: train, valid, test. Folders that are none are left out.
+    /// Parts of a data set: train, valid, test. Other folders are ignored.
     Parts,
     /// Classes, whatever their names.
     Classes,
@@ -40,8 +40,8 @@ impl fmt::Display for FolderLayout {
     }
 }
 
-/// A tree as it is read.
-pub(super) enum Reading<'a> {
+/// What a tree holds.
+pub(super) enum Tree<'a> {
     /// The folders directly under this one are the classes.
     Classes(&'a Folder),
     Parts(Parts<'a>),
@@ -53,17 +53,17 @@ pub(super) struct Parts<'a> {
     pub train: Option<&'a Folder>,
     pub valid: Option<&'a Folder>,
     pub test: Option<&'a Folder>,
-    /// Folders with images beside the parts that are none.
+    /// Folders with images beside the parts that are not parts themselves.
     pub ignored: Vec<&'a Folder>,
 }
 
-/// Decides how `root` is read. Without a `layout`, all of its folders that hold images have to be parts, or none.
-pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Reading<'_>> {
+/// Decides what `root` holds. Without a `layout`, either all of its folders that hold images must be parts, or none.
+pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Tree<'_>> {
     if layout == Some(FolderLayout::Classes) {
-        return Ok(Reading::Classes(root));
+        return Ok(Tree::Classes(root));
     }
     let level = innermost(root);
-    // A part without images is an error of its own, where other folders show that there are parts.
+    // A part without images is a separate error, if other folders show that there are parts.
     let folders: Vec<&Folder> =
         level.folders.iter().filter(|folder| folder.holds_images() || part(&folder.name).is_some()).collect();
     let names: Vec<&str> = folders.iter().map(|folder| folder.name.as_str()).collect();
@@ -72,7 +72,7 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Readin
     for (&folder, part) in folders.iter().zip(parts(&names)) {
         part.map_or_else(|| others.push(folder), |part| found.push((part, folder)));
     }
-    // Parts that are all empty are none beside others.
+    // Beside other folders, parts that are all empty do not count as parts.
     let filled = |(_, folder): &(Part, &Folder)| folder.holds_images();
     let has_parts = if others.is_empty() { !found.is_empty() } else { found.iter().any(filled) };
     if !has_parts {
@@ -81,7 +81,7 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Readin
                 let problem = "none of its folders with images is called train, valid or test; rename them, or use layout classes";
                 Err(Error::invalid(level.path.display().to_string(), problem))
             }
-            None => Ok(Reading::Classes(root)),
+            None => Ok(Tree::Classes(root)),
         };
     }
     if layout.is_none() && !others.is_empty() {
@@ -114,7 +114,7 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Readin
             return Err(Error::invalid(level.path.display().to_string(), problem));
         }
     }
-    Ok(Reading::Parts(parts))
+    Ok(Tree::Parts(parts))
 }
 
 fn ambiguous(level: &Folder, found: &[(Part, &Folder)], others: &[&Folder]) -> Error {
@@ -132,7 +132,7 @@ pub(super) fn listed<'a>(folders: impl IntoIterator<Item = &'a Folder>) -> Strin
     shown_list(folders.into_iter().map(|folder| folder.name.as_str()))
 }
 
-/// The folder that a chain of folders leads to, each with nothing but the next. A part ends the chain.
+/// The end of a chain of folders that each hold only the next. A part ends the chain.
 pub(super) fn innermost(root: &Folder) -> &Folder {
     let mut at = root;
     while let ([only], false) = (at.with_images().as_slice(), at.has_own_images()) {
@@ -144,7 +144,7 @@ pub(super) fn innermost(root: &Folder) -> &Folder {
     at
 }
 
-/// The folder that holds a part's class folders: some archives have it twice, as `test/test/CLASS`.
+/// The folder that holds a part's class folders: some archives nest it, as in `test/test/CLASS`.
 fn part_root(folder: &Folder, wanted: Part) -> &Folder {
     let mut at = folder;
     while let ([only], false) = (at.with_images().as_slice(), at.has_own_images()) {

@@ -1,7 +1,7 @@
-//! How a folder of images is opened.
+//! Options for opening a folder of images.
 
 use super::classes::{self, Accept};
-use super::layout::{self, FolderLayout, Parts, Reading};
+use super::layout::{self, FolderLayout, Parts, Tree};
 use super::splits::{self, Splits};
 use super::tree::Folder;
 use super::{File, ImageFolder, check};
@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Options for opening an [`ImageFolder`], in the manner of [`std::fs::OpenOptions`].
+/// Options for opening an [`ImageFolder`], like [`std::fs::OpenOptions`].
 ///
 /// ```no_run
 /// use candle_finetune::{FolderLayout, ImageFolder};
@@ -33,31 +33,31 @@ pub struct FolderOptions {
 type Group = dyn Fn(&Path) -> Option<String> + Send + Sync;
 
 impl FolderOptions {
-    /// Says what the folders under the root are, instead of judging by their names ([`ImageFolder`] has the rule).
+    /// Sets what the folders under the root are, instead of deciding by their names ([`ImageFolder`] has the rule).
     ///
     /// With [`FolderLayout::Classes`] each is a class, whatever its name. With [`FolderLayout::Parts`] those with a
-    /// part's name are parts, and the others are left out: a warning is logged, and [`Splits::ignored`] names them.
+    /// part's name are parts; the others are ignored with a warning in the log, and [`Splits::ignored`] lists them.
     pub fn layout(mut self, layout: FolderLayout) -> Self {
         self.layout = Some(layout);
         self
     }
 
-    /// Sets the most pixels an image may have. The default is 178 956 970.
+    /// Sets the limit on an image's pixels. The default is 178 956 970.
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = Some(pixels);
         self
     }
 
-    /// Sets whether images that cannot be read are left out (no by default): broken ones, and images of unsupported
-    /// kinds. Opening decodes all images then, and [`ImageFolder::skipped`] names what was left out. They are left out
-    /// before a part is cut off train. A class may be missing in valid and test after that, but not in train.
+    /// Sets whether images that cannot be read are skipped (no by default): broken images and unsupported formats.
+    /// Opening then decodes all images, and [`ImageFolder::skipped`] lists the skipped ones. They are removed before
+    /// valid is split off train. Afterwards a class may be missing in valid and test, but not in train.
     pub fn skip_broken(mut self, skip: bool) -> Self {
         self.skip_broken = skip;
         self
     }
 
-    /// Puts samples into groups, as [`ImageFolder::group_by`] does: what is cut off train shares no group with what
-    /// stays.
+    /// Puts samples into groups, as [`ImageFolder::group_by`] does: a valid that is split off train shares no group
+    /// with it.
     pub fn group_by(mut self, group: impl Fn(&Path) -> Option<String> + Send + Sync + 'static) -> Self {
         self.group = Some(Arc::new(group));
         self
@@ -66,13 +66,13 @@ impl FolderOptions {
     /// Opens `root/CLASS/*`, or `root/train/CLASS/*` where `root` has parts.
     ///
     /// # Errors
-    /// See [`ImageFolder`] for what each layout error means; besides [`Error::Io`] for folders that cannot be read,
-    /// [`Error::NoImages`], and [`Error::Invalid`] where there are parts, but no train.
+    /// [`ImageFolder`] explains the layout errors. Also [`Error::Io`] for folders that cannot be read,
+    /// [`Error::NoImages`], and [`Error::Invalid`] if there are parts but no train.
     pub fn open(&self, root: impl AsRef<Path>) -> Result<ImageFolder> {
         let tree = Folder::read(root.as_ref())?;
         let folder = match layout::read(&tree, self.layout)? {
-            Reading::Classes(folder) => folder,
-            Reading::Parts(parts) => {
+            Tree::Classes(folder) => folder,
+            Tree::Parts(parts) => {
                 warn_of(&parts.ignored);
                 train(root.as_ref(), &parts)?
             }
@@ -80,16 +80,16 @@ impl FolderOptions {
         self.part(folder, Accept::Trained)
     }
 
-    /// Opens all parts of `root`. Where there is no valid, 15 % of each class of train are cut off, chosen by the seed;
-    /// so they are where `root` has no parts. Train decides the classes; valid and test may lack some.
+    /// Opens all parts of `root`. If there is no valid, or `root` has no parts, 15 % of each class of train become
+    /// valid, chosen by the seed. Train defines the classes; valid and test may lack some.
     ///
     /// # Errors
-    /// As [`open`](Self::open); and [`Error::UnknownClasses`] for a class that train lacks.
+    /// As [`open`](Self::open), and [`Error::UnknownClasses`] for a class that train lacks.
     pub fn splits(&self, root: impl AsRef<Path>, seed: u64) -> Result<Splits> {
         let tree = Folder::read(root.as_ref())?;
         let parts = match layout::read(&tree, self.layout)? {
-            Reading::Classes(folder) => Parts { train: Some(folder), ..Parts::default() },
-            Reading::Parts(parts) => parts,
+            Tree::Classes(folder) => Parts { train: Some(folder), ..Parts::default() },
+            Tree::Parts(parts) => parts,
         };
         warn_of(&parts.ignored);
         let train = self.part(train(root.as_ref(), &parts)?, Accept::Trained)?;
@@ -101,15 +101,15 @@ impl FolderOptions {
         splits::join(train, valid, test, ignored, seed)
     }
 
-    /// Opens the part of `root` to evaluate on: test, else valid, else train, or `root` itself where it has no parts.
+    /// Opens the part of `root` to evaluate on: test, else valid, else train, or `root` itself if it has no parts.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn eval_part(&self, root: impl AsRef<Path>) -> Result<ImageFolder> {
         let tree = Folder::read(root.as_ref())?;
         let folder = match layout::read(&tree, self.layout)? {
-            Reading::Classes(folder) => folder,
-            Reading::Parts(parts) => {
+            Tree::Classes(folder) => folder,
+            Tree::Parts(parts) => {
                 warn_of(&parts.ignored);
                 parts.test.or(parts.valid).or(parts.train).unwrap_or(&tree)
             }
@@ -122,7 +122,7 @@ impl FolderOptions {
         self.end(self.read(folder, accept)?)
     }
 
-    /// The images of a folder whose folders are the classes. Those of unsupported kinds are skipped already, or an error.
+    /// The images of a folder whose folders are the classes. Unsupported formats are skipped here, or an error.
     fn read(&self, folder: &Folder, accept: Accept) -> Result<ImageFolder> {
         let accept = if self.layout == Some(FolderLayout::Classes) { Accept::Any } else { accept };
         let classes::Classes { classes, mut unread } = classes::read(folder, accept)?;
@@ -145,7 +145,7 @@ impl FolderOptions {
         })
     }
 
-    /// What is done once it is known which classes have to have images.
+    /// Skips broken images and makes groups, once it is known which classes must have images.
     fn end(&self, mut part: ImageFolder) -> Result<ImageFolder> {
         if self.skip_broken {
             let mut unreadable = std::mem::take(&mut part.skipped).to_vec();
@@ -164,14 +164,14 @@ fn train<'a>(root: &Path, parts: &Parts<'a>) -> Result<&'a Folder> {
     let others: Vec<String> =
         [parts.valid, parts.test].into_iter().flatten().map(|f| f.path.display().to_string()).collect();
     parts.train.ok_or_else(|| {
-        let problem = format!("there is no folder train; to open another part, name it: {}", others.join(" or "));
+        let problem = format!("there is no folder train; to open another part, give its path: {}", others.join(" or "));
         Error::invalid(root.display().to_string(), problem)
     })
 }
 
 fn warn_of(ignored: &[&Folder]) {
     for folder in ignored {
-        tracing::warn!(folder = %folder.path.display(), "is no part of the data set and is left out");
+        tracing::warn!(folder = %folder.path.display(), "is not a part of the data set and is ignored");
     }
 }
 

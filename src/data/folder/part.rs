@@ -1,4 +1,4 @@
-//! The parts of a data set, told by the names of folders.
+//! The parts of a data set, recognised by folder names.
 
 /// A part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,16 +27,16 @@ impl Part {
     }
 }
 
-/// Words that stand beside a part's and say nothing more: `train_images`, `seg_train`, `TestSet`.
+/// Words that may accompany a part's name without changing its meaning: `train_images`, `seg_train`, `TestSet`.
 const AFFIXES: [&str; 24] = [
     "image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos", "data", "dataset",
     "set", "sets", "seg", "split", "part", "folder", "dir", "files", "samples", "jpg", "jpeg", "png",
 ];
 
-/// A name that has one part's word in it.
+/// A name that contains one part's word.
 struct Spelling {
     part: Part,
-    /// The other words that say something, the part's in their midst as `*`: empty for a plain part.
+    /// All words, with `*` in place of the part's, if any of the others is not an affix; empty for a plain part.
     rest: Vec<String>,
 }
 
@@ -58,32 +58,32 @@ impl Spelling {
     }
 }
 
-/// Which part each of these names means, which stand side by side; `None` is a class or something else.
+/// The part that each of these sibling names means; `None` for a class or anything else.
 ///
-/// A word that is no usual affix may stand beside the part's where two parts share it: `cats_train` and `cats_test`,
-/// but not `train_station` and `valid_ticket`. Beside `invalid`, and no train or test, `valid` is a class.
+/// A word that is not an affix is allowed if two parts share it: `cats_train` and `cats_test`, but not `train_station`
+/// and `valid_ticket`. Beside `invalid`, and without train or test, `valid` is a class.
 pub(super) fn parts(names: &[&str]) -> Vec<Option<Part>> {
-    let mut spelt: Vec<Option<Spelling>> = names.iter().map(|name| Spelling::of(name)).collect();
+    let mut spellings: Vec<Option<Spelling>> = names.iter().map(|name| Spelling::of(name)).collect();
     if names.iter().any(|name| words(name).contains(&"invalid".into()))
-        && spelt.iter().flatten().all(|spelling| spelling.part == Part::Valid)
+        && spellings.iter().flatten().all(|spelling| spelling.part == Part::Valid)
     {
-        spelt.fill_with(|| None);
+        spellings.fill_with(|| None);
     }
     let shared = |spelling: &Spelling| {
-        let mut others = spelt.iter().flatten();
+        let mut others = spellings.iter().flatten();
         others.any(|other| other.part != spelling.part && other.rest == spelling.rest)
     };
     let part = |spelling: &Spelling| (spelling.rest.is_empty() || shared(spelling)).then_some(spelling.part);
-    spelt.iter().map(|spelling| spelling.as_ref().and_then(part)).collect()
+    spellings.iter().map(|spelling| spelling.as_ref().and_then(part)).collect()
 }
 
-/// Which part a name means that stands alone.
+/// The part that a single name means.
 pub(super) fn part(name: &str) -> Option<Part> {
     parts(&[name]).pop().flatten()
 }
 
-/// The words of a name in lower case: cut at whatever is no letter or digit, where a capital follows a small letter,
-/// and between letters and digits.
+/// The words of a name in lower case: split at characters that are not letters or digits, before a capital that follows
+/// a small letter, and between letters and digits.
 fn words(name: &str) -> Vec<String> {
     let (mut words, mut last) = (vec![String::new()], ' ');
     for c in name.chars() {
@@ -102,13 +102,13 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// The part that a word means, alone or grown together with an affix: `train`, `trainset`.
+/// The part that a word means, alone or joined to an affix: `train`, `trainset`.
 fn part_in(word: &str) -> Option<Part> {
-    let grown = |affix: &str| {
+    let joined = |affix: &str| {
         let rest = word.strip_prefix(affix).or_else(|| word.strip_suffix(affix));
         rest.and_then(Part::of_word)
     };
-    Part::of_word(word).or_else(|| AFFIXES.iter().find_map(|affix| grown(affix)))
+    Part::of_word(word).or_else(|| AFFIXES.iter().find_map(|affix| joined(affix)))
 }
 
 fn is_affix(word: &str) -> bool {

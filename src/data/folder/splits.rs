@@ -10,29 +10,29 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// The part of the training images that validates where no images are set apart for it.
+/// The share of the training images that becomes valid if there is no folder for it.
 const VALID_FRACTION: f64 = 0.15;
 
 /// How many classes are printed by name.
 const SHOWN: usize = 10;
 
-/// The parts of an image folder, over the same classes.
+/// The parts of an image folder, with the same classes.
 ///
-/// Printed, it says how many images each part has, which folders they come from, and which classes valid or test lack.
+/// `Display` prints how many images each part has, which folders they come from, and which classes valid or test lack.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Splits {
-    /// What is trained on.
+    /// For training.
     pub train: ImageFolder,
-    /// What decides when to stop and what to choose.
+    /// For early stopping and every choice.
     pub valid: ImageFolder,
-    /// What is looked at once, for the final figure.
+    /// For the final figure, used once.
     pub test: Option<ImageFolder>,
-    valid_is_cut: bool,
+    valid_is_split: bool,
     ignored: Vec<PathBuf>,
 }
 
-/// Parts that are read, and a valid that is cut off train where there is none.
+/// Joins the parts; splits valid off train if there is none.
 pub(super) fn join(
     train: ImageFolder,
     valid: Option<ImageFolder>,
@@ -40,16 +40,16 @@ pub(super) fn join(
     ignored: Vec<PathBuf>,
     seed: u64,
 ) -> Result<Splits> {
-    let valid_is_cut = valid.is_none();
+    let valid_is_split = valid.is_none();
     let (train, valid) = match valid {
         Some(valid) => (train, valid),
         None => {
-            let (kept, cut) = split_indices(&train, VALID_FRACTION, seed)?;
-            // What train skipped is counted there alone.
-            (train.only(&kept), ImageFolder { skipped: [].into(), every_class: false, ..train.only(&cut) })
+            let (kept, split_off) = split_indices(&train, VALID_FRACTION, seed)?;
+            // Images that train skipped are counted in train alone.
+            (train.only(&kept), ImageFolder { skipped: [].into(), every_class: false, ..train.only(&split_off) })
         }
     };
-    let splits = Splits { train, valid, test, valid_is_cut, ignored };
+    let splits = Splits { train, valid, test, valid_is_split, ignored };
     for (part, missing) in splits.missing() {
         tracing::warn!(part, classes = shown_list(missing), "classes without images");
     }
@@ -57,18 +57,18 @@ pub(super) fn join(
 }
 
 impl Splits {
-    /// Whether valid was cut off train, there being no folder for it.
-    pub fn valid_is_cut(&self) -> bool {
-        self.valid_is_cut
+    /// Whether valid was split off train because there is no folder for it.
+    pub fn valid_is_split(&self) -> bool {
+        self.valid_is_split
     }
 
-    /// Folders with images beside the parts that were left out, by [`FolderLayout::Parts`](crate::FolderLayout::Parts).
+    /// Folders with images beside the parts, ignored because of [`FolderLayout::Parts`](crate::FolderLayout::Parts).
     pub fn ignored(&self) -> &[PathBuf] {
         &self.ignored
     }
 
-    /// Finds images that are in more than one part, byte for byte: what is trained on says nothing about how well new
-    /// images are recognised. Only files of equal length are read.
+    /// Finds images that are in more than one part, byte for byte: an image that was trained on tells nothing about
+    /// accuracy on new images. Only files of equal length are read.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) for a file that cannot be read.
@@ -94,8 +94,8 @@ impl fmt::Display for Splits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { train, valid, test, .. } = self;
         write!(f, "train {}, valid {}", train.len(), valid.len())?;
-        if self.valid_is_cut {
-            write!(f, " (cut off train)")?;
+        if self.valid_is_split {
+            write!(f, " (split off train)")?;
         }
         if let Some(test) = test {
             write!(f, ", test {}", test.len())?;
@@ -103,7 +103,7 @@ impl fmt::Display for Splits {
         let classes = train.classes();
         write!(f, " images of {} classes: {}", classes.len(), first(classes.iter().map(String::as_str)))?;
         write!(f, "; train is {}", train.root().display())?;
-        if !self.valid_is_cut {
+        if !self.valid_is_split {
             write!(f, ", valid {}", valid.root().display())?;
         }
         if let Some(test) = test {
@@ -118,7 +118,7 @@ impl fmt::Display for Splits {
         }
         if !self.ignored.is_empty() {
             let ignored: Vec<String> = self.ignored.iter().map(|path| path.display().to_string()).collect();
-            write!(f, "; left out: {}", ignored.join(", "))?;
+            write!(f, "; ignored: {}", ignored.join(", "))?;
         }
         Ok(())
     }

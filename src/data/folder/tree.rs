@@ -1,4 +1,4 @@
-//! What lies under a folder, read once: names alone, no file is decoded.
+//! The tree of files under a folder, read once: names only, no file is decoded.
 
 use crate::data::decode::sniff;
 use crate::{Error, Result};
@@ -7,21 +7,20 @@ use std::fs::{DirEntry, FileType};
 use std::path::{Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
-/// Extensions of images that are read.
+/// Extensions of supported images.
 const IMAGES: [&str; 15] =
     ["jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "pjpeg", "pjp", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"];
 
-/// Extensions of files that often lie beside images.
+/// Extensions of files that are common beside images.
 const HARMLESS: [&str; 12] = ["txt", "json", "csv", "tsv", "md", "xml", "yaml", "yml", "html", "db", "ini", "lnk"];
 
-/// Extensions of documents and videos, which lie beside images as often as among them.
+/// Extensions of documents and videos, which are found beside images as often as among them.
 const DOCUMENTS: [&str; 24] = [
     "pdf", "ps", "eps", "ai", "djvu", "svg", "svgz", "ico", "cur", "icns", "mp4", "m4v", "mov", "avi", "mkv", "webm",
     "mpg", "mpeg", "wmv", "3gp", "mts", "m2ts", "flv", "hdr",
 ];
 
-/// Folders that systems, file servers and tools leave behind, in lower case. Names that begin with a dot are ignored
-/// as well.
+/// Folders that systems, file servers and tools create, in lower case. Names that begin with a dot are ignored too.
 const SYSTEM: [&str; 18] = [
     "__macosx",
     "__pycache__",
@@ -43,25 +42,25 @@ const SYSTEM: [&str; 18] = [
     "icon\r",
 ];
 
-/// The deepest folder, so that a tree without end is an error.
+/// The deepest level, so that an endless tree is an error.
 const DEPTH: usize = 24;
 
-/// More folders than this are links that repeat each other: two in each of 24 folders make 16 million.
+/// The most folders. More are links that repeat each other: two in each of 24 levels make 16 million.
 const MOST_FOLDERS: usize = 1_000_000;
 
-/// A folder with everything under it but what systems leave behind, sorted by name. Links are followed.
+/// A folder with everything under it except system folders, sorted by name. Links are followed.
 #[derive(Debug)]
 pub(super) struct Folder {
     pub path: PathBuf,
-    /// Its name, in composed Unicode (NFC): the same name is written in two ways on different systems.
+    /// Its name in composed Unicode (NFC), since systems differ in how they write the same name.
     pub name: String,
     pub folders: Vec<Folder>,
     pub images: Vec<PathBuf>,
-    /// Images of kinds that are not read, and what is named like an image but is no file, with what is wrong.
+    /// Images of unsupported formats, and entries named like an image that are not files, with what is wrong.
     pub unread: Vec<(PathBuf, String)>,
-    /// Documents and videos, with what is wrong: in a class they are taken for images, elsewhere they are ignored.
+    /// Documents and videos, with what is wrong: within a class they count as images, elsewhere they are ignored.
     pub documents: Vec<(PathBuf, String)>,
-    /// Files that are neither images nor known to be harmless.
+    /// Files that are not images, with extensions that are not known to be harmless.
     pub unknown: Vec<PathBuf>,
 }
 
@@ -70,7 +69,7 @@ impl Folder {
         Self::within(path, &mut Vec::new(), &mut 0)
     }
 
-    /// `above`: the folders that this one lies in, links resolved; `count`: the folders read so far.
+    /// `above`: the folders that contain this one, links resolved; `count`: the folders read so far.
     fn within(path: &Path, above: &mut Vec<PathBuf>, count: &mut usize) -> Result<Self> {
         *count += 1;
         if *count > MOST_FOLDERS {
@@ -108,12 +107,12 @@ impl Folder {
                 Ok(kind) if kind.is_dir() => folder.folders.push(Self::within(&path, above, count)?),
                 Ok(kind) => folder.file(path, sniff::special(kind)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    // It may have led to a folder of images.
+                    // It may have pointed to a folder of images.
                     if path.extension().is_none() {
-                        let problem = "it is a link to nothing; mend or remove it";
+                        let problem = "it is a broken link; repair or remove it";
                         return Err(Error::invalid(path.display().to_string(), problem));
                     }
-                    folder.file(path, Some("it is a link to nothing"));
+                    folder.file(path, Some("it is a broken link"));
                 }
                 Err(error) => return Err(Error::io("read", path)(error)),
             }
@@ -122,7 +121,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// `special`: why it is no regular file.
+    /// Adds a file. `special`: why it is not a regular one.
     fn file(&mut self, path: PathBuf, special: Option<&str>) {
         let extension = path.extension().map(OsStr::to_ascii_lowercase);
         let extension = extension.as_deref().and_then(OsStr::to_str).unwrap_or_default();
@@ -135,7 +134,7 @@ impl Folder {
             self.unread.push((path, sniff::broken(special)));
         } else if let Some(foreign) = foreign {
             match sniff::file(&path) {
-                // Named so, and still an image that is read: the content decides.
+                // The content decides: despite its extension it is a supported image.
                 Ok(sniff::Content::Image(_)) => self.images.push(path),
                 Ok(sniff::Content::Foreign(found)) if !DOCUMENTS.contains(&extension) => {
                     self.unread.push((path, sniff::unsupported(found)));
@@ -148,17 +147,17 @@ impl Folder {
         }
     }
 
-    /// Whether images lie in it, at any depth: those that are not read count.
+    /// Whether it holds images at any depth, unsupported ones included.
     pub fn holds_images(&self) -> bool {
         self.has_own_images() || self.folders.iter().any(Self::holds_images)
     }
 
-    /// Whether images lie directly in it.
+    /// Whether it holds images directly.
     pub fn has_own_images(&self) -> bool {
         !self.images.is_empty() || !self.unread.is_empty()
     }
 
-    /// The images directly in it, those that are not read included.
+    /// The images directly in it, unsupported ones included.
     pub fn own_images(&self) -> Vec<PathBuf> {
         self.images.iter().chain(self.unread.iter().map(|(path, _)| path)).cloned().collect()
     }
@@ -185,7 +184,7 @@ pub(super) fn nfc(text: &str) -> String {
     text.nfc().collect()
 }
 
-/// Whether an entry is hidden or left behind by a system.
+/// Whether an entry is hidden or a system folder.
 fn is_system(entry: &DirEntry) -> bool {
     let name = entry.file_name();
     name.as_encoded_bytes().starts_with(b".")

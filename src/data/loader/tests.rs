@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Augment, Image, InputSpec, TensorDataset, VecDataset};
+use crate::{Augment, Image, InputSpec, SampleInfo, TensorDataset, VecDataset};
 use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,8 +22,8 @@ fn epoch(loader: &Loader, order: Vec<usize>, epoch: u64) -> (Vec<f32>, Vec<u32>,
     let (mut values, mut classes, mut indices) = (Vec::new(), Vec::new(), Vec::new());
     for batch in loader.batches(order, epoch, &Device::Cpu).unwrap() {
         let batch = batch.unwrap();
-        assert_eq!(batch.images.dims(), [batch.len(), 3, 16, 16]);
-        values.extend(batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(batch.images().unwrap().dims(), [batch.len(), 3, 16, 16]);
+        values.extend(batch.images().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
         classes.extend(batch.targets.classes().unwrap());
         indices.extend(batch.indices);
     }
@@ -102,19 +102,16 @@ impl Dataset for Odd {
     fn classes(&self) -> &[String] {
         &self.classes
     }
-    fn target(&self, _: usize) -> Target {
-        Target::Class(self.label)
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        SampleInfo::new(i, Target::Class(self.label)).name(format!("odd {i}"))
     }
     fn sample(&self, i: usize) -> Result<Sample> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.fails_at == Some(i) {
-            return Err(Error::bad_sample(self.name(i), "told to fail"));
+            return Err(Error::bad_sample(self.info(i).to_string(), "told to fail"));
         }
         assert!(self.panics_at != Some(i), "told to panic");
         Ok(Sample::Image(Image::new(4, 4, 3, vec![i as u8; 48]).unwrap()))
-    }
-    fn name(&self, i: usize) -> String {
-        format!("odd {i}")
     }
 }
 
@@ -162,8 +159,11 @@ fn tensors_pass_as_they_are() {
     let images = Tensor::arange(0f32, 240.0, &Device::Cpu).unwrap().sin().unwrap().reshape((5, 2, 4, 6)).unwrap();
     let data = TensorDataset::new(images.clone(), vec![0, 1, 0, 1, 0], vec!["a".into(), "b".into()]).unwrap();
     let loader = Loader::new(&data, strong()).batch_size(2);
-    let all: Vec<Tensor> =
-        loader.batches((0..5).collect(), 0, &Device::Cpu).unwrap().map(|batch| batch.unwrap().images).collect();
+    let all: Vec<Tensor> = loader
+        .batches((0..5).collect(), 0, &Device::Cpu)
+        .unwrap()
+        .map(|batch| batch.unwrap().images().unwrap().clone())
+        .collect();
     let all = Tensor::cat(&all, 0).unwrap();
     assert_eq!(all.dtype(), DType::F32);
     assert_eq!(

@@ -23,23 +23,22 @@ impl Dataset for Labels {
     fn classes(&self) -> &[String] {
         &self.classes
     }
-    fn target(&self, i: usize) -> Target {
-        Target::Class(self.of_sample[i])
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        let mut info = SampleInfo::new(i, Target::Class(self.of_sample[i]));
+        info.group = self.groups[i];
+        info
     }
     fn sample(&self, i: usize) -> Result<Sample> {
-        Err(Error::bad_sample(self.name(i), "has no image"))
-    }
-    fn group(&self, i: usize) -> Option<u32> {
-        self.groups[i]
+        Err(Error::bad_sample(self.info(i).to_string(), "has no image"))
     }
 }
 
 fn count(part: &Subset, class: u32) -> usize {
-    (0..part.len()).filter(|&i| part.target(i) == Target::Class(class)).count()
+    (0..part.len()).filter(|&i| part.info(i).target == Target::Class(class)).count()
 }
 
 fn groups_of(part: &Subset) -> std::collections::BTreeSet<u32> {
-    (0..part.len()).filter_map(|i| part.group(i)).collect()
+    (0..part.len()).filter_map(|i| part.info(i).group).collect()
 }
 
 #[test]
@@ -122,7 +121,7 @@ fn subsets_of_subsets() {
     let data = Labels::new(&[3, 3], |i| Some(i as u32));
     let outer = Subset::new(&data, vec![5, 0, 3]).unwrap();
     let inner = Subset::new(&outer, vec![2, 0]).unwrap();
-    assert_eq!((inner.group(0), inner.group(1)), (Some(3), Some(5)));
-    assert_eq!(inner.name(1), "sample 5");
+    assert_eq!((inner.info(0).group, inner.info(1).group), (Some(3), Some(5)));
+    assert_eq!(inner.info(1).to_string(), "sample 5");
     assert!(Subset::new(&outer, vec![3]).is_err());
 }

@@ -43,7 +43,7 @@ fn evaluation_is_that_of_timm() {
     assert!(fixture.cases.len() > 20);
     for case in fixture.cases {
         let (height, width) = case.image;
-        let fit = match case.mode.as_str() {
+        let mode = match case.mode.as_str() {
             "center" => CropMode::Center,
             "squash" => CropMode::Squash,
             "border" => CropMode::Border,
@@ -54,7 +54,7 @@ fn evaluation_is_that_of_timm() {
         if case.channels == 1 {
             spec = spec.normalize(&[0.1307], &[0.3081]);
         }
-        let transform = Transform::eval(&spec.crop_mode(fit)).unwrap();
+        let transform = Transform::eval(&spec.crop_mode(mode)).unwrap();
         let values = transform.values(&pattern(height, width, case.channels), 0, 0, 0).unwrap();
         let name = format!("{:?} to {:?} {:?} {}", case.image, case.size, case.interpolation, case.mode);
         assert_eq!(values.len().div_ceil(fixture.every), case.values.len(), "{name}");
@@ -71,8 +71,8 @@ fn evaluation_is_that_of_timm() {
 fn an_image_of_the_input_size_passes_untouched() {
     let image = pattern(32, 48, 3);
     let spec = InputSpec::new(1).size(32, 48).crop_pct(1.0).normalize(&[0.0; 3], &[1.0 / 255.0; 3]);
-    for fit in [CropMode::Center, CropMode::Border, CropMode::Squash] {
-        let values = Transform::eval(&spec.clone().crop_mode(fit)).unwrap().values(&image, 0, 0, 0).unwrap();
+    for mode in [CropMode::Center, CropMode::Border, CropMode::Squash] {
+        let values = Transform::eval(&spec.clone().crop_mode(mode)).unwrap().values(&image, 0, 0, 0).unwrap();
         for (at, pixel) in image.bytes().chunks_exact(3).enumerate() {
             for c in 0..3 {
                 assert_eq!(values[c * 32 * 48 + at].round() as u8, pixel[c]);
@@ -91,7 +91,7 @@ fn without_augmentation_training_is_evaluation() {
 }
 
 #[test]
-fn chance_comes_from_seed_view_and_index_alone() {
+fn augmentation_follows_from_seed_view_and_index_alone() {
     let image = pattern(50, 70, 3);
     let transform = Transform::train(&InputSpec::new(32), &Augment::strong()).unwrap();
     let values = |seed, view, i| transform.values(&image, seed, view, i).unwrap();
@@ -102,7 +102,7 @@ fn chance_comes_from_seed_view_and_index_alone() {
 }
 
 #[test]
-fn other_numbers_of_channels_resize_alike() {
+fn any_count_of_channels_resizes_alike() {
     // Five channels go through the general loop; each one must come out as it does on its own.
     let image = pattern(40, 30, 5);
     let spec = InputSpec::new(16).normalize(&[0.5; 5], &[0.5; 5]);
@@ -123,9 +123,9 @@ fn any_size_fits() {
     for _ in 0..200 {
         let mut side = |most: usize| rng.random_range(1..=most);
         let (image, size) = (pattern(side(60), side(60), 3), (side(40), side(40)));
-        for fit in [CropMode::Center, CropMode::Border, CropMode::Squash] {
+        for mode in [CropMode::Center, CropMode::Border, CropMode::Squash] {
             for crop_pct in [0.5, 0.875, 1.0] {
-                let spec = InputSpec::new(1).size(size.0, size.1).crop_mode(fit).crop_pct(crop_pct);
+                let spec = InputSpec::new(1).size(size.0, size.1).crop_mode(mode).crop_pct(crop_pct);
                 let values = Transform::eval(&spec).unwrap().values(&image, 0, 0, 0).unwrap();
                 assert_eq!(values.len(), 3 * size.0 * size.1);
             }

@@ -50,6 +50,7 @@ impl Session {
             warnings,
             stopped: None,
             seed: *seed,
+            metric: setup.metric,
             input_size: profile.spec.size,
             samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
             skipped: data.skipped(),
@@ -90,7 +91,7 @@ impl Session {
             steps_done: 0,
             forwards: 0,
             audit_pending: false,
-            best: Best::default(),
+            best: Best::new(report.metric),
             report,
             started,
         })

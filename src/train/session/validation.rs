@@ -25,8 +25,10 @@ impl Session {
     /// epoch so far.
     ///
     /// Among the epochs whose accuracy is within one standard error of the best (compared sample by sample), the one
-    /// with the lowest loss is the best; what is not finite never is. Patience counts the epochs since the lowest loss
-    /// of the phase. A custom loop calls it where [`Session::epoch_done`] is true:
+    /// with the lowest loss is the best; an epoch that is not finite never is. By another metric
+    /// ([`FineTuner::metric`](crate::FineTuner::metric)), the one with the best value is, and of equal ones that with
+    /// the lowest loss. Patience counts the epochs since the lowest loss of the phase. A custom loop calls it where
+    /// [`Session::epoch_done`] is true:
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
@@ -116,7 +118,7 @@ impl Session {
     /// Notes how large the validation data is, and what it left out.
     pub(in crate::train) fn note_valid(&mut self, valid: &dyn Dataset) {
         self.report.samples.valid = Some(valid.len());
-        self.report.skipped += valid.skipped();
+        self.report.skipped = self.report.skipped.zip(valid.skipped()).map(|(train, valid)| train + valid);
     }
 
     /// The validation data's features at the phase's boundary.
@@ -141,15 +143,15 @@ impl Session {
         let inference = self.inference()?;
         let evaluation = match (cache, &self.current) {
             (Some(cache), Some(current)) => {
-                let mut evaluation = Evaluation::new();
-                for indices in cache.in_order(crate::predict::BATCH) {
+                let mut scores = Scores::new(Inference::TASK);
+                for indices in cache.in_order(crate::inference::BATCH) {
                     let device = &self.setup.profile.device;
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
-                    let Some(features) = &batch.features else { continue };
-                    let logits = inference.logits_from(&features.tensor, current.frozen_blocks)?;
-                    Inference::judge(&logits, &batch.targets, &mut evaluation)?;
+                    let Some(features) = batch.features_of(current.index)? else { continue };
+                    let logits = inference.logits_from(features, current.frozen_blocks)?;
+                    scores.add(&logits, &batch.targets)?;
                 }
-                evaluation.close()
+                scores.evaluation()
             }
             _ => inference.evaluate(valid, self.setup.workers)?,
         };
@@ -171,8 +173,9 @@ impl Session {
         self.report.seconds.train += report.seconds;
         if let Some(valid) = valid {
             let number = self.report.epochs.len() + 1;
+            report.valid_metric = Some(self.report.metric.value(valid));
             report.best = self.best.offer(number, valid, || snapshot(&self.slots))?;
-            let lower = valid.loss.is_finite() && current.lowest.is_none_or(|lowest| valid.loss < lowest);
+            let lower = Metric::Loss.improves(valid.loss, current.lowest);
             current.since_lowest = if lower { 0 } else { current.since_lowest + 1 };
             current.lowest = if lower { Some(valid.loss) } else { current.lowest };
         }

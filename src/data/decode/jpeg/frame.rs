@@ -1,8 +1,8 @@
-//! Which kinds of JPEG are decoded rightly. What is refused here was compared with libjpeg's pixels.
+//! Which variants of JPEG are decoded correctly. Those refused here differed from libjpeg's pixels.
 
 use super::Fault;
 
-/// A start of frame, and what its scans have brought.
+/// A start of frame, and the coefficients its scans have delivered.
 pub(super) struct Frame {
     marker: u8,
     bits: u8,
@@ -17,7 +17,7 @@ struct Component {
     /// Sampling factors.
     horizontal: u8,
     vertical: u8,
-    /// The coefficients that a progressive file has given to the last bit.
+    /// The coefficients that a progressive file has delivered to the last bit.
     complete: u64,
 }
 
@@ -29,13 +29,13 @@ impl Frame {
         let component = |c: &[u8]| Component { id: c[0], horizontal: c[1] >> 4, vertical: c[1] & 15, complete: 0 };
         let components: Vec<Component> = rest.chunks_exact(3).map(component).collect();
         if components.len() != usize::from(count) {
-            return Err(Fault::broken("its frame header has another length than it says"));
+            return Err(Fault::broken("the length of its frame header is wrong"));
         }
         let (width, height) = (u16::from_be_bytes([w1, w0]).into(), u16::from_be_bytes([h1, h0]).into());
         Ok(Self { marker, bits, width, height, components, scans: 0 })
     }
 
-    /// Refuses what is not decoded, or not rightly.
+    /// Refuses variants that the decoder does not support or decodes incorrectly.
     pub fn check(&self) -> Result<(), Fault> {
         let kind = match self.marker {
             0xC0..=0xC2 => None,
@@ -56,12 +56,12 @@ impl Frame {
         if self.width == 0
             || !self.components.iter().all(|c| (1..=4).contains(&c.horizontal) && (1..=4).contains(&c.vertical))
         {
-            return Err(Fault::broken("its frame header makes no sense"));
+            return Err(Fault::broken("its frame header is invalid"));
         }
         if !matches!(self.components.len(), 1 | 3 | 4) {
             return Err(Fault::Unsupported(format!("a JPEG of {} components", self.components.len())));
         }
-        // The first component has to be the largest, and the others whole parts of it.
+        // The first component must have the highest resolution, and the others a whole fraction of it.
         let Component { horizontal, vertical, .. } = self.components[0];
         let fits = |c: &Component| horizontal % c.horizontal == 0 && vertical % c.vertical == 0;
         let rare = horizontal == 3 || horizontal * vertical > 8 || !self.components.iter().all(fits);
@@ -73,9 +73,9 @@ impl Frame {
         Ok(())
     }
 
-    /// Notes a start of scan: refuses what is not decoded rightly.
+    /// Records a start of scan; refuses variants that are decoded incorrectly.
     pub fn scan(&mut self, segment: &[u8], tables: &Tables) -> Result<(), Fault> {
-        let malformed = || Fault::broken("the header of its image data makes no sense");
+        let malformed = || Fault::broken("the header of its image data is invalid");
         let (&count, rest) = segment.split_first().ok_or_else(malformed)?;
         let (selectors, rest) = rest.split_at_checked(2 * usize::from(count)).ok_or_else(malformed)?;
         let &[first, last, bits, ..] = rest else { return Err(malformed()) };
@@ -103,7 +103,7 @@ impl Frame {
         Ok(())
     }
 
-    /// What is missing at the end.
+    /// At the end of the file: refuses missing scans.
     pub fn finish(&self) -> Result<(), Fault> {
         if self.scans == 0 {
             return Err(Fault::broken("it has no image data"));
@@ -115,7 +115,7 @@ impl Frame {
     }
 }
 
-/// Which Huffman tables are defined, as bits.
+/// The Huffman tables that are defined, as bits.
 #[derive(Default)]
 pub(super) struct Tables {
     dc: u16,
@@ -123,7 +123,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Notes the tables of a segment: a class and number, 16 counts, and as many symbols each.
+    /// Records the tables of a segment: a class and number, 16 counts, and as many symbols each.
     pub fn define(&mut self, mut segment: &[u8]) {
         while let [which, counts @ ..] = segment {
             let Some((counts, rest)) = counts.split_at_checked(16) else { return };
@@ -143,7 +143,7 @@ impl Tables {
     }
 }
 
-/// What the markers say about the colours.
+/// The markers' declarations of the colour space.
 #[derive(Default)]
 pub(super) struct Colours {
     jfif: bool,
@@ -160,7 +160,7 @@ impl Colours {
         }
     }
 
-    /// Refuses markers that contradict each other, about which decoders do not agree.
+    /// Refuses contradictory markers, which decoders interpret differently.
     pub fn check(&self, frame: &Frame) -> Result<(), Fault> {
         let ids: Vec<u8> = frame.components.iter().map(|component| component.id).collect();
         // JFIF is YCbCr, of one or three components.

@@ -1,14 +1,15 @@
-//! What a run was and what came of it.
+//! The report of a run: settings, epochs, results.
 
 mod text;
 
 use crate::data::Dataset;
-use crate::metrics::{Evaluation, any_float, any_float_option};
+use crate::metrics::{Evaluation, Metric, any_float, any_float_option};
 use crate::plan::Plan;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
-/// A run. `Display` is a short summary, [`Report::table`] has a row per epoch, and [`Report::to_json`] everything.
+/// The report of a run. `Display` prints a short summary, [`Report::table`] has a row per epoch, and
+/// [`Report::to_json`] has everything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Report {
@@ -20,39 +21,43 @@ pub struct Report {
     pub date: Option<String>,
     /// The architecture.
     pub arch: String,
-    /// Where the pretrained weights came from: a repository of the hub, or a file's name.
+    /// Where the pretrained weights came from: a repository on the hub, or a file name.
     #[serde(default)]
     pub base_model: Option<String>,
-    /// The strategy, if one was named.
+    /// The strategy, if one was set.
     pub strategy: Option<Strategy>,
-    /// The recipe that was followed, after all settings.
+    /// The plan that was followed, with all settings applied.
     pub plan: Plan,
-    /// Settings that won over the plan's.
+    /// Settings that replaced the plan's.
     pub overrides: Vec<String>,
-    /// Settings and circumstances that are probably not meant.
+    /// Settings and circumstances that are probably a mistake.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Why the training ended before its plan, if it did: it diverged, and the best epoch until then came out.
+    /// Why training ended before the end of its plan, if it did: it diverged, and the best epoch so far was kept.
     #[serde(default)]
     pub stopped: Option<String>,
     /// The random seed.
     pub seed: u64,
+    /// The metric of the validation data that chose the best epoch.
+    #[serde(default)]
+    pub metric: Metric,
     /// Height and width of the network's input in pixels.
     #[serde(default)]
     pub input_size: (usize, usize),
-    /// How many samples each part has.
+    /// The number of samples in each part.
     pub samples: SampleCounts,
-    /// Broken samples that were left out on request, of the training and the validation data.
-    pub skipped: usize,
+    /// Broken samples that were left out on request, of the training and the validation data; `None` if a dataset does
+    /// not tell ([`Dataset::skipped`]).
+    pub skipped: Option<usize>,
     /// The classes.
     pub classes: Vec<String>,
     /// Every epoch of every phase.
     pub epochs: Vec<EpochReport>,
-    /// The epoch, counted over all phases from 1, whose weights came out; `None` for the weights at the run's end.
+    /// The epoch, counted over all phases from 1, whose weights were kept; `None` for those at the end of the run.
     pub best_epoch: Option<usize>,
-    /// Validation accuracy of the weights that came out, in [0, 1], if they were validated.
+    /// Validation accuracy of the kept weights, in [0, 1], if they were validated.
     pub valid_top1: Option<f64>,
-    /// The validation of the weights that came out.
+    /// The validation of the kept weights.
     #[serde(default)]
     pub valid: Option<Evaluation>,
     /// The accuracy on test data, in [0, 1]; `None` without test data. See [`Fitted::test`](crate::Fitted::test).
@@ -60,36 +65,36 @@ pub struct Report {
     /// The evaluation on test data.
     #[serde(default)]
     pub test: Option<Evaluation>,
-    /// Where the time went.
+    /// How long each part took, in seconds.
     pub seconds: Timings,
-    /// What was trained and what was frozen in the last phase.
+    /// Learning and frozen parameters in the last phase.
     pub parameters: ParameterCounts,
     /// Parameters whose first gradient was exactly zero: the bias of a convolution under a batch norm, say.
     pub zero_gradients: Vec<String>,
     /// Cached features of frozen blocks, in megabytes.
     pub cached_mb: f64,
-    /// The peak resident memory of the process in megabytes, where the system tells.
+    /// The peak resident memory of the process in megabytes, where the system provides it.
     pub peak_rss_mb: Option<f64>,
 }
 
-/// How many samples each part of the data has.
+/// The number of samples in each part of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "AnySamples")]
 #[non_exhaustive]
 pub struct SampleCounts {
     /// Training samples.
     pub train: usize,
-    /// Validation samples, where there was a validation.
+    /// Validation samples, if there was a validation.
     pub valid: Option<usize>,
-    /// Test samples, where there was a test.
+    /// Test samples, if there was a test.
     pub test: Option<usize>,
 }
 
-/// What reports have had for samples.
+/// The number of samples as reports of all versions write it.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum AnySamples {
-    /// Version 0.1 counted the training samples alone.
+    /// Early reports have the training samples alone.
     Train(usize),
     Parts {
         train: usize,
@@ -107,7 +112,7 @@ impl From<AnySamples> for SampleCounts {
     }
 }
 
-/// One epoch.
+/// The report of one epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EpochReport {
@@ -120,7 +125,7 @@ pub struct EpochReport {
     /// Mean loss over the epoch's samples, with label smoothing and augmentation; NaN in an epoch without a step.
     #[serde(with = "any_float")]
     pub train_loss: f64,
-    /// Accuracy of the training batches as they were seen, in [0, 1]; `None` where a custom loop computes the loss.
+    /// Accuracy on the training batches during the epoch, in [0, 1]; `None` where a custom loop computes the loss.
     pub train_top1: Option<f64>,
     /// Mean norm of the gradients before clipping.
     pub gradient_norm: f64,
@@ -132,30 +137,33 @@ pub struct EpochReport {
     /// The 95 % confidence interval of `valid_top1`.
     #[serde(default)]
     pub valid_interval: Option<(f64, f64)>,
+    /// The run's metric ([`Report::metric`]) on the validation data.
+    #[serde(default, with = "any_float_option")]
+    pub valid_metric: Option<f64>,
     /// Whether it was the best epoch so far when it ended.
     #[serde(default)]
     pub best: bool,
     /// Seconds of training, without validation.
     pub seconds: f64,
-    /// Training samples per second. Where features are cached, these are samples of features and not of images.
+    /// Training samples per second. Where features are cached, a sample is a row of features and not an image.
     pub images_per_second: f64,
 }
 
-/// Where a run's time went, in seconds.
+/// How long each part of a run took, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Computing features of frozen blocks once.
+    /// Computing the features of frozen blocks, once.
     pub features: f64,
     /// Training steps, loading included.
     pub train: f64,
     /// Validation.
     pub valid: f64,
-    /// Everything.
+    /// The whole run.
     pub total: f64,
 }
 
-/// How many parameters learn and how many are frozen.
+/// The number of learning and of frozen parameters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ParameterCounts {
@@ -163,15 +171,15 @@ pub struct ParameterCounts {
     pub learning: usize,
     /// Parameters that are frozen.
     pub frozen: usize,
-    /// The same by stage; the head is the last.
+    /// The same for each stage; the last one is the head.
     pub stages: Vec<StageReport>,
 }
 
-/// How many parameters of one stage learn and how many are frozen.
+/// The number of learning and of frozen parameters of one stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StageReport {
-    /// The stage.
+    /// The stage's name.
     pub name: String,
     /// Parameters that learn.
     pub learning: usize,
@@ -180,7 +188,7 @@ pub struct StageReport {
 }
 
 impl Report {
-    /// The same without what differs from run to run: equal seeds save equal files.
+    /// The same without measurements, which differ from run to run, so that equal seeds save equal files.
     fn without_measurements(&self) -> Self {
         let seconds = Timings::default();
         let mut report = Self { date: None, seconds, peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
@@ -190,20 +198,20 @@ impl Report {
         report
     }
 
-    /// What a predictor saves of it.
-    pub(super) fn as_story(&self) -> crate::Result<serde_json::Value> {
+    /// What a predictor saves of it, as JSON.
+    pub(crate) fn as_story(&self) -> crate::Result<serde_json::Value> {
         serde_json::to_value(self.without_measurements())
             .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))
     }
 
-    /// Notes the evaluation on test data.
-    pub(super) fn tested(&mut self, data: &dyn Dataset, evaluation: &Evaluation) {
+    /// Adds the evaluation on test data.
+    pub(crate) fn tested(&mut self, data: &dyn Dataset, evaluation: &Evaluation) {
         self.samples.test = Some(data.len());
         self.top1 = Some(evaluation.top1());
         self.test = Some(evaluation.summary());
     }
 
-    /// As JSON, indented.
+    /// The report as indented JSON.
     pub fn to_json(&self) -> crate::Result<String> {
         serde_json::to_string_pretty(self)
             .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))
@@ -211,7 +219,7 @@ impl Report {
 }
 
 /// The largest resident memory of this process in megabytes, on Linux.
-pub(super) fn peak_rss_mb() -> Option<f64> {
+pub(crate) fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;

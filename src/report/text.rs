@@ -2,12 +2,12 @@
 
 use super::{EpochReport, Report};
 use crate::error::wrapped;
-use crate::metrics::Evaluation;
+use crate::metrics::{Evaluation, Metric};
 use crate::strategy::Strategy;
 use std::fmt::{self, Write as _};
 
 impl Report {
-    /// What is known before the training: the data, the plan with its reasons, settings by hand, warnings.
+    /// What is known before training: the data, the plan with its reasons, settings made by hand, warnings.
     pub fn head(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
@@ -31,10 +31,15 @@ impl Report {
         wrapped(&text)
     }
 
-    /// A row per epoch, the best marked, and the parameters of each stage.
+    /// A row per epoch, with the best marked, then the parameters of each stage.
     pub fn table(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "  phase epoch       lr   train loss   top1   valid loss   top1   seconds");
+        let open = !matches!(self.metric, Metric::Top1 | Metric::Loss);
+        if open {
+            let _ = writeln!(text, "  metric: {} of the validation data", self.metric);
+        }
+        let figure = if open { "metric" } else { "top1" };
+        let _ = writeln!(text, "  phase epoch       lr   train loss   top1   valid loss {figure:>6}   seconds");
         for (i, epoch) in self.epochs.iter().enumerate() {
             let best = if self.best_epoch == Some(i + 1) { "  best" } else { "" };
             let _ = writeln!(
@@ -46,7 +51,7 @@ impl Report {
                 epoch.train_loss,
                 optional(epoch.train_top1),
                 optional(epoch.valid_loss),
-                optional(epoch.valid_top1),
+                optional(if open { epoch.valid_metric } else { epoch.valid_top1 }),
                 epoch.seconds,
             );
         }
@@ -58,14 +63,16 @@ impl Report {
         text
     }
 
-    /// Which epoch came out, and why that one.
+    /// Which epoch was kept, and why.
     fn best(&self) -> String {
         let count = self.epochs.len();
         let Some((best, epoch)) = self.best_epoch.and_then(|best| Some((best, self.epochs.get(best - 1)?))) else {
             return format!("the weights at the end of {count} epochs");
         };
         let most = self.epochs.iter().filter_map(|e| e.valid_top1).fold(0.0, f64::max);
-        let reason = if epoch.valid_top1 == Some(most) {
+        let reason = if self.metric != Metric::Top1 {
+            format!("the best validation {}", self.metric.name().replace('_', " "))
+        } else if epoch.valid_top1 == Some(most) {
             "the best validation accuracy".to_string()
         } else {
             format!("lowest loss within one standard error of the\n  best accuracy, {most:.4}")
@@ -102,8 +109,8 @@ impl fmt::Display for Report {
         if let Some(stopped) = &self.stopped {
             f.write_str(&wrapped(&format!("  {stopped}")))?;
         }
-        if self.skipped > 0 {
-            writeln!(f, "  {} broken samples were skipped", self.skipped)?;
+        if let Some(skipped) = self.skipped.filter(|&skipped| skipped > 0) {
+            writeln!(f, "  {skipped} broken samples were skipped")?;
         }
         let all = self.parameters.learning + self.parameters.frozen;
         let share = 100.0 * self.parameters.learning as f64 / all.max(1) as f64;

@@ -1,0 +1,62 @@
+//! Evaluations as JSON: the counts, and for readers of the file every figure that follows from them.
+
+use super::confusion::Confusion;
+use super::evaluation::Evaluation;
+use super::float::any_float;
+use super::metric::Metric;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The fields from which an evaluation is read back.
+#[derive(Serialize, Deserialize)]
+struct Counts {
+    correct: usize,
+    total: usize,
+    not_finite: usize,
+    #[serde(with = "any_float")]
+    loss: f64,
+    confusion: Confusion,
+}
+
+/// A figure as JSON.
+#[derive(Serialize)]
+struct Figure(#[serde(with = "any_float")] f64);
+
+/// The figures of an evaluation, by name.
+struct Figures<'a>(&'a Evaluation);
+
+impl Serialize for Figures<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        // The loss is a field already.
+        for metric in Metric::all().iter().filter(|metric| **metric != Metric::Loss) {
+            map.serialize_entry(metric.name(), &Figure(metric.value(self.0)))?;
+        }
+        map.serialize_entry("interval", &self.0.interval())?;
+        map.serialize_entry("largest_class", &self.0.largest_class())?;
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    counts: Counts,
+    #[serde(flatten)]
+    figures: Figures<'a>,
+}
+
+impl Serialize for Evaluation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { correct, total, not_finite, loss, confusion, outcomes: _ } = self.clone();
+        let counts = Counts { correct, total, not_finite, loss, confusion };
+        Written { counts, figures: Figures(self) }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Evaluation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Counts { correct, total, not_finite, loss, confusion } = Counts::deserialize(deserializer)?;
+        Ok(Self { correct, total, not_finite, loss, confusion, outcomes: vec![] })
+    }
+}

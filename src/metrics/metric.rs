@@ -1,0 +1,80 @@
+//! Metrics: the figures by which evaluations are compared.
+
+use super::evaluation::Evaluation;
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::fmt;
+
+/// Makes the metrics of these rows: name of the variant, name in reports, whether higher is better, and the figure.
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $higher_is_better:literal, $value:expr;)*) => {
+        /// A figure of an [`Evaluation`] by which epochs are compared.
+        ///
+        /// ```
+        /// use candle_finetune::Metric;
+        /// assert!(Metric::Loss.compare(0.1, 0.2).is_gt()); // a lower loss is better
+        /// assert!(Metric::Top1.compare(f64::NAN, 0.0).is_lt()); // what is not finite ranks last
+        /// ```
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum Metric {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl Metric {
+            /// All metrics.
+            pub fn all() -> &'static [Self] {
+                &[$(Self::$variant),*]
+            }
+
+            /// The name in reports: `top1`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// Whether a higher value is better.
+            pub fn higher_is_better(self) -> bool {
+                match self { $(Self::$variant => $higher_is_better),* }
+            }
+
+            /// The value for an evaluation.
+            pub fn value(self, evaluation: &Evaluation) -> f64 {
+                let value: fn(&Evaluation) -> f64 = match self { $(Self::$variant => $value),* };
+                value(evaluation)
+            }
+        }
+    };
+}
+
+// A new metric is one more row here.
+metrics! {
+    /// Top-1 accuracy, in [0, 1].
+    #[default] Top1, "top1", true, Evaluation::top1;
+    /// The mean recall over the classes, in [0, 1].
+    BalancedAccuracy, "balanced_accuracy", true, Evaluation::balanced_accuracy;
+    /// Cross entropy in nats.
+    Loss, "loss", false, |evaluation| evaluation.loss;
+}
+
+impl Metric {
+    /// Compares two values: `Greater` if the first is better. Values that are not finite rank last, as equals.
+    pub fn compare(self, a: f64, b: f64) -> Ordering {
+        match (a.is_finite(), b.is_finite()) {
+            (true, true) if self.higher_is_better() => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
+            (true, true) => b.partial_cmp(&a).unwrap_or(Ordering::Equal),
+            (a, b) => a.cmp(&b),
+        }
+    }
+
+    /// Whether `value` is finite and better than the best so far, if there is one.
+    pub(crate) fn improves(self, value: f64, best: Option<f64>) -> bool {
+        value.is_finite() && best.is_none_or(|best| self.compare(value, best).is_gt())
+    }
+}
+
+/// The name.
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
