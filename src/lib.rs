@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod head;
 #[cfg(feature = "hub")]
 mod hub;
+mod inference;
 mod loss;
 mod metrics;
 mod nn;
@@ -31,6 +32,7 @@ mod optim;
 mod params;
 mod plan;
 mod predict;
+mod report;
 mod rng;
 mod schedule;
 mod strategy;
@@ -58,9 +60,7 @@ pub use optim::{Optimizer, OptimizerRule};
 pub use params::BlockInfo;
 pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
+pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageReport, Timings};
 pub use schedule::{Schedule, ScheduleShape};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{
-    EpochReport, Event, FeatureCache, FineTuner, Fitted, ParameterCounts, Report, SampleCounts, Session, StageReport,
-    Timings, progress_lines,
-};
+pub use train::{Event, FeatureCache, FineTuner, Fitted, Session, progress_lines};

@@ -1,20 +1,18 @@
 //! What comes out of training: labels for images.
 
 mod folder;
-mod inference;
 mod saved;
-
-pub(crate) use inference::{BATCH, Inference};
 
 use crate::backbone::{Backbone, Source};
 use crate::data::{Dataset, Image, largest};
 use crate::embedded::imagenet_labels;
 use crate::error::{Error, Result};
 use crate::head::Head;
+use crate::inference::{BATCH, Inference};
 use crate::metrics::Evaluation;
 use crate::ops::softmax;
 use crate::params::{Slot, Slots};
-use crate::train::Report;
+use crate::report::Report;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 use std::sync::Arc;

@@ -8,12 +8,10 @@ mod feature_file;
 mod features;
 mod fine_tuner;
 mod progress;
-mod report;
 mod session;
 mod store;
 
 pub use event::{Event, progress_lines};
 pub use feature_cache::FeatureCache;
 pub use fine_tuner::{FineTuner, Fitted};
-pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageReport, Timings};
 pub use session::Session;

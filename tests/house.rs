@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Lower floors first; a room uses its own floor and those below.
-const FLOORS: [&[&str]; 8] = [
+const FLOORS: [&[&str]; 11] = [
     &["error", "rng", "schedule", "metrics"],
     &["ops"],
     &["nn", "params"],
     &["arch", "weights", "embedded"],
     &["backbone", "head", "freeze", "hub"],
     &["data", "loss", "optim"],
-    &["plan", "strategy", "forecast", "train", "predict"],
+    &["plan", "strategy", "forecast"],
+    &["inference", "report"],
+    &["predict"],
+    &["train"],
     &["lib", "bench", "fuzzing"],
 ];
 

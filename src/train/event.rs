@@ -1,6 +1,6 @@
 //! What a run tells its listener.
 
-use super::report::{EpochReport, Report};
+use crate::report::{EpochReport, Report};
 use std::io::Write;
 
 /// Something that happened in a run, for progress bars and logs.

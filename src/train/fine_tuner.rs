@@ -2,7 +2,6 @@
 
 use super::event::Event;
 use super::feature_cache::FeatureCache;
-use super::report::Report;
 use super::session::{Listener, Session, Setup};
 use crate::backbone::Backbone;
 use crate::data::{Augment, Dataset};
@@ -13,6 +12,7 @@ use crate::metrics::Evaluation;
 use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::predict::Predictor;
+use crate::report::Report;
 use crate::strategy::Strategy;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Sums over an epoch while it runs.
 
-use super::report::EpochReport;
 use crate::metrics::Evaluation;
+use crate::report::EpochReport;
 use std::time::{Duration, Instant};
 
 /// What is known of the epoch so far.

@@ -6,7 +6,7 @@ use crate::ops::overwrite;
 use crate::optim::Group;
 use crate::params::{BlockInfo, Declared, Kind, Slot, Slots};
 use crate::plan::Phase;
-use crate::train::report::{ParameterCounts, StageReport};
+use crate::report::{ParameterCounts, StageReport};
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 

@@ -142,7 +142,7 @@ impl Session {
         let evaluation = match (cache, &self.current) {
             (Some(cache), Some(current)) => {
                 let mut evaluation = Evaluation::new();
-                for indices in cache.in_order(crate::predict::BATCH) {
+                for indices in cache.in_order(crate::inference::BATCH) {
                     let device = &self.setup.backbone.inner.device;
                     let batch = cache.batch(&indices, 0, self.labels.len(), device)?;
                     let Some(features) = &batch.features else { continue };

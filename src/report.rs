@@ -191,13 +191,13 @@ impl Report {
     }
 
     /// What a predictor saves of it.
-    pub(super) fn as_story(&self) -> crate::Result<serde_json::Value> {
+    pub(crate) fn as_story(&self) -> crate::Result<serde_json::Value> {
         serde_json::to_value(self.without_measurements())
             .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))
     }
 
     /// Notes the evaluation on test data.
-    pub(super) fn tested(&mut self, data: &dyn Dataset, evaluation: &Evaluation) {
+    pub(crate) fn tested(&mut self, data: &dyn Dataset, evaluation: &Evaluation) {
         self.samples.test = Some(data.len());
         self.top1 = Some(evaluation.top1());
         self.test = Some(evaluation.summary());
@@ -211,7 +211,7 @@ impl Report {
 }
 
 /// The largest resident memory of this process in megabytes, on Linux.
-pub(super) fn peak_rss_mb() -> Option<f64> {
+pub(crate) fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
