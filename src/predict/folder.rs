@@ -123,7 +123,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("| Training images | {} |", report.samples.train));
         line(format_args!("| Epochs | {} (seed {}) |", report.epochs.len(), report.seed));
         let share = report.parameters.learning as f64 / (report.parameters.learning + report.parameters.frozen) as f64;
-        line(format_args!("| ParameterCounts trained in the last phase | {:.1} % |", 100.0 * share));
+        line(format_args!("| Parameters trained in the last phase | {:.1} % |", 100.0 * share));
         // Each figure says what it was measured on, and on how many images where the report knows.
         let samples = report.samples;
         let parts = [

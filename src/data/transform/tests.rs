@@ -72,7 +72,7 @@ fn an_image_of_the_input_size_passes_untouched() {
     let image = pattern(32, 48, 3);
     let spec = InputSpec::new(1).size(32, 48).crop_pct(1.0).normalize(&[0.0; 3], &[1.0 / 255.0; 3]);
     for fit in [CropMode::Center, CropMode::Border, CropMode::Squash] {
-        let values = Transform::eval(&spec.clone().fit(fit)).unwrap().values(&image, 0, 0, 0).unwrap();
+        let values = Transform::eval(&spec.clone().crop_mode(fit)).unwrap().values(&image, 0, 0, 0).unwrap();
         for (at, pixel) in image.bytes().chunks_exact(3).enumerate() {
             for c in 0..3 {
                 assert_eq!(values[c * 32 * 48 + at].round() as u8, pixel[c]);
@@ -125,7 +125,7 @@ fn any_size_fits() {
         let (image, size) = (pattern(side(60), side(60), 3), (side(40), side(40)));
         for fit in [CropMode::Center, CropMode::Border, CropMode::Squash] {
             for crop_pct in [0.5, 0.875, 1.0] {
-                let spec = InputSpec::new(1).size(size.0, size.1).fit(fit).crop_pct(crop_pct);
+                let spec = InputSpec::new(1).size(size.0, size.1).crop_mode(fit).crop_pct(crop_pct);
                 let values = Transform::eval(&spec).unwrap().values(&image, 0, 0, 0).unwrap();
                 assert_eq!(values.len(), 3 * size.0 * size.1);
             }
