@@ -7,7 +7,7 @@
 //!
 //! The backbone stays frozen, every image passes through it once, and each stage's output is averaged over its pixels.
 //! An accuracy that rises to the end speaks for training the head alone; one that falls after some stage says that the
-//! later ones are too special to what the backbone was trained on, and should learn. Prints a line per stage and, last,
+//! later ones are too specific to what the backbone was trained on, and should learn. Prints a line per stage and, last,
 //! the accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
 
 #[path = "support/folders.rs"]
@@ -18,12 +18,15 @@ mod run;
 mod small;
 
 use candle_finetune::candle_core::{DType, Device, Tensor, Var};
-use candle_finetune::{Arch, Backbone, Dataset, ImageFolder, Loader, Splits, Transform, wilson_interval};
+use candle_finetune::{
+    Arch, Backbone, Cut, Dataset, FeatureCache, FeatureSet, ImageFolder, Producer, Splits, Target, wilson_interval,
+};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Trains a linear classifier on the output of each stage of a frozen backbone.
 #[derive(Parser)]
@@ -62,8 +65,8 @@ fn probe(options: &Options) -> Result<(), Failure> {
     println!("{splits}");
     let Splits { train, valid, test, .. } = splits;
     let classes = train.classes().len();
-    let train = features(&backbone, &train, &device)?;
-    let test = features(&backbone, &test.unwrap_or(valid), &device)?;
+    let train = features(&backbone, &train)?;
+    let test = features(&backbone, &test.unwrap_or(valid))?;
 
     println!("{:<12} {:>8}  {:>10}  {:>10}", "after", "features", "train top1", "test top1");
     let mut last = (0, 0);
@@ -91,23 +94,22 @@ struct Features {
     labels: Vec<u32>,
 }
 
-fn features(backbone: &Backbone, data: &ImageFolder, device: &Device) -> Result<Features, Failure> {
-    let loader = Loader::new(data, Transform::eval(backbone.input_spec())?);
-    let mut parts: Vec<(String, Vec<Tensor>)> = Vec::new();
-    let mut labels = Vec::new();
-    for batch in loader.batches((0..data.len()).collect(), 0, device)? {
-        let batch = batch?;
-        labels.extend(batch.targets.classes()?);
-        let stages = backbone.stage_features(&batch.images)?;
-        if parts.is_empty() {
-            parts = stages.iter().map(|(stage, _)| (stage.clone(), vec![])).collect();
-        }
-        for ((_, parts), (_, x)) in parts.iter_mut().zip(stages) {
-            parts.push(x);
-        }
-    }
-    let joined = |(stage, parts): (String, Vec<Tensor>)| Ok((stage, Tensor::cat(&parts, 0)?));
-    Ok(Features { stages: parts.into_iter().map(joined).collect::<Result<_, Failure>>()?, labels })
+fn features(backbone: &Backbone, data: &ImageFolder) -> Result<Features, Failure> {
+    let data: Arc<dyn Dataset> = Arc::new(data.clone());
+    let all: Vec<usize> = (0..data.len()).collect();
+    let (producer, cuts) = (Producer::new(backbone)?, [Cut::Stages { pooled: 1 }]);
+    let set = FeatureSet::gather(&data, &all, 1, &producer, &cuts, &FeatureCache::new())?
+        .ok_or("the features do not fit into memory")?;
+    let stages =
+        set.outputs().enumerate().map(|(output, stage)| Ok((stage.to_string(), set.features(output, &all, 0)?)));
+    let class = |&i: &usize| match data.target(i) {
+        Target::Class(class) => Ok(class),
+        other => Err(format!("{}: {other:?} is not one class", data.name(i))),
+    };
+    Ok(Features {
+        stages: stages.collect::<Result<_, Failure>>()?,
+        labels: all.iter().map(class).collect::<Result<_, _>>()?,
+    })
 }
 
 /// The mean of each column, and one over its standard deviation.

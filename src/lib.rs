@@ -16,6 +16,7 @@ pub mod bench;
 mod data;
 mod embedded;
 mod error;
+mod features;
 mod forecast;
 mod freeze;
 #[doc(hidden)]
@@ -49,6 +50,7 @@ pub use data::{
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use error::{BoxError, Error, HubError, Mismatch, Result};
+pub use features::{Cut, FeatureCache, FeatureSet, Producer};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
@@ -63,4 +65,4 @@ pub use predict::{Prediction, Predictor};
 pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageReport, Timings};
 pub use schedule::{Schedule, ScheduleShape};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{Event, FeatureCache, FineTuner, Fitted, Session, progress_lines};
+pub use train::{Event, FineTuner, Fitted, RunState, Session, progress_lines};

@@ -37,6 +37,7 @@ impl Network {
     }
 
     /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
+    #[cfg(test)]
     pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
         self.on_images(images, |x| {
             let x = through(&self.layers[..count], x)?;
@@ -44,7 +45,29 @@ impl Network {
         })
     }
 
-    /// The rest of the way from what `prefix` made: features (N, D).
+    /// Runs the first `last` blocks once; `visit` is shown the map after each, with the number of blocks that made it.
+    pub fn each_map(
+        &self,
+        images: &Tensor,
+        last: usize,
+        mut visit: impl FnMut(usize, &FeatureMap) -> Result<()>,
+    ) -> Result<()> {
+        self.on_images(images, |mut x| {
+            for (i, layer) in self.layers.iter().take(last).enumerate() {
+                x = layer.forward(&x)?;
+                visit(i + 1, &x)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What [`Network::suffix`] takes from the map `x` that the first `count` blocks made: a map (N, C, H, W), or features
+    /// (N, D) after all blocks.
+    pub fn handed_on(&self, x: &FeatureMap, count: usize) -> Result<Tensor> {
+        if count == self.layers.len() { pooled(x.clone()) } else { Ok(x.to_images()?) }
+    }
+
+    /// The blocks from `from` on, over what [`Network::handed_on`] gave: features (N, D).
     pub fn suffix(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         if from == self.layers.len() {
             return Ok(x.clone());

@@ -23,8 +23,8 @@ pub struct Batch {
 pub(crate) struct Features {
     /// As they are at the freeze boundary.
     pub tensor: Tensor,
-    /// The phase of the plan, from 0, whose boundary it is.
-    pub phase: usize,
+    /// The fingerprint of the blocks and weights that made them.
+    pub made_by: u64,
 }
 
 /// Where the batch ends that begins at sample `from` of `total`.
@@ -55,15 +55,16 @@ impl Batch {
         Ok(Self { images, targets, indices: (0..n).collect(), features: None })
     }
 
-    /// The cached features, if it has any.
+    /// The cached features, if it has any; `made_by` is the fingerprint of the blocks whose features are wanted, where
+    /// features are cached at all.
     ///
     /// # Errors
-    /// If they were cached for another phase than this one, whose frozen blocks are others.
-    pub(crate) fn features_of(&self, phase: usize) -> Result<Option<&Tensor>> {
+    /// If other blocks or weights made them: those of another phase.
+    pub(crate) fn features_of(&self, made_by: Option<u64>) -> Result<Option<&Tensor>> {
         match &self.features {
-            Some(features) if features.phase != phase => Err(Error::invalid(
+            Some(features) if Some(features.made_by) != made_by => Err(Error::invalid(
                 "batch",
-                "was made for another phase, whose frozen blocks are others; ask for a new one",
+                "holds features that other frozen blocks made, those of another phase; take a new one",
             )),
             features => Ok(features.as_ref().map(|features| &features.tensor)),
         }

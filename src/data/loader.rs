@@ -59,12 +59,6 @@ impl Loader {
         self
     }
 
-    /// Sets what is done to images.
-    pub(crate) fn transform(mut self, transform: Transform) -> Self {
-        self.transform = transform;
-        self
-    }
-
     /// Sets the number of threads. With 0 the caller's thread does the work when it asks for a batch.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
