@@ -28,6 +28,8 @@ fn start(backbone: &Backbone, size: usize, batch: usize, freeze: FreezePolicy, k
         tuner = tuner.cache(&FeatureCache::off());
     }
     let mut session = tuner.session(&data)?;
+    session.next_phase()?;
+    session.next_epoch()?;
     let batch = session.next_batch()?.ok_or_else(|| candle_finetune::candle_core::Error::msg("no batch"))?;
     session.step(&batch)?; // the first step includes the audit
     Ok((session, batch))

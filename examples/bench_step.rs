@@ -215,6 +215,8 @@ fn steps(
     let forecast = plan.forecast(&backbone, Head::linear(), classes)?;
     let tuner = FineTuner::new(backbone).plan(plan);
     let mut session = tuner.cache(&FeatureCache::off()).workers(0).session(&data)?;
+    session.next_phase()?;
+    session.next_epoch()?;
     let batch = session.next_batch()?.ok_or("the dataset has no batch")?;
     let times = time(options, || {
         session.step(&batch)?;

@@ -55,17 +55,18 @@ fn train(options: &Options) -> Result<(), Failure> {
     let tuner = FineTuner::new(small::backbone(&Device::Cpu)?).plan(plan(options.epochs)).seed(options.seed);
     let mut session = tuner.session(&train)?;
 
-    let (mut sum, mut steps) = (0.0, 0);
-    while let Some(batch) = session.next_batch()? {
-        let logits = session.forward(&batch)?; // a Candle tensor with a graph
-        let loss = focal_loss(&logits, &batch.targets.classes()?, options.gamma)?;
-        sum += session.backward_step(&loss)?;
-        steps += 1;
-        if session.epoch_done() {
+    while session.next_phase()? {
+        while session.next_epoch()? {
+            let (mut sum, mut steps) = (0.0, 0);
+            while let Some(batch) = session.next_batch()? {
+                let logits = session.forward(&batch)?; // a Candle tensor with a graph
+                let loss = focal_loss(&logits, &batch.targets.classes()?, options.gamma)?;
+                sum += session.backward_step(&loss)?;
+                steps += 1;
+            }
             let valid = session.evaluate(&valid)?;
             println!("steps {steps:3}  loss {:.4}  valid top1 {:.4}", sum / f64::from(steps), valid.top1());
             session.end_epoch(&valid)?; // keeps the weights of the best epoch
-            (sum, steps) = (0.0, 0);
         }
     }
     session.restore_best()?;

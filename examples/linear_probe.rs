@@ -1,4 +1,4 @@
-//! Trains a linear classifier on the output of each stage of a frozen backbone, to show which stages fit your images.
+//! Where in a backbone do the features fit your images? Trains a linear classifier on what each stage makes of them.
 //!
 //! ```text
 //! cargo run --release --example linear_probe
@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The backbone stays frozen, every image passes through it once, and each stage's output is averaged over its pixels.
-//! If the accuracy rises up to the last stage, training the head alone is promising. If it falls after some stage, the
-//! later stages are too specific to the pretraining data and should learn. Prints a line per stage and, last, the
-//! accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
+//! An accuracy that rises to the end speaks for training the head alone; one that falls after some stage says that the
+//! later ones are too specific to what the backbone was trained on, and should learn. Prints a line per stage and, last,
+//! the accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -17,32 +17,35 @@ mod run;
 #[path = "support/small.rs"]
 mod small;
 
-use candle_finetune::candle_core::{DType, Device, Tensor, Var};
-use candle_finetune::{Arch, Backbone, Dataset, ImageFolder, Loader, Splits, Transform, wilson_interval};
+use candle_finetune::candle_core::{DType, Tensor, Var};
+use candle_finetune::{
+    Arch, Backbone, Cut, Dataset, FeatureCache, FeatureSet, ImageFolder, Producer, Splits, Target, wilson_interval,
+};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-/// Trains a linear classifier on the output of each stage of a frozen backbone
+/// Trains a linear classifier on the output of each stage of a frozen backbone.
 #[derive(Parser)]
 struct Options {
-    /// Folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate
+    /// The folder of images: {train,valid,test}/CLASS/*; by default the images that come with the crate.
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
     folders: folders::Folders,
-    /// File of pretrained weights; needs --arch
+    /// A file of pretrained weights; needs --arch.
     #[arg(long, requires = "arch")]
     weights: Option<PathBuf>,
-    /// Architecture of the weights
+    /// The architecture of the weights.
     #[arg(long, requires = "weights")]
     arch: Option<Arch>,
-    /// Training steps of each classifier, each over all images
+    /// Steps of each classifier, over all images at once.
     #[arg(long, default_value_t = 300)]
     steps: usize,
-    /// Device: cpu, cuda[:N] or metal[:N]
+    /// cpu, cuda[:N] or metal[:N].
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -62,8 +65,8 @@ fn probe(options: &Options) -> Result<(), Failure> {
     println!("{splits}");
     let Splits { train, valid, test, .. } = splits;
     let classes = train.classes().len();
-    let train = features(&backbone, &train, &device)?;
-    let test = features(&backbone, &test.unwrap_or(valid), &device)?;
+    let train = features(&backbone, &train)?;
+    let test = features(&backbone, &test.unwrap_or(valid))?;
 
     println!("{:<12} {:>8}  {:>10}  {:>10}", "after", "features", "train top1", "test top1");
     let mut last = (0, 0);
@@ -84,30 +87,29 @@ fn probe(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The features of a dataset after each stage.
+/// What the backbone makes of a dataset.
 struct Features {
-    /// Each stage's name and its features (samples, channels).
+    /// Each stage with its features (samples, channels).
     stages: Vec<(String, Tensor)>,
     labels: Vec<u32>,
 }
 
-fn features(backbone: &Backbone, data: &ImageFolder, device: &Device) -> Result<Features, Failure> {
-    let loader = Loader::new(data, Transform::eval(backbone.input_spec())?);
-    let mut parts: Vec<(String, Vec<Tensor>)> = Vec::new();
-    let mut labels = Vec::new();
-    for batch in loader.batches((0..data.len()).collect(), 0, device)? {
-        let batch = batch?;
-        labels.extend(batch.targets.classes()?);
-        let stages = backbone.stage_features(batch.images()?)?;
-        if parts.is_empty() {
-            parts = stages.iter().map(|(stage, _)| (stage.clone(), vec![])).collect();
-        }
-        for ((_, parts), (_, x)) in parts.iter_mut().zip(stages) {
-            parts.push(x);
-        }
-    }
-    let joined = |(stage, parts): (String, Vec<Tensor>)| Ok((stage, Tensor::cat(&parts, 0)?));
-    Ok(Features { stages: parts.into_iter().map(joined).collect::<Result<_, Failure>>()?, labels })
+fn features(backbone: &Backbone, data: &ImageFolder) -> Result<Features, Failure> {
+    let data: Arc<dyn Dataset> = Arc::new(data.clone());
+    let all: Vec<usize> = (0..data.len()).collect();
+    let (producer, cuts) = (Producer::new(backbone)?, [Cut::Stages { pooled: 1 }]);
+    let set = FeatureSet::gather(&data, &all, 1, &producer, &cuts, &FeatureCache::new())?
+        .ok_or("the features do not fit into memory")?;
+    let stages =
+        set.outputs().enumerate().map(|(output, stage)| Ok((stage.to_string(), set.features(output, &all, 0)?)));
+    let class = |&i: &usize| match data.info(i).target {
+        Target::Class(class) => Ok(class),
+        other => Err(format!("{}: {other:?} is not one class", data.info(i))),
+    };
+    Ok(Features {
+        stages: stages.collect::<Result<_, Failure>>()?,
+        labels: all.iter().map(class).collect::<Result<_, _>>()?,
+    })
 }
 
 /// The mean of each column, and one over its standard deviation.
@@ -143,7 +145,7 @@ impl Classifier {
         Ok(x.matmul(self.weight.as_tensor())?.broadcast_add(self.bias.as_tensor())?)
     }
 
-    /// How many rows are classified correctly.
+    /// How many rows are given their label.
     fn correct(&self, x: &Tensor, labels: &[u32]) -> Result<usize, Failure> {
         let guesses = self.logits(x)?.argmax(1)?.to_vec1::<u32>()?;
         Ok(guesses.iter().zip(labels).filter(|(guess, label)| guess == label).count())

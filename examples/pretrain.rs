@@ -81,8 +81,12 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
     let begun = std::time::Instant::now();
     let tuner = FineTuner::new(backbone).plan(plan).seed(options.seed).on_event(run::progress());
     let mut session = tuner.session(&train)?;
-    while let Some(batch) = session.next_batch()? {
-        session.step(&batch)?;
+    while session.next_phase()? {
+        while session.next_epoch()? {
+            while let Some(batch) = session.next_batch()? {
+                session.step(&batch)?;
+            }
+        }
     }
     let fitted = session.finish()?;
     if let Some(path) = &options.out {

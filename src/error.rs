@@ -139,6 +139,23 @@ pub enum Error {
         cause: Option<BoxError>,
     },
 
+    /// A file was written by a newer version of this crate.
+    #[error(
+        "{}: {what} in format {found}, which a newer version of candle-finetune wrote; this version reads formats up to \
+         {known}: update the crate",
+        path.display()
+    )]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        what: &'static str,
+        /// Its format.
+        found: u32,
+        /// The newest format that this version reads.
+        known: u32,
+    },
+
     /// A setting has a value that cannot work.
     #[error("{what}: {problem}")]
     Invalid {
@@ -376,20 +393,4 @@ fn quiet(cause: BoxError) -> BoxError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_of_candle_carry_no_backtrace_into_messages() {
-        // What Candle makes of a failure where RUST_BACKTRACE is set.
-        let traced = || candle_core::Error::WithBacktrace {
-            inner: Box::new(candle_core::Error::Msg("shapes differ".into())),
-            backtrace: Box::new(std::backtrace::Backtrace::force_capture()),
-        };
-        let error = Error::from(traced().context("in a layer"));
-        assert_eq!(error.to_string(), "tensor operation failed: in a layer\nshapes differ");
-        assert_eq!(format!("{error:?}"), error.to_string());
-        let error = Error::weights_from("w.pth", "cannot be read", traced());
-        assert_eq!(error.to_string(), "w.pth: cannot be read: shapes differ");
-    }
-}
+mod tests;

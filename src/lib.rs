@@ -16,6 +16,7 @@ pub mod bench;
 mod blueprint;
 mod data;
 mod error;
+mod features;
 mod forecast;
 mod freeze;
 #[doc(hidden)]
@@ -50,6 +51,7 @@ pub use data::{
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use error::{BoxError, Error, HubError, Mismatch, Result};
+pub use features::{Cut, FeatureCache, FeatureSet, Producer};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
@@ -67,4 +69,4 @@ pub use source::Source;
 #[cfg(feature = "hub")]
 pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{Event, FeatureCache, FineTuner, Fitted, Session, progress_lines};
+pub use train::{Event, FineTuner, Fitted, RunState, Session, progress_lines};

@@ -40,7 +40,7 @@ pub(crate) use buffer::release_pool;
 pub(crate) use filter::Filter;
 pub(crate) use geometry::Padding;
 pub(crate) use gradient::{Gradient, Gradients};
-pub(crate) use graph::{backward, gradients_of, is_finite, no_grad};
+pub(crate) use graph::{backward, is_finite, no_grad};
 pub(crate) use map::{ConvStep, FeatureMap, Norm, linear, linear_sketch, linear_step};
 pub(crate) use paper::{Aftermath, Sketch};
 pub(crate) use real::with_slice;

@@ -1,10 +1,6 @@
-//! Optimizers: plain data for the choice, and their state by parameter name.
+//! Optimizers, as plain data.
 
-use crate::error::Result;
-use crate::ops::{Gradient, Moments, Rule, update};
-use candle_core::Var;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// An optimizer and its settings.
 ///
@@ -110,7 +106,7 @@ impl Optimizer {
 }
 
 impl Optimizer {
-    /// Numbers kept for each that learns.
+    /// Moments kept per parameter.
     pub(crate) fn moments(&self) -> usize {
         match self.rule {
             OptimizerRule::Sgd { momentum: 0.0, .. } => 0,
@@ -119,7 +115,7 @@ impl Optimizer {
         }
     }
 
-    /// What is wrong with the rule's numbers, if anything.
+    /// What is wrong with the rule's settings, if anything.
     pub(crate) fn problem(&self) -> Option<String> {
         let share = |value: f64| (0.0..1.0).contains(&value);
         match self.rule {
@@ -136,107 +132,6 @@ impl Optimizer {
                 Some(format!("an eps of {eps} is not above 0"))
             }
             _ => None,
-        }
-    }
-}
-
-/// What one parameter's step needs to know.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Group {
-    /// The factor on the optimizer's rate.
-    pub lr_scale: f64,
-    /// Whether weight decay applies.
-    pub decays: bool,
-}
-
-/// The state of an optimizer, by parameter name, so that it survives a change of phase.
-#[derive(Default)]
-pub(crate) struct OptimizerState {
-    of: BTreeMap<String, (Moments, u64)>,
-}
-
-impl OptimizerState {
-    /// One step of one parameter; `factor` is the schedule's, `clip` the factor on the gradient.
-    pub fn step(
-        &mut self,
-        optimizer: &Optimizer,
-        (name, var): (&str, &Var),
-        gradient: &Gradient,
-        group: Group,
-        factor: f64,
-        clip: f64,
-    ) -> Result<()> {
-        let count = optimizer.moments();
-        let (moments, steps) = match self.of.entry(name.to_string()) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert((Moments::zeros(var, count)?, 0)),
-        };
-        if moments.count() != count {
-            (*moments, *steps) = (Moments::zeros(var, count)?, 0);
-        }
-        *steps += 1;
-        let lr = optimizer.lr * factor * group.lr_scale;
-        let decay = if group.decays || optimizer.decay_all { optimizer.weight_decay } else { 0.0 };
-        let rule = match optimizer.rule {
-            OptimizerRule::Sgd { momentum, nesterov } => {
-                Rule::Sgd { lr, momentum, nesterov, decay, first: *steps == 1 }
-            }
-            OptimizerRule::AdamW { beta1, beta2, eps } => {
-                Rule::AdamW { lr, betas: (beta1, beta2), eps, decay, step: *steps }
-            }
-        };
-        Ok(update(var, gradient, moments, rule, clip)?)
-    }
-}
-
-/// The Euclidean norm over all gradients.
-pub(crate) fn global_norm<'a>(gradients: impl Iterator<Item = &'a Gradient>) -> Result<f64> {
-    let mut sum = 0.0;
-    for gradient in gradients {
-        sum += gradient.square_sum()?;
-    }
-    Ok(sum.sqrt())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{DType, Device, Tensor};
-
-    /// Three steps on w = [1, -2] with these gradients, with moments on the CPU or in Candle's tensors.
-    fn three(optimizer: Optimizer, moments: Option<usize>) -> Vec<f64> {
-        let var = Var::new(&[1f64, -2.0], &Device::Cpu).unwrap();
-        let mut state = OptimizerState::default();
-        if let Some(count) = moments {
-            let zeros = (0..count).map(|_| var.zeros_like().unwrap()).collect();
-            state.of.insert("w".into(), (Moments::Device(zeros), 0));
-        }
-        for g in [[0.5f64, 1.0], [-0.25, 2.0], [1.0, -3.0]] {
-            let g = Gradient::Tensor(Tensor::new(&g, &Device::Cpu).unwrap());
-            let group = Group { lr_scale: 1.0, decays: true };
-            state.step(&optimizer, ("w", &var), &g, group, 1.0, 1.0).unwrap();
-        }
-        var.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
-    }
-
-    /// The figures are PyTorch 2.15's, for the same three steps: torch.optim.SGD and AdamW in float64.
-    #[test]
-    fn three_steps_as_pytorch_makes_them() {
-        let adamw = OptimizerRule::AdamW { beta1: 0.8, beta2: 0.95, eps: 1e-3 };
-        let adamw = Optimizer { rule: adamw, ..Optimizer::adamw(0.1).weight_decay(0.1) };
-        let sgd = Optimizer::sgd(0.1).weight_decay(0.1);
-        let cases = [
-            (sgd, 0, [0.846_044, -1.936_608]),
-            (sgd.momentum(0.9), 1, [0.758_024, -2.233_968]),
-            (sgd.momentum(0.9).nesterov(true), 1, [0.630_906_146, -2.140_238_472]),
-            (adamw, 2, [0.783_216_899_990_568_5, -2.120_902_017_037_489]),
-        ];
-        for (optimizer, count, expected) in cases {
-            for moments in [None, Some(count)] {
-                let w = three(optimizer, moments);
-                let close = w.iter().zip(expected).all(|(w, e)| (w - e).abs() < 1e-12);
-                assert!(close, "{optimizer:?} {moments:?}: {w:?}, not {expected:?}");
-            }
         }
     }
 }

@@ -1,17 +1,24 @@
-//! Training: what a session does, and the short client of it that `fit` is.
+//! Training: a session that trains step by step, its state as a value, and `fit`, which is a thin wrapper around it.
 
 mod audit;
 mod best;
 mod event;
-mod feature_cache;
-mod feature_file;
-mod features;
 mod fine_tuner;
+mod fitted;
+mod learner;
+mod listener;
+mod model;
+mod phase;
+mod position;
 mod progress;
+mod run_state;
+mod sampler;
 mod session;
-mod store;
+mod setup;
+mod snapshot;
 
 pub use event::{Event, progress_lines};
-pub use feature_cache::FeatureCache;
-pub use fine_tuner::{FineTuner, Fitted};
+pub use fine_tuner::FineTuner;
+pub use fitted::Fitted;
+pub use run_state::RunState;
 pub use session::Session;

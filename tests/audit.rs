@@ -1,7 +1,7 @@
 //! What the audit of a phase's first step refuses, and that no parameter has changed then.
 
 use crate::freezing::{small, start};
-use crate::support::{all_bits, differing, plan};
+use crate::support::{all_bits, differing, next, plan};
 use candle_finetune::candle_core::Tensor;
 use candle_finetune::{BatchNormMode, Error, FineTuner, FreezePolicy, Optimizer, Phase, Session};
 
@@ -19,28 +19,28 @@ fn a_loss_that_ignores_parameters_is_refused_and_nothing_is_stepped() {
     let losses: [fn(&Session, &Tensor) -> Tensor; 2] = [
         // No gradient except for the head's bias.
         |session, _| {
-            let parameters = session.parameters();
+            let parameters = session.parameters().unwrap();
             parameters.iter().find(|(name, _)| name == "linear.bias").unwrap().1.sum_all().unwrap()
         },
         |_, logits| logits.detach().sum_all().unwrap(),
     ];
     for (i, loss) in losses.iter().enumerate() {
         let mut session = start(&backbone, &data, policy(), BatchNormMode::FrozenStats);
-        let batch = session.next_batch().unwrap().unwrap();
-        let before = all_bits(&session.state().unwrap());
+        let batch = next(&mut session).unwrap().unwrap();
+        let before = all_bits(&session.tensors().unwrap());
         let logits = session.forward(&batch).unwrap();
         let error = session.backward_step(&loss(&session, &logits)).unwrap_err();
         assert!(error.to_string().contains("layer3.2.conv2.weight"), "{error}");
         let (unreached, not_finite, changed) = audit(error);
-        let mut expected: Vec<String> = session.parameters().into_iter().map(|(name, _)| name).collect();
+        let mut expected: Vec<String> = session.parameters().unwrap().into_iter().map(|(name, _)| name).collect();
         expected.retain(|name| i == 1 || name != "linear.bias");
         assert_eq!((unreached, not_finite.len(), changed.len()), (expected, 0, 0));
-        assert_eq!(differing(&before, &all_bits(&session.state().unwrap())), [""; 0]);
+        assert_eq!(differing(&before, &all_bits(&session.tensors().unwrap())), [""; 0]);
         // Without the audit, the same step succeeds.
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(policy());
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false);
         let mut session = tuner.session(&data).unwrap();
-        let batch = session.next_batch().unwrap().unwrap();
+        let batch = next(&mut session).unwrap().unwrap();
         let logits = session.forward(&batch).unwrap();
         session.backward_step(&loss(&session, &logits)).unwrap();
     }
@@ -50,21 +50,21 @@ fn a_loss_that_ignores_parameters_is_refused_and_nothing_is_stepped() {
 fn endless_losses_and_gradients_step_nothing() {
     let (backbone, data, _dir) = small();
     let mut session = start(&backbone, &data, FreezePolicy::First(8), BatchNormMode::FrozenStats);
-    let batch = session.next_batch().unwrap().unwrap();
-    let before = all_bits(&session.state().unwrap());
+    let batch = next(&mut session).unwrap().unwrap();
+    let before = all_bits(&session.tensors().unwrap());
     for factor in [f64::NAN, f64::INFINITY] {
         let loss = (session.forward(&batch).unwrap().sqr().unwrap().sum_all().unwrap() * factor).unwrap();
         assert!(matches!(session.backward_step(&loss), Err(Error::Diverged { step: 1, .. })));
     }
     // A finite loss with an infinite gradient: the square root of zero. In the first step, and in a later one.
     for step in 0..2 {
-        let now = all_bits(&session.state().unwrap());
+        let now = all_bits(&session.tensors().unwrap());
         let logits = session.forward(&batch).unwrap();
         let root = (&logits - &logits).unwrap().sqrt().unwrap().sum_all().unwrap();
         let (unreached, not_finite, _) = audit(session.backward_step(&root).unwrap_err());
         assert!(unreached.is_empty() && not_finite.contains(&"linear.bias".to_string()), "{step}: {not_finite:?}");
-        assert_eq!(differing(&now, &all_bits(&session.state().unwrap())), [""; 0]);
+        assert_eq!(differing(&now, &all_bits(&session.tensors().unwrap())), [""; 0]);
         session.step(&batch).unwrap();
     }
-    assert!(!differing(&before, &all_bits(&session.state().unwrap())).is_empty());
+    assert!(!differing(&before, &all_bits(&session.tensors().unwrap())).is_empty());
 }

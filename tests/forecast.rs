@@ -76,7 +76,7 @@ fn child() {
     let data = TensorDataset::new(images, labels, (0..10).map(|i| i.to_string()).collect()).unwrap();
     let mut session =
         FineTuner::new(backbone).plan(plan).cache(&FeatureCache::off()).workers(0).session(&data).unwrap();
-    let batch = session.next_batch().unwrap().unwrap();
+    let batch = crate::support::next(&mut session).unwrap().unwrap();
     for _ in 0..2 {
         session.step(&batch).unwrap();
     }

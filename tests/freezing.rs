@@ -1,6 +1,6 @@
 //! Frozen tensors stay, learning tensors change: for every architecture, every cut, every mode of batch norm.
 
-use crate::support::{CPU, all_bits, all_sums, bits, differing, images, plan, tensors, worn};
+use crate::support::{CPU, all_bits, all_sums, bits, differing, images, next, plan, tensors, worn};
 use candle_finetune::{
     Arch, Backbone, BatchNormMode, Error, FeatureCache, FineTuner, FreezePolicy, Loss, Optimizer, Phase, Session,
     TensorDataset,
@@ -65,13 +65,13 @@ pub fn start(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mo
 fn check(backbone: &Backbone, data: &TensorDataset, freeze: FreezePolicy, mode: BatchNormMode, expected: &Expected) {
     let what = format!("{} {freeze:?} {mode:?}", backbone.name());
     let mut session = start(backbone, data, freeze, mode);
-    let before = all_sums(&session.state().unwrap());
+    let before = all_sums(&session.tensors().unwrap());
     check_step(&mut session, backbone, &before, expected, &what);
     if mode != BatchNormMode::Train {
         assert_eq!(session.report().zero_gradients, [""; 0], "{what}");
     }
     // A second step, after which the audit compares the frozen tensors and their folded copies again.
-    let batch = session.next_batch().unwrap().unwrap();
+    let batch = next(&mut session).unwrap().unwrap();
     session.step(&batch).unwrap();
     session.finish().unwrap();
 }
@@ -84,8 +84,8 @@ fn check_step(
     expected: &Expected,
     what: &str,
 ) -> BTreeMap<String, u64> {
-    let batch = session.next_batch().unwrap().unwrap();
-    let learning: BTreeSet<String> = session.parameters().into_iter().map(|(name, _)| name).collect();
+    let batch = next(session).unwrap().unwrap();
+    let learning: BTreeSet<String> = session.parameters().unwrap().into_iter().map(|(name, _)| name).collect();
     let head: BTreeSet<String> = learning.iter().filter(|n| !backbone.tensors().contains_key(*n)).cloned().collect();
     assert_eq!(head.len(), 2, "{what}");
     assert_eq!(learning.difference(&head).cloned().collect::<BTreeSet<_>>(), expected.learning, "{what}");
@@ -93,7 +93,7 @@ fn check_step(
     let logits = session.forward(&batch).unwrap();
     let loss = Loss::cross_entropy().forward(&logits, &batch.targets).unwrap();
     session.backward_step(&loss).unwrap();
-    let after = all_sums(&session.state().unwrap());
+    let after = all_sums(&session.tensors().unwrap());
     let changed: BTreeSet<String> = differing(before, &after).into_iter().collect();
 
     let may: BTreeSet<String> = learning.union(&expected.moving).cloned().collect();
@@ -114,11 +114,11 @@ fn check_step(
 /// Checks the gradients that a user's `loss.backward()` gives.
 fn check_user_gradients(backbone: &Backbone, data: &TensorDataset, k: usize) {
     let mut session = start(backbone, data, FreezePolicy::First(k), BatchNormMode::Train);
-    let batch = session.next_batch().unwrap().unwrap();
+    let batch = next(&mut session).unwrap().unwrap();
     let loss = Loss::cross_entropy().forward(&session.forward(&batch).unwrap(), &batch.targets).unwrap();
-    let store = loss.backward().unwrap();
-    for (name, parameter) in session.parameters() {
-        let gradient = store.get(&parameter).unwrap_or_else(|| panic!("{} First({k}): {name}", backbone.name()));
+    let gradients: BTreeMap<_, _> = session.gradients(&loss.backward().unwrap()).unwrap().into_iter().collect();
+    for (name, parameter) in session.parameters().unwrap() {
+        let gradient = gradients.get(&name).unwrap_or_else(|| panic!("{} First({k}): {name}", backbone.name()));
         assert_eq!(gradient.dims(), parameter.dims(), "{name}");
     }
 }
@@ -132,8 +132,8 @@ fn blocks(backbone: &Backbone, data: &TensorDataset) -> Vec<BTreeSet<String>> {
         let tuner =
             FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).audit(false).cache(&FeatureCache::off());
         let mut session = tuner.workers(0).session(data).unwrap();
-        session.next_batch().unwrap();
-        session.parameters().into_iter().map(|(name, _)| name).collect()
+        next(&mut session).unwrap();
+        session.parameters().unwrap().into_iter().map(|(name, _)| name).collect()
     };
     let sets: Vec<BTreeSet<String>> = (0..=n).map(learning).collect();
     let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
@@ -203,7 +203,7 @@ fn every_cut_in_turn(arch: Arch) {
     let phases = (0..=blocks.len()).rev().map(phase).collect();
     untouched(&backbone, || {
         let mut session = FineTuner::new(backbone.clone()).plan(plan(phases, 4)).workers(0).session(&data).unwrap();
-        let mut sums = all_sums(&session.state().unwrap());
+        let mut sums = all_sums(&session.tensors().unwrap());
         for k in (0..=blocks.len()).rev() {
             let open: BTreeSet<String> = blocks[k..].iter().flatten().cloned().collect();
             let expected = Expected::new(&backbone, &open, mode(k));
@@ -326,8 +326,8 @@ fn policies_that_count_or_name_blocks_agree() {
     let (backbone, data, _dir) = small();
     let learning = |freeze: FreezePolicy| {
         let mut session = start(&backbone, &data, freeze, BatchNormMode::Train);
-        session.next_batch().unwrap();
-        session.parameters().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        next(&mut session).unwrap();
+        session.parameters().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
     };
     assert_eq!(learning(FreezePolicy::First(4)), learning(FreezePolicy::UpTo("layer1".into())));
     assert_eq!(learning(FreezePolicy::First(4)), learning(FreezePolicy::AllBut(6)));
@@ -347,7 +347,7 @@ fn a_frozen_backbone_leaves_no_graph() {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache(&FeatureCache::off());
         let mut session = tuner.session(&data).unwrap();
-        let batch = session.next_batch().unwrap().unwrap();
+        let batch = next(&mut session).unwrap().unwrap();
         let loss = session.forward(&batch).unwrap().sum_all().unwrap();
         let store = loss.backward().unwrap();
         store.get_ids().count()
@@ -369,10 +369,10 @@ fn a_cut_through_phases_keeps_what_each_froze() {
         phase(FreezePolicy::First(5), BatchNormMode::Train),
     ];
     let mut session = FineTuner::new(backbone.clone()).plan(plan(phases, 4)).session(&data).unwrap();
-    let mut states: Vec<Bits> = vec![all_bits(&session.state().unwrap())];
-    while let Some(batch) = session.next_batch().unwrap() {
+    let mut states: Vec<Bits> = vec![all_bits(&session.tensors().unwrap())];
+    while let Some(batch) = next(&mut session).unwrap() {
         session.step(&batch).unwrap();
-        states.push(all_bits(&session.state().unwrap()));
+        states.push(all_bits(&session.tensors().unwrap()));
     }
     let counts: Vec<usize> = states.windows(2).map(|pair| differing(&pair[0], &pair[1]).len()).collect();
     assert_eq!(counts[0], states[0].len());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The modules, the lowest floor first. A module imports from its own floor and from lower ones.
-const FLOORS: [&[&str]; 13] = [
+const FLOORS: [&[&str]; 14] = [
     &["error", "rng", "schedule", "input_spec"],
     &["ops"],
     &["params", "nn"],
@@ -14,6 +14,7 @@ const FLOORS: [&[&str]; 13] = [
     &["source"],
     &["data", "loss", "metrics", "optim"],
     &["plan", "strategy", "forecast"],
+    &["features"],
     &["inference", "report"],
     &["predict"],
     &["train"],

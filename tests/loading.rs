@@ -338,7 +338,7 @@ fn a_gray_start_is_as_loud_as_a_coloured_one() {
         let mut plan = candle_finetune::Plan::new(vec![candle_finetune::Phase::new(1, optimizer)]);
         plan.init = candle_finetune::Init::Random;
         let session = candle_finetune::FineTuner::new(backbone).plan(plan).session(&data).unwrap();
-        let kernel = session.state().unwrap()["conv1.weight"].clone();
+        let kernel = session.tensors().unwrap()["conv1.weight"].clone();
         kernel.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
     };
     let (gray, colour) = (spread(Arch::CIFAR_RESNET20, 1), spread(Arch::CIFAR_RESNET20, 3));

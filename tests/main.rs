@@ -18,6 +18,7 @@ mod parity;
 mod predictor;
 mod readme;
 mod recipes;
+mod resume;
 mod session;
 mod sharing;
 mod support;

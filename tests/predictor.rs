@@ -226,13 +226,13 @@ fn the_original_classifier_is_kept() {
     let mut p = plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8);
     p.patience = Some(3);
     let session = FineTuner::new(predictor.backbone().clone()).plan(p).head(Head::original()).session(&data).unwrap();
-    let state = session.state().unwrap();
+    let state = session.tensors().unwrap();
     assert_eq!(bits(&state["linear.weight"]), bits(&read(&plain)["linear.weight"]));
     assert_eq!(Head::original().kind, HeadKind::Original);
     // The backbone of a tuned predictor has the head as its classifier, as its file has.
     let again = FineTuner::new(fitted.predictor.backbone().clone()).head(Head::original());
     let session = again.plan(plan(vec![Phase::new(1, Optimizer::sgd(1e-3))], 8)).session(&data).unwrap();
-    assert_eq!(bits(&session.state().unwrap()["linear.weight"]), bits(&read(&plain)["linear.weight"]));
+    assert_eq!(bits(&session.tensors().unwrap()["linear.weight"]), bits(&read(&plain)["linear.weight"]));
 }
 
 #[test]

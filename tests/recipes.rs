@@ -1,6 +1,6 @@
 //! Strategies, plans and explicit settings: which wins, what is refused, what the report says.
 
-use crate::support::{differing, names_of, pictures, plan};
+use crate::support::{differing, names_of, next, pictures, plan};
 use crate::training::{backbone, data, phase, plans, saved, tuner};
 use candle_finetune::{
     Augment, BatchNormMode, CropMode, Dataset, Error, FineTuner, FreezePolicy, Head, Init, InputSpec, Loss, Optimizer,
@@ -115,7 +115,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
     }
     let mut endless = plans().remove(0);
     endless.phases[0].epochs = usize::MAX;
-    tuner(endless).session(&train).unwrap().next_batch().unwrap();
+    next(&mut tuner(endless).session(&train).unwrap()).unwrap();
     for head in [Head::mlp(0), Head::mlp(100_000_000_000), Head::linear().dropout(1.0), Head::original()] {
         assert!(tuner(plans().remove(0)).head(head).session(&train).is_err());
     }
@@ -173,7 +173,7 @@ fn images_are_varied_where_that_is_asked_for_by_hand() {
     let (train, valid) = (pictures(16, 40, 2, 1), pictures(6, 40, 2, 100));
     let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).seed(1);
     let mut session = tuner.augment(Augment::standard()).session(&train).unwrap();
-    let batch = session.next_batch().unwrap().unwrap();
+    let batch = next(&mut session).unwrap().unwrap();
     assert_eq!(batch.images().unwrap().dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
     // A plan that counts blocks is the same as one that names the same blocks, not an edit of it.
     let mut plan = Strategy::SmallDifferent.plan(&backbone(), train.len());
@@ -259,7 +259,7 @@ fn images_of_other_channels_are_refused_before_frozen_blocks_too() {
         .unwrap();
     for plan in plans() {
         let mut session = tuner(plan).session(&gray).unwrap();
-        let error = session.next_batch().and_then(|batch| session.forward(&batch.unwrap())).unwrap_err().to_string();
+        let error = next(&mut session).and_then(|batch| session.forward(&batch.unwrap())).unwrap_err().to_string();
         assert!(error.contains("(N, 3, height, width)"), "{error}");
     }
 }

@@ -1,7 +1,9 @@
 //! Helpers of several tests.
 
 use candle_finetune::candle_core::{DType, Device, Tensor, safetensors};
-use candle_finetune::{Backbone, Dataset, Image, Phase, Plan, TensorDataset, VecDataset};
+use candle_finetune::{
+    Backbone, Batch, Dataset, Error, Image, Phase, Plan, Result, Session, TensorDataset, VecDataset,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -121,4 +123,21 @@ pub fn plan(phases: Vec<Phase>, batch_size: usize) -> Plan {
 /// The classes' names of a dataset.
 pub fn names_of(data: &impl Dataset) -> Vec<String> {
     data.classes().to_vec()
+}
+
+/// The next batch of the whole plan: where an epoch or a phase has ended, the first of the next one.
+pub fn next(session: &mut Session) -> Result<Option<Batch>> {
+    loop {
+        match session.next_batch() {
+            Ok(Some(batch)) => return Ok(Some(batch)),
+            Ok(None) => {}
+            // No phase or epoch has begun.
+            Err(Error::Invalid { what, .. }) if what == "session" => {}
+            Err(error) => return Err(error),
+        }
+        let begun = session.phase().is_some() && session.next_epoch()?;
+        if !begun && !session.next_phase()? {
+            return Ok(None);
+        }
+    }
 }

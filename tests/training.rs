@@ -1,6 +1,6 @@
 //! Runs: the same for the same seed, for any number of threads, with and without a cache; best weights; settings.
 
-use crate::support::{CPU, all_bits, differing, pictures, plan, read, tensors};
+use crate::support::{CPU, all_bits, differing, next, pictures, plan, read, tensors};
 use candle_finetune::candle_core::DType;
 use candle_finetune::{
     Arch, Augment, Backbone, BatchNormMode, Event, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, Loss,
@@ -233,10 +233,10 @@ fn after(edit: impl FnOnce(&mut Plan)) -> (Bits, Report) {
     let mut plan = plan(vec![phase(FreezePolicy::First(8), BatchNormMode::FrozenStats, 1)], 4);
     edit(&mut plan);
     let mut session = tuner(plan).session(&train).unwrap();
-    while let Some(batch) = session.next_batch().unwrap() {
+    while let Some(batch) = next(&mut session).unwrap() {
         session.step(&batch).unwrap();
     }
-    let state = all_bits(&session.state().unwrap());
+    let state = all_bits(&session.tensors().unwrap());
     (state, session.finish().unwrap().report)
 }
 
@@ -278,11 +278,11 @@ fn clipping_bounds_the_step_and_warmup_the_rate() {
     plan.phases[0].optimizer = Optimizer::sgd(0.5);
     plan.clip = Some(1e-2);
     let mut session = tuner(plan).session(&train).unwrap();
-    let before = session.state().unwrap();
-    let batch = session.next_batch().unwrap().unwrap();
+    let before = session.tensors().unwrap();
+    let batch = next(&mut session).unwrap().unwrap();
     session.step(&batch).unwrap();
     let mut square = 0.0;
-    for (name, now) in session.state().unwrap() {
+    for (name, now) in session.tensors().unwrap() {
         let way = (now - &before[&name]).unwrap().sqr().unwrap().sum_all().unwrap();
         square += f64::from(way.to_scalar::<f32>().unwrap());
     }
@@ -305,8 +305,8 @@ fn events_come_in_order() {
             }
             Event::Phase { phase, phases, frozen_blocks } => format!("phase {phase}/{phases} {frozen_blocks}"),
             Event::Features { done, total } => format!("features {done}/{total}"),
-            Event::Step { epoch, step, steps, loss } => {
-                assert!(loss.is_finite());
+            Event::Step { epoch, step, steps, loss, lr, gradient_norm } => {
+                assert!(loss.is_finite() && *lr == 2e-3 && *gradient_norm > 0.0);
                 format!("step {epoch} {step}/{steps}")
             }
             Event::Epoch(report) => format!("epoch {}.{}", report.phase, report.epoch),

@@ -99,11 +99,11 @@ impl Parity {
         errors.logits("train_logits", &logits, &figures.train_logits)?;
         let loss = Loss::cross_entropy().forward(&logits, &batch.targets)?;
         errors.loss(loss.to_dtype(DType::F64)?.to_scalar()?, figures.train_loss);
-        let gradients = loss.backward()?;
+        let mut gradients: BTreeMap<String, Tensor> = session.gradients(&loss.backward()?)?.into_iter().collect();
         let mut found = BTreeMap::new();
-        for (name, parameter) in session.parameters() {
-            let gradient = gradients.get(&parameter).ok_or_else(|| format!("{name} has no gradient"))?;
-            found.insert(self.arch.name_in(self.naming, &name), gradient.clone());
+        for (name, _) in session.parameters()? {
+            let gradient = gradients.remove(&name).ok_or_else(|| format!("{name} has no gradient"))?;
+            found.insert(self.arch.name_in(self.naming, &name), gradient);
         }
         errors.tensors(Group::Gradients(figures.largest_gradient), &found, &figures.gradients)?;
         errors.tensors(Group::Running, &self.running(&session)?, &figures.running_after)
@@ -127,7 +127,7 @@ impl Parity {
             losses.push(session.backward_step(&loss)?);
         }
         errors.losses(&format!("{name}_losses"), &losses, &trajectory.losses);
-        let parameters = session.parameters().into_iter();
+        let parameters = session.parameters()?.into_iter();
         let found = parameters.map(|(name, tensor)| (self.arch.name_in(self.naming, &name), tensor)).collect();
         errors.tensors(Group::After(&format!("{name}_parameters")), &found, &trajectory.parameters)?;
         let running = self.running(&session)?;
@@ -149,6 +149,10 @@ impl Parity {
 
     /// The batch in the file's order; the session's own batch is shuffled.
     fn batch(&self, session: &mut Session) -> Result<Batch, Failure> {
+        if session.phase().is_none() {
+            session.next_phase()?;
+        }
+        session.next_epoch()?;
         session.next_batch()?.ok_or("the plan ended before the last step")?;
         Ok(Batch::new(self.images.clone(), Targets::Classes(self.labels.clone()))?)
     }
@@ -168,7 +172,7 @@ impl Parity {
 
     /// Running means and variances by the file's names.
     fn running(&self, session: &Session) -> Result<BTreeMap<String, Tensor>, Failure> {
-        let statistics = session.state()?.into_iter().filter(|(name, _)| {
+        let statistics = session.tensors()?.into_iter().filter(|(name, _)| {
             name.rsplit('.').next().is_some_and(|leaf| matches!(leaf, "running_mean" | "running_var"))
         });
         Ok(statistics.map(|(name, tensor)| (self.arch.name_in(self.naming, &name), tensor)).collect())

@@ -115,7 +115,7 @@ pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
                 bar.set_length(*total as u64);
                 bar.set_position(*done as u64);
             }
-            Event::Step { epoch, step, steps, loss } => {
+            Event::Step { epoch, step, steps, loss, .. } => {
                 bar.set_message(format!("{phase_text}, epoch {epoch}, loss {loss:.3}"));
                 bar.set_length(*steps as u64);
                 bar.set_position(*step as u64);

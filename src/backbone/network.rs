@@ -2,7 +2,7 @@
 
 use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result};
-use crate::nn::{Builder, Folded, Module};
+use crate::nn::{BlockInfo, Builder, Folded, Module};
 use crate::ops::{FeatureMap, Sketch};
 use crate::params::{Provider, Shapes};
 use candle_core::{DType, Tensor};
@@ -23,12 +23,17 @@ impl Network {
         Ok(Self { blueprint: blueprint.clone(), layers: b.layers, folded: b.folded })
     }
 
+    pub fn blocks(&self) -> &[BlockInfo] {
+        self.blueprint.blocks()
+    }
+
     /// Images (N, C, H, W) to features (N, D).
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
         self.on_images(images, |x| self.rest(x, 0))
     }
 
     /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
+    #[cfg(test)]
     pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
         self.on_images(images, |x| {
             let x = through(&self.layers[..count], x)?;
@@ -36,7 +41,29 @@ impl Network {
         })
     }
 
-    /// The rest of the way from what `prefix` made: features (N, D).
+    /// Runs the first `last` blocks once; `visit` is shown the map after each, with the number of blocks that made it.
+    pub fn each_map(
+        &self,
+        images: &Tensor,
+        last: usize,
+        mut visit: impl FnMut(usize, &FeatureMap) -> Result<()>,
+    ) -> Result<()> {
+        self.on_images(images, |mut x| {
+            for (i, layer) in self.layers.iter().take(last).enumerate() {
+                x = layer.forward(&x)?;
+                visit(i + 1, &x)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What [`Network::suffix`] takes from the map `x` that the first `count` blocks made: a map (N, C, H, W), or features
+    /// (N, D) after all blocks.
+    pub fn handed_on(&self, x: &FeatureMap, count: usize) -> Result<Tensor> {
+        if count == self.layers.len() { self.features_of(x.clone()) } else { Ok(x.to_images()?) }
+    }
+
+    /// The blocks from `from` on, over what [`Network::handed_on`] gave: features (N, D).
     pub fn suffix(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         if from == self.layers.len() {
             return Ok(x.clone());

@@ -25,8 +25,8 @@ pub(crate) enum Inputs {
     Features {
         /// As it is at the freeze boundary.
         tensor: Tensor,
-        /// The phase of the plan, from 0, that freezes those blocks.
-        phase: usize,
+        /// The fingerprint of the blocks and weights that made it.
+        made_by: u64,
     },
 }
 
@@ -88,14 +88,15 @@ impl Batch {
         }
     }
 
-    /// The cached features, if it has any.
+    /// The cached features, if it has any; `made_by` is the fingerprint of the blocks whose features are wanted, where
+    /// features are cached at all.
     ///
     /// # Errors
-    /// If they were cached for another phase, which freezes other blocks.
-    pub(crate) fn features_of(&self, phase: usize) -> Result<Option<&Tensor>> {
+    /// If other blocks or weights made them: those of another phase.
+    pub(crate) fn features_of(&self, made_by: Option<u64>) -> Result<Option<&Tensor>> {
         match &self.inputs {
             Inputs::Images(_) => Ok(None),
-            Inputs::Features { phase: of, .. } if *of != phase => {
+            Inputs::Features { made_by: of, .. } if Some(*of) != made_by => {
                 let problem = "belongs to another phase, which freezes other blocks; ask for a new batch";
                 Err(Error::invalid("batch", problem))
             }

@@ -59,12 +59,6 @@ impl Loader {
         self
     }
 
-    /// Sets the transform.
-    pub(crate) fn transform(mut self, transform: Transform) -> Self {
-        self.transform = transform;
-        self
-    }
-
     /// Sets the number of threads. With 0, the caller's thread makes each batch when it asks for it.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;

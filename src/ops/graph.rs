@@ -212,11 +212,6 @@ pub(crate) fn backward(loss: &Tensor) -> Result<Gradients> {
     gather(store, sunk)
 }
 
-/// The gradients in a store that `loss.backward()` returned.
-pub(crate) fn gradients_of(store: GradStore) -> Result<Gradients> {
-    gather(store, vec![])
-}
-
 fn gather(store: GradStore, sunk: Vec<(TensorId, Gradient)>) -> Result<Gradients> {
     let mut all = Gradients::new();
     for (id, gradient) in sunk {

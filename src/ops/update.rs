@@ -4,7 +4,7 @@ use super::buffer::Buffer;
 use super::gradient::{Gradient, Numbers};
 use super::reading::before_change;
 use super::real::{Real, with_slice};
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 
@@ -35,6 +35,33 @@ impl Moments {
             (true, DType::F32) => Self::F32((0..count).map(|_| Buffer::zeros(len)).collect()),
             (true, DType::F64) => Self::F64((0..count).map(|_| Buffer::zeros(len)).collect()),
             _ => Self::Device((0..count).map(|_| var.zeros_like()).collect::<Result<_>>()?),
+        })
+    }
+
+    /// Copies on the CPU, of one dimension.
+    pub fn to_tensors(&self) -> Result<Vec<Tensor>> {
+        match self {
+            Self::F32(m) => m.iter().map(|m| Tensor::from_slice(m, m.len(), &Device::Cpu)).collect(),
+            Self::F64(m) => m.iter().map(|m| Tensor::from_slice(m, m.len(), &Device::Cpu)).collect(),
+            Self::Device(m) => m.iter().map(|m| m.flatten_all()?.to_device(&Device::Cpu)?.copy()).collect(),
+        }
+    }
+
+    /// The moments of a parameter like `like`, from what [`Moments::to_tensors`] gave.
+    pub fn from_tensors(like: &Tensor, moments: &[Tensor]) -> Result<Self> {
+        if let Some(m) = moments.iter().find(|m| m.elem_count() != like.elem_count() || m.dtype() != like.dtype()) {
+            bail!("moments {:?} {:?} for a parameter {:?} {:?}", m.dtype(), m.dims(), like.dtype(), like.dims());
+        }
+        fn read<T: Real>(moments: &[Tensor]) -> Result<Vec<Buffer<T>>> {
+            moments.iter().map(|m| with_slice(m, |values| Ok(Buffer::copy_of(values)))).collect()
+        }
+        Ok(match (like.device().is_cpu(), like.dtype()) {
+            (true, DType::F32) => Self::F32(read(moments)?),
+            (true, DType::F64) => Self::F64(read(moments)?),
+            _ => {
+                let tensor = |m: &Tensor| m.copy()?.to_device(like.device())?.reshape(like.shape());
+                Self::Device(moments.iter().map(tensor).collect::<Result<_>>()?)
+            }
         })
     }
 

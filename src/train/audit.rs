@@ -1,14 +1,14 @@
-//! Proof that what should learn learns, and that what should not does not change.
+//! Checks that what should learn is reached by finite gradients, and that what is frozen keeps its bytes.
 
+use super::learner::Learners;
 use crate::backbone::Network;
 use crate::error::{Error, Result};
 use crate::nn::checksum;
-use crate::ops::{Gradient, Gradients};
+use crate::ops::Gradients;
 use crate::params::{Slot, Slots};
-use candle_core::Var;
 use std::collections::BTreeMap;
 
-/// The state of a phase's frozen tensors when it began.
+/// Checksums of a phase's frozen tensors, from when it began.
 pub(super) struct Audit {
     phase: usize,
     frozen: Sums,
@@ -20,7 +20,7 @@ pub(super) struct Audit {
 type Sums = BTreeMap<String, u64>;
 
 impl Audit {
-    /// `wanted`: whether what is frozen will be compared.
+    /// `wanted`: whether frozen tensors will be compared.
     pub fn begin(phase: usize, slots: &Slots, wanted: bool) -> Result<Self> {
         let frozen = if wanted { sums(slots)? } else { Sums::new() };
         Ok(Self { phase, frozen, folded: None })
@@ -28,15 +28,15 @@ impl Audit {
 
     /// After the first backward pass: every learning parameter was reached by a finite gradient. Returns those whose
     /// gradient is exactly zero.
-    pub fn gradients(&self, slots: &Slots, gradients: &Gradients) -> Result<Vec<String>> {
+    pub fn gradients(&self, learners: &Learners, gradients: &Gradients) -> Result<Vec<String>> {
         let (mut unreached, mut not_finite, mut zero) = (vec![], vec![], vec![]);
-        for (name, slot) in slots {
-            let Slot::Param(var) = slot else { continue };
-            match gradients.get(&var.id()) {
-                None => unreached.push(name.clone()),
+        for learner in learners.iter() {
+            let name = || learner.name.clone();
+            match learner.gradient(gradients) {
+                None => unreached.push(name()),
                 Some(gradient) => match gradient.square_sum()? {
-                    0.0 => zero.push(name.clone()),
-                    sum if !sum.is_finite() => not_finite.push(name.clone()),
+                    0.0 => zero.push(name()),
+                    sum if !sum.is_finite() => not_finite.push(name()),
                     _ => {}
                 },
             }
@@ -47,24 +47,18 @@ impl Audit {
         Err(Error::Audit { phase: self.phase, unreached, not_finite, changed: vec![] })
     }
 
-    /// What to say of gradients whose norm is no finite number.
-    pub fn not_finite(&self, gradients: &[(&String, &Var, &Gradient)]) -> Result<Error> {
-        let mut not_finite = vec![];
-        for (name, _, gradient) in gradients {
-            if !gradient.square_sum()?.is_finite() {
-                not_finite.push((*name).clone());
-            }
-        }
-        Ok(Error::Audit { phase: self.phase, unreached: vec![], not_finite, changed: vec![] })
+    /// The error for gradients of these parameters that are not finite.
+    pub fn not_finite(&self, not_finite: Vec<String>) -> Error {
+        Error::Audit { phase: self.phase, unreached: vec![], not_finite, changed: vec![] }
     }
 
-    /// Before the first step: takes note of the folded copies that the forward pass has made.
+    /// Before the first step: notes the checksums of the folded copies that the forward pass has made.
     pub fn copies(&mut self, network: &Network) -> Result<()> {
         self.folded = Some(network.checksums()?.into_iter().collect());
         Ok(())
     }
 
-    /// Every frozen tensor and its folded copy hold the bytes they held.
+    /// Checks that every frozen tensor and its folded copies still hold the same bytes.
     pub fn frozen(&mut self, slots: &Slots, network: &Network) -> Result<()> {
         let mut changed = differing(&self.frozen, &sums(slots)?);
         let folded: Sums = network.checksums()?.into_iter().collect();
@@ -84,7 +78,7 @@ fn sums(slots: &Slots) -> Result<Sums> {
     frozen.map(|(name, slot)| Ok((name.clone(), checksum(slot.tensor())?))).collect()
 }
 
-/// The names whose sums differ. Copies that were made since are no difference.
+/// The names whose sums differ. Copies that were added since do not count.
 fn differing(before: &Sums, after: &Sums) -> Vec<String> {
     before.iter().filter(|(name, sum)| after.get(*name) != Some(sum)).map(|(name, _)| name.clone()).collect()
 }

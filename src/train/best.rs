@@ -1,40 +1,38 @@
 //! Which epoch is the best.
 
+use super::snapshot::Snapshot;
 use crate::error::Result;
 use crate::metrics::{Evaluation, Metric};
-use candle_core::Tensor;
-use std::collections::BTreeMap;
-
-/// The weights of an epoch, by name.
-pub(super) type Weights = BTreeMap<String, Tensor>;
+use serde::{Deserialize, Serialize};
 
 /// The epochs that may still turn out to be the best, with their weights.
 ///
 /// The rule: among the epochs whose accuracy is within one standard error of the best one, the one with the lowest
-/// validation loss. On few validation samples accuracies differ randomly: of two epochs only the samples count that
-/// one of them gets right and the other wrong (a paired comparison), and the loss looks at every sample. (After the
+/// validation loss. With few validation samples accuracies differ randomly: two epochs are compared on the samples that
+/// one of them gets right and the other wrong (a paired comparison), while the loss depends on every sample. (After the
 /// one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".) An epoch whose loss or
 /// logits are not finite is never kept.
 ///
 /// By another metric than top-1 the rule is plain: the best value, of equal ones the lowest loss, and then the
 /// earliest.
 ///
-/// Weights are kept of few epochs at a time: of those that no other one matches in both accuracy and loss and that are
-/// within one error of the best so far. An epoch that has fallen behind is not taken up again, so the rule is exact but
-/// for epochs that a later best would have let in.
-#[derive(Default)]
+/// Weights are kept of few epochs at a time: those that no other epoch matches in both accuracy and loss, and that are
+/// within one standard error of the best so far. A dropped epoch is not reconsidered, so the rule is exact except for
+/// epochs that a later best would have admitted.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Best {
-    metric: Metric,
+    pub metric: Metric,
     /// By falling accuracy, and so by falling loss.
-    kept: Vec<Epoch>,
+    pub kept: Vec<Epoch>,
 }
 
 /// An epoch with its weights.
+#[derive(Debug, Clone)]
 pub(super) struct Epoch {
     /// Over all phases, from 1.
     pub number: usize,
     pub evaluation: Evaluation,
-    pub weights: Weights,
+    pub weights: Snapshot,
 }
 
 /// Epochs whose weights are kept at a time, at most: a bound on memory.
@@ -45,12 +43,12 @@ impl Best {
         Self { metric, kept: vec![] }
     }
 
-    /// Whether the epoch is the best so far; `weights` is asked for those of an epoch that may be it later.
+    /// Whether the epoch is the best so far. `weights` is called for an epoch that may turn out to be the best.
     pub fn offer(
         &mut self,
         number: usize,
         evaluation: &Evaluation,
-        weights: impl FnOnce() -> Result<Weights>,
+        weights: impl FnOnce() -> Result<Snapshot>,
     ) -> Result<bool> {
         if !evaluation.is_finite() {
             return Ok(false);
@@ -77,7 +75,7 @@ impl Best {
         if self.kept.first().is_none_or(|most| evaluation.correct > most.evaluation.correct) {
             self.kept.retain(|k| within_one_error(evaluation, &k.evaluation));
         }
-        // Before the weights are copied, so that there are never more: neither the most accurate nor the one that wins.
+        // Dropped before the weights are copied, to bound the memory: neither the most accurate nor the winner.
         if self.kept.len() >= MOST {
             self.kept.remove(1);
         }
@@ -95,6 +93,27 @@ impl Best {
     /// The best epoch so far.
     pub fn winner(&self) -> Option<&Epoch> {
         self.kept.last()
+    }
+}
+
+/// The epochs of a phase since its lowest validation loss.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Patience {
+    lowest: Option<f64>,
+    since: usize,
+}
+
+impl Patience {
+    /// Notes the validation loss of an epoch. A loss that is not finite is never the lowest.
+    pub fn note(&mut self, loss: f64) {
+        let lower = Metric::Loss.improves(loss, self.lowest);
+        self.since = if lower { 0 } else { self.since + 1 };
+        self.lowest = if lower { Some(loss) } else { self.lowest };
+    }
+
+    /// Whether so many epochs, where there is a limit, have passed without a lower loss.
+    pub fn is_exhausted(&self, limit: Option<usize>) -> bool {
+        limit.is_some_and(|limit| self.since >= limit)
     }
 }
 
@@ -127,7 +146,7 @@ mod tests {
     }
 
     fn offer(best: &mut Best, number: usize, evaluation: &Evaluation) -> bool {
-        best.offer(number, evaluation, || Ok(Weights::new())).unwrap()
+        best.offer(number, evaluation, || Ok(Snapshot::default())).unwrap()
     }
 
     fn winner(best: &Best) -> Option<usize> {
@@ -150,7 +169,7 @@ mod tests {
         // Equal to the best, and worse in one of the two: no better.
         assert!(!offer(&mut best, 5, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.0)));
         assert!(!offer(&mut best, 6, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.2)));
-        // A low loss does not make up for a difference that is not random.
+        // A low loss does not make up for a difference beyond the standard error.
         assert!(!offer(&mut best, 7, &evaluation(&[1, 1, 1, 0, 0, 0, 0, 0, 0, 0], 0.1)));
         assert_eq!(winner(&best), Some(4));
     }

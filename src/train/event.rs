@@ -1,4 +1,4 @@
-//! What a run tells its listener.
+//! The events that a run tells its listener.
 
 use crate::report::{EpochReport, Report};
 use std::io::Write;
@@ -35,6 +35,10 @@ pub enum Event<'a> {
         steps: usize,
         /// The loss of the step's batch.
         loss: f64,
+        /// The head's learning rate, after the schedule.
+        lr: f64,
+        /// The norm of all gradients before clipping.
+        gradient_norm: f64,
     },
     /// An epoch is done and validated.
     Epoch(&'a EpochReport),
@@ -42,7 +46,7 @@ pub enum Event<'a> {
 
 /// A listener that writes the plan, then a line per epoch.
 ///
-/// A line that cannot be written is lost; the run goes on.
+/// A line that cannot be written is dropped; the run continues.
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, candle_core::Device};
@@ -54,7 +58,7 @@ pub enum Event<'a> {
 /// ```
 pub fn progress_lines(mut out: impl Write + Send + 'static) -> impl FnMut(&Event<'_>) + Send + 'static {
     move |event| {
-        // Whoever reads the progress may be gone; that is no reason to lose the training.
+        // A closed pipe is no reason to lose the training.
         let _ = match event {
             Event::Start(report) => writeln!(out, "{}", report.head()),
             Event::Features { done, total } if done == total => writeln!(out, "features of {total} samples computed"),

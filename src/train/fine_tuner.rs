@@ -1,18 +1,20 @@
 //! Choices in, a predictor out.
 
 use super::event::Event;
-use super::feature_cache::FeatureCache;
-use super::session::{Listener, Session, Setup};
+use super::fitted::Fitted;
+use super::listener::Listener;
+use super::run_state::RunState;
+use super::session::Session;
+use super::setup::Setup;
 use crate::backbone::Backbone;
 use crate::data::{Augment, Dataset};
 use crate::error::{Error, Result};
+use crate::features::FeatureCache;
 use crate::head::Head;
 use crate::loss::Loss;
-use crate::metrics::{Evaluation, Metric};
+use crate::metrics::Metric;
 use crate::optim::Optimizer;
 use crate::plan::Plan;
-use crate::predict::Predictor;
-use crate::report::Report;
 use crate::strategy::Strategy;
 use std::sync::Arc;
 
@@ -47,32 +49,8 @@ pub struct FineTuner {
     cache: FeatureCache,
     audit: bool,
     metric: Metric,
-    listener: Option<Listener>,
-}
-
-/// What a run leaves: the predictor and the report.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Fitted {
-    /// The network. From [`FineTuner::fit`] with the weights of the best epoch; from [`Session::finish`] with those of
-    /// the last step, or of the best epoch after [`Session::restore_best`]. [`Report::best_epoch`] tells which.
-    pub predictor: Predictor,
-    /// What happened.
-    pub report: Report,
-}
-
-impl Fitted {
-    /// The final figure, on data that no choice was made on: evaluates, and puts the accuracy into the report and into
-    /// what the predictor saves.
-    ///
-    /// # Errors
-    /// As [`Predictor::evaluate`].
-    pub fn test<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
-        let evaluation = self.predictor.evaluate(data)?;
-        self.report.tested(data, &evaluation);
-        self.predictor.story = Some(self.report.as_story()?);
-        Ok(evaluation)
-    }
+    listener: Listener,
+    state: Option<RunState>,
 }
 
 impl FineTuner {
@@ -93,7 +71,8 @@ impl FineTuner {
             cache: FeatureCache::new(),
             audit: true,
             metric: Metric::default(),
-            listener: None,
+            listener: Listener::default(),
+            state: None,
         }
     }
 
@@ -165,8 +144,8 @@ impl FineTuner {
         self
     }
 
-    /// Sets where features of frozen blocks are kept: a cache shared with other runs, or [`FeatureCache::off`]. By default
-    /// each run has one of its own, of 2 GiB at most. What comes out is the same, unless the cache rounds.
+    /// Sets the cache for features of frozen blocks: one shared with other runs, or [`FeatureCache::off`]. By default
+    /// each run has its own, of 2 GiB at most. The result is the same, unless the cache rounds.
     pub fn cache(mut self, cache: &FeatureCache) -> Self {
         self.cache = cache.clone();
         self
@@ -181,7 +160,7 @@ impl FineTuner {
 
     /// Sets a listener, for progress bars and logs.
     pub fn on_event(mut self, listener: impl FnMut(&Event<'_>) + Send + 'static) -> Self {
-        self.listener = Some(Box::new(listener));
+        self.listener = Listener::new(listener);
         self
     }
 
@@ -189,6 +168,13 @@ impl FineTuner {
     /// listener.
     pub fn progress(self) -> Self {
         self.on_event(super::event::progress_lines(std::io::stderr()))
+    }
+
+    /// Continues the run that `state` was taken from, instead of starting a new one. Backbone, plan, seed, head and data
+    /// must be the same. See [`Session::resume`].
+    pub fn resume(mut self, state: &RunState) -> Self {
+        self.state = Some(state.clone());
+        self
     }
 
     /// Starts a session over the training data, for custom training loops.
@@ -237,7 +223,7 @@ impl FineTuner {
         }
         self.cache.check()?;
         let setup = Setup {
-            profile: self.backbone.inner.profile.clone(),
+            backbone: self.backbone,
             head: self.head,
             plan,
             strategy: self.strategy,
@@ -249,13 +235,16 @@ impl FineTuner {
             metric: self.metric,
             listener: self.listener,
         };
-        // What learns is copied and what is frozen shared, so no other weights stay in memory.
-        Session::start(setup, &self.backbone, train)
+        let mut session = Session::start(setup, train)?;
+        if let Some(state) = &self.state {
+            session.resume(state)?;
+        }
+        Ok(session)
     }
 
     /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see
     /// [`Session::end_epoch`] for which that is). Where the training diverges after an epoch that did not, that epoch
-    /// is kept, and [`Report::stopped`] says why.
+    /// is kept, and [`Report::stopped`](crate::Report::stopped) says why.
     ///
     /// # Errors
     /// As [`FineTuner::session`]; [`Error::Diverged`] if no epoch was validated with finite numbers; and if a sample
@@ -284,20 +273,14 @@ impl FineTuner {
 
 /// Trains by the plan, with a validation after each epoch.
 fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
-    let mut cache = None;
-    while let Some(batch) = session.next_batch()? {
-        if session.entered_phase() {
-            cache = session.valid_cache(valid)?;
-        }
-        session.step(&batch)?;
-        if !session.epoch_done() {
-            continue;
-        }
-        let evaluation = session.validate(valid, cache.as_ref())?;
-        session.end_epoch(&evaluation)?;
-        if session.phase().is_none() {
-            // The next phase's features need the room.
-            cache = None;
+    while session.next_phase()? {
+        let features = session.valid_features(valid)?;
+        while session.next_epoch()? {
+            while let Some(batch) = session.next_batch()? {
+                session.step(&batch)?;
+            }
+            let evaluation = session.validate(valid, features.as_ref())?;
+            session.end_epoch(&evaluation)?;
         }
     }
     Ok(())

@@ -2,12 +2,18 @@
 
 use crate::metrics::Evaluation;
 use crate::report::EpochReport;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// What is known of the epoch so far.
+/// The sums of the epoch so far.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Progress {
+    #[serde(skip, default = "Instant::now")]
     started: Instant,
-    pub seconds: f64,
+    /// Seconds before `started`, in a session that was resumed.
+    before: f64,
+    /// Seconds of training until the last step.
+    seconds: f64,
     steps: usize,
     /// Samples handed out.
     seen: usize,
@@ -15,7 +21,8 @@ pub(super) struct Progress {
     pending: usize,
     /// Samples of the steps, which weigh the losses.
     weight: usize,
-    judged: usize,
+    /// Samples whose predictions were compared with their targets, and how many were correct.
+    predicted: usize,
     correct: usize,
     loss: f64,
     norm: f64,
@@ -25,16 +32,27 @@ impl Progress {
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
+            before: 0.0,
             seconds: 0.0,
             steps: 0,
             seen: 0,
             pending: 0,
             weight: 0,
-            judged: 0,
+            predicted: 0,
             correct: 0,
             loss: 0.0,
             norm: 0.0,
         }
+    }
+
+    /// The same for a state, whose clock starts again when it is resumed.
+    pub fn paused(&self) -> Self {
+        Self { before: self.seconds, ..self.clone() }
+    }
+
+    /// Starts the clock again.
+    pub fn resumed(&self) -> Self {
+        Self { started: Instant::now(), ..self.clone() }
     }
 
     /// Leaves out time that was not spent on training.
@@ -47,9 +65,9 @@ impl Progress {
         self.pending += samples;
     }
 
-    pub fn judge(&mut self, correct: usize, of: usize) {
+    pub fn predict(&mut self, correct: usize, of: usize) {
         self.correct += correct;
-        self.judged += of;
+        self.predicted += of;
     }
 
     /// A step on the samples handed out since the last one; `loss` is their mean. A further step on the same samples
@@ -60,7 +78,7 @@ impl Progress {
         self.weight += samples;
         self.loss += loss * samples as f64;
         self.norm += norm;
-        self.seconds = self.started.elapsed().as_secs_f64();
+        self.seconds = self.before + self.started.elapsed().as_secs_f64();
     }
 
     pub fn steps(&self) -> usize {
@@ -73,7 +91,7 @@ impl Progress {
             epoch,
             lr,
             train_loss: self.loss / self.weight as f64,
-            train_top1: (self.judged > 0).then(|| self.correct as f64 / self.judged as f64),
+            train_top1: (self.predicted > 0).then(|| self.correct as f64 / self.predicted as f64),
             gradient_norm: self.norm / self.steps.max(1) as f64,
             valid_loss: valid.map(|v| v.loss),
             valid_top1: valid.map(Evaluation::top1),

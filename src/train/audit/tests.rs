@@ -1,7 +1,8 @@
+use super::super::learner::Group;
 use super::*;
 use crate::ops::backward;
 use crate::{Arch, Backbone};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 
 fn frozen() -> (Backbone, Slots, Network) {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
@@ -31,7 +32,7 @@ fn one_changed_bit_of_a_frozen_tensor_is_found() {
     let mut audit = Audit::begin(1, &slots, true).unwrap();
     network.features(&images(32)).unwrap();
     audit.frozen(&slots, &network).unwrap();
-    // More copies are made for other sizes; that is no change.
+    // More copies are added for other sizes; that is no change.
     network.features(&images(40)).unwrap();
     audit.frozen(&slots, &network).unwrap();
 
@@ -67,21 +68,23 @@ fn a_folded_copy_that_is_not_that_of_its_tensors_is_found() {
 fn gradients_are_sorted_into_missing_endless_and_zero() {
     let var = |values: [f32; 2]| Var::new(&values, &Device::Cpu).unwrap();
     let (good, lost, endless, idle) = (var([1.0, 2.0]), var([1.0, 2.0]), var([0.0, 1.0]), var([1.0, 2.0]));
-    let mut slots = Slots::new();
-    for (name, var) in [("good", &good), ("lost", &lost), ("idle", &idle)] {
-        slots.insert(name.into(), Slot::Param(var.clone()));
-    }
-    slots.insert("kept".into(), Slot::Frozen(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap()));
-    let audit = Audit::begin(1, &slots, true).unwrap();
+    let learners = |vars: &[(&str, &Var)]| {
+        let group = Group { lr_scale: 1.0, decays: true };
+        let mut learners = Learners::default();
+        learners.enter(vars.iter().map(|(name, var)| (name.to_string(), (*var).clone(), group)).collect()).unwrap();
+        learners
+    };
+    let all = learners(&[("good", &good), ("lost", &lost), ("idle", &idle)]);
+    let audit = Audit::begin(1, &Slots::new(), true).unwrap();
 
     let loss = (good.sqr().unwrap() + (idle.as_tensor() - idle.as_tensor()).unwrap()).unwrap().sum_all().unwrap();
     let gradients = backward(&loss).unwrap();
-    assert_eq!(lists(audit.gradients(&slots, &gradients).unwrap_err()), (vec!["lost".into()], vec![], vec![]));
-    slots.remove("lost");
-    assert_eq!(audit.gradients(&slots, &gradients).unwrap(), ["idle"]);
+    assert_eq!(lists(audit.gradients(&all, &gradients).unwrap_err()), (vec!["lost".into()], vec![], vec![]));
+    let all = learners(&[("good", &good), ("idle", &idle)]);
+    assert_eq!(audit.gradients(&all, &gradients).unwrap(), ["idle"]);
 
-    slots.insert("endless".into(), Slot::Param(endless.clone()));
+    let all = learners(&[("good", &good), ("idle", &idle), ("endless", &endless)]);
     let loss = (loss + endless.sqrt().unwrap().sum_all().unwrap()).unwrap(); // the slope of a root at 0
-    let error = audit.gradients(&slots, &backward(&loss).unwrap()).unwrap_err();
+    let error = audit.gradients(&all, &backward(&loss).unwrap()).unwrap_err();
     assert_eq!(lists(error), (vec![], vec!["endless".into()], vec![]));
 }

@@ -1,133 +1,174 @@
-//! From one phase of the plan to the next.
+//! From one phase of the plan to the next, and the features that are cached for it.
 
-use super::super::features::Maker;
-#[allow(clippy::wildcard_imports)] // one type in three files
-use super::*;
-use crate::data::hash;
-use crate::nn::checksum;
+use super::Session;
+use crate::data::{Augment, Dataset, Loader, Transform, batch_count};
+use crate::error::Result;
+use crate::features::{Cut, FeatureSet, Producer, fingerprint};
+use crate::train::audit::Audit;
+use crate::train::event::Event;
+use crate::train::phase::RunningPhase;
+use crate::train::position::PhaseState;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// What features are kept for.
-#[derive(Clone, Copy)]
-pub(super) enum Purpose<'a> {
-    Training(&'a Augment),
+/// What features are cached for.
+enum Purpose {
+    Training(Augment),
     Validation,
 }
 
 impl Session {
-    pub(super) fn enter_phase(&mut self) -> Result<bool> {
-        let Some(phase) = self.setup.plan.phases.get(self.next_phase).cloned() else { return Ok(false) };
-        let index = self.next_phase;
-        let Profile { blueprint, spec, .. } = self.setup.profile.clone();
-        let heads = self.setup.head.names(&blueprint, self.labels.len());
-        let frozen = phase.freeze.resolve(&blueprint, &heads)?;
-        assign(&mut self.slots, blueprint.declared(), &frozen, phase.batch_norm)?;
-        let network = Arc::new(Network::build(&blueprint, &self.slots)?);
-        let groups = groups(&self.slots, &blueprint, &phase);
-        self.report.parameters = count(&self.slots, &blueprint);
-        let phases = self.setup.plan.phases.len();
-        let event = Event::Phase { phase: index + 1, phases, frozen_blocks: frozen.prefix };
-        emit(&mut self.setup.listener, &event);
-        let augment = if phase.augment { self.setup.plan.augment.clone() } else { Augment::none() };
-        self.loader = self.loader.clone().transform(Transform::train(&spec, &augment)?);
-        let cache =
-            self.compute_cache(&self.dataset.clone(), &network, (index, frozen.prefix), Purpose::Training(&augment))?;
-        if let Some(cache) = &cache {
-            self.report.cached_mb = self.report.cached_mb.max(cache.bytes() as f64 / 1e6);
+    /// Enters the next phase of the plan: what it freezes is frozen, and its features are computed and cached where that
+    /// saves work. `false` when the plan is done. A phase in progress is ended first, as by [`Session::end_phase`].
+    ///
+    /// After [`Session::resume`] the first call continues the phase that the state was taken in.
+    ///
+    /// # Errors
+    /// If a sample cannot be read, or the audit of the phase that ends fails.
+    pub fn next_phase(&mut self) -> Result<bool> {
+        if std::mem::take(&mut self.continues.phase) && self.phase.is_some() {
+            return Ok(true);
         }
-        let per_epoch = batch_count(self.dataset.len(), self.setup.plan.batch_size);
-        let audit = Audit::begin(index + 1, &self.slots, self.setup.audit)?;
-        self.audit_pending = self.setup.audit;
-        let (all_batches, frozen_blocks) = (per_epoch.saturating_mul(phase.epochs), frozen.prefix);
-        self.current = Some(Current {
-            index,
-            phase,
-            network,
-            frozen_blocks,
-            groups,
-            cache,
-            audit,
-            epoch: 0,
-            batches: 0,
-            all_batches,
-            steps: 0,
-            lowest: None,
-            since_lowest: 0,
-            running: None,
-        });
-        self.next_phase += 1;
+        self.end_phase()?;
+        if self.counters.next_phase >= self.plan.phases.len() {
+            return Ok(false);
+        }
+        let audit_pending = self.audit;
+        self.enter(PhaseState { index: self.counters.next_phase, audit_pending, ..PhaseState::default() })?;
+        self.counters.next_phase += 1;
         Ok(true)
     }
 
+    /// Ends the phase in progress, before its time where epochs are left; nothing happens without one. An epoch in
+    /// progress is ended without a validation.
+    ///
+    /// # Errors
+    /// [`Error::Audit`](crate::Error::Audit) if something frozen has changed.
+    pub fn end_phase(&mut self) -> Result<()> {
+        self.close_epoch(None)?;
+        self.leave_phase()
+    }
+
+    /// Enters a phase at the point that `state` says.
+    pub(super) fn enter(&mut self, state: PhaseState) -> Result<()> {
+        let phases = self.plan.phases.len();
+        let phase = self.plan.phases[state.index].clone();
+        let entered = self.model.enter(&phase)?;
+        self.learners.enter(entered.parameters)?;
+        self.report.parameters = entered.counts;
+        let frozen_blocks = entered.frozen_blocks;
+        self.listener.tell(&Event::Phase { phase: state.index + 1, phases, frozen_blocks });
+        let augment = if phase.augment { self.plan.augment.clone() } else { Augment::none() };
+        let transform = Transform::train(&self.model.profile.spec, &augment)?;
+        let loader = Loader::new(&self.dataset, transform).batch_size(self.plan.batch_size).seed(self.seed);
+        let loader = self.workers.into_iter().fold(loader, Loader::workers);
+        let all_batches = batch_count(self.dataset.len(), self.plan.batch_size).saturating_mul(phase.epochs);
+        let audit = Audit::begin(state.index + 1, &self.model.slots, self.audit)?;
+        let mut running = RunningPhase {
+            phase,
+            network: entered.network,
+            frozen_blocks,
+            features: None,
+            made_by: None,
+            loader,
+            audit,
+            all_batches,
+            state,
+            epoch: None,
+        };
+        running.features = self.cached(&self.dataset.clone(), &running, Purpose::Training(augment))?;
+        if let Some(features) = &running.features {
+            running.made_by = Some(features.made_by()?);
+            self.report.cached_mb = self.report.cached_mb.max(features.bytes() as f64 / 1e6);
+        }
+        self.phase = Some(running);
+        Ok(())
+    }
+
+    /// Leaves the phase in progress, after a last look at what it froze.
     pub(super) fn leave_phase(&mut self) -> Result<()> {
-        if let Some(mut current) = self.current.take()
-            && self.setup.audit
-            && current.steps > 0
+        self.continues.phase = false;
+        if let Some(mut phase) = self.phase.take()
+            && self.audit
+            && phase.state.steps > 0
         {
-            current.audit.frozen(&self.slots, &current.network)?;
+            phase.audit.frozen(&self.model.slots, &phase.network)?;
         }
         Ok(())
     }
 
-    /// The features of the frozen blocks for all samples, where that is possible and worth it.
-    pub(super) fn compute_cache(
+    /// The validation data's features at the boundary of the phase in progress.
+    pub(in crate::train) fn valid_features(&mut self, valid: &Arc<dyn Dataset>) -> Result<Option<FeatureSet>> {
+        let Some(mut phase) = self.phase.take() else { return Ok(None) };
+        let begun = Instant::now();
+        let features = self.cached(valid, &phase, Purpose::Validation);
+        if let Some(epoch) = &mut phase.epoch {
+            epoch.progress.exclude(begun.elapsed());
+        }
+        self.phase = Some(phase);
+        features
+    }
+
+    /// The features of the phase's frozen blocks for all samples, where they can be cached and that saves work.
+    fn cached(
         &mut self,
         dataset: &Arc<dyn Dataset>,
-        network: &Network,
-        (phase, frozen_blocks): (usize, usize),
-        purpose: Purpose<'_>,
-    ) -> Result<Option<KeptFeatures>> {
-        let views = match (purpose, self.setup.plan.views) {
-            (Purpose::Training(augment), Some(views)) if augment.is_random() => {
-                (views, Some(hash(&(self.setup.seed, format!("{augment:?}")))))
-            }
-            (Purpose::Training(augment), None) if augment.is_random() => {
-                self.setup.cache.forget_others(None);
-                return Ok(None);
-            }
-            _ => (1, None),
+        phase: &RunningPhase,
+        purpose: Purpose,
+    ) -> Result<Option<FeatureSet>> {
+        let views = match (&purpose, self.plan.views) {
+            (Purpose::Training(augment), views) if augment.is_random() => views,
+            _ => Some(1),
         };
-        if frozen_blocks == 0 || self.setup.cache.is_off() {
-            self.setup.cache.forget_others(None);
+        let (Some(views), false) = (views, phase.frozen_blocks == 0 || self.cache.is_off()) else {
+            self.cache.forget_others(None);
             return Ok(None);
-        }
+        };
         let begun = Instant::now();
-        let made = self.made(frozen_blocks)?;
-        self.setup.cache.forget_others(Some(made));
-        let loader = match (purpose, self.setup.workers) {
-            (Purpose::Training(_), _) => self.loader.clone(),
-            (Purpose::Validation, workers) => {
-                let loader = Loader::new(dataset, Transform::eval(&self.setup.profile.spec)?);
-                workers.into_iter().fold(loader, Loader::workers)
+        let mut producer = Producer::over(&phase.network, &self.model.profile, self.model.weights())?;
+        if let Some(workers) = self.workers {
+            producer = producer.workers(workers);
+        }
+        let producer = match &purpose {
+            Purpose::Validation => producer.must_be_finite(false),
+            Purpose::Training(augment) => {
+                let transform = Transform::train(&self.model.profile.spec, augment)?;
+                let random = augment.is_random().then(|| fingerprint(&(self.seed, format!("{augment:?}"))));
+                producer.transform(transform, self.seed, random)
             }
         };
-        let (dtype, device) = (self.setup.profile.dtype, &self.setup.profile.device);
-        let must_be_finite = matches!(purpose, Purpose::Training(_));
-        let maker = Maker { loader: &loader, network, frozen_blocks, made, dtype, device, phase, must_be_finite };
-        let listener = &mut self.setup.listener;
-        let progress = |done, total| emit(listener, &Event::Features { done, total });
-        let kept = KeptFeatures::gather(dataset, &maker, &self.setup.cache, views, progress)?;
-        if kept.is_none() {
+        let cut = Cut::Boundary(phase.frozen_blocks);
+        self.cache.forget_others(Some(producer.made_by(cut, &self.cache)?));
+        let all: Vec<usize> = (0..dataset.len()).collect();
+        let listener = &mut self.listener;
+        let progress = |done, total| listener.tell(&Event::Features { done, total });
+        let features = FeatureSet::gather_with(dataset, &all, views, &producer, &[cut], &self.cache, progress)?;
+        if features.is_none() {
             tracing::warn!(
-                cache = ?self.setup.cache,
-                "the frozen part's features do not fit and are computed anew in each epoch"
+                cache = ?self.cache,
+                "the features of the frozen blocks do not fit the cache and are computed again in each epoch"
             );
         }
         self.report.seconds.features += begun.elapsed().as_secs_f64();
-        Ok(kept)
+        Ok(features)
     }
+}
 
-    /// A number for all that features depend on besides the sample: the frozen blocks' weights, what an image becomes
-    /// before them, and how features are stored.
-    fn made(&self, frozen_blocks: usize) -> Result<u64> {
-        let Profile { blueprint, naming, spec, device, dtype, .. } = &self.setup.profile;
-        let mut weights = Vec::new();
-        for d in blueprint.declared().iter().filter(|d| d.block < frozen_blocks) {
-            if let Some(slot) = self.slots.get(&d.name) {
-                weights.push((&d.name, checksum(&slot.detached())?));
-            }
-        }
-        let stored = self.setup.cache.stored(*dtype);
-        let place = format!("{} {naming:?} {spec:?} {dtype:?} {stored:?} {:?}", blueprint.name(), device.location());
-        Ok(hash(&(place, frozen_blocks, weights)))
+#[cfg(test)]
+mod tests {
+    use crate::{Arch, Backbone, BatchNormMode, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    use candle_core::{DType, Device, Tensor};
+    use std::sync::Arc;
+
+    #[test]
+    fn the_backbones_weights_are_not_kept_beside_those_that_learn() {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        let given = Arc::downgrade(&backbone.inner);
+        let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
+        let data = TensorDataset::new(images, vec![0, 1], vec!["a".into(), "b".into()]).unwrap();
+        let phase = Phase::new(1, Optimizer::sgd(0.1)).batch_norm(BatchNormMode::Train);
+        let session = FineTuner::new(backbone).plan(Plan::new(vec![phase])).session(&data).unwrap();
+        assert!(given.upgrade().is_none());
+        drop(session);
     }
 }

@@ -1,14 +1,27 @@
-//! A session's beginning: checks, first weights, and what is probably not meant.
+//! A session's beginning: checks, initial weights, and warnings.
 
-#[allow(clippy::wildcard_imports)] // one type in several files
-use super::*;
-use std::time::SystemTime;
+use super::{Continues, Session};
+use crate::data::{Augment, Dataset, Loader};
+use crate::error::{Error, Result};
+use crate::metrics::Metric;
+use crate::plan::{Init, Plan};
+use crate::report::{ParameterCounts, Report, SampleCounts, Timings};
+use crate::train::best::Best;
+use crate::train::event::Event;
+use crate::train::learner::Learners;
+use crate::train::model::Model;
+use crate::train::position::Counters;
+use crate::train::setup::Setup;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 impl Session {
-    pub(in crate::train) fn start(mut setup: Setup, backbone: &Backbone, data: Arc<dyn Dataset>) -> Result<Self> {
+    pub(in crate::train) fn start(setup: Setup, data: Arc<dyn Dataset>) -> Result<Self> {
         let started = Instant::now();
-        setup.plan.check(backbone)?;
-        setup.plan = setup.plan.with_names(backbone)?;
+        let Setup { backbone, head, plan, strategy, overrides, seed, workers, cache, audit, metric, mut listener } =
+            setup;
+        plan.check(&backbone)?;
+        let mut plan = plan.with_names(&backbone)?;
         if data.is_empty() {
             return Err(Error::invalid("dataset", "holds no samples"));
         }
@@ -17,84 +30,70 @@ impl Session {
             let problem = format!("has only {} class; at least 2 are needed", labels.len());
             return Err(Error::invalid("dataset", problem));
         }
-        setup.head.check_labels(backbone, &labels)?;
-        let transform = Transform::train(&setup.profile.spec, &setup.plan.augment)?;
-        if setup.plan.augment.is_random() && Loader::gives_tensors(&data)? {
-            setup.plan.reasons.push("the samples are tensors, which are not augmented".into());
-            setup.plan.augment = Augment::none();
+        head.check_labels(&backbone, &labels)?;
+        if plan.augment.is_random() && Loader::gives_tensors(&data)? {
+            plan.reasons.push("the samples are tensors, which are not augmented".into());
+            plan.augment = Augment::none();
         }
-        let Setup { profile, head, plan, seed, .. } = &setup;
-        let blueprint = &profile.blueprint;
-        let tensors = match plan.init {
-            Init::Pretrained => backbone.tensors().clone(),
-            Init::Random => random_tensors(blueprint, *seed, profile.dtype, &profile.device)?,
-        };
-        let mut slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
-        for (name, tensor) in head.start(backbone, labels.len(), *seed)? {
-            slots.insert(name, Slot::Param(variable(&tensor)?));
-        }
-        // Each phase sets its own transform.
-        let mut loader = Loader::new(&data, transform).batch_size(plan.batch_size).seed(*seed);
-        if let Some(workers) = setup.workers {
-            loader = loader.workers(workers);
-        }
-        let warnings = plan.warnings(backbone);
-        let report = Report {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            date: now(),
-            arch: blueprint.name().to_string(),
-            base_model: profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained),
-            strategy: setup.strategy,
-            plan: plan.clone(),
-            overrides: setup.overrides.clone(),
-            warnings,
-            stopped: None,
-            seed: *seed,
-            metric: setup.metric,
-            input_size: profile.spec.size,
-            samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
-            skipped: data.skipped(),
-            classes: labels.clone(),
-            epochs: vec![],
-            best_epoch: None,
-            valid_top1: None,
-            valid: None,
-            top1: None,
-            test: None,
-            seconds: Timings::default(),
-            parameters: ParameterCounts::default(),
-            zero_gradients: vec![],
-            cached_mb: 0.0,
-            peak_rss_mb: None,
-        };
-        let heads = head.names(blueprint, labels.len());
-        for (i, phase) in plan.phases.iter().enumerate() {
-            let frozen = phase.freeze.resolve(blueprint, &heads)?;
-            let learns = |d: &Declared| frozen.role(d, phase.batch_norm) == Role::Param;
-            if heads.iter().all(|name| frozen.names(name)) && !blueprint.declared().iter().any(learns) {
-                let problem = "freezes everything, the head too, so nothing would learn";
-                return Err(Error::invalid(format!("plan: phase {} freeze", i + 1), problem));
-            }
-        }
+        let model = Model::start(&backbone, head, labels, plan.init, seed)?;
+        let warnings = plan.warnings(&backbone);
+        let base_model = backbone.inner.profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained);
+        drop(backbone);
+        model.check(&plan)?;
+        let report = Report { base_model, strategy, overrides, warnings, ..report(&plan, &model, seed, &data) };
+        let report = Report { metric, ..report };
         report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        emit(&mut setup.listener, &Event::Start(&report));
+        listener.tell(&Event::Start(&report));
         Ok(Self {
-            setup,
+            plan,
+            seed,
+            workers,
+            cache,
+            audit,
+            listener,
             dataset: data,
-            labels,
-            loader,
-            slots,
-            optimizer: OptimizerState::default(),
-            current: None,
-            next_phase: 0,
-            epochs_done: 0,
-            steps_done: 0,
-            forwards: 0,
-            audit_pending: false,
-            best: Best::new(report.metric),
+            model,
+            learners: Learners::default(),
+            counters: Counters::default(),
+            phase: None,
+            continues: Continues::default(),
+            best: Best::new(metric),
             report,
             started,
+            seconds_before: 0.0,
         })
+    }
+}
+
+/// The report of a run that begins.
+fn report(plan: &Plan, model: &Model, seed: u64, data: &Arc<dyn Dataset>) -> Report {
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        date: now(),
+        arch: model.blueprint().name().to_string(),
+        base_model: None,
+        strategy: None,
+        plan: plan.clone(),
+        overrides: vec![],
+        warnings: vec![],
+        stopped: None,
+        seed,
+        metric: Metric::default(),
+        input_size: model.profile.spec.size,
+        samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
+        skipped: data.skipped(),
+        classes: model.labels.clone(),
+        epochs: vec![],
+        best_epoch: None,
+        valid_top1: None,
+        valid: None,
+        top1: None,
+        test: None,
+        seconds: Timings::default(),
+        parameters: ParameterCounts::default(),
+        zero_gradients: vec![],
+        cached_mb: 0.0,
+        peak_rss_mb: None,
     }
 }
 
@@ -119,7 +118,7 @@ fn date(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::date;
 
     /// Python: `datetime.fromtimestamp(seconds, UTC)`.
     #[test]

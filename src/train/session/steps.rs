@@ -1,70 +1,151 @@
-//! An epoch's beginning, and one step of its optimizer.
+//! Forward passes, losses and steps.
 
-#[allow(clippy::wildcard_imports)] // one type in several files
-use super::*;
+use super::{Session, no_phase};
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::inference::Inference;
+use crate::ops::{Gradient, Gradients, backward};
+use crate::train::event::Event;
+use candle_core::{DType, Device, Tensor};
 
-/// One step of every learning parameter; the norm of the gradients before clipping.
-pub(super) fn step(
-    optimizer: &mut OptimizerState,
-    slots: &Slots,
-    gradients: &Gradients,
-    current: &Current,
-    clip: Option<f64>,
-) -> Result<f64> {
-    let learning: Vec<_> = slots
-        .iter()
-        .filter_map(|(name, slot)| match slot {
-            Slot::Param(var) => Some((name, var, gradients.get(&var.id())?)),
-            _ => None,
-        })
-        .collect();
-    let norm = global_norm(learning.iter().map(|(.., g)| *g))?;
-    if !norm.is_finite() {
-        return Err(current.audit.not_finite(&learning)?);
+impl Session {
+    /// Logits (N, classes) with a graph: a Candle tensor from which any loss can be computed. Each call has its own
+    /// dropout mask.
+    ///
+    /// # Errors
+    /// Before the first phase, for images that the network cannot take, and for a batch with cached features of another
+    /// phase.
+    pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
+        let phase = self.phase.as_ref().ok_or_else(no_phase)?;
+        let features = phase.forward(batch, self.model.profile.dtype)?;
+        let forward = self.counters.forwards;
+        self.counters.forwards += 1;
+        self.model.logits(&features, self.seed, forward)
     }
-    let scale = clip.filter(|&most| norm > most).map_or(1.0, |most| most / norm);
-    let factor = current.factor();
-    for (name, var, gradient) in learning {
-        let Some(&group) = current.groups.get(name) else { continue };
-        optimizer.step(&current.phase.optimizer, (name, var), gradient, group, factor, scale)?;
-    }
-    Ok(norm)
-}
 
-/// A new order of the samples, and the loader's threads unless features are kept.
-pub(super) fn start_epoch(
-    loader: &Loader,
-    current: &Current,
-    setup: &Setup,
-    samples: usize,
-    number: usize,
-) -> Result<Epoch> {
-    let mut order: Vec<usize> = (0..samples).collect();
-    order.shuffle(&mut Seed(setup.seed).stream("shuffle", &[number as u64]));
-    let batches = match &current.cache {
-        Some(_) => None,
-        None => {
-            let view = setup.plan.views.map_or(number, |views| number % views.max(1));
-            Some(loader.batches(order.clone(), view as u64, &setup.profile.device)?)
+    /// Logits (N, classes) in evaluation mode, without a graph: running statistics, no dropout, nothing changes.
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        let phase = self.phase.as_ref().ok_or_else(no_phase)?;
+        let inference = self.model.inference()?;
+        match batch.features_of(phase.made_by)? {
+            Some(features) => inference.logits_from(features, phase.frozen_blocks),
+            None => inference.logits(batch.images()?),
         }
-    };
-    Ok(Epoch { order, taken: 0, batches, progress: Progress::new() })
-}
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Arch, Backbone, BatchNormMode, FineTuner, Optimizer, TensorDataset};
+    /// The gradients of `loss`, clipped, and one step of the optimizer. Returns the loss.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] for a loss that is not finite, [`Error::Audit`] if a gradient is not finite or, in the first
+    /// step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no step was
+    /// made then (a forward pass with batch statistics has moved the running ones already).
+    pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
+        let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        self.check_loss(value)?;
+        self.apply(backward(loss)?, value)?;
+        Ok(value)
+    }
 
-    #[test]
-    fn the_weights_that_came_are_not_kept_beside_those_that_learn() {
-        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
-        let given = Arc::downgrade(&backbone.inner);
-        let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        let data = TensorDataset::new(images, vec![0, 1], vec!["a".into(), "b".into()]).unwrap();
-        let phase = Phase::new(1, Optimizer::sgd(0.1)).batch_norm(BatchNormMode::Train);
-        let session = FineTuner::new(backbone).plan(Plan::new(vec![phase])).session(&data).unwrap();
-        assert!(given.upgrade().is_none());
-        drop(session);
+    /// One step of the optimizer with gradients by canonical name, those of [`Session::gradients`]: to look at them, or
+    /// to change them, before the step. `loss` is the loss for the report. Returns the norm of the gradients before
+    /// clipping.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Loss, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 12288.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((4, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
+    /// # let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+    /// # session.next_phase()?;
+    /// # session.next_epoch()?;
+    /// # let batch = session.next_batch()?.unwrap();
+    /// let logits = session.forward(&batch)?;
+    /// let loss = Loss::cross_entropy().forward(&logits, &batch.targets)?;
+    /// let mut gradients = session.gradients(&loss.backward()?)?;
+    /// for (name, gradient) in &mut gradients {
+    ///     println!("{name}: {}", gradient.sqr()?.sum_all()?);
+    ///     *gradient = gradient.clamp(-1f32, 1f32)?;
+    /// }
+    /// session.step_with(gradients, loss.to_scalar::<f32>()?.into())?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::backward_step`], and for a gradient of another name or shape than the parameters have.
+    pub fn step_with(&mut self, gradients: Vec<(String, Tensor)>, loss: f64) -> Result<f64> {
+        self.check_loss(loss)?;
+        let mut named = Gradients::new();
+        for (name, gradient) in gradients {
+            let Some(learner) = self.learners.iter().find(|learner| learner.name == name) else {
+                let known = self.learners.iter().map(|learner| learner.name.clone()).collect();
+                return Err(Error::UnknownBlock { name, known });
+            };
+            let shape = learner.variable.dims();
+            if gradient.dims() != shape {
+                let problem = format!("has shape {:?}, and the parameter {shape:?}", gradient.dims());
+                return Err(Error::invalid(format!("gradient of {name}"), problem));
+            }
+            named.insert(learner.variable.id(), Gradient::Tensor(gradient.detach()));
+        }
+        self.apply(named, loss)
+    }
+
+    /// Forward, the plan's loss, backward and one step of the optimizer. Returns the loss.
+    ///
+    /// # Errors
+    /// As [`Session::forward`] and [`Session::backward_step`].
+    pub fn step(&mut self, batch: &Batch) -> Result<f64> {
+        let logits = self.forward(batch)?;
+        let loss = self.plan.loss.forward(&logits, &batch.targets)?;
+        let (correct, of) = Inference::TASK.correct(&logits, &batch.targets)?;
+        let value = self.backward_step(&loss)?;
+        if let Some(epoch) = self.phase.as_mut().and_then(|phase| phase.epoch.as_mut()) {
+            epoch.progress.predict(correct, of);
+        }
+        Ok(value)
+    }
+
+    fn check_loss(&self, loss: f64) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Diverged { what: "training loss", step: self.counters.steps + 1, loss })
+    }
+
+    /// Audits and applies gradients; their norm before clipping.
+    fn apply(&mut self, gradients: Gradients, loss: f64) -> Result<f64> {
+        let phase = self.phase.as_mut().ok_or_else(no_phase)?;
+        if phase.state.audit_pending {
+            for name in phase.audit.gradients(&self.learners, &gradients)? {
+                if !self.report.zero_gradients.contains(&name) {
+                    self.report.zero_gradients.push(name);
+                }
+            }
+            phase.audit.copies(&phase.network)?;
+        }
+        let (factor, clip) = (phase.factor(), self.plan.clip);
+        let not_finite = |names| phase.audit.not_finite(names);
+        let norm = self.learners.step(&gradients, &phase.phase.optimizer, factor, clip, not_finite)?;
+        drop(gradients);
+        if phase.state.audit_pending {
+            phase.audit.frozen(&self.model.slots, &phase.network)?;
+            phase.state.audit_pending = false;
+        }
+        self.counters.steps += 1;
+        // These are no longer the weights of an epoch that was restored.
+        (self.report.best_epoch, self.report.valid_top1, self.report.valid) = (None, None, None);
+        phase.state.steps += 1;
+        let (lr, steps, epoch_number) = (phase.lr(), phase.batches_per_epoch(), phase.state.epoch + 1);
+        if let Some(epoch) = &mut phase.epoch {
+            epoch.progress.step(loss, norm);
+            let step = epoch.progress.steps();
+            self.listener.tell(&Event::Step { epoch: epoch_number, step, steps, loss, lr, gradient_norm: norm });
+        }
+        Ok(norm)
     }
 }

@@ -1,6 +1,7 @@
-//! What frozen blocks make of samples, computed once and kept for whoever asks again.
+//! The rows of features in memory or in a file, shared by everything that holds the cache.
 
-use super::feature_file::FeatureFile;
+use super::file::FeatureFile;
+use super::key::RowKey;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::collections::HashMap;
@@ -8,16 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Where the features of frozen blocks are kept, so that each image passes those blocks once instead of once an epoch.
+/// Caches the features of frozen blocks, so that each image passes those blocks once instead of once per epoch.
 ///
-/// A clone shares what is kept: give one cache to several runs, folds or strategies, and each sample's features are
-/// computed by the first that needs them. They are found again by the bytes of the frozen weights, the cut, the
-/// [`InputSpec`](crate::InputSpec), the view where views are random, and
-/// [`Dataset::fingerprint`](crate::Dataset::fingerprint); samples without a fingerprint are kept for one phase of one
-/// run. What is trained on kept features ends in the same bytes as without them.
+/// Clones share their features: give one cache to several runs, folds or strategies, and each sample's features are
+/// computed by the first that needs them. The key of a sample's features is made of the bytes of the frozen weights,
+/// the cut, the [`InputSpec`](crate::InputSpec), the view where augmentation is random, and
+/// [`Dataset::fingerprint`](crate::Dataset::fingerprint). Samples without a fingerprint are cached for one phase of one
+/// run. Training on cached features ends in the same bytes as without a cache.
 ///
-/// Without a cache of its own a [`FineTuner`](crate::FineTuner) makes one, which goes with the phase. One that you hold
-/// goes with its last clone; until then its features stay in memory, up to the budget, the oldest making room.
+/// Without a cache of yours, a [`FineTuner`](crate::FineTuner) makes one for each phase. One that you hold lives as
+/// long as its last clone; until then its features stay in memory, up to the budget, and the least recently used are
+/// dropped first.
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, TensorDataset, candle_core::{DType, Device, Tensor}};
@@ -41,12 +43,12 @@ pub struct FeatureCache {
     budget: usize,
     dir: Option<PathBuf>,
     dtype: Option<DType>,
-    kept: Arc<Mutex<Kept>>,
-    /// Bytes of room that was given and is not filled yet.
-    promised: Arc<AtomicUsize>,
+    contents: Arc<Mutex<Contents>>,
+    /// Bytes of memory that were reserved and are not filled yet.
+    reserved: Arc<AtomicUsize>,
 }
 
-/// Bytes of memory that features may take unless something else is said.
+/// Bytes of memory that features may take by default.
 const BUDGET: usize = 2 << 30;
 
 impl Default for FeatureCache {
@@ -58,30 +60,30 @@ impl Default for FeatureCache {
 impl FeatureCache {
     /// In memory, 2 GiB at most.
     pub fn new() -> Self {
-        Self { budget: BUDGET, dir: None, dtype: None, kept: Arc::default(), promised: Arc::default() }
+        Self { budget: BUDGET, dir: None, dtype: None, contents: Arc::default(), reserved: Arc::default() }
     }
 
-    /// Nothing is kept: frozen blocks compute anew in every epoch.
+    /// Caches nothing: frozen blocks are computed again in every epoch.
     pub fn off() -> Self {
         Self::new().budget(0)
     }
 
-    /// Sets how many bytes of memory features may take. Features that would take more go to [`FeatureCache::dir`], or
-    /// without one are computed anew in every epoch.
+    /// Sets how many bytes of memory features may take. Features that would take more go to a file in
+    /// [`FeatureCache::dir`]; without one they are computed again in every epoch.
     pub fn budget(mut self, bytes: usize) -> Self {
         self.budget = bytes;
         self
     }
 
-    /// Sets the folder for features that exceed the budget: files there, which go with the features. The folder is
-    /// made if it is not there. Training fails with [`Error::Io`] if a file cannot be written.
+    /// Sets the folder for features that exceed the budget. Its files are deleted with the features. The folder is
+    /// created if needed. Training fails with [`Error::Io`] if a file cannot be written.
     pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.dir = Some(dir.as_ref().to_path_buf());
         self
     }
 
-    /// Sets the type in which features wait: `DType::F16` or `DType::BF16` take half of the memory, and round. By
-    /// default it is the network's own. A session refuses other types than these, `F32` and `F64`.
+    /// Sets the type in which features are stored: `DType::F16` or `DType::BF16` take half of the memory, and round. By
+    /// default it is the network's own. Other types than these, `F32` and `F64` are refused.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = Some(dtype);
         self
@@ -92,7 +94,7 @@ impl FeatureCache {
         self.lock().in_memory()
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match self.dtype {
             None | Some(DType::F16 | DType::BF16 | DType::F32 | DType::F64) => Ok(()),
             Some(dtype) => {
@@ -102,119 +104,110 @@ impl FeatureCache {
         }
     }
 
-    /// Whether it can keep anything at all.
-    pub(super) fn is_off(&self) -> bool {
+    /// Whether it caches nothing.
+    pub(crate) fn is_off(&self) -> bool {
         self.budget == 0 && self.dir.is_none()
     }
 
-    /// The type in which features wait, of a network that computes in `dtype`.
+    /// The type in which features are stored, of a network that computes in `dtype`.
     pub(super) fn stored(&self, dtype: DType) -> DType {
         self.dtype.unwrap_or(dtype)
     }
 
-    /// Room for rows like those of `sample`, of `bytes` in all: in memory, in a file, or not at all.
+    /// Reserves room for rows like those of `sample`, of `bytes` in all: in memory or in a file; `None` if there is
+    /// neither.
     pub(super) fn room(&self, sample: &Tensor, bytes: usize) -> Result<Option<Part>> {
-        let mut kept = self.lock();
-        let others = self.promised.load(Ordering::SeqCst);
-        if kept.make_room(bytes.saturating_add(others), self.budget) {
-            self.promised.fetch_add(bytes, Ordering::SeqCst);
-            let promised = Some(Promise { to: Arc::clone(&self.promised), bytes });
+        let mut contents = self.lock();
+        let others = self.reserved.load(Ordering::SeqCst);
+        if contents.make_room(bytes.saturating_add(others), self.budget) {
+            self.reserved.fetch_add(bytes, Ordering::SeqCst);
+            let reserved = Some(Reserved { of: Arc::clone(&self.reserved), bytes });
             let store = Store::Memory { parts: vec![], starts: vec![] };
-            return Ok(Some(Part { store, rows: 0, bytes: 0, promised }));
+            return Ok(Some(Part { store, rows: 0, bytes: 0, reserved }));
         }
-        drop(kept);
+        drop(contents);
         let Some(dir) = &self.dir else { return Ok(None) };
         let store = Store::File(FeatureFile::create(dir, sample)?);
-        Ok(Some(Part { store, rows: 0, bytes: 0, promised: None }))
+        Ok(Some(Part { store, rows: 0, bytes: 0, reserved: None }))
     }
 
-    /// Takes what was computed. Row k is found again by `keys[k]`, where there is one.
+    /// Takes in what was computed. Row k is found by `keys[k]`, where there is one.
     pub(super) fn keep(&self, mut part: Part, keys: &[Option<RowKey>]) -> Arc<Part> {
-        let mut kept = self.lock();
-        part.promised = None;
+        let mut contents = self.lock();
+        part.reserved = None;
         let part = Arc::new(part);
-        kept.alive.retain(|part| part.strong_count() > 0);
-        kept.alive.push(Arc::downgrade(&part));
+        contents.alive.retain(|part| part.strong_count() > 0);
+        contents.alive.push(Arc::downgrade(&part));
         let mut found_by = 0;
         for (row, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
-            // Another run may have been as quick; its row is the same, and stays.
-            let old = kept.rows.get(key).is_some_and(|(part, _)| part.strong_count() > 0);
+            // Another run may have computed the same row meanwhile; that one stays.
+            let old = contents.rows.get(key).is_some_and(|(part, _)| part.strong_count() > 0);
             if !old {
-                kept.rows.insert(*key, (Arc::downgrade(&part), row));
+                contents.rows.insert(*key, (Arc::downgrade(&part), row));
                 found_by += 1;
             }
         }
         if found_by > 0 {
-            kept.held.push(Arc::clone(&part));
+            contents.held.push(Arc::clone(&part));
         }
         part
     }
 
-    /// The rows that are there.
+    /// The cached row of each key.
     pub(super) fn find(&self, keys: &[Option<RowKey>]) -> Vec<Option<Row>> {
-        let mut kept = self.lock();
+        let mut contents = self.lock();
         let found: Vec<Option<Row>> = keys
             .iter()
             .map(|key| {
-                let (part, number) = kept.rows.get(key.as_ref()?)?;
+                let (part, number) = contents.rows.get(key.as_ref()?)?;
                 Some(Row { part: part.upgrade()?, number: *number })
             })
             .collect();
-        // What was used last goes last.
-        kept.held.sort_by_cached_key(|part| found.iter().flatten().any(|row| Arc::ptr_eq(&row.part, part)));
+        // The least recently used come first, and are dropped first.
+        contents.held.sort_by_cached_key(|part| found.iter().flatten().any(|row| Arc::ptr_eq(&row.part, part)));
         found
     }
 
-    /// Forgets what other blocks or weights than `made` made, if nobody else holds this cache.
-    pub(super) fn forget_others(&self, made: Option<u64>) {
-        if Arc::strong_count(&self.kept) > 1 {
+    /// Drops the features that other blocks or weights than `made_by` made, if nobody else holds this cache.
+    pub(crate) fn forget_others(&self, made_by: Option<u64>) {
+        if Arc::strong_count(&self.contents) > 1 {
             return;
         }
-        let mut kept = self.lock();
-        kept.rows.retain(|key, _| Some(key.made) == made);
-        let used: Vec<*const Part> = kept.rows.values().map(|(part, _)| part.as_ptr()).collect();
-        kept.held.retain(|part| used.contains(&Arc::as_ptr(part)));
+        let mut contents = self.lock();
+        contents.rows.retain(|key, _| Some(key.producer) == made_by);
+        let used: Vec<*const Part> = contents.rows.values().map(|(part, _)| part.as_ptr()).collect();
+        contents.held.retain(|part| used.contains(&Arc::as_ptr(part)));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl std::fmt::Debug for FeatureCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kept = self.lock();
-        write!(f, "FeatureCache({} samples, {} of {} bytes)", kept.rows.len(), kept.in_memory(), self.budget)
+        let contents = self.lock();
+        write!(f, "FeatureCache({} samples, {} of {} bytes)", contents.rows.len(), contents.in_memory(), self.budget)
     }
 }
 
-/// What a row of features was made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct RowKey {
-    /// The blocks, their weights, and what an image becomes before them.
-    pub made: u64,
-    /// The sample.
-    pub of: u64,
-    /// What chance did to it; 0 if nothing.
-    pub view: u64,
-}
-
 #[derive(Default)]
-struct Kept {
-    /// What stays although no run uses it, by the last use.
+struct Contents {
+    /// Parts that stay although no run uses them, the least recently used first.
     held: Vec<Arc<Part>>,
-    /// Everything that takes memory.
+    /// All parts that take memory.
     alive: Vec<Weak<Part>>,
     rows: HashMap<RowKey, (Weak<Part>, usize)>,
 }
 
-impl Kept {
+impl Contents {
     fn in_memory(&self) -> usize {
         self.alive.iter().filter_map(Weak::upgrade).map(|part| part.in_memory()).sum()
     }
 
-    /// Lets go of what no run uses, the oldest first, until there are `bytes` left; nothing, if that would not do.
+    /// Drops parts that no run uses, the least recently used first, until there are `bytes` left; none if that would
+    /// not suffice.
     fn make_room(&mut self, bytes: usize, budget: usize) -> bool {
         let taken = self.in_memory();
         let excess = taken.saturating_add(bytes).saturating_sub(budget);
@@ -222,10 +215,10 @@ impl Kept {
         if self.held.iter().filter(|part| idle(part)).map(|part| part.in_memory()).sum::<usize>() < excess {
             return false;
         }
-        let mut gone = 0;
+        let mut freed = 0;
         self.held.retain(|part| {
-            let goes = gone < excess && idle(part) && part.in_memory() > 0;
-            gone += if goes { part.in_memory() } else { 0 };
+            let goes = freed < excess && idle(part) && part.in_memory() > 0;
+            freed += if goes { part.in_memory() } else { 0 };
             !goes
         });
         self.rows.retain(|_, (part, _)| part.strong_count() > 0);
@@ -238,23 +231,23 @@ pub(super) struct Part {
     store: Store,
     rows: usize,
     bytes: usize,
-    promised: Option<Promise>,
+    reserved: Option<Reserved>,
 }
 
-/// Room that is kept free for a part until it is filled, or given up.
-struct Promise {
-    to: Arc<AtomicUsize>,
+/// Memory that is reserved for a part until it is filled, or dropped.
+struct Reserved {
+    of: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Drop for Promise {
+impl Drop for Reserved {
     fn drop(&mut self) {
-        self.to.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.of.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 
 enum Store {
-    /// Tensors of several rows, and the number of the first of each.
+    /// Tensors of several rows, and the index of the first row of each.
     Memory {
         parts: Vec<Tensor>,
         starts: Vec<usize>,
@@ -263,7 +256,7 @@ enum Store {
 }
 
 impl Part {
-    /// Puts rows behind those that are there.
+    /// Appends rows.
     pub fn append(&mut self, features: Tensor) -> Result<()> {
         let rows = features.dim(0)?;
         self.bytes += features.elem_count() * features.dtype().size_in_bytes();
@@ -283,7 +276,7 @@ impl Part {
     }
 }
 
-/// One row of features, which keeps them alive.
+/// One row of a part, which keeps the part alive.
 #[derive(Clone)]
 pub(super) struct Row {
     pub part: Arc<Part>,
@@ -312,11 +305,11 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    fn key(made: u64, of: u64) -> RowKey {
-        RowKey { made, of, view: 0 }
+    fn key(producer: u64, sample: u64) -> RowKey {
+        RowKey { producer, sample, view: 0 }
     }
 
-    /// Keeps two rows of 40 bytes under these keys.
+    /// Caches two rows of 40 bytes under these keys.
     fn keep(cache: &FeatureCache, keys: &[Option<RowKey>], level: f32) -> Option<Arc<Part>> {
         let rows = Tensor::full(level, (2, 10), &Device::Cpu).unwrap();
         let mut part = cache.room(&rows, 80).unwrap()?;
@@ -329,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_that_is_not_in_use_makes_room() {
+    fn the_least_recently_used_that_is_idle_makes_room() {
         let cache = FeatureCache::new().budget(200);
         let keys = |of: u64| [Some(key(1, of)), Some(key(1, of + 1))];
         drop(keep(&cache, &keys(0), 0.0).unwrap());
         let second = keep(&cache, &keys(10), 1.0).unwrap();
         assert_eq!(cache.in_memory(), 160);
-        // A look at the first makes the second the older, but that one is in use.
+        // Finding the first makes the second the less recently used, but that one is in use.
         assert_eq!(level(cache.find(&keys(0))[1].as_ref()), Some(0.0));
         drop(keep(&cache, &keys(20), 2.0).unwrap());
         assert_eq!(cache.in_memory(), 160);
@@ -346,14 +339,14 @@ mod tests {
         assert_eq!(cache.find(&keys(20)).iter().flatten().count(), 0);
         let found: Vec<_> = [10, 30].map(|of| level(cache.find(&keys(of))[0].as_ref())).into();
         assert_eq!(found, [Some(1.0), Some(3.0)]);
-        // More than there can be: nothing goes for it.
+        // More than the budget: nothing is dropped for it.
         let rows = Tensor::zeros((1, 10), DType::F32, &Device::Cpu).unwrap();
         assert!(cache.room(&rows, 201).unwrap().is_none());
         assert_eq!(cache.in_memory(), 160);
     }
 
     #[test]
-    fn what_has_no_key_goes_with_whoever_made_it() {
+    fn rows_without_keys_are_dropped_with_their_owner() {
         let cache = FeatureCache::new().budget(200);
         let part = keep(&cache, &[None, None], 1.0).unwrap();
         assert_eq!(cache.in_memory(), 80);
@@ -362,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_of_ones_own_forgets() {
+    fn a_cache_that_nobody_shares_forgets() {
         let cache = FeatureCache::new();
         drop(keep(&cache, &[Some(key(1, 0)), Some(key(1, 1))], 1.0).unwrap());
         drop(keep(&cache, &[Some(key(2, 0)), Some(key(2, 1))], 2.0).unwrap());

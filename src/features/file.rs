@@ -1,7 +1,7 @@
-//! Features that do not fit into memory, in a file.
+//! Features that exceed the memory budget, in a file.
 //!
-//! Reading is from a place, one reader at a time, and the system keeps what fits of the file in memory anyway: mapping
-//! it would save one copy of a row, and needs unsafe code that holds only while nobody else shortens the file.
+//! Rows are read at an offset, one reader at a time; the system's page cache holds what fits of the file. Mapping the
+//! file would save one copy of a row, but is unsafe if another process truncates the file.
 
 use crate::error::{Error, Result};
 use crate::weights::{read_tensor, tensor_bytes};
@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tempfile::NamedTempFile;
 
-/// A file of rows of one shape and type, which goes when this does.
+/// A file of rows of one shape and type, deleted when this is dropped.
 pub(super) struct FeatureFile {
     file: NamedTempFile,
-    /// Held while a place is sought and read: several runs may share the file.
-    place: Mutex<()>,
-    /// Of one row, which counts as one.
+    /// Held between seek and read: several runs may share the file.
+    reading: Mutex<()>,
+    /// The shape of one row, (1, ...).
     shape: Vec<usize>,
     dtype: DType,
     rows: usize,
@@ -29,7 +29,7 @@ impl FeatureFile {
         let file = tempfile::Builder::new().prefix("features-").suffix(".tmp").tempfile_in(dir);
         let file = file.map_err(Error::io("create a file for features in", dir))?;
         let shape = std::iter::once(1).chain(features.dims().iter().skip(1).copied()).collect();
-        Ok(Self { file, place: Mutex::new(()), shape, dtype: features.dtype(), rows: 0 })
+        Ok(Self { file, reading: Mutex::new(()), shape, dtype: features.dtype(), rows: 0 })
     }
 
     fn seek(&self, row: usize) -> std::io::Result<u64> {
@@ -37,7 +37,7 @@ impl FeatureFile {
         self.file.as_file().seek(SeekFrom::Start((row * size) as u64))
     }
 
-    /// Writes rows behind those that are there.
+    /// Appends rows.
     pub fn append(&mut self, features: &Tensor) -> Result<()> {
         let failed = |cause| Error::io("write", self.file.path())(cause);
         self.seek(self.rows).map_err(failed)?;
@@ -49,7 +49,7 @@ impl FeatureFile {
 
     /// Row `number`, as a tensor of one row; half precision becomes f32.
     pub fn row(&self, number: usize) -> Result<Tensor> {
-        let _place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = self.seek(number).and_then(|_| read_tensor(&mut self.file.as_file(), self.dtype, &self.shape));
         read.map_err(Error::io("read", self.file.path()))
     }
@@ -61,7 +61,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn rows_come_back_as_they_went_and_the_file_goes() {
+    fn rows_are_read_as_written_and_the_file_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
         for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
             let all = (Tensor::arange(0f32, 60.0, &Device::Cpu).unwrap().sin().unwrap() * 3.0).unwrap();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_is_named() {
+    fn a_folder_that_cannot_be_created_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let taken = dir.path().join("taken");
         std::fs::write(&taken, "").unwrap();

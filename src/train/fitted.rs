@@ -1,0 +1,33 @@
+//! What a run returns.
+
+use crate::data::Dataset;
+use crate::error::Result;
+use crate::metrics::Evaluation;
+use crate::predict::Predictor;
+use crate::report::Report;
+
+/// The result of a run: the predictor and the report.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Fitted {
+    /// The network. From [`FineTuner::fit`](crate::FineTuner::fit) with the weights of the best epoch; from
+    /// [`Session::finish`](crate::Session::finish) with those of the last step, or of the best epoch after
+    /// [`Session::restore_best`](crate::Session::restore_best). [`Report::best_epoch`] tells which.
+    pub predictor: Predictor,
+    /// What happened.
+    pub report: Report,
+}
+
+impl Fitted {
+    /// The final figure, on data that no choice was made on: evaluates, and puts the accuracy into the report and into
+    /// what the predictor saves.
+    ///
+    /// # Errors
+    /// As [`Predictor::evaluate`].
+    pub fn test<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
+        let evaluation = self.predictor.evaluate(data)?;
+        self.report.tested(data, &evaluation);
+        self.predictor.story = Some(self.report.as_story()?);
+        Ok(evaluation)
+    }
+}

@@ -1,0 +1,98 @@
+//! A phase in progress: its network, its cached features, and how far it is.
+
+use super::audit::Audit;
+use super::position::{EpochState, PhaseState};
+use super::progress::Progress;
+use super::sampler::Sampler;
+use crate::backbone::Network;
+use crate::data::{Batch, Batches, Loader};
+use crate::error::{Error, Result};
+use crate::features::FeatureSet;
+use crate::plan::Phase;
+use candle_core::{Device, Tensor};
+
+/// A phase in progress.
+pub(super) struct RunningPhase {
+    pub phase: Phase,
+    pub network: Network,
+    pub frozen_blocks: usize,
+    /// The cached features of the training data.
+    pub features: Option<FeatureSet>,
+    /// What made the cached features.
+    pub made_by: Option<u64>,
+    /// Makes batches of images where no features are cached.
+    pub loader: Loader,
+    pub audit: Audit,
+    /// Batches of the whole phase.
+    pub all_batches: usize,
+    pub state: PhaseState,
+    pub epoch: Option<RunningEpoch>,
+}
+
+/// An epoch in progress.
+pub(super) struct RunningEpoch {
+    pub sampler: Sampler,
+    /// The loader's batches, where no features are cached.
+    batches: Option<Batches>,
+    pub progress: Progress,
+}
+
+impl RunningPhase {
+    /// The factor of the schedule on the learning rate, for the batch handed out last.
+    pub fn factor(&self) -> f64 {
+        self.phase.schedule.factor(self.state.batches.saturating_sub(1), self.all_batches)
+    }
+
+    /// The head's learning rate for the batch handed out last, after the schedule.
+    pub fn lr(&self) -> f64 {
+        self.phase.optimizer.lr * self.factor()
+    }
+
+    /// Steps or batches of one epoch.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.all_batches / self.phase.epochs.max(1)
+    }
+
+    /// Begins an epoch with the order of `sampler`; `view` is the number of its augmentation.
+    pub fn begin(&mut self, sampler: Sampler, view: usize, progress: Progress, device: &Device) -> Result<()> {
+        let batches = match &self.features {
+            Some(_) => None,
+            None => Some(self.loader.batches(sampler.rest().to_vec(), view as u64, device)?),
+        };
+        self.epoch = Some(RunningEpoch { sampler, batches, progress });
+        Ok(())
+    }
+
+    /// The next batch of the epoch in progress; `epoch` is its number in the run, from 0.
+    pub fn next_batch(&mut self, epoch: usize) -> Result<Option<Batch>> {
+        let Some(running) = &mut self.epoch else {
+            return Err(Error::invalid("session", "no epoch has begun; call next_epoch first"));
+        };
+        if running.sampler.is_done() {
+            return Ok(None);
+        }
+        let batch = match (&self.features, &mut running.batches) {
+            (Some(features), _) => features.batch(running.sampler.upcoming(), epoch)?,
+            (None, Some(batches)) => batches.next().ok_or_else(|| Error::invalid("loader", "ended early"))??,
+            (None, None) => return Ok(None),
+        };
+        running.sampler.advance();
+        running.progress.hand_out(batch.len());
+        self.state.batches += 1;
+        Ok(Some(batch))
+    }
+
+    /// Features (N, feature_dim) of a batch, with a graph.
+    pub fn forward(&self, batch: &Batch, dtype: candle_core::DType) -> Result<Tensor> {
+        match batch.features_of(self.made_by)? {
+            Some(features) => self.network.suffix(features, self.frozen_blocks),
+            None => self.network.features(&batch.images()?.to_dtype(dtype)?),
+        }
+    }
+
+    /// Where the epoch in progress is.
+    pub fn epoch_state(&self) -> Option<EpochState> {
+        let epoch = self.epoch.as_ref()?;
+        Some(EpochState { taken: epoch.sampler.taken(), progress: epoch.progress.paused() })
+    }
+}

@@ -1,0 +1,52 @@
+//! Where a run is in its plan.
+
+use super::best::Patience;
+use super::progress::Progress;
+use serde::{Deserialize, Serialize};
+
+/// Counters over the whole run. The streams of random numbers are addressed by them, so they are all its random state.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct Counters {
+    /// The phase that comes next, from 0.
+    pub next_phase: usize,
+    /// Epochs ended: the number of the order of the samples and of their augmentation.
+    pub epochs: usize,
+    /// Steps made.
+    pub steps: usize,
+    /// Forward passes in training: each has its own dropout mask.
+    pub forwards: u64,
+}
+
+/// The phase in progress.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct PhaseState {
+    /// The phase, from 0.
+    pub index: usize,
+    /// The epoch in progress or next, from 0.
+    pub epoch: usize,
+    /// Batches handed out. The schedule follows these, however many steps a loop makes of them.
+    pub batches: usize,
+    /// Steps made.
+    pub steps: usize,
+    /// Whether the first step is still to be audited.
+    pub audit_pending: bool,
+    pub patience: Patience,
+}
+
+/// The epoch in progress.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct EpochState {
+    /// Samples handed out.
+    pub taken: usize,
+    pub progress: Progress,
+}
+
+/// Where a run is in its plan.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Position {
+    pub counters: Counters,
+    /// The phase in progress.
+    pub phase: Option<PhaseState>,
+    /// The epoch in progress.
+    pub epoch: Option<EpochState>,
+}

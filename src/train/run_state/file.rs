@@ -1,0 +1,145 @@
+//! A run's state as a safetensors file: tensors by role and name, everything else as one JSON text.
+
+use super::{RunState, VERSION};
+use crate::error::{Error, Result};
+use crate::head::Head;
+use crate::metrics::Evaluation;
+use crate::report::Report;
+use crate::train::best::{Best, Epoch};
+use crate::train::learner::LearnerState;
+use crate::train::position::Position;
+use crate::train::snapshot::Snapshot;
+use crate::weights::{METADATA_KEY, Weights, write as write_weights};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What every version of the description has.
+#[derive(Deserialize)]
+struct Versioned {
+    run_state: u32,
+}
+
+/// Everything but the tensors.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    /// The version of the format, under a name that no other file of this crate has.
+    run_state: u32,
+    head: Head,
+    report: Report,
+    seconds: f64,
+    position: Position,
+    /// Of each parameter that was stepped: its number of moments, and the steps.
+    learners: BTreeMap<String, (usize, u64)>,
+    best: Vec<BestEpoch>,
+    /// Checksums of the initial weights that are not in the file.
+    initial: BTreeMap<String, u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BestEpoch {
+    number: usize,
+    evaluation: Evaluation,
+    /// For each sample, 1 if its prediction was correct.
+    outcomes: String,
+}
+
+const MODEL: &str = "model/";
+
+fn moment(i: usize) -> String {
+    format!("moment{i}/")
+}
+
+fn best(k: usize) -> String {
+    format!("best{k}/")
+}
+
+pub(super) fn write(state: &RunState, path: &Path) -> Result<()> {
+    let mut tensors = BTreeMap::new();
+    let mut initial = state.initial.clone();
+    let mut add = |prefix: &str, snapshot: &Snapshot| -> Result<()> {
+        tensors.extend(snapshot.trained().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())));
+        initial.extend(snapshot.initial_sums()?);
+        Ok(())
+    };
+    add(MODEL, &state.model)?;
+    for (k, epoch) in state.best.kept.iter().enumerate() {
+        add(&best(k), &epoch.weights)?;
+    }
+    for (name, learner) in &state.learners {
+        let moments = learner.moments.iter().enumerate();
+        tensors.extend(moments.map(|(i, tensor)| (moment(i) + name, tensor.clone())));
+    }
+    let of_epoch = |epoch: &Epoch| BestEpoch {
+        number: epoch.number,
+        evaluation: epoch.evaluation.clone(),
+        outcomes: epoch.evaluation.outcomes.iter().map(|&right| if right { '1' } else { '0' }).collect(),
+    };
+    let description = Description {
+        run_state: VERSION,
+        head: state.head,
+        report: state.report.clone(),
+        seconds: state.seconds,
+        position: state.position.clone(),
+        learners: state.learners.iter().map(|(name, l)| (name.clone(), (l.moments.len(), l.steps))).collect(),
+        best: state.best.kept.iter().map(of_epoch).collect(),
+        initial,
+    };
+    let text = serde_json::to_string(&description)
+        .map_err(|error| Error::weights_from(path, "the state cannot be written as JSON", error))?;
+    write_weights(path, &tensors, Some(&text))
+}
+
+pub(super) fn read(path: &Path) -> Result<RunState> {
+    let weights = Weights::read(path)?;
+    let damaged = |error| Error::weights_from(path, "its description of a run's state is damaged", error);
+    let Some(text) = weights.metadata.get(METADATA_KEY).filter(|text| text.contains("\"run_state\"")) else {
+        return Err(Error::weights(path, "this is no saved state of a run (`RunState::save`)"));
+    };
+    // First the version alone: a newer description may look different.
+    let Versioned { run_state: found } = serde_json::from_str(text).map_err(damaged)?;
+    if found > VERSION {
+        let what = "the state of a run";
+        return Err(Error::NewerFormat { path: path.to_path_buf(), what, found, known: VERSION });
+    }
+    let description: Description = serde_json::from_str(text).map_err(damaged)?;
+    let mut rest = weights.tensors;
+    let mut learners = BTreeMap::new();
+    for (name, (count, steps)) in description.learners {
+        let moments = (0..count).map(|i| {
+            let tensor = rest.remove(&(moment(i) + &name));
+            tensor.ok_or_else(|| Error::weights(path, format!("moment {i} of {name} is missing")))
+        });
+        learners.insert(name.clone(), LearnerState { moments: moments.collect::<Result<_>>()?, steps });
+    }
+    let kept = description.best.into_iter().enumerate().map(|(k, epoch)| {
+        let evaluation =
+            Evaluation { outcomes: epoch.outcomes.bytes().map(|right| right == b'1').collect(), ..epoch.evaluation };
+        Epoch { number: epoch.number, evaluation, weights: snapshot(&mut rest, &best(k)) }
+    });
+    let best = Best { kept: kept.collect(), ..Best::new(description.report.metric) };
+    Ok(RunState {
+        head: description.head,
+        report: description.report,
+        seconds: description.seconds,
+        position: description.position,
+        model: snapshot(&mut rest, MODEL),
+        learners,
+        best,
+        initial: description.initial,
+    })
+}
+
+/// The tensors whose names begin with `prefix`.
+fn snapshot(rest: &mut BTreeMap<String, Tensor>, prefix: &str) -> Snapshot {
+    let names: Vec<String> = rest.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+    let mut snapshot = Snapshot::default();
+    for name in names {
+        if let (Some(short), Some(tensor)) = (name.strip_prefix(prefix), rest.remove(&name)) {
+            snapshot.trained.insert(short.to_string());
+            snapshot.tensors.insert(short.to_string(), tensor);
+        }
+    }
+    snapshot
+}

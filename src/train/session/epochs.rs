@@ -1,0 +1,148 @@
+//! Epochs: their batches, their validation, and the choice of the best one.
+
+use super::{Session, no_phase};
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::metrics::Evaluation;
+use crate::train::event::Event;
+use crate::train::progress::Progress;
+use crate::train::sampler::Sampler;
+
+impl Session {
+    /// Begins the next epoch of the phase, with a new random order of the samples; `false` when the phase is done, after
+    /// its last epoch or when the plan's patience is exhausted. An epoch in progress is ended first, without a
+    /// validation.
+    ///
+    /// After [`Session::resume`] the first call continues the epoch that the state was taken in.
+    ///
+    /// # Errors
+    /// Before the first [`Session::next_phase`].
+    pub fn next_epoch(&mut self) -> Result<bool> {
+        let running = self.phase.as_ref().is_some_and(|phase| phase.epoch.is_some());
+        if std::mem::take(&mut self.continues.epoch) && running {
+            return Ok(true);
+        }
+        self.close_epoch(None)?;
+        if self.phase.is_none() {
+            // The end of a phase leaves none in progress.
+            return if self.counters.next_phase == 0 { Err(no_phase()) } else { Ok(false) };
+        }
+        self.begin_epoch(0, Progress::new())?;
+        Ok(true)
+    }
+
+    /// Begins the epoch after `taken` of its samples.
+    pub(super) fn begin_epoch(&mut self, taken: usize, progress: Progress) -> Result<()> {
+        let epoch = self.counters.epochs;
+        let sampler = Sampler::new(self.seed, epoch, self.dataset.len(), self.plan.batch_size).after(taken)?;
+        let view = self.plan.views.map_or(epoch, |views| epoch % views.max(1));
+        let phase = self.phase.as_mut().ok_or_else(no_phase)?;
+        phase.begin(sampler, view, progress, &self.model.profile.device)
+    }
+
+    /// The next batch of the epoch in progress; `None` after its last. Nothing else happens: [`Session::next_epoch`] and
+    /// [`Session::end_epoch`] end epochs.
+    ///
+    /// Where the features of frozen blocks are cached, the batch holds those instead of images.
+    ///
+    /// # Errors
+    /// If no epoch has begun, or a sample cannot be read.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        let epoch = self.counters.epochs;
+        match &mut self.phase {
+            Some(phase) => phase.next_batch(epoch),
+            None if self.counters.next_phase == 0 => Err(no_phase()),
+            None => Err(Error::invalid("session", "the phase has ended; call next_phase")),
+        }
+    }
+
+    /// Ends the epoch: notes its validation in the report, keeps its weights if they may turn out to be the best, and
+    /// ends the phase after its last epoch or when the plan's patience is exhausted. Returns whether it is the best
+    /// epoch so far.
+    ///
+    /// Among the epochs whose accuracy is within one standard error of the best (compared sample by sample), the one
+    /// with the lowest loss is the best; an epoch that is not finite never is. By another metric
+    /// ([`FineTuner::metric`](crate::FineTuner::metric)), the one with the best value is, and of equal ones that with
+    /// the lowest loss. Patience counts the epochs since the lowest loss of the phase.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let valid = train.clone();
+    /// # let plan = Plan::new(vec![Phase::new(2, Optimizer::adamw(1e-3))]);
+    /// let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+    /// while session.next_phase()? {
+    ///     while session.next_epoch()? {
+    ///         while let Some(batch) = session.next_batch()? {
+    ///             session.step(&batch)?; // or forward, any loss, and backward_step
+    ///         }
+    ///         let evaluation = session.evaluate(&valid)?;
+    ///         session.end_epoch(&evaluation)?;
+    ///     }
+    /// }
+    /// session.restore_best()?;
+    /// let tuned = session.finish()?; // the best epoch's weights
+    /// # let _ = tuned;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If no epoch is in progress.
+    pub fn end_epoch(&mut self, valid: &Evaluation) -> Result<bool> {
+        if self.phase.as_ref().is_none_or(|phase| phase.epoch.is_none()) {
+            return Err(Error::invalid("session", "no epoch is in progress; call end_epoch after its last batch"));
+        }
+        self.report.samples.valid = Some(valid.total);
+        self.close_epoch(Some(valid))
+    }
+
+    /// Puts the weights of the best epoch back, of those that [`Session::end_epoch`] was told of, and ends the phase in
+    /// progress. Call it before [`Session::finish`]; training on from there changes the weights again.
+    ///
+    /// # Errors
+    /// If no epoch was validated, and [`Error::Diverged`] if none had finite numbers.
+    pub fn restore_best(&mut self) -> Result<()> {
+        // The phase's network was built over its frozen tensors, which may differ from those of the best epoch.
+        self.end_phase()?;
+        let Some(best) = self.best.winner() else {
+            let Some(loss) = self.report.epochs.iter().rev().find_map(|epoch| epoch.valid_loss) else {
+                let problem = "no epoch was validated; call end_epoch with an evaluation after each";
+                return Err(Error::invalid("session", problem));
+            };
+            return Err(Error::Diverged { what: "validation loss", step: self.counters.steps, loss });
+        };
+        self.report.best_epoch = Some(best.number);
+        self.report.valid_top1 = Some(best.evaluation.top1());
+        self.report.valid = Some(best.evaluation.summary());
+        self.model.restore(&best.weights)
+    }
+
+    /// Closes the epoch in progress, with its validation if there was one; leaves the phase after its last epoch, or
+    /// when the patience is exhausted. Returns whether the epoch is the best so far.
+    pub(super) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<bool> {
+        self.continues.epoch = false;
+        let Some(phase) = &mut self.phase else { return Ok(false) };
+        let Some(epoch) = phase.epoch.take().filter(|epoch| epoch.sampler.taken() > 0) else { return Ok(false) };
+        let mut report = epoch.progress.report(phase.state.index + 1, phase.state.epoch + 1, phase.lr(), valid);
+        self.report.seconds.train += report.seconds;
+        if let Some(valid) = valid {
+            let number = self.report.epochs.len() + 1;
+            report.valid_metric = Some(self.report.metric.value(valid));
+            report.best = self.best.offer(number, valid, || self.model.snapshot())?;
+            phase.state.patience.note(valid.loss);
+        }
+        let best = report.best;
+        self.listener.tell(&Event::Epoch(&report));
+        self.report.epochs.push(report);
+        phase.state.epoch += 1;
+        self.counters.epochs += 1;
+        let exhausted = phase.state.patience.is_exhausted(self.plan.patience);
+        if phase.state.epoch >= phase.phase.epochs || exhausted {
+            self.leave_phase()?;
+        }
+        Ok(best)
+    }
+}

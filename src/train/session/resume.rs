@@ -1,0 +1,90 @@
+//! A session's state, copied out and put back.
+
+use super::{Continues, Session};
+use crate::error::Result;
+use crate::params::Slot;
+use crate::train::learner::Learners;
+use crate::train::phase::RunningPhase;
+use crate::train::position::Position;
+use crate::train::run_state::RunState;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+impl Session {
+    /// What the run is now, as a value: at any moment between two calls, in the middle of an epoch too. Everything that
+    /// may change is copied.
+    ///
+    /// A batch that was handed out and not stepped yet counts as taken: step it first.
+    ///
+    /// # Errors
+    /// If memory for a copy cannot be had on the device.
+    pub fn state(&self) -> Result<RunState> {
+        Ok(RunState {
+            head: self.model.head,
+            report: self.report.clone(),
+            seconds: self.seconds_before + self.started.elapsed().as_secs_f64(),
+            position: Position {
+                counters: self.counters,
+                phase: self.phase.as_ref().map(|phase| phase.state.clone()),
+                epoch: self.phase.as_ref().and_then(RunningPhase::epoch_state),
+            },
+            model: self.model.snapshot()?,
+            learners: self.learners.state()?,
+            best: self.best.clone(),
+            initial: BTreeMap::new(),
+        })
+    }
+
+    /// Puts a state back; the session goes on from there to the same bytes as the run that the state was taken from. It
+    /// must have the same plan, seed, head, classes and training data. Cached features are looked up or computed again.
+    ///
+    /// The next [`Session::next_phase`] and [`Session::next_epoch`] continue the phase and the epoch that the state was
+    /// taken in, so the usual loops resume in the middle:
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]).batch_size(4);
+    /// # let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+    /// # session.next_phase()?;
+    /// # session.next_epoch()?;
+    /// # let batch = session.next_batch()?.unwrap();
+    /// # session.step(&batch)?;
+    /// let state = session.state()?; // after the first of two batches
+    /// session.resume(&state)?;
+    /// while session.next_phase()? {
+    ///     while session.next_epoch()? {
+    ///         while let Some(batch) = session.next_batch()? {
+    ///             session.step(&batch)?; // the second batch
+    ///         }
+    ///     }
+    /// }
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the state is that of another run; then the session is as it was. After any other error it is of no use.
+    pub fn resume(&mut self, state: &RunState) -> Result<()> {
+        state.check(&self.report, self.model.head)?;
+        let state = state.completed(&self.model.profile.device, || self.model.snapshot())?;
+        (self.phase, self.continues, self.learners) = (None, Continues::default(), Learners::default());
+        self.model.reset(&state.model)?;
+        (self.counters, self.best, self.report) = (state.position.counters, state.best, state.report);
+        (self.started, self.seconds_before) = (Instant::now(), state.seconds);
+        if let Some(mut phase) = state.position.phase {
+            phase.audit_pending &= self.audit;
+            self.enter(phase)?;
+            self.continues.phase = true;
+        }
+        let like = |name: &str| self.model.slots.get(name).map(Slot::detached);
+        self.learners.restore(&state.learners, like)?;
+        if let Some(epoch) = state.position.epoch {
+            self.begin_epoch(epoch.taken, epoch.progress.resumed())?;
+            self.continues.epoch = true;
+        }
+        Ok(())
+    }
+}

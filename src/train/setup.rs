@@ -1,0 +1,24 @@
+//! What a session is started with.
+
+use super::listener::Listener;
+use crate::backbone::Backbone;
+use crate::features::FeatureCache;
+use crate::head::Head;
+use crate::metrics::Metric;
+use crate::plan::Plan;
+use crate::strategy::Strategy;
+
+/// Everything a session needs besides its training data.
+pub(super) struct Setup {
+    pub backbone: Backbone,
+    pub head: Head,
+    pub plan: Plan,
+    pub strategy: Option<Strategy>,
+    pub overrides: Vec<String>,
+    pub seed: u64,
+    pub workers: Option<usize>,
+    pub cache: FeatureCache,
+    pub audit: bool,
+    pub metric: Metric,
+    pub listener: Listener,
+}
