@@ -101,7 +101,7 @@ fn bench(options: &Options) -> Result<(), Failure> {
     let mut backbone = Backbone::random(options.arch, 1, &Device::Cpu)?;
     let size = options.size.unwrap_or(backbone.input_spec().size.0);
     // The first one goes: two of them would hold the weights.
-    backbone = backbone.input_size(size, size)?;
+    backbone = backbone.for_input_size(size, size)?;
     let classes = options.classes.unwrap_or(if backbone.feature_dim() <= 128 { 10 } else { 1000 });
     let images = images(options.batch, size)?;
     let (mut times, forecast) = match options.mode {

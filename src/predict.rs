@@ -159,7 +159,7 @@ impl Predictor {
     /// use candle_finetune::{Predictor, HubUpload, candle_core::Device};
     /// let predictor = Predictor::from_file("ants-bees.safetensors", &Device::Cpu)?;
     /// // The token is HF_TOKEN's, or that of `hf auth login`.
-    /// predictor.push_to_hub(&Push::to("me/ants-bees").create().private())?;
+    /// predictor.push_to_hub(&HubUpload::to("me/ants-bees").create().private())?;
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     ///

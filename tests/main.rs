@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod api;
 mod audit;
 #[cfg(feature = "image")]
 mod folder_layout;
@@ -14,6 +15,7 @@ mod image_files;
 mod image_folder;
 mod loading;
 mod parity;
+mod plans;
 mod predictor;
 mod readme;
 mod recipes;

@@ -23,11 +23,11 @@ pub struct Report {
     /// Where the pretrained weights came from: a repository of the hub, or a file's name.
     #[serde(default)]
     pub base_model: Option<String>,
-    /// The strategy, if one was named.
+    /// The strategy that was named or made the plan; `None` for a custom plan.
     pub strategy: Option<Strategy>,
     /// The recipe that was followed, after all settings.
     pub plan: Plan,
-    /// Settings that won over the plan's.
+    /// Settings in which the plan differs from its strategy's, as text; empty for a custom plan.
     pub overrides: Vec<String>,
     /// Settings and circumstances that are probably not meant.
     #[serde(default)]

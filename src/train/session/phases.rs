@@ -28,7 +28,7 @@ impl Session {
         let phases = self.setup.plan.phases.len();
         let event = Event::Phase { phase: index + 1, phases, frozen_blocks: frozen.prefix };
         emit(&mut self.setup.listener, &event);
-        let augment = if phase.augment { self.setup.plan.augment.clone() } else { Augment::none() };
+        let augment = if phase.augmented { self.setup.plan.augment.clone() } else { Augment::none() };
         self.loader = self.loader.clone().transform(Transform::train(&inner.spec, &augment)?);
         let cache =
             self.compute_cache(&self.dataset.clone(), &network, (index, frozen.prefix), Purpose::Training(&augment))?;
