@@ -107,7 +107,7 @@ fn bench(options: &Options) -> Result<(), Failure> {
     let mut backbone = Backbone::random(options.arch, 1, &Device::Cpu)?;
     let size = options.size.unwrap_or(backbone.input_spec().size.0);
     // Replaces the first backbone, so that the weights are in memory once.
-    backbone = backbone.input_size(size, size)?;
+    backbone = backbone.for_input_size(size, size)?;
     let classes = options.classes.unwrap_or(if backbone.feature_dim() <= 128 { 10 } else { 1000 });
     let images = images(options.batch, size)?;
     let (mut times, forecast) = match options.mode {

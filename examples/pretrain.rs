@@ -67,7 +67,7 @@ fn pretrain(options: &Options) -> Result<(), Failure> {
     }
     let device = run::device("cpu")?;
     let spec = InputSpec::new(32).crop_pct(1.0);
-    let backbone = Backbone::random(options.arch, options.seed, &device)?.respecify(spec)?;
+    let backbone = Backbone::random(options.arch, options.seed, &device)?.for_input_spec(spec)?;
     let optimizer = Optimizer::sgd(options.lr).momentum(0.9).nesterov(true).weight_decay(5e-4);
     let mut phase = Phase::new(options.epochs, optimizer);
     phase.batch_norm = BatchNormMode::Train;

@@ -39,11 +39,11 @@ fn quickstart() -> Result<(), Failure> {
     // There is little data, and it does not resemble CIFAR-10: the first blocks stay frozen, the others learn.
     let backbone = Backbone::embedded(&device)?;
     let plan = Strategy::SmallDifferent.plan(&backbone, train.len());
-    let run = |strategy: Strategy, plan: Plan| -> Result<Fitted, Failure> {
-        let tuner = FineTuner::new(backbone.clone()).strategy(strategy).plan(plan).seed(1);
+    let run = |plan: Plan| -> Result<Fitted, Failure> {
+        let tuner = FineTuner::new(backbone.clone()).plan(plan).seed(1);
         Ok(tuner.on_event(run::progress()).fit(&train, &valid)?)
     };
-    let mut tuned = run(Strategy::SmallDifferent, plan.clone())?;
+    let mut tuned = run(plan.clone())?;
     let top1 = tuned.test(&test)?;
     println!("{}", tuned.report);
 
@@ -51,9 +51,9 @@ fn quickstart() -> Result<(), Failure> {
     let mut scratch = Strategy::LargeDifferent.plan(&backbone, train.len());
     scratch = scratch.batch_size(plan.batch_size).augment(plan.augment.clone());
     if let Some(phase) = scratch.phases.first_mut() {
-        phase.epochs = plan.epochs();
+        phase.epochs = plan.total_epochs();
     }
-    let mut from_scratch = run(Strategy::LargeDifferent, scratch)?;
+    let mut from_scratch = run(scratch)?;
     let scratch_top1 = from_scratch.test(&test)?;
 
     // One file holds the weights, the labels and the preprocessing.
@@ -72,7 +72,7 @@ fn quickstart() -> Result<(), Failure> {
         "fine-tuned in {:.1} s, from scratch in {:.1} s, over {} epochs each",
         tuned.report.seconds.total,
         from_scratch.report.seconds.total,
-        plan.epochs()
+        plan.total_epochs()
     );
     println!("from scratch: {}", run::interval(&scratch_top1));
     println!("fine-tuned: {}", run::interval(&top1));

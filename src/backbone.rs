@@ -239,22 +239,29 @@ impl Backbone {
         &self.inner.profile.device
     }
 
-    /// The same weights for images of another size.
+    /// The same weights for images of another size: height and width in pixels.
+    ///
+    /// ```
+    /// use candle_finetune::{Arch, Backbone, candle_core::Device};
+    /// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// assert_eq!(backbone.for_input_size(48, 64)?.input_spec().size, (48, 64));
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     ///
     /// Every architecture here is convolutional and takes any size that leaves pixels for its last layers.
     ///
     /// # Errors
     /// If the size is too small; the message has the least one.
-    pub fn input_size(&self, height: usize, width: usize) -> Result<Self> {
-        self.respecify(self.input_spec().clone().size(height, width))
+    pub fn for_input_size(&self, height: usize, width: usize) -> Result<Self> {
+        self.for_input_spec(self.input_spec().clone().size(height, width))
     }
 
-    /// The same weights with images prepared in another way.
+    /// The same weights with images prepared in another way; [`Backbone::input_spec`] says how now.
     ///
     /// # Errors
     /// If the number of channels differs, which [`Source::channels`](crate::Source::channels) changes at loading, or the
     /// images would be too small.
-    pub fn respecify(&self, spec: InputSpec) -> Result<Self> {
+    pub fn for_input_spec(&self, spec: InputSpec) -> Result<Self> {
         if spec.channels != self.input_spec().channels || spec.mean.len() != spec.channels {
             let problem = "the number of channels is fixed when weights are loaded (`Source::channels`)";
             return Err(Error::invalid("input specification", problem));

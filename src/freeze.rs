@@ -1,4 +1,4 @@
-//! Which parts of a backbone stay as they are.
+//! Which parts of a network are frozen.
 
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result, nearest, shown};
@@ -8,7 +8,9 @@ use crate::params::{Declared, Kind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// How much of a backbone is frozen: never changed, computed without a graph, batch norms folded.
+/// Which part of a network is frozen: never updated, computed without a graph, batch norms folded into convolutions.
+///
+/// What is written of it belongs to the plan's version.
 ///
 /// ```
 /// use candle_finetune::{Arch, Backbone, FreezePolicy};
@@ -26,7 +28,7 @@ use std::collections::BTreeSet;
 pub enum FreezePolicy {
     /// Everything learns.
     Nothing,
-    /// The whole backbone is frozen; only the head learns.
+    /// The whole backbone is frozen; only the head is trained.
     Backbone,
     /// The first k blocks are frozen; the stem is the first.
     First(usize),
@@ -34,8 +36,8 @@ pub enum FreezePolicy {
     AllBut(usize),
     /// All blocks up to this stage or block are frozen, itself included.
     UpTo(String),
-    /// The tensors of these names, or whose names start with these and a dot, are frozen, wherever they lie. The
-    /// head's tensors can be named as well; they carry the classifier's name.
+    /// The tensors with these names, or whose names start with these and a dot, are frozen, in any block. The head's
+    /// tensors can be named as well; their names start with the classifier's.
     Named(Vec<String>),
 }
 
@@ -44,15 +46,15 @@ pub enum FreezePolicy {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BatchNormMode {
-    /// Running statistics are used and kept; weight and bias do not learn.
+    /// Running statistics normalise and do not change; weight and bias are frozen.
     Frozen,
-    /// Running statistics are used and kept; weight and bias learn.
+    /// Running statistics normalise and do not change; weight and bias learn.
     FrozenStats,
-    /// The batch's statistics are used and flow into the running ones; weight and bias learn.
+    /// The batch's statistics normalise and update the running ones; weight and bias learn.
     Train,
 }
 
-/// What becomes of a tensor.
+/// How a tensor takes part in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Frozen,
@@ -60,9 +62,9 @@ pub(crate) enum Role {
     Buffer,
 }
 
-/// A policy over the blocks of one backbone.
+/// A policy applied to the blocks of one backbone.
 pub(crate) struct Frozen {
-    /// The first so many blocks are frozen entirely.
+    /// The number of leading blocks that are frozen entirely.
     pub prefix: usize,
     names: Vec<String>,
 }
@@ -78,13 +80,13 @@ impl FreezePolicy {
         }
     }
 
-    /// How many leading blocks are frozen entirely.
+    /// The number of leading blocks that are frozen entirely.
     ///
     /// # Errors
     /// [`Error::UnknownBlock`] for a name that the backbone does not have, [`Error::Invalid`] for more blocks than it
     /// has.
     pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
-        // The head is not known here: a name may be that of a tensor of any.
+        // The head is not known here, so the names of every kind of head's tensors are accepted.
         let heads: Vec<String> =
             [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(backbone.blueprint(), 1)).collect();
         Ok(self.resolve(backbone.blueprint(), &heads)?.prefix)
@@ -98,7 +100,7 @@ impl FreezePolicy {
             if k <= n {
                 return Ok(k);
             }
-            Err(Error::invalid("freeze policy", format!("counts {k} blocks, and the backbone has {n}")))
+            Err(Error::invalid("freeze policy", format!("counts {k} blocks, but the backbone has {n}")))
         };
         let prefix = match self {
             Self::Nothing => 0,
@@ -126,7 +128,7 @@ impl FreezePolicy {
     }
 }
 
-/// Whether `name` is the tensor or a module above it; prefixes end at dots.
+/// Whether `name` is the tensor's or that of a module that contains it; prefixes end at dots.
 fn covers(name: &str, tensor: &str) -> bool {
     tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -143,7 +145,7 @@ fn unknown(name: &str, blocks: &[BlockInfo]) -> Error {
     Error::UnknownBlock { name: name.to_string(), known }
 }
 
-/// What to say of a name that owns no tensor: the tensors and modules whose names are like it.
+/// The error for a name that owns no tensor, with the most similar names of tensors and modules.
 fn nearest_tensors<'a>(name: &str, tensors: impl Iterator<Item = &'a String>) -> Error {
     let mut known: BTreeSet<&str> = BTreeSet::new();
     for tensor in tensors {
@@ -164,7 +166,7 @@ impl Frozen {
         if d.block < self.prefix || self.names(&d.name) {
             return Role::Frozen;
         }
-        // Mean and variance are one thing: a norm uses both from the batch or both as they are.
+        // Mean and variance go together: a norm takes both from the batch or both from its running statistics.
         if let (true, Some((norm, _))) = (d.facts.is_statistic(), d.name.rsplit_once('.'))
             && (self.names(&format!("{norm}.running_mean")) || self.names(&format!("{norm}.running_var")))
         {

@@ -1,4 +1,4 @@
-//! What is put on a backbone in place of its classifier.
+//! The head: the classifier on top of a backbone.
 
 use crate::backbone::{Backbone, Inner, init_uniform};
 use crate::blueprint::Blueprint;
@@ -10,7 +10,10 @@ use candle_core::{DType, Device, Tensor, Var};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-/// The classifier: features (N, feature_dim) in, logits (N, classes) out. The number of classes is the dataset's.
+/// The classifier on top of a backbone: features (N, feature_dim) in, logits (N, classes) out. The number of classes is
+/// the dataset's.
+///
+/// A saved predictor holds its head; the version of the predictor's file covers it.
 ///
 /// ```
 /// use candle_finetune::Head;
@@ -21,16 +24,16 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Head {
-    /// What it consists of.
+    /// Its layers.
     pub kind: HeadKind,
     /// The share of features that are zeroed while training, in [0, 1).
     pub dropout: f32,
 }
 
-/// More parameters than this are a mistake: 16 GB in f32.
+/// The largest number of parameters of a head, 16 GB in f32; more are taken for a mistake.
 const MOST_ELEMENTS: f64 = 4e9;
 
-/// What a head consists of.
+/// The layers of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -54,7 +57,8 @@ impl Head {
         Self { kind: HeadKind::Mlp(hidden), dropout: 0.0 }
     }
 
-    /// The classifier that came with the weights, to train it further. The dataset must have its classes, in its order.
+    /// The classifier that came with the weights, to train it further. The dataset must have the same classes in the same
+    /// order.
     pub fn original() -> Self {
         Self { kind: HeadKind::Original, dropout: 0.0 }
     }
@@ -65,7 +69,7 @@ impl Head {
         self
     }
 
-    /// Name, and width out and in, of each linear layer.
+    /// Name, output width and input width of each linear layer.
     fn layers(self, blueprint: &Blueprint, classes: usize) -> Vec<(String, usize, usize)> {
         let (name, dim) = (blueprint.classifier(), blueprint.feature_dim());
         match self.kind {
@@ -89,7 +93,7 @@ impl Head {
         self.layers(blueprint, classes).into_iter().flat_map(of).collect()
     }
 
-    /// The head in a dry run by sizes alone; `frozen` says of a name whether it does not learn.
+    /// The head in a dry run over shapes alone; `frozen` tells whether the tensor of a name is frozen.
     pub(crate) fn sketch(
         self,
         mut x: FeatureMap,
@@ -106,18 +110,18 @@ impl Head {
         Ok(x)
     }
 
-    /// Refuses what cannot be a head of this backbone for so many classes.
+    /// Refuses a head that does not work on this backbone with this number of classes.
     pub(crate) fn check(self, backbone: &Backbone, classes: usize) -> Result<()> {
         if let HeadKind::Mlp(0) = self.kind {
-            return Err(Error::invalid("head", "0 hidden units; an MLP needs 1 at least"));
+            return Err(Error::invalid("head", "0 hidden units; an MLP needs at least 1"));
         }
         let layers = self.layers(backbone.blueprint(), classes);
         let elements = layers.iter().fold(0f64, |sum, (_, out, inputs)| sum + *out as f64 * (*inputs as f64 + 1.0));
         if elements > MOST_ELEMENTS {
             let gigabytes = elements * backbone.inner.profile.dtype.size_in_bytes() as f64 / 1e9;
             let problem = format!(
-                "{elements:.3e} parameters take {gigabytes:.0} GB, and a multiple of that in training; at most \
-                 {MOST_ELEMENTS:.0e} are possible, so use fewer hidden units"
+                "{elements:.3e} parameters take {gigabytes:.0} GB, and a multiple of that in training; the limit is \
+                 {MOST_ELEMENTS:.0e}, so use fewer hidden units"
             );
             return Err(Error::invalid("head", problem));
         }
@@ -137,8 +141,8 @@ impl Head {
         }
     }
 
-    /// Refuses the original classifier for classes that it does not know, or knows in another order: it would go on
-    /// with the weights of one class for another.
+    /// Refuses the original classifier for classes that it does not have, or has in another order: training would
+    /// continue with the weights of one class for another.
     pub(crate) fn check_labels(self, backbone: &Backbone, labels: &[String]) -> Result<()> {
         let Some(known) = backbone.labels().filter(|_| self.kind == HeadKind::Original) else { return Ok(()) };
         let differs = known.iter().zip(labels).position(|(a, b)| a != b);
@@ -151,7 +155,7 @@ impl Head {
         Err(Error::invalid("head", problem))
     }
 
-    /// A start for every tensor: uniform within 1 / sqrt(inputs), as PyTorch's linear layers.
+    /// Initial values of every tensor: uniform within 1 / sqrt(inputs), as in PyTorch's linear layers.
     pub(crate) fn start(self, backbone: &Backbone, classes: usize, seed: u64) -> Result<Vec<(String, Tensor)>> {
         self.check(backbone, classes)?;
         let Inner { profile, classifier, .. } = &*backbone.inner;
@@ -172,7 +176,7 @@ impl Head {
         Ok(tensors)
     }
 
-    /// Logits (N, classes). `random`: the seed and the number of the forward pass, while training.
+    /// Logits (N, classes). `random`, while training: the seed and the index of the forward pass, for dropout.
     pub(crate) fn forward(
         self,
         features: &Tensor,
@@ -197,7 +201,7 @@ impl Head {
     }
 }
 
-/// Features with a share of them zeroed and the rest enlarged, so that their mean stays (Srivastava et al. 2014).
+/// Dropout: a share of the features is zeroed and the rest scaled up, so that the mean stays (Srivastava et al. 2014).
 fn dropped(x: &Tensor, share: f32, seed: Seed, forward: u64) -> Result<Tensor> {
     let mut rng = seed.stream("dropout", &[forward]);
     let keep = 1.0 / (1.0 - share);

@@ -9,7 +9,7 @@ const MAX_CHANNELS: usize = 4096;
 /// How an image becomes the network's input: size, resampling, cropping and normalisation.
 ///
 /// It belongs to a set of weights, travels with it from the architecture's row through the training transform into
-/// the saved predictor, and decides what `predict` does to an image.
+/// the saved predictor, and decides what `predict` does to an image. The version of the predictor's file covers it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

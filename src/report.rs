@@ -24,11 +24,11 @@ pub struct Report {
     /// Where the pretrained weights came from: a repository on the hub, or a file name.
     #[serde(default)]
     pub base_model: Option<String>,
-    /// The strategy, if one was set.
+    /// The strategy that was named or made the plan; `None` for a custom plan.
     pub strategy: Option<Strategy>,
     /// The plan that was followed, with all settings applied.
     pub plan: Plan,
-    /// Settings that replaced the plan's.
+    /// Settings in which the plan differs from its strategy's, as text; empty for a custom plan.
     pub overrides: Vec<String>,
     /// Settings and circumstances that are probably a mistake.
     #[serde(default)]

@@ -50,7 +50,7 @@ fn every_family_has_a_forecast() {
     for arch in
         [Arch::RESNET18, Arch::CIFAR_RESNET20, Arch::VGG11_FEATURES, Arch::EFFICIENTNET_B0, Arch::TF_EFFICIENTNET_LITE0]
     {
-        let backbone = Backbone::random(arch, 1, &Device::Cpu).unwrap().input_size(64, 64).unwrap();
+        let backbone = Backbone::random(arch, 1, &Device::Cpu).unwrap().for_input_size(64, 64).unwrap();
         for head in [Head::linear(), Head::mlp(32)] {
             let forecast = plan(FreezePolicy::Nothing, Optimizer::sgd(0.1), 2).forecast(&backbone, head, 5).unwrap();
             assert!(forecast.step > 2 * 3 * 64 * 64 * 4, "{arch}: {forecast}");
@@ -67,7 +67,7 @@ fn child() {
     let freeze = if freeze == "0" { FreezePolicy::Nothing } else { FreezePolicy::First(freeze.parse().unwrap()) };
     let before = memory("VmRSS:");
     let mut backbone = Backbone::random(arch.parse::<Arch>().unwrap(), 1, &Device::Cpu).unwrap();
-    backbone = backbone.input_size(size, size).unwrap();
+    backbone = backbone.for_input_size(size, size).unwrap();
     let plan = plan(freeze, Optimizer::sgd(1e-3).momentum(0.9), batch);
     let forecast = plan.forecast(&backbone, Head::linear(), 10).unwrap();
     let images = Tensor::zeros((batch, 3, size, size), DType::F32, &Device::Cpu).unwrap();

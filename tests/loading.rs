@@ -288,7 +288,7 @@ fn double_precision_on_request() {
 #[test]
 fn other_sizes_and_images_that_are_too_small() {
     let backbone = Backbone::random(Arch::VGG11_BN_FEATURES, 3, &CPU).unwrap();
-    let larger = backbone.input_size(64, 96).unwrap();
+    let larger = backbone.for_input_size(64, 96).unwrap();
     assert_eq!(larger.input_spec().size, (64, 96));
     assert_eq!(backbone.input_spec().size, (224, 224));
     let wide = Tensor::zeros((1, 3, 64, 96), DType::F32, &CPU).unwrap();
@@ -297,18 +297,18 @@ fn other_sizes_and_images_that_are_too_small() {
     let errors = [
         backbone.forward(&images(1, 3, 31, 1)).unwrap_err(),
         backbone.stage_features(&images(1, 3, 40, 1).narrow(2, 0, 16).unwrap()).unwrap_err(),
-        backbone.input_size(31, 64).unwrap_err(),
-        backbone.input_size(0, 0).unwrap_err(),
-        backbone.respecify(InputSpec::new(8)).unwrap_err(),
+        backbone.for_input_size(31, 64).unwrap_err(),
+        backbone.for_input_size(0, 0).unwrap_err(),
+        backbone.for_input_spec(InputSpec::new(8)).unwrap_err(),
     ];
     for error in errors.map(|error| error.to_string()) {
         assert!(error.contains("too few") && error.contains("32 x 32 at least"), "{error}");
     }
     // A size beyond any memory is refused without an attempt.
     for side in [16_385, 1_000_000, 1 << 32, usize::MAX] {
-        assert!(backbone.input_size(side, 64).unwrap_err().to_string().contains("16384 at most"));
+        assert!(backbone.for_input_size(side, 64).unwrap_err().to_string().contains("16384 at most"));
     }
-    assert!(backbone.input_size(32, 32).unwrap().forward(&images(1, 3, 32, 1)).is_ok());
+    assert!(backbone.for_input_size(32, 32).unwrap().forward(&images(1, 3, 32, 1)).is_ok());
     let shapes: [&[usize]; 6] =
         [&[1, 3, 0, 0], &[0, 3, 32, 32], &[3, 32, 32], &[1, 1, 32, 32], &[1, 3, 32, 0], &[1, 4, 32, 32]];
     for arch in [Arch::VGG11_BN_FEATURES, Arch::CIFAR_RESNET20, Arch::TF_EFFICIENTNET_LITE0, Arch::RESNET18] {
@@ -320,7 +320,7 @@ fn other_sizes_and_images_that_are_too_small() {
         // One pixel: features or an error, no panic.
         let _ = backbone.forward(&images(1, 3, 1, 1));
     }
-    assert!(backbone.respecify(InputSpec::new(32).normalize(&[0.5], &[0.5])).is_err());
+    assert!(backbone.for_input_spec(InputSpec::new(32).normalize(&[0.5], &[0.5])).is_err());
 }
 
 #[test]

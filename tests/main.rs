@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod api;
 mod audit;
 mod datasets;
 #[cfg(feature = "image")]
@@ -15,6 +16,7 @@ mod image_files;
 mod image_folder;
 mod loading;
 mod parity;
+mod plans;
 mod predictor;
 mod readme;
 mod recipes;

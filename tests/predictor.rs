@@ -12,7 +12,7 @@ use std::path::Path;
 
 fn tuned(head: Head) -> (Fitted, VecDataset) {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
-    let backbone = backbone.respecify(InputSpec::new(32).crop_mode(CropMode::Squash).crop_pct(0.9)).unwrap();
+    let backbone = backbone.for_input_spec(InputSpec::new(32).crop_mode(CropMode::Squash).crop_pct(0.9)).unwrap();
     let data = pictures(20, 36, 3, 1);
     let phase = Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::First(7));
     let fitted = FineTuner::new(backbone).plan(plan(vec![phase], 8)).head(head).fit(&data, &data).unwrap();
@@ -114,7 +114,7 @@ fn the_names_are_those_of_a_whole_timm_network() {
 }
 
 /// A saved file with changed tensors and the same metadata.
-fn edited(from: &Path, to: &Path, edit: impl FnOnce(&mut BTreeMap<String, Tensor>, &mut String)) {
+pub fn edited(from: &Path, to: &Path, edit: impl FnOnce(&mut BTreeMap<String, Tensor>, &mut String)) {
     let bytes = std::fs::read(from).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let mut description = header.metadata().as_ref().unwrap()["candle_finetune"].clone();

@@ -1,60 +1,75 @@
 //! Strategies, plans and explicit settings: which wins, what is refused, what the report says.
 
-use crate::support::{differing, names_of, next, pictures, plan};
-use crate::training::{backbone, data, phase, plans, saved, tuner};
+use crate::support::{names_of, next, pictures, plan};
+use crate::training::{backbone, data, phase, plans, tuner};
 use candle_finetune::{
     Augment, BatchNormMode, CropMode, Dataset, Error, FineTuner, FreezePolicy, Head, Init, InputSpec, Loss, Optimizer,
-    Phase, Plan, Strategy, TensorDataset, VecDataset, split,
+    Phase, Plan, Report, Strategy, TensorDataset, VecDataset, split,
 };
 
+/// The fields that a report's edits name.
+fn fields(report: &Report) -> Vec<&str> {
+    report.overrides.iter().map(|edit| edit.split(' ').next().unwrap()).collect()
+}
+
 #[test]
-fn settings_by_hand_win_whatever_the_order_and_the_report_says_so() {
+fn the_report_lists_the_edits_of_a_strategys_plan() {
     let (train, valid) = (pictures(21, 36, 3, 1), pictures(12, 36, 3, 100));
-    let base = || plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1)], 8);
     let optimizer = Optimizer::sgd(0.05).momentum(0.5);
-    let set = |t: FineTuner| {
-        t.batch_size(5)
-            .optimizer(optimizer)
-            .loss(Loss::cross_entropy().label_smoothing(0.1))
-            .augment(Augment::none().flip(0.5))
-            .patience(7)
-            .seed(5)
-    };
-    let before = set(FineTuner::new(backbone())).plan(base()).fit(&train, &valid).unwrap();
-    let after = set(FineTuner::new(backbone()).plan(base())).fit(&train, &valid).unwrap();
-    assert_eq!(differing(&saved(&before), &saved(&after)), [""; 0]);
-    for report in [&before.report, &after.report] {
-        let plan = &report.plan;
-        assert_eq!((plan.batch_size, plan.patience), (5, Some(7)));
-        assert_eq!((plan.phases[0].optimizer, plan.loss.label_smoothing), (optimizer, 0.1));
-        assert!(plan.augment.is_random());
-        assert_eq!(report.overrides.len(), 5);
-        // Long lines are wrapped.
-        let text = report.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        for setting in &report.overrides {
-            assert!(text.contains(&format!("set by hand: {setting}")), "{text}");
-        }
+    let mut plan = Strategy::SmallDifferent
+        .plan(&backbone(), train.len())
+        .batch_size(5)
+        .optimizer(optimizer)
+        .loss(Loss::cross_entropy().label_smoothing(0.1))
+        .augment(Augment::none().flip(0.5))
+        .patience(7);
+    plan.phases.iter_mut().for_each(|phase| phase.epochs = 1);
+    // The plan knows its strategy.
+    let report = FineTuner::new(backbone()).plan(plan.clone()).seed(5).fit(&train, &valid).unwrap().report;
+    assert_eq!((report.strategy, &report.plan), (Some(Strategy::SmallDifferent), &plan));
+    assert!(report.plan.phases.iter().all(|phase| phase.optimizer == optimizer && phase.augmented));
+    let expected = [
+        "augment.flip",
+        "batch_size",
+        "loss.label_smoothing",
+        "patience",
+        "phases.1.augmented",
+        "phases.1.epochs",
+        "phases.1.optimizer.lr",
+        "phases.1.optimizer.rule",
+        "phases.1.optimizer.weight_decay",
+        "phases.2.epochs",
+        "phases.2.optimizer.lr",
+        "phases.2.optimizer.rule",
+        "phases.2.optimizer.weight_decay",
+    ];
+    assert_eq!(fields(&report), expected);
+    assert!(report.overrides.contains(&"patience 7 (the strategy has none)".to_string()), "{:?}", report.overrides);
+    // Long lines are wrapped.
+    let text = report.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    for setting in &report.overrides {
+        assert!(text.contains(&format!("set by hand: {setting}")), "{text}");
     }
-    let plain = tuner(base()).fit(&train, &valid).unwrap();
-    assert!(plain.report.overrides.is_empty());
-    // A plan wins over a strategy, in either order.
+
+    // A custom plan has nothing to be compared with.
+    let custom = || Plan::new(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1)]);
+    let report = tuner(custom()).fit(&train, &valid).unwrap().report;
+    assert_eq!((report.strategy, report.overrides), (None, vec![]));
+    // With a strategy it has, whatever the order of the calls, and the plan is followed.
     for tuner in [
-        FineTuner::new(backbone()).strategy(Strategy::LargeSimilar).plan(base()),
-        FineTuner::new(backbone()).plan(base()).strategy(Strategy::LargeSimilar),
+        FineTuner::new(backbone()).strategy(Strategy::LargeSimilar).plan(custom()),
+        FineTuner::new(backbone()).plan(custom()).strategy(Strategy::LargeSimilar),
     ] {
         let report = tuner.fit(&train, &valid).unwrap().report;
-        assert_eq!((report.strategy, &report.plan), (Some(Strategy::LargeSimilar), &base()));
-        // The report says where the plan differs from the strategy's.
-        assert!(report.overrides.iter().any(|edit| edit.starts_with("phases")), "{:?}", report.overrides);
+        assert_eq!((report.strategy, &report.plan), (Some(Strategy::LargeSimilar), &custom()));
+        assert!(fields(&report).contains(&"phases"), "{:?}", report.overrides);
     }
-    let mut edited = Strategy::SmallSimilar.plan(&backbone(), train.len()).batch_size(5);
-    edited.phases[0].epochs = 1;
-    let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).plan(edited);
-    let report = tuner.fit(&train, &valid).unwrap().report;
-    let fields: Vec<&str> = report.overrides.iter().map(|edit| edit.split(' ').next().unwrap()).collect();
-    assert_eq!(fields, ["batch_size", "phases.1.epochs"]);
+    // A strategy that is set wins over the one that the plan remembers.
+    let tuner = FineTuner::new(backbone()).strategy(Strategy::LargeDifferent).plan(plan);
+    assert_eq!(tuner.session(&train).unwrap().report().strategy, Some(Strategy::LargeDifferent));
     let session = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).session(&train).unwrap();
-    assert_eq!(session.report().strategy, Some(Strategy::SmallSimilar));
+    let report = session.report();
+    assert_eq!((report.strategy, report.overrides.len()), (Some(Strategy::SmallSimilar), 0));
 }
 
 #[test]
@@ -159,45 +174,47 @@ fn a_recipe_with_unknown_words_is_refused() {
 }
 
 #[test]
-fn tensors_are_not_varied_and_the_report_says_so() {
+fn tensors_are_not_augmented_and_the_report_says_so() {
     let (train, valid) = data();
-    let varied = plans().remove(1).augment(Augment::light());
-    let report = tuner(varied).fit(&train, &valid).unwrap().report;
+    let augmented = plans().remove(1).augment(Augment::light());
+    let report = tuner(augmented).fit(&train, &valid).unwrap().report;
     assert!(!report.plan.augment.is_random() && report.cached_mb > 0.0);
     assert!(report.plan.reasons.iter().any(|reason| reason.contains("tensors")), "{:?}", report.plan.reasons);
     assert!(report.overrides.is_empty());
 }
 
 #[test]
-fn images_are_varied_where_that_is_asked_for_by_hand() {
+fn an_augmentation_set_by_hand_is_for_every_phase() {
     let (train, valid) = (pictures(16, 40, 2, 1), pictures(6, 40, 2, 100));
-    let tuner = FineTuner::new(backbone()).strategy(Strategy::SmallSimilar).seed(1);
-    let mut session = tuner.augment(Augment::standard()).session(&train).unwrap();
+    let plan = Strategy::SmallSimilar.plan(&backbone(), train.len());
+    let of = |plan: Plan| FineTuner::new(backbone()).plan(plan).seed(1).session(&train).unwrap();
+    let mut session = of(plan.clone().augment(Augment::standard()));
     let batch = next(&mut session).unwrap().unwrap();
-    assert_eq!(batch.images().unwrap().dims()[1..], [3, 32, 32], "images, and no features of unvaried ones");
+    assert_eq!(batch.images().unwrap().dims()[1..], [3, 32, 32], "images, not cached features");
+    // Not augmenting is no edit of a strategy that does not.
+    assert_eq!(of(plan.augment(Augment::none())).report().overrides, [""; 0]);
     // A plan that counts blocks is the same as one that names the same blocks, not an edit of it.
     let mut plan = Strategy::SmallDifferent.plan(&backbone(), train.len());
     plan.phases.iter_mut().for_each(|phase| phase.epochs = 1);
     plan.phases[1].freeze = FreezePolicy::First(4);
-    let report =
-        FineTuner::new(backbone()).strategy(Strategy::SmallDifferent).plan(plan).fit(&train, &valid).unwrap().report;
-    let fields: Vec<&str> = report.overrides.iter().map(|edit| edit.split(' ').next().unwrap()).collect();
-    assert_eq!(fields, ["phases.1.epochs", "phases.2.epochs"]);
+    let report = FineTuner::new(backbone()).plan(plan).fit(&train, &valid).unwrap().report;
+    assert_eq!(fields(&report), ["phases.1.epochs", "phases.2.epochs"]);
 }
 
 #[test]
-fn a_phase_may_leave_images_as_they_are() {
+fn a_phase_may_go_without_augmentation() {
     let (train, valid) = (pictures(16, 40, 2, 1), pictures(6, 40, 2, 100));
     let first = phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1);
     let cached = |phase: Phase, augment: Augment| {
-        let recipe = plan(vec![phase], 8).augment(augment);
+        let mut recipe = plan(vec![phase], 8);
+        recipe.augment = augment;
         let report = tuner(recipe).fit(&train, &valid).unwrap().report;
         (report.cached_mb > 0.0, report.epochs[0].train_loss)
     };
     let plain = cached(first.clone(), Augment::none());
-    assert_eq!(cached(first.clone().augment(false), Augment::standard()), plain);
-    let varied = cached(first, Augment::standard());
-    assert!(!varied.0 && varied.1 != plain.1);
+    assert_eq!(cached(first.clone().augmented(false), Augment::standard()), plain);
+    let augmented = cached(first, Augment::standard());
+    assert!(!augmented.0 && augmented.1 != plain.1);
 }
 
 #[test]
@@ -222,7 +239,7 @@ fn the_four_strategies_run_on_a_split() {
     let all: VecDataset = pictures(18, 36, 2, 1);
     let (train, valid) = split(&all, 0.3, 1).unwrap();
     for strategy in Strategy::ALL {
-        let backbone = backbone().respecify(InputSpec::new(32).crop_mode(CropMode::Squash)).unwrap();
+        let backbone = backbone().for_input_spec(InputSpec::new(32).crop_mode(CropMode::Squash)).unwrap();
         let mut plan = strategy.plan(&backbone, train.len());
         plan.phases.iter_mut().for_each(|p| p.epochs = 1);
         let phases = plan.phases.len();

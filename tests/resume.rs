@@ -65,7 +65,7 @@ fn through_a_file(state: &RunState, dir: &Path) -> RunState {
 fn two_phases(optimizer: Optimizer) -> Plan {
     let head = phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 2);
     let mut later = phase(FreezePolicy::First(6), BatchNormMode::Train, 2);
-    (later.optimizer, later.augment) = (optimizer, true);
+    (later.optimizer, later.augmented) = (optimizer, true);
     later.schedule = candle_finetune::Schedule::cosine().warmup(0.2);
     plan(vec![head, later], 6)
 }
@@ -75,7 +75,7 @@ fn momentum_dropout_augmentation_and_batch_statistics() {
     let (train, valid) = (pictures(14, 40, 2, 1), pictures(6, 40, 2, 100));
     let mut plan = two_phases(Optimizer::sgd(0.02).momentum(0.9));
     (plan.augment, plan.clip) = (Augment::standard(), Some(1.0));
-    plan.phases[0].augment = true;
+    plan.phases[0].augmented = true;
     let tuner = || FineTuner::new(backbone()).plan(plan.clone()).seed(5).head(Head::mlp(8).dropout(0.3)).workers(1);
     check(tuner, &train, &valid);
 }

@@ -125,7 +125,7 @@ fn views_are_shared_by_seed() {
     let (data, backbone) = (Counted::new(14, 1), backbone());
     let cache = FeatureCache::new();
     let mut plan = head_only(3);
-    plan.phases[0].augment = true;
+    plan.phases[0].augmented = true;
     (plan.augment, plan.views) = (Augment::light(), Some(2));
     let alone = run(&backbone, &plan, &FeatureCache::off(), 5, &data).0;
     let first = run(&backbone, &plan, &cache, 5, &data);
@@ -146,7 +146,7 @@ fn folds_share_features_and_views() {
         let mut plan = head_only(2);
         plan.views = views;
         if views.is_some() {
-            (plan.augment, plan.phases[0].augment) = (Augment::light(), true);
+            (plan.augment, plan.phases[0].augmented) = (Augment::light(), true);
         }
         for (fold, (train, valid)) in k_fold(&data, 3, 1).unwrap().into_iter().enumerate() {
             let fit = |cache: &FeatureCache| {

@@ -329,7 +329,7 @@ fn events_come_in_order() {
 #[test]
 fn a_single_sample_left_over_does_not_break_batch_statistics() {
     // An input of 4 pixels leaves one pixel at the last stage, where one sample has no batch statistics.
-    let small = backbone().input_size(4, 4).unwrap();
+    let small = backbone().for_input_size(4, 4).unwrap();
     let recipe = plan(vec![phase(FreezePolicy::First(1), BatchNormMode::Train, 2)], 4);
     for budget in [0, 1 << 20] {
         let tuner =

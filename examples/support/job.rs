@@ -86,7 +86,7 @@ pub fn finetune(
     run::check_outputs(&outputs, weights.as_slice())?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
-        backbone = backbone.input_size(size, size)?;
+        backbone = backbone.for_input_size(size, size)?;
     }
     if let Some(out) = &options.out {
         let size = |t: &candle_core::Tensor| t.elem_count() * t.dtype().size_in_bytes();
@@ -111,7 +111,7 @@ pub fn finetune(
         return Ok(None);
     }
     before()?;
-    let tuner = FineTuner::new(backbone).strategy(strategy).plan(plan).head(head).seed(options.seed);
+    let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed);
     let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
 
     // Save the result before anything else can fail, and again with the accuracy on test data.
@@ -174,13 +174,12 @@ fn open(options: &Job) -> Result<Splits, Failure> {
 fn plan(options: &Job, strategy: Strategy, backbone: &Backbone, samples: usize) -> Plan {
     let mut plan = strategy.plan(backbone, samples);
     if let Some(augment) = options.augment {
-        plan.augment = match augment {
+        plan = plan.augment(match augment {
             Augmentation::None => Augment::none(),
             Augmentation::Light => Augment::light(),
             Augmentation::Standard => Augment::standard(),
             Augmentation::Strong => Augment::strong(),
-        };
-        plan.phases.iter_mut().for_each(|phase| phase.augment = true);
+        });
     }
     if let Some(phase) = plan.phases.last_mut() {
         if let Some(freeze) = &options.freeze {

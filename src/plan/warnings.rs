@@ -1,12 +1,12 @@
-//! What is probably not meant.
+//! Settings that work and are probably a mistake.
 
 use super::Plan;
 use crate::backbone::Backbone;
 use crate::optim::OptimizerRule;
 
 impl Plan {
-    /// What works and is probably not meant: rates at which nothing is learnt, images far smaller than the network is
-    /// made for, an unoptimised build. A run says it once, at its beginning.
+    /// Settings that work and are probably a mistake: learning rates at which nothing is learnt, images far smaller than
+    /// the network was designed for, an unoptimised build. A run reports them once, when it starts.
     ///
     /// ```
     /// use candle_finetune::{Arch, Backbone, Optimizer, Phase, Plan, candle_core::Device};
@@ -18,7 +18,7 @@ impl Plan {
     pub fn warnings(&self, backbone: &Backbone) -> Vec<String> {
         let mut warnings: Vec<String> = unoptimised(env!("CANDLE_FINETUNE_OPT_LEVEL")).into_iter().collect();
         for (i, phase) in self.phases.iter().enumerate() {
-            // Rates at which nothing is learnt: AdamW's usual ones are 1e-5 to 1e-2, SGD's 1e-3 to 1.
+            // Usual rates are 1e-5 to 1e-2 for AdamW and 1e-3 to 1 for SGD.
             let highest = match phase.optimizer.rule {
                 OptimizerRule::Sgd { .. } => 5.0,
                 OptimizerRule::AdamW { .. } => 0.1,
@@ -31,15 +31,16 @@ impl Plan {
         let ((h, w), (usual, _)) = (backbone.input_spec().size, backbone.blueprint().input_spec().size);
         if h.min(w) * 4 <= usual {
             let arch = backbone.name();
-            warnings
-                .push(format!("images of {h} x {w} pixels are far smaller than the {usual} that {arch} is made for"));
+            warnings.push(format!(
+                "images of {h} x {w} pixels are far smaller than the {usual} that {arch} is designed for"
+            ));
         }
         warnings
     }
 }
 
-/// What to say of a build of this crate at this optimisation level. Only the build script knows it: assertions may be on
-/// in an optimised build.
+/// The warning for a build of this crate at this optimisation level. The build script passes the level on: debug
+/// assertions do not tell it, since an optimised build may have them.
 fn unoptimised(level: &str) -> Option<String> {
     (level == "0").then(|| {
         "this build is not optimised and trains many times slower: build with --release, or set opt-level = 3 under \
@@ -55,7 +56,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn what_is_probably_not_meant_is_said() {
+    fn probable_mistakes_are_warned_of() {
         let backbone = Backbone::random(Arch::RESNET18, 1, &Device::Cpu).unwrap();
         let of = |optimizer: Optimizer, backbone: &Backbone| {
             let mut found = Plan::new(vec![Phase::new(1, optimizer)]).warnings(backbone);
@@ -68,13 +69,13 @@ mod tests {
             let found = of(optimizer, &backbone);
             assert!(found.len() == 1 && found[0].contains("1000") && found[0].contains("phase 1"), "{found:?}");
         }
-        let found = of(Optimizer::sgd(0.1), &backbone.input_size(8, 8).unwrap());
+        let found = of(Optimizer::sgd(0.1), &backbone.for_input_size(8, 8).unwrap());
         assert!(found.len() == 1 && found[0].contains("8 x 8") && found[0].contains("224"), "{found:?}");
-        assert_eq!(of(Optimizer::sgd(0.1), &backbone.input_size(96, 96).unwrap()), [""; 0]);
+        assert_eq!(of(Optimizer::sgd(0.1), &backbone.for_input_size(96, 96).unwrap()), [""; 0]);
     }
 
     #[test]
-    fn the_level_of_optimisation_decides_what_is_said_of_it() {
+    fn only_an_unoptimised_build_is_warned_of() {
         assert!(unoptimised("0").is_some_and(|text| text.contains("opt-level")));
         assert!(["1", "2", "3", "s"].iter().all(|level| unoptimised(level).is_none()));
     }

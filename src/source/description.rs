@@ -7,7 +7,8 @@ use crate::input_spec::InputSpec;
 use crate::weights::{METADATA_KEY, Weights};
 use std::path::Path;
 
-/// The version of the description inside a saved predictor.
+/// The version of the description inside a saved predictor. It covers the input specification and the head; the plan in
+/// the report has a version of its own.
 pub(crate) const DESCRIPTION_VERSION: u32 = 1;
 
 /// What every version of the description has.

@@ -7,13 +7,11 @@ use super::run_state::RunState;
 use super::session::Session;
 use super::setup::Setup;
 use crate::backbone::Backbone;
-use crate::data::{Augment, Dataset};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::FeatureCache;
 use crate::head::Head;
-use crate::loss::Loss;
 use crate::metrics::Metric;
-use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::strategy::Strategy;
 use std::sync::Arc;
@@ -33,17 +31,33 @@ use std::sync::Arc;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// A setting made by hand wins over the plan's, whatever the order of the calls, and the report says so.
+/// What learns, when and how is the plan's. To change it, edit the plan that the strategy makes; the report lists the
+/// edits.
+///
+/// | set on the tuner | set on the plan |
+/// |---|---|
+/// | `strategy` or `plan` | `phases`: what is frozen, epochs, schedule ... |
+/// | `head` | `optimizer`, `loss`, `clip` |
+/// | `seed`, `workers` | `batch_size`, `augment`, `views` |
+/// | `cache`, `audit` | `patience` |
+/// | `on_event`, `progress` | `init` |
+///
+/// ```
+/// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Strategy, TensorDataset};
+/// # use candle_finetune::candle_core::{DType, Device, Tensor};
+/// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+/// # let images = Tensor::zeros((4, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// # let train = TensorDataset::new(images, vec![0, 1, 0, 1], vec!["ant".into(), "bee".into()])?;
+/// let plan = Strategy::SmallSimilar.plan(&backbone, 4).batch_size(4).optimizer(Optimizer::sgd(0.1).momentum(0.9));
+/// let session = FineTuner::new(backbone).plan(plan).session(&train)?;
+/// assert!(session.report().overrides[0].starts_with("batch_size 4"));
+/// # Ok::<(), candle_finetune::Error>(())
+/// ```
 pub struct FineTuner {
     backbone: Backbone,
     head: Head,
     strategy: Option<Strategy>,
     plan: Option<Plan>,
-    batch_size: Option<usize>,
-    optimizer: Option<Optimizer>,
-    loss: Option<Loss>,
-    augment: Option<Augment>,
-    patience: Option<usize>,
     seed: u64,
     workers: Option<usize>,
     cache: FeatureCache,
@@ -54,18 +68,13 @@ pub struct FineTuner {
 }
 
 impl FineTuner {
-    /// With a linear head, seed 0, and no recipe yet: set a strategy or a plan.
+    /// A tuner with a linear head and seed 0, and no recipe yet: set a strategy or a plan.
     pub fn new(backbone: Backbone) -> Self {
         Self {
             backbone,
             head: Head::linear(),
             strategy: None,
             plan: None,
-            batch_size: None,
-            optimizer: None,
-            loss: None,
-            augment: None,
-            patience: None,
             seed: 0,
             workers: None,
             cache: FeatureCache::new(),
@@ -82,46 +91,16 @@ impl FineTuner {
         self
     }
 
-    /// Sets the strategy, which makes the plan for the data's size. A plan set as well wins, and the report names the
-    /// settings in which it differs from the strategy's.
+    /// Sets the strategy, which makes the plan for the data's size. If a plan is set as well, the plan is followed, and the
+    /// report lists where it differs from this strategy's.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
         self
     }
 
-    /// Sets the plan.
+    /// Sets the plan. If a strategy made it, the report names the strategy and lists the settings that were edited.
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plan = Some(plan);
-        self
-    }
-
-    /// Sets the samples per step.
-    pub fn batch_size(mut self, batch_size: usize) -> Self {
-        self.batch_size = Some(batch_size);
-        self
-    }
-
-    /// Sets the optimizer of every phase; its rate is the head's, and the backbone keeps the plan's share of it.
-    pub fn optimizer(mut self, optimizer: Optimizer) -> Self {
-        self.optimizer = Some(optimizer);
-        self
-    }
-
-    /// Sets the loss.
-    pub fn loss(mut self, loss: Loss) -> Self {
-        self.loss = Some(loss);
-        self
-    }
-
-    /// Sets how training images are varied.
-    pub fn augment(mut self, augment: Augment) -> Self {
-        self.augment = Some(augment);
-        self
-    }
-
-    /// Sets how many epochs without a lower validation loss end a phase.
-    pub fn patience(mut self, epochs: usize) -> Self {
-        self.patience = Some(epochs);
         self
     }
 
@@ -132,13 +111,13 @@ impl FineTuner {
         self
     }
 
-    /// Sets the seed of everything: the head's start, shuffling, augmentation, dropout.
+    /// Sets the random seed: of the head's initial weights, shuffling, augmentation and dropout.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Sets the threads that decode and vary images. The result does not depend on it.
+    /// Sets the number of threads that decode and augment images. The result does not depend on it.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
@@ -187,46 +166,24 @@ impl FineTuner {
 
     /// As [`FineTuner::session`], compiled once for all kinds of datasets.
     fn start(self, train: Arc<dyn Dataset>) -> Result<Session> {
-        let mut overrides = Vec::new();
-        let mut plan = match (self.plan, self.strategy) {
-            (Some(plan), None) => plan,
-            (Some(plan), Some(strategy)) => {
+        let strategy = self.strategy.or(self.plan.as_ref().and_then(|plan| plan.strategy));
+        let of_strategy = strategy.map(|strategy| strategy.plan(&self.backbone, train.len()));
+        let (plan, overrides) = match (self.plan, of_strategy) {
+            (Some(plan), None) => (plan, vec![]),
+            (Some(plan), Some(of_strategy)) => {
                 let plan = plan.with_names(&self.backbone)?;
-                overrides = plan.edits(&strategy.plan(&self.backbone, train.len()));
-                plan
+                let edits = plan.edits(&of_strategy);
+                (plan, edits)
             }
-            (None, Some(strategy)) => strategy.plan(&self.backbone, train.len()),
+            (None, Some(of_strategy)) => (of_strategy, vec![]),
             (None, None) => return Err(Error::NoStrategy),
         };
-        if let Some(batch_size) = self.batch_size {
-            overrides.push(format!("batch size {batch_size} (the plan had {})", plan.batch_size));
-            plan.batch_size = batch_size;
-        }
-        if let Some(optimizer) = self.optimizer {
-            let Optimizer { rule, lr, weight_decay, .. } = optimizer;
-            overrides.push(format!("optimizer {rule:?}, lr {lr:e}, weight decay {weight_decay}"));
-            plan.phases.iter_mut().for_each(|phase| phase.optimizer = optimizer);
-        }
-        if let Some(loss) = self.loss {
-            overrides.push(format!("label smoothing {}", loss.label_smoothing));
-            plan.loss = loss;
-        }
-        if let Some(augment) = self.augment {
-            overrides.push(augment.to_string());
-            plan.augment = augment;
-            // Asked for by hand, it is for every phase, those for the head alone included.
-            plan.phases.iter_mut().for_each(|phase| phase.augment = true);
-        }
-        if let Some(patience) = self.patience {
-            overrides.push(format!("patience {patience}"));
-            plan.patience = Some(patience);
-        }
         self.cache.check()?;
         let setup = Setup {
             backbone: self.backbone,
             head: self.head,
             plan,
-            strategy: self.strategy,
+            strategy,
             overrides,
             seed: self.seed,
             workers: self.workers,

@@ -117,7 +117,7 @@ fn a_grid_has_the_means_of_its_cells() {
         assert!(apart < 1e-5, "{blocks} blocks: {apart}");
     }
     // A map of 2 x 2 pixels: every pixel is a quarter of the grid.
-    let small = scene.backbone.input_size(8, 8).unwrap();
+    let small = scene.backbone.for_input_size(8, 8).unwrap();
     let images = images(2).narrow(2, 0, 8).unwrap().narrow(3, 0, 8).unwrap().contiguous().unwrap();
     let data: Arc<dyn Dataset> =
         Arc::new(TensorDataset::new(images.clone(), vec![0, 1], vec!["a".into(), "b".into()]).unwrap());

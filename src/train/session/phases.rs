@@ -58,7 +58,7 @@ impl Session {
         self.report.parameters = entered.counts;
         let frozen_blocks = entered.frozen_blocks;
         self.listener.tell(&Event::Phase { phase: state.index + 1, phases, frozen_blocks });
-        let augment = if phase.augment { self.plan.augment.clone() } else { Augment::none() };
+        let augment = if phase.augmented { self.plan.augment.clone() } else { Augment::none() };
         let transform = Transform::train(&self.model.profile.spec, &augment)?;
         let loader = Loader::new(&self.dataset, transform).batch_size(self.plan.batch_size).seed(self.seed);
         let loader = self.workers.into_iter().fold(loader, Loader::workers);

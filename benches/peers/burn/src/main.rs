@@ -43,14 +43,14 @@ fn pad(by: usize) -> PaddingConfig2d {
 }
 
 #[derive(Module, Debug)]
-struct BlockInfo {
+struct Block {
     first: ConvNorm,
     second: ConvNorm,
     shortcut: Option<ConvNorm>,
     relu: Relu,
 }
 
-impl BlockInfo {
+impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.second.forward(self.relu.forward(self.first.forward(x.clone())));
         let shortcut = match &self.shortcut {
@@ -66,7 +66,7 @@ struct ResNet18 {
     stem: ConvNorm,
     relu: Relu,
     max_pool: MaxPool2d,
-    blocks: Vec<BlockInfo>,
+    blocks: Vec<Block>,
     average: AdaptiveAvgPool2d,
     classifier: Linear,
 }
@@ -78,7 +78,7 @@ impl ResNet18 {
         for (stage, width) in [64, 128, 256, 512].into_iter().enumerate() {
             for i in 0..2 {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-                blocks.push(BlockInfo {
+                blocks.push(Block {
                     first: ConvNorm::new(input, width, 3, stride, device),
                     second: ConvNorm::new(width, width, 3, 1, device),
                     shortcut: (stride == 2).then(|| ConvNorm::new(input, width, 1, 2, device)),

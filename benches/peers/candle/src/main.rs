@@ -21,7 +21,7 @@ fn conv(vb: VarBuilder, input: usize, output: usize, kernel: usize, stride: usiz
     Ok((conv, candle_nn::batch_norm(output, 1e-5, vb.pp("norm"))?))
 }
 
-struct BlockInfo {
+struct Block {
     first: (Conv2d, BatchNorm),
     second: (Conv2d, BatchNorm),
     shortcut: Option<(Conv2d, BatchNorm)>,
@@ -29,7 +29,7 @@ struct BlockInfo {
 
 struct ResNet18 {
     stem: (Conv2d, BatchNorm),
-    blocks: Vec<BlockInfo>,
+    blocks: Vec<Block>,
     classifier: Linear,
 }
 
@@ -43,7 +43,7 @@ impl ResNet18 {
                 let vb = vb.pp(format!("{stage}.{i}"));
                 let shortcut = if stride == 2 { Some(conv(vb.pp("shortcut"), input, width, 1, 2)?) } else { None };
                 let first = conv(vb.pp("first"), input, width, 3, stride)?;
-                blocks.push(BlockInfo { first, second: conv(vb.pp("second"), width, width, 3, 1)?, shortcut });
+                blocks.push(Block { first, second: conv(vb.pp("second"), width, width, 3, 1)?, shortcut });
                 input = width;
             }
         }

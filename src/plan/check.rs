@@ -1,0 +1,66 @@
+//! Values that cannot work.
+
+use super::{Init, Phase, Plan};
+use crate::backbone::Backbone;
+use crate::error::{Error, Result};
+use crate::freeze::FreezePolicy;
+
+fn wrong(what: &str, problem: impl Into<String>) -> Result<()> {
+    Err(Error::invalid(format!("plan: {what}"), problem))
+}
+
+impl Plan {
+    /// Refuses values that cannot work.
+    pub(crate) fn check(&self, backbone: &Backbone) -> Result<()> {
+        if self.phases.is_empty() {
+            return wrong("phases", "there are none");
+        }
+        if self.batch_size == 0 {
+            return wrong("batch_size", "0; it must be at least 1");
+        }
+        if self.views == Some(0) {
+            return wrong("views", "0; it must be at least 1, or None for a new view each epoch");
+        }
+        if self.patience == Some(0) {
+            return wrong("patience", "0; it must be at least 1, or None to run every phase to its end");
+        }
+        if !(0.0..1.0).contains(&self.loss.label_smoothing) {
+            return wrong("label_smoothing", format!("{} is not in [0, 1)", self.loss.label_smoothing));
+        }
+        if let Some(clip) = self.clip.filter(|c| c.is_nan() || *c <= 0.0) {
+            return wrong("clip", format!("{clip}; it must be more than 0, or None"));
+        }
+        self.phases.iter().enumerate().try_for_each(|(i, phase)| self.check_phase(i + 1, phase, backbone))
+    }
+
+    fn check_phase(&self, number: usize, phase: &Phase, backbone: &Backbone) -> Result<()> {
+        let what = |field: &str| format!("phase {number} {field}");
+        if phase.epochs == 0 {
+            return wrong(&what("epochs"), "0; leave the phase out instead");
+        }
+        let o = &phase.optimizer;
+        for (field, value) in
+            [("lr", o.lr), ("backbone_lr_scale", phase.backbone_lr_scale), ("layer_decay", phase.layer_decay)]
+        {
+            if !(value.is_finite() && value > 0.0) {
+                return wrong(&what(field), format!("{value}; it must be more than 0 (freeze what must not learn)"));
+            }
+        }
+        if let Some(problem) = o.problem() {
+            return wrong(&what("optimizer"), problem);
+        }
+        if !(o.weight_decay.is_finite() && o.weight_decay >= 0.0) {
+            return wrong(&what("weight_decay"), format!("{}; it must be finite and not negative", o.weight_decay));
+        }
+        if !(0.0..1.0).contains(&phase.schedule.warmup) {
+            return wrong(&what("warmup"), format!("{} is not in [0, 1)", phase.schedule.warmup));
+        }
+        let frozen = phase.freeze.frozen_blocks(backbone)?;
+        let names = matches!(phase.freeze, FreezePolicy::Named(_));
+        if self.init == Init::Random && (frozen > 0 || names) {
+            let problem = "freezes blocks that start from random weights, which would never learn anything";
+            return wrong(&what("freeze"), problem);
+        }
+        Ok(())
+    }
+}

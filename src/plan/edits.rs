@@ -1,0 +1,40 @@
+//! Where one plan differs from another.
+
+use super::Plan;
+use serde_json::Value;
+
+/// What a plan says about itself, which is no setting.
+const NOT_SETTINGS: [&str; 3] = ["version", "strategy", "reasons"];
+
+impl Plan {
+    /// The settings in which this plan differs from its strategy's, with both values.
+    pub(crate) fn edits(&self, of_strategy: &Self) -> Vec<String> {
+        let value = |plan: &Self| serde_json::to_value(plan).unwrap_or_default();
+        let mut found = vec![];
+        differences("", &value(self), &value(of_strategy), &mut found);
+        found
+    }
+}
+
+/// Where two values differ, each by its path.
+fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
+    use Value::{Array, Object};
+    let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+    match (new, old) {
+        _ if new == old || NOT_SETTINGS.contains(&path) => {}
+        (Object(a), Object(b)) if a.keys().eq(b.keys()) => {
+            a.iter().for_each(|(key, value)| differences(&below(key), value, &b[key], found));
+        }
+        (Array(a), Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().for_each(|(i, (a, b))| {
+                differences(&below(&(i + 1).to_string()), a, b, found);
+            });
+        }
+        _ if new.is_array() || new.is_object() => found.push(path.to_string()),
+        _ => found.push(format!("{path} {} (the strategy has {})", shown(new), shown(old))),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    if value.is_null() { "none".into() } else { value.to_string() }
+}

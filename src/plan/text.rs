@@ -1,0 +1,64 @@
+//! Plans as text.
+
+use super::{Init, Plan};
+use crate::error::wrapped;
+use crate::freeze::{BatchNormMode, FreezePolicy};
+use std::fmt::{self, Write as _};
+
+/// At most 80 columns wide.
+impl fmt::Display for Plan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.describe(&mut text)?;
+        out.write_str(&wrapped(&text))
+    }
+}
+
+impl Plan {
+    fn describe(&self, f: &mut String) -> fmt::Result {
+        for reason in &self.reasons {
+            writeln!(f, "  because {reason}")?;
+        }
+        let start = if self.init == Init::Pretrained { "pretrained weights" } else { "random weights" };
+        write!(f, "  start from {start}, batches of {}, {}", self.batch_size, self.augment)?;
+        if let Some(views) = self.views.filter(|_| self.augment.is_random()) {
+            write!(f, " in {views} fixed views")?;
+        }
+        if self.loss.label_smoothing > 0.0 {
+            write!(f, ", label smoothing {}", self.loss.label_smoothing)?;
+        }
+        if let Some(clip) = self.clip {
+            write!(f, ", gradients clipped at {clip}")?;
+        }
+        if let Some(patience) = self.patience {
+            write!(f, ", patience {patience}")?;
+        }
+        writeln!(f)?;
+        for (i, p) in self.phases.iter().enumerate() {
+            let frozen = match &p.freeze {
+                FreezePolicy::Nothing => "everything learns".to_string(),
+                FreezePolicy::Backbone => "the head learns".to_string(),
+                FreezePolicy::First(k) => format!("the first {k} blocks are frozen"),
+                FreezePolicy::AllBut(k) => format!("the last {k} blocks learn"),
+                FreezePolicy::UpTo(name) => format!("frozen up to {name}"),
+                FreezePolicy::Named(names) => format!("frozen: {}", names.join(", ")),
+            };
+            write!(f, "  phase {}: {} epochs, {frozen}, head lr {:.2e}", i + 1, p.epochs, p.optimizer.lr)?;
+            if p.freeze != FreezePolicy::Backbone {
+                write!(f, ", backbone lr {:.2e}", p.optimizer.lr * p.backbone_lr_scale)?;
+                let norms = match p.batch_norm {
+                    BatchNormMode::Frozen => "batch norms frozen",
+                    BatchNormMode::FrozenStats => "batch norms' statistics frozen",
+                    BatchNormMode::Train => "batch norms learn",
+                };
+                write!(f, ", {norms}")?;
+            }
+            write!(f, ", {} with weight decay {}, {}", p.optimizer.rule.name(), p.optimizer.weight_decay, p.schedule)?;
+            if self.augment.is_random() && !p.augmented {
+                write!(f, ", no augmentation")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

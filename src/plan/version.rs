@@ -1,0 +1,24 @@
+//! The version of a saved plan.
+
+use serde_json::Value;
+
+/// The version that is written. Raise it with every field or variant that is added, removed or renamed in a plan or in
+/// what it holds (phases, optimizer, schedule, freeze policy, loss, augmentation); the test of the fields here fails
+/// until then.
+///
+/// 1: as 0.1 wrote them, without a `version`; a phase's `augmented` was called `augment`.
+/// 2: `version`, `strategy`.
+pub(super) const VERSION: u32 = 2;
+
+/// Refuses versions that this crate does not read. A plan without one is of version 1.
+pub(super) fn check(plan: &Value) -> Result<(), String> {
+    let Some(version) = plan.get("version") else { return Ok(()) };
+    match version.as_u64() {
+        Some(version) if version > u64::from(VERSION) => Err(format!(
+            "the plan was saved by a newer version of the crate (format {version}; this one reads up to {VERSION}): \
+             update candle-finetune"
+        )),
+        Some(1..) => Ok(()),
+        _ => Err(format!("the plan's version is {version}; it must be a whole number from 1 to {VERSION}")),
+    }
+}
