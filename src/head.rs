@@ -3,7 +3,7 @@
 use crate::arch::Arch;
 use crate::backbone::{Backbone, init_uniform};
 use crate::error::{Error, Result, shown};
-use crate::ops::{Activation, FeatureMap, linear, linear_sketch};
+use crate::ops::{Activation, FeatureMap, linear, linear_symbolic};
 use crate::params::{Slot, Slots};
 use crate::rng::Seed;
 use candle_core::{DType, Device, Tensor, Var};
@@ -101,7 +101,7 @@ impl Head {
         for (name, out, dim) in self.layers(arch, classes) {
             let zero = Var::zeros(1, dtype, &Device::Cpu)?;
             let zero = if frozen(&format!("{name}.weight")) { zero.detach() } else { zero.as_tensor().clone() };
-            x = linear_sketch(&x, zero.broadcast_as((out, dim))?)?;
+            x = linear_symbolic(&x, zero.broadcast_as((out, dim))?)?;
         }
         Ok(x)
     }

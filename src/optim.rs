@@ -110,7 +110,7 @@ impl Optimizer {
 }
 
 impl Optimizer {
-    /// Numbers kept for each that learns.
+    /// Moments per learning element.
     pub(crate) fn moments(&self) -> usize {
         match self.rule {
             OptimizerRule::Sgd { momentum: 0.0, .. } => 0,
@@ -119,7 +119,7 @@ impl Optimizer {
         }
     }
 
-    /// What is wrong with the rule's numbers, if anything.
+    /// What is wrong with the rule's settings, if anything.
     pub(crate) fn problem(&self) -> Option<String> {
         let share = |value: f64| (0.0..1.0).contains(&value);
         match self.rule {

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::nn::Folded;
 use crate::ops::Filter;
-use candle_core::{Tensor, Var};
+use candle_core::{Tensor, TensorId, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -71,13 +71,21 @@ pub(crate) trait Provider {
     fn slot(&self, declared: &Declared) -> Result<Slot>;
 
     /// Whether the network will be used so often that packed copies of frozen weights are worth their memory.
-    fn lasts(&self) -> bool {
+    fn reused(&self) -> bool {
         true
     }
 }
 
 /// Slots by canonical name, sorted, so that every pass over them has one order.
 pub(crate) type Slots = BTreeMap<String, Slot>;
+
+/// Name and id of every learning parameter.
+pub(crate) fn parameter_ids(slots: &Slots) -> impl Iterator<Item = (&str, TensorId)> {
+    slots.iter().filter_map(|(name, slot)| match slot {
+        Slot::Param(var) => Some((name.as_str(), var.id())),
+        _ => None,
+    })
+}
 
 /// A store as it is.
 impl Provider for Slots {
@@ -99,7 +107,7 @@ impl Provider for AllFrozen<'_> {
     }
 
     /// It lives for one evaluation, beside all that training keeps.
-    fn lasts(&self) -> bool {
+    fn reused(&self) -> bool {
         false
     }
 }
@@ -186,7 +194,7 @@ impl<'a> Builder<'a> {
     /// The weights of a convolution.
     pub fn filter(&self, tensor: Tensor) -> Filter {
         let filter = Filter::new(tensor);
-        if self.provider.lasts() { filter } else { filter.passing() }
+        if self.provider.reused() { filter } else { filter.temporary() }
     }
 
     /// The tensor called `name` of this shape.

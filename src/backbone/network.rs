@@ -3,7 +3,7 @@
 use crate::arch::{Arch, Naming};
 use crate::error::{Error, Result};
 use crate::nn::Folded;
-use crate::ops::{FeatureMap, Sketch};
+use crate::ops::{FeatureMap, Symbolic};
 use crate::params::{BlockInfo, Builder, Layer, Provider, Shapes};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
@@ -89,8 +89,8 @@ impl Network {
     }
 
     /// All blocks and the mean over all pixels, by sizes alone.
-    pub fn sketch(&self, x: Sketch) -> Result<FeatureMap> {
-        Ok(through(&self.layers, FeatureMap::Sketch(x))?.mean_pixels()?)
+    pub fn sketch(&self, x: Symbolic) -> Result<FeatureMap> {
+        Ok(through(&self.layers, FeatureMap::Symbolic(x))?.mean_pixels()?)
     }
 
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
@@ -117,7 +117,7 @@ pub(crate) fn check_size(arch: Arch, naming: Naming, channels: usize, (h, w): (u
     }
     let network = Network::build(arch, naming, channels, &Shapes)?;
     let takes = |h: usize, w: usize| {
-        h > 0 && w > 0 && network.sketch(Sketch::new((1, channels, h, w), DType::F32, None)).is_ok()
+        h > 0 && w > 0 && network.sketch(Symbolic::new((1, channels, h, w), DType::F32, None)).is_ok()
     };
     if takes(h, w) {
         return Ok(());

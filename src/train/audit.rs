@@ -31,8 +31,8 @@ impl Audit {
     pub fn gradients(&self, slots: &Slots, gradients: &Gradients) -> Result<Vec<String>> {
         let (mut unreached, mut not_finite, mut zero) = (vec![], vec![], vec![]);
         for (name, slot) in slots {
-            let Slot::Param(var) = slot else { continue };
-            match gradients.get(&var.id()) {
+            let Slot::Param(_) = slot else { continue };
+            match gradients.get(name) {
                 None => unreached.push(name.clone()),
                 Some(gradient) => match gradient.square_sum()? {
                     0.0 => zero.push(name.clone()),

@@ -22,7 +22,7 @@ use crate::head::Head;
 use crate::metrics::Evaluation;
 use crate::ops::{Gradients, backward, gradients_of};
 use crate::optim::{Group, OptimizerState, global_norm};
-use crate::params::{Declared, Slot, Slots};
+use crate::params::{Declared, Slot, Slots, parameter_ids};
 use crate::plan::{Init, Phase, Plan};
 use crate::predict::{Inference, Predictor};
 use crate::rng::Seed;
@@ -214,7 +214,7 @@ impl Session {
         if !value.is_finite() {
             return Err(Error::Diverged { what: "training loss", step: self.steps_done + 1, loss: value });
         }
-        self.apply(backward(loss)?, value)?;
+        self.apply(backward(loss, parameter_ids(&self.slots))?, value)?;
         Ok(value)
     }
 
@@ -249,7 +249,7 @@ impl Session {
         if !loss.is_finite() {
             return Err(Error::Diverged { what: "training loss", step: self.steps_done + 1, loss });
         }
-        self.apply(gradients_of(gradients)?, loss)
+        self.apply(gradients_of(gradients, parameter_ids(&self.slots))?, loss)
     }
 
     /// Audits and applies gradients; their norm before clipping.

@@ -111,7 +111,9 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         (Some(short), None) if kind.contains("ConvNext") || kind.is_empty() || p.has("crop_pct") => {
             // From 384 pixels on nothing is cropped away.
             let pct = if short < 384 { p.share("crop_pct")?.unwrap_or(224.0 / 256.0) } else { 1.0 };
-            spec.size(short, short).crop_mode(if short < 384 { CropMode::Center } else { CropMode::Squash }).crop_pct(pct)
+            spec.size(short, short)
+                .crop_mode(if short < 384 { CropMode::Center } else { CropMode::Squash })
+                .crop_pct(pct)
         }
         (Some(short), Some((h, w))) if h.max(w) <= short => spec.size(h, w).crop_pct(h.min(w) as f64 / short as f64),
         (_, Some(_)) => {

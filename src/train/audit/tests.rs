@@ -1,5 +1,6 @@
 use super::*;
 use crate::ops::backward;
+use crate::params::parameter_ids;
 use crate::{Arch, Backbone};
 use candle_core::{DType, Device, Tensor};
 
@@ -75,13 +76,13 @@ fn gradients_are_sorted_into_missing_endless_and_zero() {
     let audit = Audit::begin(1, &slots, true).unwrap();
 
     let loss = (good.sqr().unwrap() + (idle.as_tensor() - idle.as_tensor()).unwrap()).unwrap().sum_all().unwrap();
-    let gradients = backward(&loss).unwrap();
+    let gradients = backward(&loss, parameter_ids(&slots)).unwrap();
     assert_eq!(lists(audit.gradients(&slots, &gradients).unwrap_err()), (vec!["lost".into()], vec![], vec![]));
     slots.remove("lost");
     assert_eq!(audit.gradients(&slots, &gradients).unwrap(), ["idle"]);
 
     slots.insert("endless".into(), Slot::Param(endless.clone()));
     let loss = (loss + endless.sqrt().unwrap().sum_all().unwrap()).unwrap(); // the slope of a root at 0
-    let error = audit.gradients(&slots, &backward(&loss).unwrap()).unwrap_err();
+    let error = audit.gradients(&slots, &backward(&loss, parameter_ids(&slots)).unwrap()).unwrap_err();
     assert_eq!(lists(error), (vec![], vec!["endless".into()], vec![]));
 }

@@ -14,7 +14,7 @@ pub(super) fn step(
     let learning: Vec<_> = slots
         .iter()
         .filter_map(|(name, slot)| match slot {
-            Slot::Param(var) => Some((name, var, gradients.get(&var.id())?)),
+            Slot::Param(var) => Some((name, var, gradients.get(name)?)),
             _ => None,
         })
         .collect();
