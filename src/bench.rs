@@ -1,10 +1,10 @@
-//! For this crate's own benchmarks: single operations on images, which are no part of the API.
+//! For this crate's own benchmarks: single operations on images, not part of the API.
 
 use crate::error::Result;
 use crate::ops::{Activation, ConvStep, FeatureMap, Filter, Norm, Padding, backward};
 use candle_core::{Device, Tensor, Var};
 
-/// A convolution with batch norm and ReLU, over its own numbers.
+/// A convolution with batch norm and ReLU, over data of its own.
 pub struct ConvCase {
     images: Var,
     weight: Var,
@@ -41,7 +41,7 @@ impl ConvCase {
         (&self.images, &self.weight, (self.kernel - 1) / 2, self.stride, self.groups)
     }
 
-    /// As frozen blocks compute it: a bias, ReLU, no graph.
+    /// As frozen blocks run it: a bias, ReLU, no graph.
     pub fn frozen(&self) -> Result<FrozenCase> {
         let images = FeatureMap::new(&self.images.as_detached_tensor())?;
         let filter = Filter::new(self.weight.as_detached_tensor());
@@ -49,7 +49,7 @@ impl ConvCase {
         Ok(FrozenCase { images, filter, bias, stride: self.stride, groups: self.groups, kernel: self.kernel })
     }
 
-    /// Forward and backward with the batch's statistics, as a learning block computes them: gradients of images,
+    /// Forward and backward with the batch's statistics, as a learning block runs them: gradients of images,
     /// kernel, scale and shift.
     pub fn learning(&self) -> Result<()> {
         let filter = Filter::new(self.weight.as_tensor().clone());
@@ -57,7 +57,7 @@ impl ConvCase {
         let norm = Norm::Batch { gamma: gamma.as_tensor(), beta: beta.as_tensor(), eps: 1e-5 };
         let step = step(&filter, norm, self.stride, self.groups, self.kernel);
         let (y, _) = FeatureMap::new(self.images.as_tensor())?.conv_step(&step, None)?;
-        backward(&y.mean_pixels()?.into_rows()?.mean_all()?)?;
+        backward(&y.mean_pixels()?.into_rows()?.mean_all()?, [])?;
         Ok(())
     }
 }
@@ -84,11 +84,11 @@ impl FrozenCase {
 /// Forward and backward of the max-pool of a ResNet's stem: 3 x 3 pixels, stride 2.
 pub fn max_pool(images: &Var) -> Result<()> {
     let y = FeatureMap::new(images.as_tensor())?.max_pool(3, 2, Padding::Even(1))?;
-    backward(&y.mean_pixels()?.into_rows()?.mean_all()?)?;
+    backward(&y.mean_pixels()?.into_rows()?.mean_all()?, [])?;
     Ok(())
 }
 
-/// Numbers without chance, of mean zero and about unit size.
+/// Deterministic elements of mean zero and about unit size.
 pub fn wave(shape: &[usize]) -> Result<Var> {
     let count = shape.iter().product::<usize>();
     let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin() * 1.4).collect();

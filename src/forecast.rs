@@ -1,33 +1,33 @@
-//! What a training step will take, known before it runs.
+//! The memory of a training step, forecast by a dry run.
 
 use crate::backbone::{Backbone, Network, Profile};
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, Role};
 use crate::head::Head;
-use crate::ops::{Aftermath, Sketch};
+use crate::ops::{StepMemory, Symbolic};
 use crate::params::{Declared, Provider, Slot};
 use crate::plan::{Phase, Plan};
 use candle_core::{DType, Device, Var};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The memory of a training step on the CPU, in bytes: of the plan's phase that needs most.
+/// The memory of a training step on the CPU, in bytes, in the phase of the plan that takes most.
 ///
-/// What the dataset itself, its loader and kept features take comes on top, and so does the program. Features of frozen
-/// blocks are counted as if they were computed in each step.
+/// The dataset, its loader, cached features and the program itself come on top. Features of frozen blocks are counted as
+/// if they were computed in every step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Forecast {
-    /// All weights, those of the head included.
+    /// All weights, including the head's.
     pub weights: usize,
-    /// What the optimizer keeps.
+    /// The optimizer's moments.
     pub moments: usize,
-    /// Images, activations, gradients and packed weights at the step's fullest moment.
+    /// Images, activations, gradients and packed weights at the step's peak.
     pub step: usize,
 }
 
 impl Forecast {
-    /// All of it.
+    /// The sum of all parts.
     pub fn total(&self) -> usize {
         self.weights + self.moments + self.step
     }
@@ -42,8 +42,8 @@ impl fmt::Display for Forecast {
 }
 
 impl Plan {
-    /// What a step of this plan will take in memory, without running it: the layers pass on sizes instead of images.
-    /// Within 15 % of what a process takes, by measurement. `classes` is the dataset's number of them, as in
+    /// The memory of a step of this plan, from a dry run in which the layers pass on sizes instead of images. Measured
+    /// processes take within 15 % of it. `classes` is the dataset's number of classes, as in
     /// [`FineTuner::session`](crate::FineTuner::session).
     ///
     /// ```
@@ -58,7 +58,7 @@ impl Plan {
     /// ```
     ///
     /// # Errors
-    /// For a plan or head that could not run either, and for batches of more than 16 GB of images.
+    /// For a plan or head that could not run either, and for batches whose images take more than 16 GB.
     pub fn forecast(&self, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
         self.check(backbone)?;
         head.check(backbone, classes)?;
@@ -69,7 +69,7 @@ impl Plan {
     }
 }
 
-/// Bytes of a batch's images beyond which nothing is foreseen.
+/// The most bytes of a batch's images that are forecast.
 const MOST: usize = 16 << 30;
 
 fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
@@ -78,15 +78,15 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let declared = blueprint.declared();
     let of_head = head.shapes(blueprint, classes);
     let frozen = phase.freeze.resolve(blueprint, &head.names(blueprint, classes))?;
-    let numbers = |shape: &[usize]| shape.iter().product::<usize>();
-    let all: usize = declared.iter().map(|d| numbers(&d.shape)).chain(of_head.iter().map(|(_, s)| numbers(s))).sum();
+    let elements = |shape: &[usize]| shape.iter().product::<usize>();
+    let all: usize = declared.iter().map(|d| elements(&d.shape)).chain(of_head.iter().map(|(_, s)| elements(s))).sum();
     let in_backbone = declared.iter().filter(|d| frozen.role(d, phase.batch_norm) == Role::Param);
     let in_head = of_head.iter().filter(|(name, _)| !frozen.names(name));
     let learns: Vec<usize> =
-        in_backbone.map(|d| numbers(&d.shape)).chain(in_head.map(|(_, shape)| numbers(shape))).collect();
+        in_backbone.map(|d| elements(&d.shape)).chain(in_head.map(|(_, shape)| elements(shape))).collect();
     let learning: usize = learns.iter().sum();
 
-    let provider = OnPaper { frozen: &frozen, phase, dtype: *dtype };
+    let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
     let network = Network::build(blueprint, &provider)?;
     let (height, width) = spec.size;
     let images = [spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
@@ -95,32 +95,32 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
         return Err(Error::invalid("plan: batch_size", problem));
     };
     let shape = (plan.batch_size, spec.channels, height, width);
-    let step = |before: Option<&Aftermath>, moments: &[usize]| -> Result<Aftermath> {
-        let features = network.sketch(Sketch::new(shape, *dtype, before))?;
-        let logits = head.sketch(features, blueprint, classes, *dtype, |name| frozen.names(name))?;
-        Ok(logits.into_sketch()?.back(moments))
+    let step = |before: Option<&StepMemory>, moments: &[usize]| -> Result<StepMemory> {
+        let features = network.dry_run(Symbolic::new(shape, *dtype, before))?;
+        let logits = head.dry_run(features, blueprint, classes, *dtype, |name| frozen.names(name))?;
+        Ok(logits.into_symbolic()?.backward(moments))
     };
-    // The second step finds the moments that the first one's update made.
-    let per_number = phase.optimizer.moments();
-    let made: Vec<usize> = learns.iter().flat_map(|&numbers| vec![numbers; per_number]).collect();
-    let first = step(None, &made)?;
+    // In the second step the moments exist that the first one's update allocated.
+    let per_element = phase.optimizer.moments();
+    let moments: Vec<usize> = learns.iter().flat_map(|&elements| vec![elements; per_element]).collect();
+    let first = step(None, &moments)?;
     let touched = first.touched().max(step(Some(&first), &[])?.touched());
-    let moments = per_number * learning * size;
-    // The batch itself lies beside the copy in the layout of the kernels.
+    let moments = per_element * learning * size;
+    // The batch itself is held beside its copy in the kernels' layout.
     let step = images + touched.saturating_sub(moments);
-    // At its start a session copies what learns, before there are moments and steps.
+    // At its start a session copies what learns, before it allocates moments.
     let step = step.max((learning * size).saturating_sub(moments));
     Ok(Forecast { weights: all * size, moments, step })
 }
 
-/// Tensors in the phase's roles that hold one number each.
-struct OnPaper<'a> {
+/// Tensors in the phase's roles whose storage is one element each: the dry run reads their shapes alone.
+struct DryRun<'a> {
     frozen: &'a Frozen,
     phase: &'a Phase,
     dtype: DType,
 }
 
-impl Provider for OnPaper<'_> {
+impl Provider for DryRun<'_> {
     fn slot(&self, declared: &Declared) -> Result<Slot> {
         let shape = declared.shape.as_slice();
         let zero = || Var::zeros(1, self.dtype, &Device::Cpu);

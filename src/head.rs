@@ -3,7 +3,7 @@
 use crate::backbone::{Backbone, Inner, init_uniform};
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result, shown};
-use crate::ops::{Activation, FeatureMap, linear, linear_sketch};
+use crate::ops::{Activation, FeatureMap, linear, linear_symbolic};
 use crate::params::{Slot, Slots};
 use crate::rng::Seed;
 use candle_core::{DType, Device, Tensor, Var};
@@ -94,7 +94,7 @@ impl Head {
     }
 
     /// The head in a dry run over shapes alone; `frozen` tells whether the tensor of a name is frozen.
-    pub(crate) fn sketch(
+    pub(crate) fn dry_run(
         self,
         mut x: FeatureMap,
         blueprint: &Blueprint,
@@ -105,7 +105,7 @@ impl Head {
         for (name, out, dim) in self.layers(blueprint, classes) {
             let zero = Var::zeros(1, dtype, &Device::Cpu)?;
             let zero = if frozen(&format!("{name}.weight")) { zero.detach() } else { zero.as_tensor().clone() };
-            x = linear_sketch(&x, zero.broadcast_as((out, dim))?)?;
+            x = linear_symbolic(&x, zero.broadcast_as((out, dim))?)?;
         }
         Ok(x)
     }

@@ -1,9 +1,13 @@
 //! Differentiable operations on images: fast on the CPU, composed of Candle's own operations elsewhere.
 //!
-//! This is the only room that knows a memory layout and the only one where `unsafe` may stand. Everything above
-//! hands [`FeatureMap`]s around and never names an axis.
+//! This is the only room that knows a memory layout and the only one that may contain `unsafe`. Everything above hands
+//! [`FeatureMap`]s around and never names an axis.
+//!
+//! From the bottom up: facts (`number`, `buffer`, `geometry`, `activation`, `epilogue`); `simd` and the plain loops of
+//! `portable`; `kernels` with a chooser per operation; the graph (`gradient`, `graph`, `saved`, `filter`, `update`);
+//! the forms of a feature map (`value`, `device`, `memory_model`) and `map`, which joins them; the operations in `op`.
 #![allow(unsafe_code)]
-// Kernels are loops over numbered lanes and rows; written so, they become vectors. `v != v` asks for what is no number.
+// Kernels are loops over numbered lanes and rows, a form that the compiler vectorises. `v != v` tests for NaN.
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
@@ -14,20 +18,19 @@
 
 mod activation;
 mod buffer;
-mod conv;
 mod device;
+mod epilogue;
 mod filter;
 mod geometry;
 mod gradient;
 mod graph;
+mod kernels;
 mod map;
-mod norm;
-mod paper;
-mod pool;
+mod memory_model;
+mod number;
+mod op;
 mod portable;
-mod reading;
-mod real;
-mod rows;
+mod saved;
 mod simd;
 mod update;
 mod value;
@@ -41,8 +44,9 @@ pub(crate) use filter::Filter;
 pub(crate) use geometry::Padding;
 pub(crate) use gradient::{Gradient, Gradients};
 pub(crate) use graph::{backward, is_finite, no_grad};
-pub(crate) use map::{ConvStep, FeatureMap, Norm, linear, linear_sketch, linear_step};
-pub(crate) use paper::{Aftermath, Sketch};
-pub(crate) use real::with_slice;
-pub(crate) use rows::{cross_entropy, softmax};
+pub(crate) use map::FeatureMap;
+pub(crate) use memory_model::{StepMemory, Symbolic};
+pub(crate) use number::with_slice;
+pub(crate) use op::rows::{cross_entropy, softmax};
+pub(crate) use op::{ConvStep, Norm, linear, linear_step, linear_symbolic};
 pub(crate) use update::{Moments, Rule, overwrite, update};

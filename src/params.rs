@@ -130,7 +130,7 @@ pub(crate) trait Provider {
     fn slot(&self, declared: &Declared) -> Result<Slot>;
 
     /// Whether the network will be used so often that packed copies of frozen weights are worth their memory.
-    fn lasts(&self) -> bool {
+    fn reused(&self) -> bool {
         true
     }
 }
@@ -158,7 +158,7 @@ impl Provider for AllFrozen<'_> {
     }
 
     /// It lives for one evaluation, beside all that training keeps.
-    fn lasts(&self) -> bool {
+    fn reused(&self) -> bool {
         false
     }
 }

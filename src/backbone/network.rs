@@ -3,7 +3,7 @@
 use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result};
 use crate::nn::{BlockInfo, Builder, Folded, Module};
-use crate::ops::{FeatureMap, Sketch};
+use crate::ops::{FeatureMap, Symbolic};
 use crate::params::{Provider, Shapes};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
@@ -121,8 +121,8 @@ impl Network {
     }
 
     /// All blocks and the pooling, by sizes alone.
-    pub fn sketch(&self, x: Sketch) -> Result<FeatureMap> {
-        pool(self.blueprint.pooling(), &through(&self.layers, FeatureMap::Sketch(x))?)
+    pub fn dry_run(&self, x: Symbolic) -> Result<FeatureMap> {
+        pool(self.blueprint.pooling(), &through(&self.layers, FeatureMap::Symbolic(x))?)
     }
 
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
@@ -154,7 +154,7 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
     let network = Network::build(blueprint, &Shapes)?;
     let channels = blueprint.input_spec().channels;
     let takes = |h: usize, w: usize| {
-        h > 0 && w > 0 && network.sketch(Sketch::new((1, channels, h, w), DType::F32, None)).is_ok()
+        h > 0 && w > 0 && network.dry_run(Symbolic::new((1, channels, h, w), DType::F32, None)).is_ok()
     };
     if takes(h, w) {
         return Ok(());

@@ -66,7 +66,7 @@ impl<'a> Builder<'a> {
     /// The weights of a convolution.
     pub fn filter(&self, tensor: Tensor) -> Filter {
         let filter = Filter::new(tensor);
-        if self.provider.lasts() { filter } else { filter.passing() }
+        if self.provider.reused() { filter } else { filter.temporary() }
     }
 
     /// The tensor called `name` of this shape.

@@ -1,6 +1,6 @@
 //! Pointwise nonlinearities.
 
-use super::real::Real;
+use super::number::Real;
 
 /// A pointwise function after a convolution and its norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,7 +19,7 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// Whether the derivative can be told from the result alone, so that the input need not be kept.
+    /// Whether the derivative can be told from the result alone, so that the input need not be saved.
     pub fn gates_by_result(self) -> bool {
         matches!(self, Self::Identity | Self::Relu | Self::Relu6)
     }
@@ -36,7 +36,9 @@ impl Activation {
         }
     }
 
-    /// The derivative at `u`; for those that gate by their result, `u` may be the result as well.
+    /// The derivative at `u`; for those that gate by their result, `u` may be the result as well. The reference of the
+    /// kernels' own.
+    #[cfg(test)]
     #[inline(always)]
     pub fn slope<T: Real>(self, u: T) -> T {
         let gate = |open: bool| if open { T::one() } else { T::zero() };

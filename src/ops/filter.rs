@@ -1,9 +1,12 @@
-//! A convolution's weights, and the order in which its loops want them.
+//! A convolution's weights, and the packed orders in which the kernels read them.
 
 use super::buffer::Buffer;
+use super::epilogue::Epilogue;
 use super::geometry::Geometry;
-use super::reading::Reading;
-use super::real::{Algorithm, Epilogue, Real, with_slice};
+use super::kernels::conv::{Algorithm, Choice, Direction, choose};
+use super::number::with_slice;
+use super::saved::SavedTensor;
+use super::simd::Lanes;
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::any::Any;
@@ -17,58 +20,58 @@ struct Inner {
     tensor: Tensor,
     /// A factor per output channel, from a batch norm that is folded into the kernel (f64, on the CPU).
     factors: Option<Tensor>,
-    /// Whether to keep packed copies.
-    keeps: bool,
+    /// Whether to cache packed copies.
+    caches: bool,
     packed: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
-    /// The kernel times its factors, where something takes it unpacked.
+    /// The kernel times its factors, where something reads it unpacked.
     product: OnceLock<Tensor>,
 }
 
-/// A kernel that is ready for one geometry.
+/// A filter that is ready for one geometry.
 #[derive(Clone)]
-pub(crate) struct Kernel<T: Real> {
-    algorithm: Algorithm,
+pub(crate) struct PreparedFilter<T: Lanes> {
+    pub choice: Choice,
     weights: Weights,
-    /// Where it is frozen: packed once for ever. Else it is packed for each use, which takes no memory meanwhile.
+    /// A frozen filter is packed once. One that learns is packed for each use, and takes no memory in between.
     packed: Option<Arc<Packed<T>>>,
 }
 
 #[derive(Clone)]
 enum Weights {
-    /// They may change.
-    Learn(Arc<Reading>),
+    /// They may change before backward.
+    Learning(Arc<SavedTensor>),
     Frozen(Filter),
 }
 
 /// A frozen kernel in the orders of its algorithm.
-struct Packed<T: Real> {
+struct Packed<T: Lanes> {
     algorithm: Algorithm,
-    there: Buffer<T>,
-    /// Made when first asked for, if it differs: few frozen kernels have anything that learns before them.
-    back: OnceLock<Buffer<T>>,
+    forward: Buffer<T>,
+    /// Packed at the first use, if the order differs: most frozen kernels have nothing that learns before them.
+    backward: OnceLock<Buffer<T>>,
 }
 
 impl Filter {
     pub fn new(tensor: Tensor) -> Self {
-        let keeps = !tensor.track_op();
-        Self::with(tensor, None, keeps)
+        let caches = !tensor.track_op();
+        Self::with(tensor, None, caches)
     }
 
-    /// Without packed copies: one that will be used a few times only.
-    pub fn passing(&self) -> Self {
+    /// Without packed copies: for a filter that is used a few times only.
+    pub fn temporary(&self) -> Self {
         Self::with(self.0.tensor.clone(), self.0.factors.clone(), false)
     }
 
     /// A frozen kernel times a factor per output channel (f64, on the CPU).
     pub fn times(&self, factors: Tensor) -> Self {
-        Self::with(self.0.tensor.clone(), Some(factors), self.0.keeps)
+        Self::with(self.0.tensor.clone(), Some(factors), self.0.caches)
     }
 
-    fn with(tensor: Tensor, factors: Option<Tensor>, keeps: bool) -> Self {
-        Self(Arc::new(Inner { tensor, factors, keeps, packed: Mutex::default(), product: OnceLock::new() }))
+    fn with(tensor: Tensor, factors: Option<Tensor>, caches: bool) -> Self {
+        Self(Arc::new(Inner { tensor, factors, caches, packed: Mutex::default(), product: OnceLock::new() }))
     }
 
-    /// The kernel as it came, without factors.
+    /// The kernel as it was given, without factors.
     pub fn tensor(&self) -> &Tensor {
         &self.0.tensor
     }
@@ -94,7 +97,7 @@ impl Filter {
         wide.broadcast_mul(&factors.reshape(((), 1, 1, 1))?)?.to_dtype(tensor.dtype())?.to_device(tensor.device())
     }
 
-    /// The same, kept.
+    /// The same, cached.
     pub fn product(&self) -> Result<&Tensor> {
         if self.0.factors.is_none() {
             return Ok(&self.0.tensor);
@@ -111,19 +114,28 @@ impl Filter {
         if let [k, c] = *self.0.tensor.dims() { Ok((k, c, 1, 1)) } else { self.0.tensor.dims4() }
     }
 
-    /// The kernel as the geometry's algorithm wants it.
-    pub fn kernel<T: Real>(&self, g: &Geometry) -> Result<Kernel<T>> {
-        let algorithm = T::algorithm(g);
-        let tensor = &self.0.tensor;
-        let weights =
-            if tensor.track_op() { Weights::Learn(Reading::new(tensor)) } else { Weights::Frozen(self.clone()) };
-        // `Dense` takes the weights as they lie.
-        let keeps = self.0.keeps && algorithm != Algorithm::Dense;
-        let packed = if keeps { Some(self.packed(algorithm, g)?) } else { None };
-        Ok(Kernel { algorithm, weights, packed })
+    /// Whether the kernel learns, or lies behind something that does.
+    pub fn learns(&self) -> bool {
+        self.0.tensor.track_op()
     }
 
-    fn packed<T: Real>(&self, algorithm: Algorithm, g: &Geometry) -> Result<Arc<Packed<T>>> {
+    /// Whether the filter keeps a packed copy where this choice is made.
+    pub fn caches_packed(&self, choice: Choice) -> bool {
+        self.0.caches && !choice.reads_unpacked()
+    }
+
+    /// The kernel as the geometry's algorithm reads it.
+    pub fn prepare<T: Lanes>(&self, g: &Geometry) -> Result<PreparedFilter<T>> {
+        let choice = choose(g);
+        let tensor = &self.0.tensor;
+        let weights =
+            if self.learns() { Weights::Learning(SavedTensor::new(tensor)) } else { Weights::Frozen(self.clone()) };
+        let packed = if self.caches_packed(choice) { Some(self.packed(choice, g)?) } else { None };
+        Ok(PreparedFilter { choice, weights, packed })
+    }
+
+    fn packed<T: Lanes>(&self, choice: Choice, g: &Geometry) -> Result<Arc<Packed<T>>> {
+        let algorithm = choice.algorithm;
         let find = |packed: &[Arc<dyn Any + Send + Sync>]| {
             packed.iter().filter_map(|p| p.clone().downcast::<Packed<T>>().ok()).find(|p| p.algorithm == algorithm)
         };
@@ -131,10 +143,10 @@ impl Filter {
         if let Some(known) = find(&list()) {
             return Ok(known);
         }
-        // Packing runs on rayon's threads, which may take up other work of the caller's meanwhile, and that may want
-        // this very lock. So it is not held; whoever comes second drops what he made.
-        let there = with_slice(&self.weights()?, |w| Ok(T::pack(algorithm, w, g, false)))?;
-        let new = Arc::new(Packed { algorithm, there, back: OnceLock::new() });
+        // Packing runs on rayon's threads, which may take up other work of the caller's meanwhile, and that may take
+        // this very lock. So it is not held; the thread that comes second drops its copy.
+        let forward = with_slice(&self.weights()?, |w| Ok(choice.pack(w, g, Direction::Forward)))?;
+        let new = Arc::new(Packed { algorithm, forward, backward: OnceLock::new() });
         let mut packed = list();
         if let Some(known) = find(&packed) {
             return Ok(known);
@@ -143,18 +155,18 @@ impl Filter {
         Ok(new)
     }
 
-    /// The kernel times its factors, if that is kept.
+    /// The kernel times its factors, if that is cached.
     pub fn kept_product(&self) -> Option<&Tensor> {
         self.0.product.get()
     }
 
-    /// For each packed copy its name and a number that changes when the copy does.
+    /// For each packed copy its name and a checksum that changes when the copy does.
     pub fn packed_sums(&self) -> Vec<(String, u64)> {
-        fn of<T: Real>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
+        fn of<T: Lanes>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
             let sum = |b: &Buffer<T>| b.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_f64().to_bits());
-            let there = (format!("packed kernel {i}"), sum(&packed.there));
-            let back = packed.back.get().map(|back| (format!("packed kernel {i} for the way back"), sum(back)));
-            std::iter::once(there).chain(back).collect()
+            let forward = (format!("packed kernel {i}"), sum(&packed.forward));
+            let backward = packed.backward.get().map(|b| (format!("packed kernel {i} for backward"), sum(b)));
+            std::iter::once(forward).chain(backward).collect()
         }
         let packed = self.0.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let each = |(i, p): (usize, &Arc<dyn Any + Send + Sync>)| match p.downcast_ref::<Packed<f32>>() {
@@ -166,52 +178,53 @@ impl Filter {
 }
 
 impl Weights {
-    /// Lets `f` read them. `keep`: as they will be asked for again.
-    fn with<T: Real, R>(&self, keep: bool, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    /// Lets `f` read them. `cache`: whether to cache a product with factors, since it will be read again.
+    fn with<T: Lanes, R>(&self, cache: bool, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
         match self {
-            Self::Learn(reading) => reading.with(f),
-            Self::Frozen(filter) if keep => with_slice(filter.product()?, f),
+            Self::Learning(saved) => saved.with(f),
+            Self::Frozen(filter) if cache => with_slice(filter.product()?, f),
             Self::Frozen(filter) => with_slice(&filter.weights()?, f),
         }
     }
 }
 
-impl<T: Real> Kernel<T> {
+impl<T: Lanes> PreparedFilter<T> {
     /// y = act(conv(x, w) + bias + residual)
     pub fn conv(&self, x: &[T], g: &Geometry, e: &Epilogue<T>, y: &mut [T]) -> Result<()> {
         if let Some(packed) = &self.packed {
-            T::conv(self.algorithm, x, &packed.there, g, e, y);
+            self.choice.forward(x, &packed.forward, g, e, y);
             return Ok(());
         }
-        self.once(g, false, |w| T::conv(self.algorithm, x, w, g, e, y))
+        self.once(g, Direction::Forward, |w| self.choice.forward(x, w, g, e, y))
     }
 
     /// The gradient of the input, written or added.
-    pub fn input(&self, dy: &[T], g: &Geometry, dx: &mut [T], add: bool) -> Result<()> {
+    pub fn input_gradient(&self, dy: &[T], g: &Geometry, dx: &mut [T], add: bool) -> Result<()> {
         let Some(packed) = &self.packed else {
-            return self.once(g, true, |w| T::conv_input(self.algorithm, dy, w, g, dx, add));
+            return self.once(g, Direction::Backward, |w| self.choice.input_gradient(dy, w, g, dx, add));
         };
-        if !self.algorithm.turns() {
-            T::conv_input(self.algorithm, dy, &packed.there, g, dx, add);
+        if !self.choice.packs_for_backward() {
+            self.choice.input_gradient(dy, &packed.forward, g, dx, add);
             return Ok(());
         }
-        if packed.back.get().is_none() {
-            // Made outside the cell's lock: packing uses the thread pool, whose threads may come here for this kernel.
-            let made = self.weights.with(false, |w| Ok(T::pack(self.algorithm, w, g, true)))?;
-            let _ = packed.back.set(made);
+        if packed.backward.get().is_none() {
+            // Outside the cell's lock: packing uses the thread pool, whose threads may come here for this kernel.
+            let new = self.weights.with(false, |w| Ok(self.choice.pack(w, g, Direction::Backward)))?;
+            let _ = packed.backward.set(new);
         }
-        if let Some(back) = packed.back.get() {
-            T::conv_input(self.algorithm, dy, back, g, dx, add);
+        if let Some(backward) = packed.backward.get() {
+            self.choice.input_gradient(dy, backward, g, dx, add);
         }
         Ok(())
     }
 
-    /// Lets `f` use the weights in their algorithm's order, and forgets that again.
-    fn once(&self, g: &Geometry, back: bool, f: impl FnOnce(&[T])) -> Result<()> {
+    /// Lets `f` read the weights in the algorithm's order, and drops the packed copy.
+    fn once(&self, g: &Geometry, direction: Direction, f: impl FnOnce(&[T])) -> Result<()> {
         self.weights.with(true, |w| {
-            match self.algorithm {
-                Algorithm::Dense => f(w),
-                algorithm => f(&T::pack(algorithm, w, g, back)),
+            if self.choice.reads_unpacked() {
+                f(w);
+            } else {
+                f(&self.choice.pack(w, g, direction));
             }
             Ok(())
         })

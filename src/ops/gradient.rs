@@ -1,51 +1,75 @@
 //! Gradients on their way to the optimizer.
 
-use super::buffer::{Buffer, Number};
-use super::real::Real;
-use candle_core::{DType, Device, Result, Shape, Tensor, TensorId, bail};
+use super::buffer::{Buffer, Pod};
+use super::kernels::{conv, norm};
+use super::simd::Lanes;
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-/// Numbers that one task handles.
+/// Elements that one task handles.
 const PIECE: usize = 1 << 14;
 
-/// The gradients of all learning parameters after one backward pass.
-pub(crate) type Gradients = HashMap<TensorId, Gradient>;
+/// The gradients of all learning parameters after one backward pass, by parameter name and in the order of names.
+pub(crate) type Gradients = BTreeMap<String, Gradient>;
 
-/// The gradient of one parameter, as numbers of our own or as a tensor.
+/// The gradient of one parameter, in buffers of our own or as a tensor.
 pub(crate) enum Gradient {
-    F32(Numbers<f32>),
-    F64(Numbers<f64>),
+    F32(Elements<f32>),
+    F64(Elements<f64>),
     Tensor(Tensor),
 }
 
-/// The numbers of a gradient, in the order of its parameter.
-pub(crate) enum Numbers<T: Number> {
+/// A number type whose gradients reach the optimizer.
+pub(crate) trait Differentiable: Lanes {
+    /// A gradient of these elements.
+    fn gradient(elements: Elements<Self>) -> Gradient;
+    /// The gradient's elements, if they are of this type.
+    fn of_gradient(gradient: &Gradient) -> Option<&Elements<Self>>;
+}
+
+macro_rules! differentiable {
+    ($t:ty, $variant:ident) => {
+        impl Differentiable for $t {
+            fn gradient(elements: Elements<Self>) -> Gradient {
+                Gradient::$variant(elements)
+            }
+            fn of_gradient(gradient: &Gradient) -> Option<&Elements<Self>> {
+                if let Gradient::$variant(elements) = gradient { Some(elements) } else { None }
+            }
+        }
+    };
+}
+differentiable!(f32, F32);
+differentiable!(f64, F64);
+
+/// The elements of a gradient, in the order of its parameter.
+pub(crate) enum Elements<T: Pod> {
     Full(Buffer<T>),
-    /// Of a large matrix: few images reached it, and what they bring is far smaller than the matrix itself.
+    /// Of a large matrix that few images reached: the factors are far smaller than the matrix.
     Outer(Outer<T>),
 }
 
 /// The matrix whose row k, column c is the sum over the images n of `d[n][k] x[n][c]`.
-pub(crate) struct Outer<T: Number> {
+pub(crate) struct Outer<T: Pod> {
     pub images: usize,
     pub d: Buffer<T>,
     pub x: Buffer<T>,
 }
 
-impl<T: Real> Outer<T> {
-    /// More images than this, or fewer numbers than this, and the matrix is written out: then that costs little more.
+/// Whether the gradient of a matrix of `len` elements stays a sum of outer products. With more images or fewer elements
+/// it is written out, which then costs little more.
+pub(super) fn stays_factored(images: usize, len: usize) -> bool {
     const MOST_IMAGES: usize = 16;
-    const LEAST_NUMBERS: usize = 1 << 18;
+    const LEAST_ELEMENTS: usize = 1 << 18;
+    images <= MOST_IMAGES && len >= LEAST_ELEMENTS
+}
 
-    /// The gradient of a matrix of `rows` x `columns`, from what reached it and what it read.
-    pub fn numbers(images: usize, d: &[T], x: Buffer<T>) -> Numbers<T> {
+impl<T: Lanes> Outer<T> {
+    /// The gradient of a matrix, from the gradient of its product and from what it was multiplied with.
+    pub fn elements(images: usize, d: &[T], x: Buffer<T>) -> Elements<T> {
         let outer = Self { images, d: Buffer::copy_of(d), x };
-        if images <= Self::MOST_IMAGES && outer.len() >= Self::LEAST_NUMBERS {
-            Numbers::Outer(outer)
-        } else {
-            Numbers::Full(outer.full())
-        }
+        if stays_factored(images, outer.len()) { Elements::Outer(outer) } else { Elements::Full(outer.full()) }
     }
 
     fn rows(&self) -> usize {
@@ -64,12 +88,12 @@ impl<T: Real> Outer<T> {
         let mut out = Buffer::arbitrary(self.len());
         out.par_chunks_mut(PIECE)
             .enumerate()
-            .for_each(|(i, out)| T::outer(&self.d, &self.x, self.images, i * PIECE, out));
+            .for_each(|(i, out)| conv::outer(&self.d, &self.x, self.images, i * PIECE, out));
         out
     }
 
     /// The sum of the squares without the matrix: over pairs of images, (d_n . d_m) (x_n . x_m). Where those cancel
-    /// to little, or a product might not be a number of this type, by the matrix after all.
+    /// to little, or a product might overflow this type, by the matrix after all.
     fn square_sum(&self) -> f64 {
         let dot = |v: &[T], len: usize, n: usize, m: usize| -> f64 {
             let pairs = v[n * len..][..len].iter().zip(&v[m * len..][..len]);
@@ -90,7 +114,7 @@ impl<T: Real> Outer<T> {
     }
 }
 
-impl<T: Real> Numbers<T> {
+impl<T: Lanes> Elements<T> {
     pub fn len(&self) -> usize {
         match self {
             Self::Full(b) => b.len(),
@@ -98,19 +122,19 @@ impl<T: Real> Numbers<T> {
         }
     }
 
-    /// Lets `f` read `len` of the numbers from `from` on.
+    /// Lets `f` read `len` of the elements from `from` on.
     pub fn piece<R>(&self, from: usize, len: usize, f: impl FnOnce(&[T]) -> R) -> R {
         match self {
             Self::Full(b) => f(&b[from..from + len]),
             Self::Outer(o) => {
                 let mut piece = Buffer::arbitrary(len);
-                T::outer(&o.d, &o.x, o.images, from, &mut piece);
+                conv::outer(&o.d, &o.x, o.images, from, &mut piece);
                 f(&piece)
             }
         }
     }
 
-    /// All of them.
+    /// All elements, written out.
     pub fn full(self) -> Buffer<T> {
         match self {
             Self::Full(b) => b,
@@ -121,7 +145,7 @@ impl<T: Real> Numbers<T> {
     /// self += other
     pub fn add(self, other: Self) -> Self {
         let mut sum = self.full();
-        T::add_into(&mut sum, &other.full());
+        norm::choose().add_into(&mut sum, &other.full());
         Self::Full(sum)
     }
 
@@ -164,8 +188,8 @@ impl Gradient {
     }
 }
 
-/// In pieces whose order the length alone decides; in each, sixteen sums side by side.
-fn square_sum<T: Real>(values: &[T]) -> f64 {
+/// In pieces whose order depends on the length alone; in each, sixteen parallel sums.
+fn square_sum<T: Lanes>(values: &[T]) -> f64 {
     let of = |piece: &[T]| {
         let mut sums = [0.0; 16];
         let (whole, rest) = piece.as_chunks::<16>();
@@ -186,11 +210,11 @@ mod tests {
     use super::*;
 
     fn outer(images: usize, rows: usize, columns: usize) -> Outer<f64> {
-        let numbers = |len: usize, seed: f64| {
+        let elements = |len: usize, seed: f64| {
             let values: Vec<f64> = (0..len).map(|i| (i as f64 * 0.7 + seed).sin()).collect();
             Buffer::copy_of(&values)
         };
-        Outer { images, d: numbers(images * rows, 1.0), x: numbers(images * columns, 2.0) }
+        Outer { images, d: elements(images * rows, 1.0), x: elements(images * columns, 2.0) }
     }
 
     #[test]
@@ -206,22 +230,22 @@ mod tests {
             let squares: f64 = full.iter().map(|v| v * v).sum();
             assert!((o.square_sum() - squares).abs() <= 1e-12 * squares);
             assert!((square_sum(&full) - squares).abs() <= 1e-12 * squares);
-            let numbers = Numbers::Outer(o);
+            let elements = Elements::Outer(o);
             let (from, len) = (full.len() / 3, full.len() / 2);
-            assert!(numbers.piece(from, len, |piece| piece == &full[from..from + len]));
-            assert!(numbers.full()[..] == full[..]);
+            assert!(elements.piece(from, len, |piece| piece == &full[from..from + len]));
+            assert!(elements.full()[..] == full[..]);
         }
     }
 
     #[test]
-    fn a_number_that_is_none_shows_in_the_sum() {
+    fn nan_and_infinity_show_in_the_sum() {
         let mut o = outer(2, 3, 4);
         o.d[1] = f64::NAN;
         assert!(o.square_sum().is_nan());
         let mut o = outer(2, 3, 4);
         o.d.fill(0.0);
         assert_eq!(o.square_sum(), 0.0);
-        // Two images whose parts cancel but for the last digits.
+        // Two images whose parts cancel except for the last digits.
         let mut o = outer(2, 3, 4);
         for i in 0..3 {
             o.d[3 + i] = -o.d[i];

@@ -1,17 +1,18 @@
 //! Candle's graph orders the work; the data and its gradients live in our own buffers.
 //!
 //! Candle's custom operations take three tensors at most, and its backward pass makes zeros and sums for every
-//! gradient. So a tracked value carries a one-element *token* in Candle's graph and a *slot* in which its gradient
-//! gathers. Candle sorts, walks and sums tokens; our `bwd` then moves or accumulates the real gradients between
-//! slots, in place. Parameters enter by a token of their own and features leave as ordinary tensors, so a user's
+//! gradient. So a tracked value carries a one-element *token* in Candle's graph and an *accumulator* of its gradient.
+//! Candle sorts, walks and sums tokens; our `bwd` then moves or adds the real gradients from accumulator to
+//! accumulator, in place. Parameters enter by a token of their own and features leave as ordinary tensors, so a user's
 //! `loss.backward()` works, and a loss may be made of any of Candle's operations.
 
-use super::buffer::{Buffer, Number};
-use super::gradient::{Gradient, Gradients, Numbers};
-use super::real::{Real, with_slice};
+use super::buffer::{Buffer, Pod};
+use super::gradient::{Differentiable, Elements, Gradient, Gradients};
+use super::number::{Real, with_slice};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, TensorId, bail};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
@@ -20,31 +21,31 @@ thread_local! {
     static SINK: RefCell<Option<Vec<(TensorId, Gradient)>>> = const { RefCell::new(None) };
 }
 
-/// Where the gradient of a value gathers.
-type Slot<T> = Arc<Mutex<Option<Numbers<T>>>>;
+/// The sum of the gradients that have reached a value so far.
+type Accumulator<T> = Arc<Mutex<Option<Elements<T>>>>;
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic elsewhere cannot leave a slot half written: it is replaced or taken whole.
+    // A panic elsewhere cannot leave an accumulator half written: it is replaced or taken whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The tracked end of a value: its token in Candle's graph and the slot where its gradient gathers.
+/// The tracked end of a value: its token in Candle's graph and its gradient's accumulator.
 #[derive(Clone)]
-pub(crate) struct Edge<T: Number> {
+pub(crate) struct Edge<T: Pod> {
     token: Tensor,
-    slot: Slot<T>,
+    accumulator: Accumulator<T>,
 }
 
-impl<T: Real> Edge<T> {
+impl<T: Differentiable> Edge<T> {
     /// Hands a finished gradient over: moved if it is the first, added otherwise.
     pub fn give(&self, gradient: Buffer<T>) {
-        self.give_numbers(Numbers::Full(gradient));
+        self.give_elements(Elements::Full(gradient));
     }
 
     /// The same for a gradient in whichever form.
-    pub fn give_numbers(&self, gradient: Numbers<T>) {
-        let mut slot = lock(&self.slot);
-        *slot = Some(match slot.take() {
+    pub fn give_elements(&self, gradient: Elements<T>) {
+        let mut sum = lock(&self.accumulator);
+        *sum = Some(match sum.take() {
             None => gradient,
             Some(sum) => sum.add(gradient),
         });
@@ -52,14 +53,14 @@ impl<T: Real> Edge<T> {
 
     /// Lets a kernel write (`false`) or add to (`true`) the gradient of `len` elements, without a temporary.
     pub fn with(&self, len: usize, f: impl FnOnce(&mut [T], bool) -> Result<()>) -> Result<()> {
-        let mut slot = lock(&self.slot);
-        let (mut gradient, add) = match slot.take() {
+        let mut sum = lock(&self.accumulator);
+        let (mut gradient, add) = match sum.take() {
             Some(sum) => (sum.full(), true),
             None => (Buffer::arbitrary(len), false),
         };
         // What was not written in full is no gradient.
         f(&mut gradient, add)?;
-        *slot = Some(Numbers::Full(gradient));
+        *sum = Some(Elements::Full(gradient));
         Ok(())
     }
 }
@@ -68,10 +69,10 @@ fn token() -> (CpuStorage, Shape) {
     (CpuStorage::F32(vec![0.0]), Shape::from(1))
 }
 
-/// Tensor -> token. On the way back the gathered gradient becomes the tensor's gradient.
-struct Enter<T: Number>(Slot<T>);
+/// Tensor -> token. In backward the accumulated gradient becomes the tensor's gradient.
+struct Enter<T: Pod>(Accumulator<T>);
 
-impl<T: Real> CustomOp1 for Enter<T> {
+impl<T: Differentiable> CustomOp1 for Enter<T> {
     fn name(&self) -> &'static str {
         "enter"
     }
@@ -96,23 +97,23 @@ impl<T: Real> CustomOp1 for Enter<T> {
 }
 
 /// The edge of a tensor that learns or lies behind one that does; `None` for a frozen one.
-pub(crate) fn enter<T: Real>(t: &Tensor) -> Result<Option<Edge<T>>> {
+pub(crate) fn enter<T: Differentiable>(t: &Tensor) -> Result<Option<Edge<T>>> {
     if !t.track_op() || !RECORDING.get() {
         return Ok(None);
     }
-    let slot = Slot::default();
-    Ok(Some(Edge { token: t.apply_op1(Enter(slot.clone()))?, slot }))
+    let accumulator = Accumulator::default();
+    Ok(Some(Edge { token: t.apply_op1(Enter(accumulator.clone()))?, accumulator }))
 }
 
 type Backward<T> = Box<dyn FnOnce(Buffer<T>) -> Result<()> + Send>;
 
-/// Tokens -> token. On the way back `backward` takes the gradient of the result and feeds the parents' slots.
-struct Node<T: Number> {
-    slot: Slot<T>,
+/// Tokens -> token. In backward the closure takes the gradient of the result and feeds the parents' accumulators.
+struct Node<T: Pod> {
+    accumulator: Accumulator<T>,
     backward: Mutex<Option<Backward<T>>>,
 }
 
-impl<T: Real> CustomOp1 for Node<T> {
+impl<T: Differentiable> CustomOp1 for Node<T> {
     fn name(&self) -> &'static str {
         "node"
     }
@@ -126,7 +127,7 @@ impl<T: Real> CustomOp1 for Node<T> {
                  add the losses up first, or run forward again"
             )
         };
-        let gradient = lock(&self.slot).take();
+        let gradient = lock(&self.accumulator).take();
         if let Some(gradient) = gradient {
             backward(gradient.full())?;
         }
@@ -136,7 +137,7 @@ impl<T: Real> CustomOp1 for Node<T> {
 
 /// Records an operation. Without a tracked parent nothing is recorded, and `backward` with all that it saved is
 /// dropped: a frozen part costs no memory.
-pub(crate) fn record<T: Real>(
+pub(crate) fn record<T: Differentiable>(
     parents: &[Option<&Edge<T>>],
     backward: impl FnOnce(Buffer<T>) -> Result<()> + Send + 'static,
 ) -> Result<Option<Edge<T>>> {
@@ -146,19 +147,19 @@ pub(crate) fn record<T: Real>(
     }
     // Joining tokens is what lifts Candle's limit of three arguments.
     let joined = Tensor::cat(&tokens, 0)?;
-    let slot = Slot::default();
-    let node = Node { slot: slot.clone(), backward: Mutex::new(Some(Box::new(backward))) };
-    Ok(Some(Edge { token: joined.apply_op1(node)?, slot }))
+    let accumulator = Accumulator::default();
+    let node = Node { accumulator: accumulator.clone(), backward: Mutex::new(Some(Box::new(backward))) };
+    Ok(Some(Edge { token: joined.apply_op1(node)?, accumulator }))
 }
 
 /// Token -> tensor: the door back into plain Candle.
-struct Exit<T: Number> {
+struct Exit<T: Pod> {
     values: Mutex<Vec<T>>,
     shape: Shape,
-    slot: Slot<T>,
+    accumulator: Accumulator<T>,
 }
 
-impl<T: Real> CustomOp1 for Exit<T> {
+impl<T: Differentiable> CustomOp1 for Exit<T> {
     fn name(&self) -> &'static str {
         "exit"
     }
@@ -168,17 +169,23 @@ impl<T: Real> CustomOp1 for Exit<T> {
     }
     fn bwd(&self, token: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let gradient = with_slice(gradient, |g| Ok(Buffer::copy_of(g)))?;
-        Edge { token: token.clone(), slot: self.slot.clone() }.give(gradient);
+        Edge { token: token.clone(), accumulator: self.accumulator.clone() }.give(gradient);
         Ok(Some(token.zeros_like()?))
     }
 }
 
 /// An ordinary tensor of `values`, tracked if `edge` is.
-pub(crate) fn exit<T: Real>(edge: Option<&Edge<T>>, values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(crate) fn exit<T: Differentiable>(
+    edge: Option<&Edge<T>>,
+    values: Vec<T>,
+    shape: impl Into<Shape>,
+) -> Result<Tensor> {
     let shape = shape.into();
     match edge {
         None => Tensor::from_vec(values, shape, &Device::Cpu),
-        Some(edge) => edge.token.apply_op1(Exit { values: Mutex::new(values), shape, slot: edge.slot.clone() }),
+        Some(edge) => {
+            edge.token.apply_op1(Exit { values: Mutex::new(values), shape, accumulator: edge.accumulator.clone() })
+        }
     }
 }
 
@@ -194,11 +201,11 @@ pub(crate) fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// The gradients of every variable behind `loss`.
+/// The gradients of the named variables behind `loss`.
 ///
 /// The same gradients as `loss.backward()`, bit for bit, but those of our own operations are moved to the caller
-/// instead of being copied and added to zeros.
-pub(crate) fn backward(loss: &Tensor) -> Result<Gradients> {
+/// instead of being copied and added to zeros. A variable that the loss does not depend on has no entry.
+pub(crate) fn backward<'a>(loss: &Tensor, names: impl IntoIterator<Item = (&'a str, TensorId)>) -> Result<Gradients> {
     struct Restore(Option<Vec<(TensorId, Gradient)>>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -209,35 +216,39 @@ pub(crate) fn backward(loss: &Tensor) -> Result<Gradients> {
     let store = loss.backward()?;
     let sunk = SINK.take().unwrap_or_default();
     drop(restore);
-    gather(store, sunk)
+    by_name(store, sunk, names)
 }
 
-fn gather(store: GradStore, sunk: Vec<(TensorId, Gradient)>) -> Result<Gradients> {
-    let mut all = Gradients::new();
+fn by_name<'a>(
+    store: GradStore,
+    sunk: Vec<(TensorId, Gradient)>,
+    names: impl IntoIterator<Item = (&'a str, TensorId)>,
+) -> Result<Gradients> {
+    let mut own: HashMap<TensorId, Gradient> = HashMap::new();
     for (id, gradient) in sunk {
         // A variable may enter more than once (tied weights).
-        let gradient = match all.remove(&id) {
+        let gradient = match own.remove(&id) {
             None => gradient,
             Some(other) => other.add(gradient)?,
         };
-        all.insert(id, gradient);
+        own.insert(id, gradient);
     }
-    let ids: Vec<TensorId> = store.get_ids().copied().collect();
-    for id in ids {
-        let Some(t) = store.get_id(id) else { continue };
+    let mut all = Gradients::new();
+    for (name, id) in names {
         // Detached, for a gradient that tracks its origin would keep the whole graph alive.
-        let t = Gradient::Tensor(t.detach());
-        let gradient = match all.remove(&id) {
-            None => t,
-            Some(other) => other.add(t)?,
+        let candle = store.get_id(id).map(|t| Gradient::Tensor(t.detach()));
+        let gradient = match (own.remove(&id), candle) {
+            (Some(own), Some(candle)) => own.add(candle)?,
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => continue,
         };
-        all.insert(id, gradient);
+        all.insert(name.to_string(), gradient);
     }
     Ok(all)
 }
 
-/// Reads a tensor's numbers into a buffer of our own.
-pub(crate) fn read<T: Real + WithDType>(t: &Tensor) -> Result<Buffer<T>> {
+/// Copies a tensor's elements into a buffer of our own.
+pub(crate) fn read<T: Real>(t: &Tensor) -> Result<Buffer<T>> {
     with_slice(t, |values| Ok(Buffer::copy_of(values)))
 }
 

@@ -1,7 +1,10 @@
-//! Plain loops for any number type: the reference that every faster path is tested against.
+//! Plain loops for any number type: `Algorithm::Portable`, operations that need nothing faster, and the reference that
+//! every fast kernel is tested against.
 //!
 //! Work is cut into pieces by the shapes alone, never by the number of threads, so results do not depend on it.
 
 pub(super) mod conv;
+#[cfg(test)]
 pub(super) mod norm;
+pub(super) mod pixels;
 pub(super) mod pool;

@@ -1,15 +1,17 @@
 //! Every operation against finite differences in f64, on both paths: the crate's own kernels, and the composition
 //! of Candle's operations that serves other devices.
 
-use super::rows::layer_norm;
+use super::op::on_device;
+use super::op::rows::layer_norm;
 use super::*;
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use rand::RngExt;
 
+mod forms;
 mod graph;
 
-/// Uniform numbers in (-1, 1), away from each other by chance alone.
+/// Uniform random elements in (-1, 1). Nothing keeps two of them apart.
 fn random(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = crate::rng::Seed(seed).stream("test", &[]);
     let count: usize = shape.iter().product();
@@ -46,11 +48,13 @@ fn weighed(y: &Tensor) -> Result<Tensor> {
 fn check(vars: &[Var], f: impl Fn() -> Result<Tensor>) {
     let loss = weighed(&f().unwrap()).unwrap();
     let plain = loss.backward().unwrap();
-    let mut moved = backward(&weighed(&f().unwrap()).unwrap()).unwrap();
+    let names: Vec<String> = (0..vars.len()).map(|i| i.to_string()).collect();
+    let ids = names.iter().map(String::as_str).zip(vars.iter().map(|var| var.id()));
+    let mut moved = backward(&weighed(&f().unwrap()).unwrap(), ids).unwrap();
     for (which, var) in vars.iter().enumerate() {
         let gradient = plain.get(var).unwrap_or_else(|| panic!("variable {which} got no gradient"));
         let gradient = gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        let own = moved.remove(&var.id()).expect("the same gradient by the moving backward");
+        let own = moved.remove(&names[which]).expect("the same gradient by the moving backward");
         let own = own.into_tensor(var.shape()).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
         assert_eq!(gradient, own, "moved and copied gradients differ in variable {which}");
         let values = var.flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -237,7 +241,7 @@ proptest! {
     }
 }
 
-/// What a step's result feeds, where that is made again on the way back: a convolution, factors and the next norm.
+/// What reads a step's result that backward recomputes: a convolution, factors and the next norm.
 #[test]
 fn chains_of_steps_differentiate() {
     for act in [Activation::Identity, Activation::Relu, Activation::Relu6, Activation::Silu] {
@@ -268,14 +272,14 @@ fn linear_layers_differentiate() {
         let (x, w, b) = (variable(&[n, c], 1), variable(&[k, c], 2), variable(&[k], 3));
         for act in [Activation::Identity, Activation::Relu] {
             check(&[x.clone(), w.clone(), b.clone()], || linear(&x, &w, &b, act));
-            let device = device::linear(&x, &w, &b, act).unwrap();
+            let device = on_device(&x, &w, &b, act).unwrap();
             let own = linear(&x, &w, &b, act).unwrap();
             let worst = (own - device).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
             assert!(worst < 1e-12, "{n} {c} {k}: {worst}");
         }
     }
     let (x, w, b) = (variable(&[2, 5], 1), variable(&[7, 5], 2), variable(&[7], 3));
-    check(&[x.clone(), w.clone(), b.clone()], || device::linear(&x, &w, &b, Activation::Relu));
+    check(&[x.clone(), w.clone(), b.clone()], || on_device(&x, &w, &b, Activation::Relu));
 }
 
 /// A step of each rule does the same to a matrix whose gradient is not written out.
@@ -291,11 +295,11 @@ fn an_update_reads_a_gradient_in_either_form() {
         let after = |written: bool| {
             let w = variable(&[520, 520], 2);
             let loss = weighed(&linear(&x, &w, &b, Activation::Identity).unwrap()).unwrap();
-            let mut gradient = backward(&loss).unwrap().remove(&w.id()).unwrap();
+            let mut gradient = backward(&loss, [("w", w.id())]).unwrap().remove("w").unwrap();
             if written {
                 gradient = Gradient::Tensor(gradient.into_tensor(w.shape()).unwrap());
             } else {
-                assert!(matches!(gradient, Gradient::F64(gradient::Numbers::Outer(_))));
+                assert!(matches!(gradient, Gradient::F64(gradient::Elements::Outer(_))));
             }
             let mut moments = Moments::zeros(&w, count).unwrap();
             update(&w, &gradient, &mut moments, rule, 0.5).unwrap();
@@ -309,9 +313,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn row_operations_differentiate(rows in 1usize..6, width in 1usize..9, turned in any::<bool>()) {
-        let x = if turned { variable(&[width, rows], 1) } else { variable(&[rows, width], 1) };
-        let x_of = || if turned { x.t() } else { Ok(x.as_tensor().clone()) };
+    fn row_operations_differentiate(rows in 1usize..6, width in 1usize..9, transposed in any::<bool>()) {
+        let x = if transposed { variable(&[width, rows], 1) } else { variable(&[rows, width], 1) };
+        let x_of = || if transposed { x.t() } else { Ok(x.as_tensor().clone()) };
         let (gamma, beta) = (variable(&[width], 2), variable(&[width], 3));
         check(std::slice::from_ref(&x), || softmax(&x_of()?));
         check(&[x.clone(), gamma.clone(), beta.clone()], || layer_norm(&x_of()?, &gamma, &beta, 1e-3));

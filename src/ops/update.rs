@@ -1,9 +1,9 @@
 //! Parameters changed in place, with their moments, in one pass over memory.
 
 use super::buffer::Buffer;
-use super::gradient::{Gradient, Numbers};
-use super::reading::before_change;
-use super::real::{Real, with_slice};
+use super::gradient::{Differentiable, Elements, Gradient};
+use super::number::{Real, with_slice};
+use super::saved::before_change;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
@@ -85,53 +85,59 @@ pub(crate) fn update(var: &Var, gradient: &Gradient, moments: &mut Moments, rule
     }
 }
 
-/// Gives a variable other numbers.
+/// Replaces the elements of a variable.
 pub(crate) fn overwrite(var: &Var, with: &Tensor) -> Result<()> {
     before_change(var)?;
     var.set(with)
 }
 
-fn on_cpu<T: Real>(var: &Var, gradient: &Gradient, m: &mut [Buffer<T>], rule: Rule, scale: f64) -> Result<()> {
-    let mut apply = |g: Source<T>| var.inplace_op1(&InPlace { g, m: Mutex::new(&mut *m), rule, scale });
+fn on_cpu<T: Differentiable>(
+    var: &Var,
+    gradient: &Gradient,
+    m: &mut [Buffer<T>],
+    rule: Rule,
+    scale: f64,
+) -> Result<()> {
+    let mut apply = |g: GradientSource<T>| var.inplace_op1(&InPlace { g, m: Mutex::new(&mut *m), rule, scale });
     match (T::of_gradient(gradient), gradient) {
-        (Some(g), _) => apply(Source::Numbers(g)),
-        (None, Gradient::Tensor(t)) => with_slice(t, |g| apply(Source::Slice(g))),
+        (Some(g), _) => apply(GradientSource::Elements(g)),
+        (None, Gradient::Tensor(t)) => with_slice(t, |g| apply(GradientSource::Slice(g))),
         _ => bail!("the gradient of a parameter of {:?} has another type", var.dtype()),
     }
 }
 
-/// Where a gradient's numbers come from.
-enum Source<'a, T: Real> {
+/// Where a gradient's elements come from.
+enum GradientSource<'a, T: Differentiable> {
     Slice(&'a [T]),
-    Numbers(&'a Numbers<T>),
+    Elements(&'a Elements<T>),
 }
 
-impl<T: Real> Source<'_, T> {
+impl<T: Differentiable> GradientSource<'_, T> {
     fn len(&self) -> usize {
         match self {
             Self::Slice(g) => g.len(),
-            Self::Numbers(g) => g.len(),
+            Self::Elements(g) => g.len(),
         }
     }
 
-    /// Lets `f` read piece `i` of a parameter, which has `len` numbers.
+    /// Lets `f` read piece `i` of a parameter, which has `len` elements.
     fn piece(&self, i: usize, len: usize, f: impl FnOnce(&[T])) {
         match self {
             Self::Slice(g) => f(&g[i * PIECE..][..len]),
-            Self::Numbers(g) => g.piece(i * PIECE, len, f),
+            Self::Elements(g) => g.piece(i * PIECE, len, f),
         }
     }
 }
 
-/// One step on a tensor's own numbers.
-struct InPlace<'a, T: Real> {
-    g: Source<'a, T>,
+/// One step on a tensor's own elements.
+struct InPlace<'a, T: Differentiable> {
+    g: GradientSource<'a, T>,
     m: Mutex<&'a mut [Buffer<T>]>,
     rule: Rule,
     scale: f64,
 }
 
-impl<T: Real> InplaceOp1 for InPlace<'_, T> {
+impl<T: Differentiable> InplaceOp1 for InPlace<'_, T> {
     fn name(&self) -> &'static str {
         "update"
     }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::ops::{Gradient, Gradients, Moments, Rule, update};
 use crate::optim::{Optimizer, OptimizerRule};
-use candle_core::{Tensor, Var};
+use candle_core::{Tensor, TensorId, Var};
 use std::collections::BTreeMap;
 
 /// How one parameter is stepped.
@@ -42,7 +42,7 @@ impl Learner {
 
     /// Its gradient, if the backward pass reached it.
     pub fn gradient<'a>(&self, gradients: &'a Gradients) -> Option<&'a Gradient> {
-        gradients.get(&self.variable.id())
+        gradients.get(&self.name)
     }
 
     /// One step; `factor` is the schedule's, `clip` the factor on the gradient.
@@ -93,6 +93,11 @@ impl Learners {
 
     pub fn iter(&self) -> impl Iterator<Item = &Learner> {
         self.learning.iter()
+    }
+
+    /// Name and id of every variable.
+    pub fn ids(&self) -> impl Iterator<Item = (&str, TensorId)> {
+        self.iter().map(|learner| (learner.name.as_str(), learner.variable.id()))
     }
 
     /// One step of every parameter that has a gradient; `factor` is the schedule's. Returns the norm of all gradients

@@ -2,8 +2,9 @@
 
 use crate::ops::activation::Activation;
 use crate::ops::buffer::Buffer;
+use crate::ops::epilogue::Epilogue;
 use crate::ops::geometry::Geometry;
-use crate::ops::real::{Epilogue, Real};
+use crate::ops::number::Real;
 use rayon::prelude::*;
 
 /// From OIHW to [group][kh][kw][input channel][output channel], so that the innermost loops run over channels.
@@ -55,9 +56,9 @@ pub(crate) fn forward<T: Real>(x: &[T], w: &[T], g: &Geometry, e: &Epilogue<T>, 
 /// The gradient of the input: each input pixel gathers from the output pixels that read it.
 pub(crate) fn input_gradient<T: Real>(dy: &[T], w: &[T], g: &Geometry, dx: &mut [T], add: bool) {
     let (cg, kg) = (g.c / g.groups, g.k / g.groups);
-    // Output channels innermost in `w` would make this a dot product; turned, it is a row update again.
-    let mut turned = Buffer::arbitrary(w.len());
-    for (from, to) in w.chunks_exact(cg * kg).zip(turned.chunks_exact_mut(cg * kg)) {
+    // Output channels innermost in `w` would make this a dot product; transposed, it is a row update.
+    let mut transposed = Buffer::arbitrary(w.len());
+    for (from, to) in w.chunks_exact(cg * kg).zip(transposed.chunks_exact_mut(cg * kg)) {
         for (j, to) in to.chunks_exact_mut(cg).enumerate() {
             to.iter_mut().enumerate().for_each(|(c, v)| *v = from[c * kg + j]);
         }
@@ -73,7 +74,7 @@ pub(crate) fn input_gradient<T: Real>(dy: &[T], w: &[T], g: &Geometry, dx: &mut 
                 let (Some(oy), Some(ox)) = (g.row_back(y, a), g.column_back(x, b)) else { continue };
                 let pixel = &dy[((n * g.oh + oy) * g.ow + ox) * g.k..][..g.k];
                 for group in 0..g.groups {
-                    let taps = &turned[((group * g.kh + a) * g.kw + b) * cg * kg..][..cg * kg];
+                    let taps = &transposed[((group * g.kh + a) * g.kw + b) * cg * kg..][..cg * kg];
                     let sum = &mut sum[group * cg..][..cg];
                     for (&v, taps) in pixel[group * kg..][..kg].iter().zip(taps.chunks_exact(cg)) {
                         multiply_add(sum, v, taps);

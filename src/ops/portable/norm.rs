@@ -1,8 +1,8 @@
-//! Per-channel statistics, affine maps and their gradients, and other passes over NHWC data.
+//! Per-channel statistics, affine maps and their gradients: the reference of `kernels::norm`.
 
 use crate::ops::activation::Activation;
-use crate::ops::buffer::Buffer;
-use crate::ops::real::{Gate, Moments, Real};
+use crate::ops::epilogue::{Gate, Statistics};
+use crate::ops::number::Real;
 use rayon::prelude::*;
 
 /// Elements that one task handles.
@@ -13,7 +13,7 @@ fn piece(c: usize) -> usize {
     (PIECE / c.max(1)).max(8) * c
 }
 
-/// Adds up `rows` of f64 numbers that `f` computes per piece, in the order of the pieces.
+/// Adds up `rows` of f64 elements that `f` computes per piece, in the order of the pieces.
 fn sum_pieces(len: usize, c: usize, rows: usize, f: impl Fn(usize, usize, &mut [f64]) + Sync) -> Vec<f64> {
     let size = piece(c);
     let parts: Vec<Vec<f64>> = (0..len.div_ceil(size))
@@ -32,7 +32,7 @@ fn sum_pieces(len: usize, c: usize, rows: usize, f: impl Fn(usize, usize, &mut [
 }
 
 /// Mean and biased variance per channel, by sums of differences to the first pixel.
-pub(crate) fn moments<T: Real>(x: &[T], c: usize) -> Moments {
+pub(crate) fn moments<T: Real>(x: &[T], c: usize) -> Statistics {
     let count = (x.len() / c.max(1)) as f64;
     let shift: Vec<f64> = x[..c].iter().map(|v| v.to_f64()).collect();
     let sums = sum_pieces(x.len(), c, 2, |from, to, part| {
@@ -48,7 +48,7 @@ pub(crate) fn moments<T: Real>(x: &[T], c: usize) -> Moments {
     let (s, q) = sums.split_at(c);
     let mean = (0..c).map(|j| shift[j] + s[j] / count).collect();
     let var = (0..c).map(|j| ((q[j] - s[j] * s[j] / count) / count).max(0.0)).collect();
-    Moments { mean, var }
+    Statistics { mean, var }
 }
 
 /// y = act(a x + b + residual)
@@ -149,57 +149,5 @@ pub(crate) fn channel_sums<T: Real>(x: &[T], c: usize) -> Vec<f64> {
 pub(crate) fn add_into<T: Real>(sum: &mut [T], g: &[T]) {
     sum.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).for_each(|(sum, g)| {
         sum.iter_mut().zip(g).for_each(|(s, &g)| *s += g);
-    });
-}
-
-/// The mean over the pixels of each image: (N, pixels, C) -> (N, C).
-pub(crate) fn mean_pixels<T: Real>(x: &[T], n: usize, pixels: usize, c: usize) -> Buffer<T> {
-    let mut out = Buffer::zeros(n * c);
-    let scale = T::from_f64(1.0 / pixels as f64);
-    out.par_chunks_mut(c).zip(x.par_chunks(pixels * c)).for_each(|(out, x)| {
-        for pixel in x.chunks_exact(c) {
-            out.iter_mut().zip(pixel).for_each(|(s, &v)| *s += v);
-        }
-        out.iter_mut().for_each(|s| *s *= scale);
-    });
-    out
-}
-
-/// The gradient of `mean_pixels`: each pixel gets the image's gradient over the number of pixels.
-pub(crate) fn mean_pixels_gradient<T: Real>(dy: &[T], pixels: usize, c: usize, dx: &mut [T], add: bool) {
-    let scale = T::from_f64(1.0 / pixels as f64);
-    dx.par_chunks_mut(pixels * c).zip(dy.par_chunks(c)).for_each(|(dx, dy)| {
-        for pixel in dx.chunks_exact_mut(c) {
-            for (d, &g) in pixel.iter_mut().zip(dy) {
-                let g = g * scale;
-                *d = if add { *d + g } else { g };
-            }
-        }
-    });
-}
-
-/// y = x s, with one factor per image and channel.
-pub(crate) fn scale<T: Real>(x: &[T], s: &[T], pixels: usize, c: usize, y: &mut [T], add: bool) {
-    y.par_chunks_mut(pixels * c).zip(x.par_chunks(pixels * c)).zip(s.par_chunks(c)).for_each(|((y, x), s)| {
-        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-            for j in 0..c {
-                let v = x[j] * s[j];
-                y[j] = if add { y[j] + v } else { v };
-            }
-        }
-    });
-}
-
-/// The gradient of `scale`'s factors: the sum over pixels of x dy.
-pub(crate) fn scale_gradient<T: Real>(x: &[T], dy: &[T], pixels: usize, c: usize, ds: &mut [T], add: bool) {
-    ds.par_chunks_mut(c).zip(x.par_chunks(pixels * c)).zip(dy.par_chunks(pixels * c)).for_each(|((ds, x), dy)| {
-        if !add {
-            ds.fill(T::zero());
-        }
-        for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-            for j in 0..c {
-                ds[j] += x[j] * dy[j];
-            }
-        }
     });
 }

@@ -2,10 +2,11 @@
 
 use crate::ops::buffer::Buffer;
 use crate::ops::geometry::Geometry;
-use crate::ops::real::Real;
+use crate::ops::number::Real;
 use rayon::prelude::*;
 
 /// The first position of the window that holds the maximum; padding never wins, NaN does.
+#[cfg(test)]
 pub(crate) fn max<T: Real>(x: &[T], g: &Geometry, y: &mut [T], tap: &mut [u8]) {
     let row = (g.ow * g.c).max(1);
     y.par_chunks_mut(row).zip(tap.par_chunks_mut(row)).enumerate().for_each(|(r, (y, tap))| {
@@ -57,7 +58,7 @@ fn max_window<T: Real, const L: usize>(x: &[T], g: &Geometry, [n, oy, ox, j]: [u
     }
 }
 
-/// What lies at the positions that won a max-pool in whose windows there always is a pixel.
+/// The elements at the positions that won a max-pool, each of whose windows has a pixel.
 pub(crate) fn winners<T: Real>(x: &[T], tap: &[u8], g: &Geometry) -> Buffer<T> {
     let mut out = Buffer::arbitrary(g.output_len());
     let row_len = (g.ow * g.k).max(1);
@@ -74,6 +75,7 @@ pub(crate) fn winners<T: Real>(x: &[T], tap: &[u8], g: &Geometry) -> Buffer<T> {
 }
 
 /// Each input pixel gathers from the windows that chose it.
+#[cfg(test)]
 pub(crate) fn max_gradient<T: Real>(dy: &[T], tap: &[u8], g: &Geometry, dx: &mut [T], add: bool) {
     dx.par_chunks_mut((g.w * g.c).max(1)).enumerate().for_each(|(row, dx)| {
         max_gradient_row(dy, tap, g, row / g.h, row % g.h, dx, add);

@@ -1,6 +1,7 @@
 //! Vectors of 512 bits.
 
 use super::lanes::{Job, Simd};
+use super::x86::common_operations;
 use std::arch::x86_64::{
     __m512, __mmask16, _CMP_LT_OQ, _mm_load_ss, _mm512_add_epi32, _mm512_add_ps, _mm512_broadcastss_ps,
     _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_div_ps,
@@ -15,7 +16,7 @@ fn first(n: usize) -> u32 {
     (1 << n) - 1
 }
 
-/// 16 numbers of f32.
+/// 16 elements of f32.
 #[derive(Clone, Copy)]
 pub(crate) struct F32(());
 
@@ -36,6 +37,22 @@ impl Simd for F32 {
     const TILE: [usize; 2] = [28, 14];
     const FIXED_PITCH: bool = true;
 
+    common_operations! {
+        __m512,
+        splat: _mm512_set1_ps,
+        broadcast: _mm512_broadcastss_ps,
+        load: _mm512_loadu_ps,
+        store: _mm512_storeu_ps,
+        mul_add: _mm512_fmadd_ps,
+        scale: _mm512_slli_epi32 _mm512_add_epi32 _mm512_castps_si512 _mm512_castsi512_ps,
+        add: _mm512_add_ps,
+        sub: _mm512_sub_ps,
+        mul: _mm512_mul_ps,
+        div: _mm512_div_ps,
+        max: _mm512_max_ps,
+        min: _mm512_min_ps,
+    }
+
     #[inline(always)]
     fn call<J: Job<f32>>(self, job: J) -> J::Output {
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
@@ -44,26 +61,6 @@ impl Simd for F32 {
         }
         // SAFETY: the token says that the processor has these instructions.
         unsafe { avx512(self, job) }
-    }
-    #[inline(always)]
-    fn splat(self, v: f32) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_set1_ps(v) }
-    }
-    #[inline(always)]
-    unsafe fn broadcast(self, p: *const f32) -> __m512 {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_broadcastss_ps(_mm_load_ss(p)) }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> __m512 {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_loadu_ps(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: __m512) {
-        // SAFETY: the token, and the caller's promise.
-        unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
     unsafe fn load_part(self, p: *const f32, n: usize) -> __m512 {
@@ -76,41 +73,6 @@ impl Simd for F32 {
         unsafe { _mm512_mask_storeu_ps(p, first(n) as __mmask16, v) }
     }
     #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe { _mm512_min_ps(a, b) }
-    }
-    #[inline(always)]
     fn less(self, a: __m512, b: __m512) -> __mmask16 {
         // SAFETY: the token.
         unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
@@ -119,14 +81,6 @@ impl Simd for F32 {
     fn keep(self, mask: __mmask16, a: __m512) -> __m512 {
         // SAFETY: the token.
         unsafe { _mm512_maskz_mov_ps(mask, a) }
-    }
-    #[inline(always)]
-    fn scale(self, v: __m512, t: __m512) -> __m512 {
-        // SAFETY: the token.
-        unsafe {
-            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), power))
-        }
     }
     #[inline(always)]
     fn transpose(self, rows: &mut [__m512; 16]) {
@@ -138,7 +92,7 @@ impl Simd for F32 {
                 pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
                 pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
             }
-            // Quarter q of `fours[4 i + k]` holds number 4 q + k of the rows 4 i to 4 i + 3.
+            // Quarter q of `fours[4 i + k]` holds element 4 q + k of the rows 4 i to 4 i + 3.
             for i in [0, 4, 8, 12] {
                 for k in 0..2 {
                     let (a, b) = (_mm512_castps_pd(pairs[i + k]), _mm512_castps_pd(pairs[i + k + 2]));

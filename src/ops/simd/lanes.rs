@@ -1,8 +1,8 @@
 //! What a vector can do, and how a job reaches the vectors of an instruction set.
 
+use super::level::Level;
 use super::scratch::Scratch;
-use super::{Level, Set, plain};
-use crate::ops::real::Real;
+use crate::ops::number::Real;
 
 /// Work that can be compiled for any instruction set.
 ///
@@ -16,7 +16,7 @@ pub(crate) trait Job<T: Lanes> {
 /// The vectors of one instruction set, for one number type.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type T: Lanes;
-    /// A vector of `LANES` numbers.
+    /// A vector of `LANES` elements.
     type V: Copy;
     /// One flag per lane.
     type Mask: Copy;
@@ -26,40 +26,40 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Whether tiles with a pitch known beforehand are worth compiling.
     const FIXED_PITCH: bool;
 
-    /// Runs a job in a function of its own that may use these instructions.
+    /// Runs a job in a separate function that may use these instructions.
     fn call<J: Job<Self::T>>(self, job: J) -> J::Output;
 
     fn splat(self, v: Self::T) -> Self::V;
-    /// The number at `p` in every lane.
+    /// The element at `p` in every lane.
     /// # Safety
-    /// A number can be read at `p`.
+    /// An element can be read at `p`.
     unsafe fn broadcast(self, p: *const Self::T) -> Self::V;
     /// # Safety
-    /// `LANES` numbers can be read at `p`.
+    /// `LANES` elements can be read at `p`.
     unsafe fn load(self, p: *const Self::T) -> Self::V;
     /// # Safety
-    /// `LANES` numbers can be written at `p`.
+    /// `LANES` elements can be written at `p`.
     unsafe fn store(self, p: *mut Self::T, v: Self::V);
-    /// The first `n` (at most `LANES`) numbers, then zeros.
+    /// The first `n` (at most `LANES`) elements, then zeros.
     /// # Safety
-    /// `n` numbers can be read at `p`.
+    /// `n` elements can be read at `p`.
     unsafe fn load_part(self, p: *const Self::T, n: usize) -> Self::V;
-    /// Stores the first `n` (at most `LANES`) numbers.
+    /// Stores the first `n` (at most `LANES`) elements.
     /// # Safety
-    /// `n` numbers can be written at `p`.
+    /// `n` elements can be written at `p`.
     unsafe fn store_part(self, p: *mut Self::T, v: Self::V, n: usize);
 
-    /// The first `n` (at most `LANES`) numbers, then zeros: the whole vector at once where it is whole.
+    /// The first `n` (at most `LANES`) elements, then zeros: the whole vector at once where it is whole.
     /// # Safety
-    /// `n` numbers can be read at `p`.
+    /// `n` elements can be read at `p`.
     #[inline(always)]
     unsafe fn load_first(self, p: *const Self::T, n: usize) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { if n == Self::LANES { self.load(p) } else { self.load_part(p, n) } }
     }
-    /// Stores the first `n` (at most `LANES`) numbers, a whole vector at once.
+    /// Stores the first `n` (at most `LANES`) elements, a whole vector at once.
     /// # Safety
-    /// `n` numbers can be written at `p`.
+    /// `n` elements can be written at `p`.
     #[inline(always)]
     unsafe fn store_first(self, p: *mut Self::T, v: Self::V, n: usize) {
         // SAFETY: the caller's promise.
@@ -83,25 +83,25 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `v` times 2 to the power of the integer in the low bits of `t`, where the result is a normal number.
     fn scale(self, v: Self::V, t: Self::V) -> Self::V;
 
-    /// Rows become columns: number j of vector i changes places with number i of vector j, for the first `LANES`
+    /// Rows become columns: element j of vector i changes places with element i of vector j, for the first `LANES`
     /// vectors (16 at most).
     #[inline(always)]
     fn transpose(self, rows: &mut [Self::V; 16]) {
-        let mut numbers = [[Self::T::ZERO; 16]; 16];
-        for (numbers, row) in numbers.iter_mut().zip(rows.iter()).take(Self::LANES) {
-            // SAFETY: no vector is longer than 16 numbers.
-            unsafe { self.store(numbers.as_mut_ptr(), *row) };
+        let mut elements = [[Self::T::ZERO; 16]; 16];
+        for (elements, row) in elements.iter_mut().zip(rows.iter()).take(Self::LANES) {
+            // SAFETY: no vector is longer than 16 elements.
+            unsafe { self.store(elements.as_mut_ptr(), *row) };
         }
         for i in 0..Self::LANES {
             for j in 0..i {
-                let number = numbers[i][j];
-                numbers[i][j] = numbers[j][i];
-                numbers[j][i] = number;
+                let element = elements[i][j];
+                elements[i][j] = elements[j][i];
+                elements[j][i] = element;
             }
         }
-        for (numbers, row) in numbers.iter().zip(rows.iter_mut()).take(Self::LANES) {
+        for (elements, row) in elements.iter().zip(rows.iter_mut()).take(Self::LANES) {
             // SAFETY: as above.
-            *row = unsafe { self.load(numbers.as_ptr()) };
+            *row = unsafe { self.load(elements.as_ptr()) };
         }
     }
 
@@ -143,21 +143,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
 /// The constants of e^u = 2^n e^r with |r| <= ln 2 / 2.
 pub(crate) struct Exp<T: 'static> {
-    lowest: T,
-    highest: T,
-    per_ln2: T,
-    shifter: T,
-    minus_ln2_high: T,
-    minus_ln2_low: T,
+    pub lowest: T,
+    pub highest: T,
+    pub per_ln2: T,
+    pub shifter: T,
+    pub minus_ln2_high: T,
+    pub minus_ln2_low: T,
     /// The Taylor series of e^r, the highest power first.
-    series: &'static [T],
+    pub series: &'static [T],
 }
 
 /// A number type with vectors.
 pub(crate) trait Lanes: Real + Scratch {
     const ZERO: Self;
-    /// The nearest number.
-    fn from_number(v: f32) -> Self;
+    /// The nearest value.
+    fn from_f32(v: f32) -> Self;
     const EXP: Exp<Self>;
     /// Runs a job with the level's instructions.
     fn run<J: Job<Self>>(level: Level, job: J) -> J::Output;
@@ -180,73 +180,5 @@ pub(crate) trait Lanes: Real + Scratch {
             }
         }
         Self::run(level, Shape)
-    }
-}
-
-impl Lanes for f32 {
-    const ZERO: f32 = 0.0;
-    #[inline(always)]
-    fn from_number(v: f32) -> f32 {
-        v
-    }
-    const EXP: Exp<f32> = Exp {
-        lowest: -86.5,
-        highest: 88.0,
-        per_ln2: std::f32::consts::LOG2_E,
-        shifter: 12_582_912.0,
-        minus_ln2_high: -355.0 / 512.0,
-        minus_ln2_low: 2.121_944_4e-4,
-        series: &[1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0],
-    };
-
-    #[inline]
-    fn run<J: Job<f32>>(level: Level, job: J) -> J::Output {
-        match level.0 {
-            Set::Portable => job.run(plain::Plain::<f32, 8>::new()),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a level is made only after its instructions were detected.
-            Set::Avx2 => unsafe { super::avx2::F32::detected() }.call(job),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Set::Avx512 => unsafe { super::avx512::F32::detected() }.call(job),
-        }
-    }
-}
-
-impl Lanes for f64 {
-    const ZERO: f64 = 0.0;
-    #[inline(always)]
-    fn from_number(v: f32) -> f64 {
-        f64::from(v)
-    }
-    const EXP: Exp<f64> = Exp {
-        lowest: -707.0,
-        highest: 709.0,
-        per_ln2: std::f64::consts::LOG2_E,
-        shifter: 6_755_399_441_055_744.0,
-        minus_ln2_high: -6.931_471_803_691_238e-1,
-        minus_ln2_low: -1.908_214_929_270_587_7e-10,
-        series: &[
-            1.0 / 6_227_020_800.0,
-            1.0 / 479_001_600.0,
-            1.0 / 39_916_800.0,
-            1.0 / 3_628_800.0,
-            1.0 / 362_880.0,
-            1.0 / 40_320.0,
-            1.0 / 5040.0,
-            1.0 / 720.0,
-            1.0 / 120.0,
-            1.0 / 24.0,
-            1.0 / 6.0,
-            0.5,
-            1.0,
-            1.0,
-        ],
-    };
-
-    /// f64 is for tests and references: arrays of four on every level, which spares a fifth of this crate's code.
-    #[inline]
-    fn run<J: Job<f64>>(_: Level, job: J) -> J::Output {
-        job.run(plain::Plain::<f64, 4>::new())
     }
 }

@@ -1,11 +1,11 @@
-//! Short arrays as vectors: the compiler turns them into whatever the target always has.
-// Loops over registers: a plain counter unrolls for certain.
+//! Short arrays as vectors: the compiler turns them into the instructions that the target always has.
+// Loops over registers: the compiler unrolls a plain counter.
 #![allow(clippy::needless_range_loop)]
 
 use super::lanes::{Job, Lanes, Simd};
 use std::marker::PhantomData;
 
-/// Arrays of `L` numbers.
+/// Arrays of `L` elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain<T, const L: usize>(PhantomData<T>);
 
@@ -24,7 +24,7 @@ fn zip<T: Copy, const L: usize>(a: [T; L], b: [T; L], f: impl Fn(T, T) -> T) -> 
     out
 }
 
-/// What differs between the number types: integers in the bits of a number, and fused products.
+/// What differs between the number types: integers in the bits of an element, and fused products.
 pub(crate) trait Bits: Lanes {
     fn scale(self, t: Self) -> Self;
     fn fused(a: Self, b: Self, c: Self) -> Self;

@@ -1,11 +1,11 @@
 //! Memory that a thread keeps between pieces of work, so that it stays in the thread's cache.
 
-use crate::ops::buffer::{Buffer, Number, spoil};
+use crate::ops::buffer::{Buffer, Pod, spoil};
 use std::cell::Cell;
 use std::thread::LocalKey;
 
 /// A number type with a buffer per thread.
-pub(crate) trait Scratch: Number {
+pub(crate) trait Scratch: Pod {
     fn kept() -> &'static LocalKey<Cell<Option<Buffer<Self>>>>;
 }
 
@@ -24,10 +24,10 @@ macro_rules! scratch {
 scratch!(f32);
 scratch!(f64);
 
-/// Lends `len` numbers of arbitrary value. A use inside another one gets memory of its own.
+/// Lends `len` elements of arbitrary value. A nested use gets separate memory.
 pub(crate) fn with_scratch<T: Scratch, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let kept = T::kept().take().filter(|b| b.len() >= len);
-    let mut buffer = kept.unwrap_or_else(|| Buffer::apart(len));
+    let mut buffer = kept.unwrap_or_else(|| Buffer::unpooled(len));
     spoil(&mut buffer[..len]);
     let result = f(&mut buffer[..len]);
     T::kept().set(Some(buffer));

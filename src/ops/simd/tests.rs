@@ -12,7 +12,7 @@ impl<T: Lanes> Job<T> for Exponentials<'_, T> {
         assert_eq!(len, self.1.len());
         for i in (0..len).step_by(S::LANES) {
             let n = S::LANES.min(len - i);
-            // SAFETY: n numbers from i on lie inside both slices.
+            // SAFETY: n elements from i on lie inside both slices.
             unsafe { s.store_part(self.1.as_mut_ptr().add(i), s.exp(s.load_part(self.0.as_ptr().add(i), n)), n) };
         }
     }
@@ -60,23 +60,23 @@ impl<T: Lanes> Job<T> for Parts {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
-        let number = |i: usize| T::from_f64(i as f64 + 1.0);
+        let element = |i: usize| T::from_f64(i as f64 + 1.0);
         for n in 0..=S::LANES {
-            // Boxes of exactly n numbers, so that a sanitizer or guard page would see a stray access.
-            let from: Box<[T]> = (0..n).map(number).collect();
+            // Boxes of exactly n elements, so that a sanitizer or guard page would see a stray access.
+            let from: Box<[T]> = (0..n).map(element).collect();
             let mut to: Box<[T]> = vec![T::zero(); n + 1].into();
-            // SAFETY: both boxes hold n numbers.
+            // SAFETY: both boxes hold n elements.
             unsafe { s.store_part(to.as_mut_ptr(), s.load_part(from.as_ptr(), n), n) };
-            assert!((0..n).all(|i| to[i] == number(i)) && to[n] == T::zero());
+            assert!((0..n).all(|i| to[i] == element(i)) && to[n] == T::zero());
         }
         let mut out = vec![T::zero(); S::LANES];
-        let a: Vec<T> = (0..S::LANES).map(number).collect();
+        let a: Vec<T> = (0..S::LANES).map(element).collect();
         let check = |v: S::V, out: &mut Vec<T>, f: &dyn Fn(f64) -> f64| {
-            // SAFETY: `out` holds LANES numbers.
+            // SAFETY: `out` holds LANES elements.
             unsafe { s.store(out.as_mut_ptr(), v) };
             assert!(out.iter().zip(&a).all(|(y, a)| y.to_f64() == f(a.to_f64())));
         };
-        // SAFETY: `a` holds LANES numbers.
+        // SAFETY: `a` holds LANES elements.
         let v = unsafe { s.load(a.as_ptr()) };
         let two = s.splat(T::from_f64(2.0));
         check(s.add(v, two), &mut out, &|a| a + 2.0);
@@ -122,25 +122,25 @@ impl<T: Lanes> Job<T> for Transposed {
     fn run<S: Simd<T = T>>(self, s: S) -> Vec<Vec<T>> {
         let mut rows = [s.zero(); 16];
         for (i, row) in rows.iter_mut().enumerate().take(S::LANES) {
-            let numbers: Vec<T> = (0..S::LANES).map(|j| T::from_number((100 * i + j) as f32)).collect();
-            // SAFETY: as many numbers as a vector holds.
-            *row = unsafe { s.load(numbers.as_ptr()) };
+            let elements: Vec<T> = (0..S::LANES).map(|j| T::from_f32((100 * i + j) as f32)).collect();
+            // SAFETY: as many elements as a vector holds.
+            *row = unsafe { s.load(elements.as_ptr()) };
         }
         s.transpose(&mut rows);
-        let numbers = |row: &S::V| {
-            let mut numbers = vec![T::ZERO; S::LANES];
+        let elements = |row: &S::V| {
+            let mut elements = vec![T::ZERO; S::LANES];
             // SAFETY: as above.
-            unsafe { s.store(numbers.as_mut_ptr(), *row) };
-            numbers
+            unsafe { s.store(elements.as_mut_ptr(), *row) };
+            elements
         };
-        rows[..S::LANES].iter().map(numbers).collect()
+        rows[..S::LANES].iter().map(elements).collect()
     }
 }
 
 fn transposes<T: Lanes>(level: Level) {
     for (i, row) in T::run(level, Transposed).into_iter().enumerate() {
-        for (j, number) in row.into_iter().enumerate() {
-            assert_eq!(number.to_f64(), (100 * j + i) as f64, "{} {i} {j}", level.name());
+        for (j, element) in row.into_iter().enumerate() {
+            assert_eq!(element.to_f64(), (100 * j + i) as f64, "{} {i} {j}", level.name());
         }
     }
 }

@@ -34,6 +34,20 @@ fn views_are_read_in_their_order() {
     });
 }
 
+/// Images that nothing tracks are read by a loop of our own.
+#[test]
+fn images_come_out_as_they_went_in() {
+    for shape in [[1, 1, 1, 1], [2, 3, 5, 4], [3, 17, 2, 9], [0, 3, 4, 4], [2, 3, 0, 4]] {
+        let x = random(&shape, 1);
+        for x in [x.clone(), x.permute((2, 0, 3, 1)).unwrap()] {
+            let own = FeatureMap::new(&x).unwrap().to_images().unwrap();
+            assert_eq!((own.dims(), flat(&own)), (x.dims(), flat(&x)));
+            let tracked = Var::from_tensor(&x).unwrap();
+            assert_eq!(flat(&FeatureMap::new(&tracked).unwrap().to_images().unwrap()), flat(&x));
+        }
+    }
+}
+
 #[test]
 fn a_frozen_part_records_nothing() {
     let (x, w) = (random(&[1, 2, 4, 4], 1), random(&[3, 2, 3, 3], 2));
@@ -64,7 +78,7 @@ fn a_second_backward_is_an_error_that_says_why() {
 
 /// The gradient is that of the forward pass, even if the weights have changed since.
 #[test]
-fn a_changed_weight_does_not_reach_back() {
+fn a_changed_weight_does_not_change_an_earlier_gradient() {
     let (x, w) = (variable(&[1, 2, 4, 4], 1), variable(&[3, 2, 3, 3], 2));
     let run = |change: bool| {
         let filter = Filter::new(w.as_tensor().clone());
@@ -101,24 +115,24 @@ fn one_value_per_channel_has_no_variance() {
     }
 }
 
-/// What a frozen kernel keeps: one packed copy per algorithm, of its product with the factors. A learning one keeps
-/// none, and neither does one that is passing.
+/// A frozen filter caches one packed copy per algorithm, of its product with the factors. A learning one caches none,
+/// and neither does a temporary one.
 #[test]
-fn packed_copies_are_kept_where_they_last() {
+fn packed_copies_are_cached_where_they_are_reused() {
     let g = geometry::Geometry::new([1, 14, 14, 16], (16, 16, 3, 3), 1, 1, 1, Padding::Even(1)).unwrap();
     let (frozen, w) = (Filter::new(random(&[16, 16, 3, 3], 2)), variable(&[16, 16, 3, 3], 2));
     let (x, dy) = (random(&[1, 14, 14, 16], 1), random(&[1, 14, 14, 16], 3));
     let both = |filter: &Filter| {
-        let kernel = filter.kernel::<f64>(&g).unwrap();
+        let kernel = filter.prepare::<f64>(&g).unwrap();
         let (mut y, mut dx) = (vec![0.0; g.output_len()], vec![0.0; g.input_len()]);
         let (x, dy): (Vec<f64>, Vec<f64>) = (flat(&x), flat(&dy));
-        kernel.conv(&x, &g, &real::Epilogue::NONE, &mut y).unwrap();
-        kernel.input(&dy, &g, &mut dx, false).unwrap();
+        kernel.conv(&x, &g, &epilogue::Epilogue::NONE, &mut y).unwrap();
+        kernel.input_gradient(&dy, &g, &mut dx, false).unwrap();
         (y, dx)
     };
     let results = both(&frozen);
     assert!(results == both(&frozen) && frozen.packed_sums().len() == 2);
-    for other in [Filter::new(w.as_tensor().clone()), frozen.passing()] {
+    for other in [Filter::new(w.as_tensor().clone()), frozen.temporary()] {
         assert!(results == both(&other) && other.packed_sums().is_empty());
     }
     let halved = frozen.times(Tensor::full(0.5f64, 16, &Device::Cpu).unwrap());
@@ -129,4 +143,27 @@ fn packed_copies_are_kept_where_they_last() {
 
 fn flat(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// By name and in the order of names, from either backward; a variable without a name or without a gradient has no
+/// entry.
+#[test]
+fn gradients_are_known_by_name() {
+    let (x, w, unused) = (variable(&[1, 2, 4, 4], 1), variable(&[2, 2, 3, 3], 2), variable(&[3], 3));
+    let loss = || {
+        let filter = Filter::new(w.as_tensor().clone());
+        let step = plain(&filter, 1, Activation::Relu);
+        // The weights enter twice, and once by Candle's own graph.
+        let y = FeatureMap::new(&x)?.conv_step(&step, None)?.0.conv_step(&step, None)?.0.to_images()?;
+        weighed(&y)? + w.sqr()?.sum_all()?
+    };
+    let names = || [("weight", w.id()), ("unused", unused.id())];
+    let mut gradients: Gradients = backward(&loss().unwrap(), names()).unwrap();
+    assert_eq!(gradients.keys().collect::<Vec<_>>(), ["weight"]);
+    let moved = flat(&gradients.remove("weight").unwrap().into_tensor(w.shape()).unwrap());
+    let copied = flat(loss().unwrap().backward().unwrap().get_id(w.id()).unwrap());
+    let close = moved.iter().zip(&copied).all(|(a, b)| (a - b).abs() <= 1e-12 * (1.0 + b.abs()));
+    assert!(close, "{moved:?} {copied:?}");
+    let all = backward(&loss().unwrap(), [("weight", w.id()), ("images", x.id())]).unwrap();
+    assert_eq!(all.into_keys().collect::<Vec<_>>(), ["images", "weight"]);
 }

@@ -78,13 +78,13 @@ fn gradients_are_sorted_into_missing_endless_and_zero() {
     let audit = Audit::begin(1, &Slots::new(), true).unwrap();
 
     let loss = (good.sqr().unwrap() + (idle.as_tensor() - idle.as_tensor()).unwrap()).unwrap().sum_all().unwrap();
-    let gradients = backward(&loss).unwrap();
+    let gradients = backward(&loss, all.ids()).unwrap();
     assert_eq!(lists(audit.gradients(&all, &gradients).unwrap_err()), (vec!["lost".into()], vec![], vec![]));
     let all = learners(&[("good", &good), ("idle", &idle)]);
     assert_eq!(audit.gradients(&all, &gradients).unwrap(), ["idle"]);
 
     let all = learners(&[("good", &good), ("idle", &idle), ("endless", &endless)]);
     let loss = (loss + endless.sqrt().unwrap().sum_all().unwrap()).unwrap(); // the slope of a root at 0
-    let error = audit.gradients(&all, &backward(&loss).unwrap()).unwrap_err();
+    let error = audit.gradients(&all, &backward(&loss, all.ids()).unwrap()).unwrap_err();
     assert_eq!(lists(error), (vec![], vec!["endless".into()], vec![]));
 }

@@ -45,7 +45,7 @@ impl Session {
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         self.check_loss(value)?;
-        self.apply(backward(loss)?, value)?;
+        self.apply(backward(loss, self.learners.ids())?, value)?;
         Ok(value)
     }
 
@@ -90,7 +90,7 @@ impl Session {
                 let problem = format!("has shape {:?}, and the parameter {shape:?}", gradient.dims());
                 return Err(Error::invalid(format!("gradient of {name}"), problem));
             }
-            named.insert(learner.variable.id(), Gradient::Tensor(gradient.detach()));
+            named.insert(name, Gradient::Tensor(gradient.detach()));
         }
         self.apply(named, loss)
     }

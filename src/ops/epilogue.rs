@@ -1,0 +1,35 @@
+//! What follows a convolution's sum, forward and backward: bias, residual, norm and activation.
+
+use super::activation::Activation;
+
+/// What happens to a convolution's sum before it is stored: y = act(sum + bias + residual).
+#[derive(Clone, Copy)]
+pub(crate) struct Epilogue<'a, T> {
+    /// One element per output channel.
+    pub bias: Option<&'a [T]>,
+    /// As many elements as the output.
+    pub residual: Option<&'a [T]>,
+    /// Identity, Relu or Relu6; the others are applied in a separate pass.
+    pub act: Activation,
+}
+
+impl<T> Epilogue<'_, T> {
+    /// Stores the bare sum.
+    pub const NONE: Self = Epilogue { bias: None, residual: None, act: Activation::Identity };
+}
+
+/// How the gradient passes the activation of u = a z + b (+ residual): from the result y where it was saved, else from
+/// u, which is recomputed.
+#[derive(Clone, Copy)]
+pub(crate) struct Gate<'a, T> {
+    pub act: Activation,
+    pub a: &'a [T],
+    pub b: &'a [T],
+    pub y: Option<&'a [T]>,
+}
+
+/// Mean and biased variance of each channel.
+pub(crate) struct Statistics {
+    pub mean: Vec<f64>,
+    pub var: Vec<f64>,
+}

@@ -1,0 +1,20 @@
+//! The operations, one file or folder each: the CPU form with its gradient, the form composed of Candle's operations,
+//! and the symbolic form of the memory model, side by side.
+//!
+//! An operation made of existing kernels is one new file here and its line below.
+
+mod activate;
+mod add;
+mod average_pool;
+mod conv;
+mod linear;
+mod max_pool;
+mod mean_pixels;
+pub(super) mod rows;
+mod scale;
+mod subsample;
+
+pub(crate) use conv::{ConvStep, Norm};
+#[cfg(test)]
+pub(super) use linear::on_device;
+pub(crate) use linear::{linear, linear_step, linear_symbolic};
