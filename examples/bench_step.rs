@@ -115,7 +115,7 @@ fn bench(options: &Options) -> Result<(), Failure> {
         Mode::Train => steps(options, backbone, images, classes, FreezePolicy::Nothing)?,
         Mode::Head | Mode::Loader | Mode::Start => steps(options, backbone, images, classes, FreezePolicy::Backbone)?,
     };
-    let forecast_mb = forecast.map(|f| f.total() as f64 / (1 << 20) as f64);
+    let forecast_mb = forecast.and_then(|f| f.total()).map(|bytes| bytes as f64 / (1 << 20) as f64);
     times.sort_by(f64::total_cmp);
     let median = f64::midpoint(times[times.len() / 2], times[(times.len() - 1) / 2]);
     let rate = options.batch as f64 / median * 1e3;

@@ -7,7 +7,9 @@ pub use block::Block;
 use crate::error::{Error, Result, shown};
 use crate::input_spec::InputSpec;
 use crate::nn::{BlockInfo, Builder};
+use crate::ops::{FeatureMap, Symbolic};
 use crate::params::{Declared, Shapes};
+use candle_core::DType;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -63,6 +65,22 @@ pub enum Pooling {
     /// The mean over all pixels: (N, C, H, W) to (N, C).
     #[default]
     Mean,
+    /// The first pixel alone, where a transformer's blocks keep their class token.
+    ClassToken,
+    /// (mean of max(x, 1e-6)^p)^(1/p) over all pixels, p > 0 (Radenovic et al. 2017, arXiv 1711.02512): the mean of
+    /// positive values for p = 1, close to the maximum for large p.
+    GeneralizedMean(f64),
+}
+
+impl Pooling {
+    /// A map of one pixel.
+    pub(crate) fn apply(self, x: &FeatureMap) -> Result<FeatureMap> {
+        Ok(match self {
+            Self::Mean => x.mean_pixels()?,
+            Self::ClassToken => x.class_token()?,
+            Self::GeneralizedMean(p) => x.generalized_mean(p)?,
+        })
+    }
 }
 
 impl Blueprint {
@@ -95,7 +113,58 @@ impl Blueprint {
         }
         let build = move |b: &mut Builder<'_>| blocks.iter().try_for_each(|block| block.build(b));
         let blueprint = Self::new(name, input, feature_dim, CLASSIFIER, false, Arc::new(build))?;
+        blueprint.check()?;
         Ok(blueprint)
+    }
+
+    /// The same with another pooling; [`Pooling::Mean`] is the default.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an exponent that is not positive.
+    pub fn pooled_by(self, pooling: Pooling) -> Result<Self> {
+        if let Pooling::GeneralizedMean(p) = pooling
+            && !(p > 0.0 && p.is_finite())
+        {
+            return Err(Error::invalid("pooling", format!("has the exponent {p}; use a positive one")));
+        }
+        let i = &self.inner;
+        let inner = Inner {
+            name: i.name.clone(),
+            input: i.input.clone(),
+            feature_dim: i.feature_dim,
+            classifier: i.classifier.clone(),
+            pooling,
+            build: i.build.clone(),
+            built_in: i.built_in,
+            blocks: i.blocks.clone(),
+            declared: i.declared.clone(),
+            opaque: i.opaque,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Runs the blocks without elements, to see that they fit each other, the images and the features. Closures cannot be
+    /// run so.
+    fn check(&self) -> Result<()> {
+        let Inner { name, input, feature_dim, blocks, .. } = &*self.inner;
+        if self.is_opaque() {
+            return Ok(());
+        }
+        let (height, width) = input.size;
+        let mut b = Builder::new(&Shapes, input.channels);
+        self.build(&mut b)?;
+        let mut x = FeatureMap::Symbolic(Symbolic::new((1, input.channels, height, width), DType::F32, None));
+        for (layer, block) in b.layers.iter().zip(blocks) {
+            let wrong =
+                |error: Error| Error::invalid(format!("blueprint {name}: block {}", block.name), error.to_string());
+            x = layer.forward(&x).map_err(wrong)?;
+        }
+        let (_, made, ..) = x.dims()?;
+        if made == *feature_dim {
+            return Ok(());
+        }
+        let problem = format!("its blocks make {made} features, and its feature_dim is {feature_dim}");
+        Err(Error::invalid(format!("blueprint {name}"), problem))
     }
 
     /// Records what `build` makes.

@@ -22,22 +22,30 @@ pub struct Forecast {
     pub weights: usize,
     /// The optimizer's moments.
     pub moments: usize,
-    /// Images, activations, gradients and packed weights at the step's peak.
-    pub step: usize,
+    /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with layers that no dry
+    /// run can look into ([`Layer::custom`](crate::Layer::custom)).
+    pub step: Option<usize>,
 }
 
 impl Forecast {
-    /// The sum of all parts.
-    pub fn total(&self) -> usize {
-        self.weights + self.moments + self.step
+    /// The sum of all parts, if all are known.
+    pub fn total(&self) -> Option<usize> {
+        Some(self.weights + self.moments + self.step?)
     }
 }
 
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mb = |bytes: usize| bytes as f64 / 1e6;
-        write!(f, "{:.0} MB: weights {:.0}, ", mb(self.total()), mb(self.weights))?;
-        write!(f, "optimizer {:.0}, step {:.0}", mb(self.moments), mb(self.step))
+        match self.total() {
+            Some(total) => write!(f, "{:.0} MB: ", mb(total))?,
+            None => f.write_str("unknown: ")?,
+        }
+        write!(f, "weights {:.0} MB, optimizer {:.0} MB, step ", mb(self.weights), mb(self.moments))?;
+        match self.step {
+            Some(step) => write!(f, "{:.0} MB", mb(step)),
+            None => f.write_str("unknown"),
+        }
     }
 }
 
@@ -64,7 +72,7 @@ impl Plan {
         head.check(backbone, classes)?;
         let phases: Vec<Forecast> =
             self.phases.iter().map(|phase| of_phase(self, phase, backbone, head, classes)).collect::<Result<_>>()?;
-        let most = phases.into_iter().max_by_key(Forecast::total);
+        let most = phases.into_iter().max_by_key(|f| f.weights + f.moments + f.step.unwrap_or(0));
         most.ok_or_else(|| Error::invalid("plan: phases", "there are none"))
     }
 }
@@ -86,6 +94,10 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
         in_backbone.map(|d| elements(&d.shape)).chain(in_head.map(|(_, shape)| elements(shape))).collect();
     let learning: usize = learns.iter().sum();
 
+    let moments = phase.optimizer.moments() * learning * size;
+    if blueprint.is_opaque() {
+        return Ok(Forecast { weights: all * size, moments, step: None });
+    }
     let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
     let network = Network::build(blueprint, &provider)?;
     let (height, width) = spec.size;
@@ -102,15 +114,14 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     };
     // In the second step the moments exist that the first one's update allocated.
     let per_element = phase.optimizer.moments();
-    let moments: Vec<usize> = learns.iter().flat_map(|&elements| vec![elements; per_element]).collect();
-    let first = step(None, &moments)?;
+    let made: Vec<usize> = learns.iter().flat_map(|&elements| vec![elements; per_element]).collect();
+    let first = step(None, &made)?;
     let touched = first.touched().max(step(Some(&first), &[])?.touched());
-    let moments = per_element * learning * size;
     // The batch itself is held beside its copy in the kernels' layout.
     let step = images + touched.saturating_sub(moments);
     // At its start a session copies what learns, before it allocates moments.
     let step = step.max((learning * size).saturating_sub(moments));
-    Ok(Forecast { weights: all * size, moments, step })
+    Ok(Forecast { weights: all * size, moments, step: Some(step) })
 }
 
 /// Tensors in the phase's roles whose storage is one element each: the dry run reads their shapes alone.
@@ -126,7 +137,7 @@ impl Provider for DryRun<'_> {
         let zero = || Var::zeros(1, self.dtype, &Device::Cpu);
         Ok(match self.frozen.role(declared, self.phase.batch_norm) {
             Role::Frozen => Slot::Frozen(zero()?.detach().broadcast_as(shape)?),
-            Role::Param => Slot::Paper(zero()?.broadcast_as(shape)?),
+            Role::Param => Slot::Symbolic(zero()?.broadcast_as(shape)?),
             Role::Buffer => Slot::Buffer(Var::zeros(shape, self.dtype, &Device::Cpu)?),
         })
     }

@@ -14,14 +14,14 @@ pub(crate) enum Slot {
     /// Changes outside the gradient: a batch norm's running statistics.
     Buffer(Var),
     /// Would learn, but has no numbers of its own: part of a sketch.
-    Paper(Tensor),
+    Symbolic(Tensor),
 }
 
 impl Slot {
     /// The tensor, tracked if it learns.
     pub fn tensor(&self) -> &Tensor {
         match self {
-            Self::Frozen(t) | Self::Paper(t) => t,
+            Self::Frozen(t) | Self::Symbolic(t) => t,
             Self::Param(v) | Self::Buffer(v) => v.as_tensor(),
         }
     }
@@ -30,7 +30,7 @@ impl Slot {
     pub fn detached(&self) -> Tensor {
         match self {
             Self::Frozen(t) => t.clone(),
-            Self::Paper(t) => t.detach(),
+            Self::Symbolic(t) => t.detach(),
             Self::Param(v) | Self::Buffer(v) => v.as_detached_tensor(),
         }
     }

@@ -3,22 +3,39 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The modules, the lowest floor first. A module imports from its own floor and from lower ones.
-const FLOORS: [&[&str]; 14] = [
-    &["error", "rng", "schedule", "input_spec"],
-    &["ops"],
-    &["params", "nn"],
-    &["blueprint"],
-    &["arch", "weights"],
-    &["backbone", "head", "freeze"],
-    &["source"],
-    &["data", "loss", "metrics", "optim"],
-    &["plan", "strategy", "forecast"],
-    &["features"],
-    &["inference", "report"],
-    &["predict"],
-    &["train"],
-    &["lib", "bench", "fuzzing"],
+mod imports;
+
+/// The modules, the lowest floor first, each with what it is. A module imports from its own floor and from lower ones.
+/// This is the one list: DESIGN.md and CONTRIBUTING.md quote it.
+const FLOORS: &[&[(&str, &str)]] = &[
+    &[
+        ("error", "every error, with the thing that is wrong and the remedy"),
+        ("rng", "random streams that a seed and a name determine"),
+        ("schedule", "learning rates over time"),
+        ("input_spec", "how images are prepared for a network"),
+    ],
+    &[("ops", "operations and their gradients; the only place for unsafe code and for memory layouts")],
+    &[("params", "the tensors of a network, with their roles and facts"), ("nn", "layers, made of operations")],
+    &[("blueprint", "a network without weights")],
+    &[("arch", "the crate's architectures, as rows of facts"), ("weights", "readers and writers of tensor files")],
+    &[("backbone", "a blueprint with weights"), ("head", "the new classifier"), ("freeze", "what stays frozen")],
+    &[("source", "where weights come from: file, folder, hub, the crate itself")],
+    &[
+        ("data", "datasets, images, transforms, batches"),
+        ("loss", "losses"),
+        ("metrics", "scores and metrics of predictions"),
+        ("optim", "optimizers, as plain data"),
+    ],
+    &[
+        ("plan", "the training recipe, as plain data"),
+        ("strategy", "the four recipes of transfer learning"),
+        ("forecast", "memory of a training step, known before it runs"),
+    ],
+    &[("features", "the output of frozen blocks, computed once and cached")],
+    &[("inference", "a frozen network over data"), ("report", "the results of a run")],
+    &[("predict", "predictors: labels for images, saved and loaded")],
+    &[("train", "the training loop, its state and its audit")],
+    &[("lib", "the public names"), ("bench", "what the benchmarks call"), ("fuzzing", "what the fuzzers call")],
 ];
 
 const MOST_LINES: usize = 400;
@@ -53,7 +70,10 @@ fn room(path: &Path) -> String {
 }
 
 fn floor(room: &str) -> usize {
-    FLOORS.iter().position(|f| f.contains(&room)).unwrap_or_else(|| panic!("{room} has no floor: add it to FLOORS"))
+    FLOORS
+        .iter()
+        .position(|f| f.iter().any(|(name, _)| *name == room))
+        .unwrap_or_else(|| panic!("{room} has no floor: add it to FLOORS"))
 }
 
 /// The code without comments and without the tests at the end.
@@ -125,6 +145,33 @@ fn lower_floors_never_import_higher_ones() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The list as the documents quote it: a line per floor.
+fn quoted() -> String {
+    let line = |floor: &&[(&str, &str)]| floor.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+    FLOORS.iter().map(|floor| line(floor) + "\n").collect()
+}
+
+#[test]
+fn the_documents_quote_the_floors() {
+    for document in ["DESIGN.md", "CONTRIBUTING.md"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+        let block = format!("```text\n{}```\n", quoted());
+        assert!(text.contains(&block), "{document} does not quote the floors as they are:\n{block}");
+    }
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("CONTRIBUTING.md")).unwrap();
+    for (name, what) in FLOORS.iter().copied().flatten() {
+        assert!(text.contains(&format!("| `{name}` | {what} |\n")), "CONTRIBUTING.md lacks: | `{name}` | {what} |");
+    }
+}
+
+#[test]
+fn every_module_has_a_floor() {
+    let rooms: std::collections::BTreeSet<String> = files().iter().map(|(path, _)| room(path)).collect();
+    let known: std::collections::BTreeSet<String> =
+        FLOORS.iter().copied().flatten().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(rooms, known);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod image_files;
 #[cfg(feature = "image")]
 mod image_folder;
 mod loading;
+mod own_network;
 mod parity;
 mod plans;
 mod predictor;

@@ -1,6 +1,6 @@
 //! A network as it is built for one assignment of roles.
 
-use crate::blueprint::{Blueprint, Pooling};
+use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
 use crate::nn::{BlockInfo, Builder, Folded, Module};
 use crate::ops::{FeatureMap, Symbolic};
@@ -111,7 +111,7 @@ impl Network {
 
     /// The features of the last block's map.
     fn features_of(&self, x: FeatureMap) -> Result<Tensor> {
-        let features = pool(self.blueprint.pooling(), &x)?.into_rows()?;
+        let features = self.blueprint.pooling().apply(&x)?.into_rows()?;
         let (made, said) = (features.dim(1)?, self.blueprint.feature_dim());
         if made != said {
             let problem = format!("its blocks make {made} features, and its feature_dim is {said}");
@@ -122,7 +122,7 @@ impl Network {
 
     /// All blocks and the pooling, by sizes alone.
     pub fn dry_run(&self, x: Symbolic) -> Result<FeatureMap> {
-        pool(self.blueprint.pooling(), &through(&self.layers, FeatureMap::Symbolic(x))?)
+        self.blueprint.pooling().apply(&through(&self.layers, FeatureMap::Symbolic(x))?)
     }
 
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
@@ -169,12 +169,6 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
 
 fn through(layers: &[Box<dyn Module>], x: FeatureMap) -> Result<FeatureMap> {
     layers.iter().try_fold(x, |x, layer| layer.forward(&x))
-}
-
-fn pool(pooling: Pooling, x: &FeatureMap) -> Result<FeatureMap> {
-    match pooling {
-        Pooling::Mean => Ok(x.mean_pixels()?),
-    }
 }
 
 /// The mean over all pixels: (N, C, H, W) to (N, C).

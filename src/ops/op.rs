@@ -6,7 +6,9 @@
 mod activate;
 mod add;
 mod average_pool;
+mod class_token;
 mod conv;
+mod generalized_mean;
 mod linear;
 mod max_pool;
 mod mean_pixels;

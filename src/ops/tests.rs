@@ -226,6 +226,10 @@ proptest! {
             check(std::slice::from_ref(&x), || path.map(&x)?.adaptive_average(rows, columns)?.to_images());
             check(std::slice::from_ref(&x), || path.map(&x)?.average_pool(kernel, stride)?.to_images());
             check(std::slice::from_ref(&x), || path.map(&x)?.mean_pixels()?.into_rows());
+            check(std::slice::from_ref(&x), || path.map(&x)?.class_token()?.into_rows());
+            for p in [1.0, 2.5] {
+                check(std::slice::from_ref(&x), || path.map(&x)?.generalized_mean(p)?.into_rows());
+            }
         }
     }
 

@@ -120,7 +120,7 @@ impl Model {
     pub fn snapshot(&self) -> Result<Snapshot> {
         let keep = |slot: &Slot| match slot {
             Slot::Frozen(t) => Ok(t.clone()),
-            Slot::Param(_) | Slot::Buffer(_) | Slot::Paper(_) => slot.detached().copy(),
+            Slot::Param(_) | Slot::Buffer(_) | Slot::Symbolic(_) => slot.detached().copy(),
         };
         let tensors: BTreeMap<String, Tensor> =
             self.slots.iter().map(|(name, slot)| Ok((name.clone(), keep(slot)?))).collect::<Result<_>>()?;
@@ -132,7 +132,7 @@ impl Model {
         for (name, tensor) in &from.tensors {
             match self.slots.get_mut(name) {
                 Some(Slot::Param(var) | Slot::Buffer(var)) => overwrite(var, tensor)?,
-                Some(slot @ (Slot::Frozen(_) | Slot::Paper(_))) => *slot = Slot::Frozen(tensor.clone()),
+                Some(slot @ (Slot::Frozen(_) | Slot::Symbolic(_))) => *slot = Slot::Frozen(tensor.clone()),
                 None => {}
             }
         }

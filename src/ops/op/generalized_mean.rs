@@ -1,0 +1,82 @@
+//! The generalised mean over all pixels.
+
+use crate::ops::buffer::Buffer;
+use crate::ops::gradient::Differentiable;
+use crate::ops::graph::record;
+use crate::ops::map::{FeatureMap, Operation};
+use crate::ops::memory_model::Symbolic;
+use crate::ops::value::Value;
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+/// y = (mean over pixels of max(x, e)^p)^(1/p), e = 1e-6 (Radenovic et al. 2017, arXiv 1711.02512): the mean for p = 1,
+/// close to the maximum for large p.
+struct GeneralizedMean {
+    p: f64,
+}
+
+/// Smaller values count as this one, since powers of negative values are not real.
+const LEAST: f64 = 1e-6;
+
+impl FeatureMap {
+    /// The generalised mean over all pixels with exponent `p` > 0, as an image of one pixel.
+    pub fn generalized_mean(&self, p: f64) -> Result<Self> {
+        Self::apply(&GeneralizedMean { p }, [self])
+    }
+}
+
+impl Operation<1> for GeneralizedMean {
+    fn cpu<T: Differentiable>(&self, [x]: [&Value<T>; 1]) -> Result<Value<T>> {
+        let [n, _, _, c] = x.dims;
+        let (p, pixels) = (self.p, x.pixels());
+        let row = (pixels * c).max(1);
+        let mut y = Buffer::<T>::arbitrary(n * c);
+        // An image at a time, its pixels in order: the sums do not depend on the number of threads.
+        y.par_chunks_mut(c.max(1)).zip(x.data.par_chunks(row)).for_each(|(y, x)| {
+            for (j, y) in y.iter_mut().enumerate() {
+                let sum: f64 = x.iter().skip(j).step_by(c).map(|v| v.to_f64().max(LEAST).powf(p)).sum();
+                // A NaN passes through `max` as the other argument, and must not vanish.
+                let nan = x.iter().skip(j).step_by(c).any(|v| v.to_f64().is_nan());
+                *y = T::from_f64(if nan { f64::NAN } else { (sum / pixels as f64).powf(1.0 / p) });
+            }
+        });
+        let (saved, means, input) = (x.saved(), y.iter().map(|y| y.to_f64()).collect::<Vec<_>>(), x.edge.clone());
+        let edge = record(&[x.edge.as_ref()], move |d| {
+            let Some(input) = input else { return Ok(()) };
+            let x = saved.data()?;
+            input.with(n * pixels * c, |dx, add| {
+                let images = dx.par_chunks_mut(row).zip(x.par_chunks(row));
+                let rows = images.zip(means.par_chunks(c.max(1)).zip(d.par_chunks(c.max(1))));
+                rows.for_each(|((dx, x), (means, d))| {
+                    for (i, (dx, x)) in dx.iter_mut().zip(x).enumerate() {
+                        let (x, mean, d) = (x.to_f64(), means[i % c], d[i % c].to_f64());
+                        // dy/dx = (x / y)^(p-1) / pixels, and 0 where x counts as the least value.
+                        let slope = if x > LEAST { (x / mean).powf(p - 1.0) / pixels as f64 } else { 0.0 };
+                        let slope = if x.is_nan() { f64::NAN } else { slope };
+                        let gradient = T::from_f64(d * slope);
+                        *dx = if add { *dx + gradient } else { gradient };
+                    }
+                });
+                Ok(())
+            })
+        })?;
+        Ok(Value::new(y, [n, 1, 1, c], edge))
+    }
+
+    fn device(&self, [x]: [&Tensor; 1]) -> Result<Tensor> {
+        x.maximum(LEAST)?.powf(self.p)?.mean_keepdim((2, 3))?.powf(1.0 / self.p)
+    }
+
+    fn symbolic(&self, [x]: [&Symbolic; 1]) -> Result<Symbolic> {
+        let dims = [x.dims[0], 1, 1, x.dims[3]];
+        let (saved, input, len) = (x.accumulator.is_some().then(|| x.saved()), x.accumulator.clone(), x.len());
+        let y = x.tape.allocate(dims.iter().product());
+        Ok(x.record(dims, y, input.is_some(), move |tape, _d| {
+            if let (Some(input), Some(saved)) = (&input, saved) {
+                let recomputed = saved.data(tape);
+                tape.write(input, len);
+                drop(recomputed);
+            }
+        }))
+    }
+}
