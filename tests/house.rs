@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 11] = [
     &["backbone", "head", "freeze", "hub"],
     &["data", "loss", "optim"],
     &["plan", "strategy", "forecast"],
-    &["inference", "report"],
+    &["features", "inference", "report"],
     &["predict"],
     &["train"],
     &["lib", "bench", "fuzzing"],

@@ -1,4 +1,4 @@
-//! Choices in, a predictor out.
+//! The settings of a run, and the run itself: a predictor and a report come out.
 
 use super::event::Event;
 use super::fitted::Fitted;
@@ -73,7 +73,7 @@ impl FineTuner {
         }
     }
 
-    /// Sets what replaces the classifier.
+    /// Sets the head that replaces the classifier.
     pub fn head(mut self, head: Head) -> Self {
         self.head = head;
         self
@@ -122,13 +122,13 @@ impl FineTuner {
         self
     }
 
-    /// Sets the seed of everything: the head's start, shuffling, augmentation, dropout.
+    /// Sets the random seed: of the head's initial weights, shuffling, augmentation and dropout.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Sets the threads that decode and vary images. The result does not depend on it.
+    /// Sets the threads that decode and augment images. The result does not depend on it.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
