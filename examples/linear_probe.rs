@@ -17,7 +17,7 @@ mod run;
 #[path = "support/small.rs"]
 mod small;
 
-use candle_finetune::candle_core::{DType, Device, Tensor, Var};
+use candle_finetune::candle_core::{DType, Tensor, Var};
 use candle_finetune::{
     Arch, Backbone, Cut, Dataset, FeatureCache, FeatureSet, ImageFolder, Producer, Splits, Target, wilson_interval,
 };
