@@ -102,7 +102,7 @@ fn parameters_that_pause_and_patience() {
     let part = |k: usize, epochs: usize| phase(FreezePolicy::First(k), BatchNormMode::Train, epochs);
     let mut plan = plan(vec![part(7, 2), part(9, 3), part(8, 2)], 8);
     plan.patience = Some(1);
-    plan.phases[1].optimizer = Optimizer::sgd(0.5);
+    plan.phases[1].optimizer = Optimizer::sgd(0.1);
     check(|| FineTuner::new(backbone()).plan(plan.clone()).seed(5), &train, &valid);
 }
 

@@ -13,7 +13,7 @@ pub(super) struct RowKey {
     pub view: u64,
 }
 
-/// One number for equal things.
+/// Equal for equal values.
 pub(crate) fn fingerprint(what: &(impl Hash + ?Sized)) -> u64 {
     crate::data::hash(what)
 }

@@ -154,7 +154,7 @@ impl<'a> Producer<'a> {
         self.must_be_finite
     }
 
-    /// The number of view `view` of the sample that has `origin`; 0 where views are not random.
+    /// The key of view `view` of the sample that has `origin`; 0 where views are not random.
     pub(super) fn view(&self, view: usize, origin: usize) -> u64 {
         self.augmentation.map_or(0, |augmentation| fingerprint(&(augmentation, view, origin)))
     }

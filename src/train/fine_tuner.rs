@@ -1,4 +1,4 @@
-//! Choices in, a predictor out.
+//! The settings of a run, and the run itself: a predictor and a report come out.
 
 use super::event::Event;
 use super::fitted::Fitted;
@@ -85,7 +85,7 @@ impl FineTuner {
         }
     }
 
-    /// Sets what replaces the classifier.
+    /// Sets the head that replaces the classifier.
     pub fn head(mut self, head: Head) -> Self {
         self.head = head;
         self

@@ -30,7 +30,7 @@ struct Description {
     report: Report,
     seconds: f64,
     position: Position,
-    /// Of each parameter that was stepped: its number of moments, and the steps.
+    /// For each parameter that was stepped: how many moments it has, and its steps.
     learners: BTreeMap<String, (usize, u64)>,
     best: Vec<BestEpoch>,
     /// Checksums of the initial weights that are not in the file.

@@ -18,6 +18,7 @@ impl Session {
     /// # Errors
     /// Before the first [`Session::next_phase`].
     pub fn next_epoch(&mut self) -> Result<bool> {
+        self.continues.phase = false;
         let running = self.phase.as_ref().is_some_and(|phase| phase.epoch.is_some());
         if std::mem::take(&mut self.continues.epoch) && running {
             return Ok(true);
