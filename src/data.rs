@@ -29,7 +29,6 @@ pub use transform::Transform;
 
 use crate::Result;
 use candle_core::Tensor;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// What a network is trained or evaluated on: samples by index, each with its target.
@@ -156,13 +155,6 @@ macro_rules! forward_dataset {
     )*};
 }
 forward_dataset!(&D, Box<D>, Arc<D>);
-
-/// A number for equal things, the same while the program runs.
-pub(crate) fn hash(what: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
-}
 
 /// What a sample should be recognised as.
 #[derive(Debug, Clone, PartialEq)]

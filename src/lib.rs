@@ -16,6 +16,7 @@ pub mod bench;
 mod data;
 mod embedded;
 mod error;
+mod fingerprint;
 mod forecast;
 mod freeze;
 #[doc(hidden)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Lower floors first; a room uses its own floor and those below.
 const FLOORS: [&[&str]; 8] = [
-    &["error", "rng", "schedule", "metrics"],
+    &["error", "fingerprint", "rng", "schedule", "metrics"],
     &["ops"],
     &["nn", "params"],
     &["arch", "weights", "embedded"],

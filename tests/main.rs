@@ -17,6 +17,7 @@ mod parity;
 mod predictor;
 mod readme;
 mod recipes;
+mod saved;
 mod session;
 mod sharing;
 mod support;

@@ -4,6 +4,7 @@ use super::buffer::Buffer;
 use super::geometry::Geometry;
 use super::reading::Reading;
 use super::real::{Algorithm, Epilogue, Real, with_slice};
+use crate::fingerprint::{Fingerprint, Float};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::any::Any;
@@ -148,10 +149,10 @@ impl Filter {
         self.0.product.get()
     }
 
-    /// For each packed copy its name and a number that changes when the copy does.
+    /// The name and the checksum of each packed copy.
     pub fn packed_sums(&self) -> Vec<(String, u64)> {
-        fn of<T: Real>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
-            let sum = |b: &Buffer<T>| b.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_f64().to_bits());
+        fn of<T: Real + Float>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
+            let sum = |b: &Buffer<T>| Fingerprint::new("packed").floats(b).finish();
             let there = (format!("packed kernel {i}"), sum(&packed.there));
             let back = packed.back.get().map(|back| (format!("packed kernel {i} for the way back"), sum(back)));
             std::iter::once(there).chain(back).collect()

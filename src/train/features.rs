@@ -2,8 +2,9 @@
 
 use super::feature_cache::{FeatureCache, Row, RowKey};
 use crate::backbone::Network;
-use crate::data::{Batch, Dataset, Features, Loader, Targets, batch_end, hash};
+use crate::data::{Batch, Dataset, Features, Loader, Targets, batch_end};
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::ops::{is_finite, no_grad};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -53,7 +54,8 @@ impl KeptFeatures {
         let prints: Vec<Option<u64>> = (0..total).map(|i| dataset.fingerprint(i)).collect();
         let key = |at: usize| {
             let (view, i) = (at / total, at % total);
-            let view = chance.map_or(0, |chance| hash(&(chance, view, dataset.origin(i))));
+            let random = |chance| Fingerprint::new("view").number(chance).numbers(&[view, dataset.origin(i)]).finish();
+            let view = chance.map_or(0, random);
             Some(RowKey { made: maker.made, of: prints[i]?, view })
         };
         let keys: Vec<Option<RowKey>> = (0..total * views).map(key).collect();

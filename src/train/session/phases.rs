@@ -3,7 +3,7 @@
 use super::super::features::Maker;
 #[allow(clippy::wildcard_imports)] // one type in three files
 use super::*;
-use crate::data::hash;
+use crate::fingerprint::Fingerprint;
 use crate::nn::checksum;
 
 /// What features are kept for.
@@ -79,7 +79,8 @@ impl Session {
     ) -> Result<Option<KeptFeatures>> {
         let views = match (purpose, self.setup.plan.views) {
             (Purpose::Training(augment), Some(views)) if augment.is_random() => {
-                (views, Some(hash(&(self.setup.seed, format!("{augment:?}")))))
+                let print = Fingerprint::new("augment").number(self.setup.seed).text(&format!("{augment:?}"));
+                (views, Some(print.finish()))
             }
             (Purpose::Training(augment), None) if augment.is_random() => {
                 self.setup.cache.forget_others(None);
@@ -122,12 +123,6 @@ impl Session {
     /// before them, and how features are stored.
     fn made(&self, frozen_blocks: usize) -> Result<u64> {
         let inner = &self.setup.backbone.inner;
-        let mut weights = Vec::new();
-        for d in self.declared.iter().filter(|d| d.block < frozen_blocks) {
-            if let Some(slot) = self.slots.get(&d.name) {
-                weights.push((&d.name, checksum(&slot.detached())?));
-            }
-        }
         let stored = self.setup.cache.stored(inner.dtype);
         let place = format!(
             "{} {:?} {:?} {:?} {stored:?} {:?}",
@@ -137,6 +132,12 @@ impl Session {
             inner.dtype,
             inner.device.location()
         );
-        Ok(hash(&(place, frozen_blocks, weights)))
+        let mut print = Fingerprint::new("features").text(&place).number(frozen_blocks as u64);
+        for d in self.declared.iter().filter(|d| d.block < frozen_blocks) {
+            if let Some(slot) = self.slots.get(&d.name) {
+                print = print.text(&d.name).number(checksum(&slot.detached())?);
+            }
+        }
+        Ok(print.finish())
     }
 }
