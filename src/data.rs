@@ -31,7 +31,6 @@ pub use transform::Transform;
 
 use crate::Result;
 use candle_core::Tensor;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// What a network is trained or evaluated on: samples by index, each with its target.
@@ -141,13 +140,6 @@ macro_rules! forward_dataset {
     )*};
 }
 forward_dataset!(&D, Box<D>, Arc<D>);
-
-/// A hash that is the same for equal values within one process.
-pub(crate) fn hash(what: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
-}
 
 /// What a sample should be recognised as: the label that training compares the network's output with.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! The one error type: each variant names the thing that is wrong and what to do about it.
+//! The crate's one error type. Each variant names what is wrong and how to fix it.
 
 mod images;
 mod mismatch;
@@ -14,13 +14,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use text::{SHOWN, audit_remedy, because, listed, some};
 
-/// An error of a dependency, kept opaque so that dependencies can change without breaking users.
+/// An error of a dependency, opaque so that dependencies can change without breaking users.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// The result of everything in this crate that can fail.
+/// The result of this crate's functions that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with the name of the thing and the remedy.
+/// What went wrong, with the name of what is wrong and the remedy.
 ///
 /// `Debug` prints the same text as `Display`, so that a `main` that returns [`Result`] prints a readable message.
 #[derive(thiserror::Error)]
@@ -33,32 +33,32 @@ pub enum Error {
     /// A file or folder could not be read or written.
     #[error("could not {action} {}: {cause}", path.display())]
     Io {
-        /// What was tried, as a verb: "read", "create".
+        /// The operation that failed, as a verb: "read", "create".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         cause: std::io::Error,
     },
 
     /// No architecture has this name.
-    #[error("there is no architecture called {name}; {}", known_archs(nearest, families))]
+    #[error("unknown architecture {name}; {}", known_archs(nearest, families))]
     UnknownArch {
-        /// The name asked for.
+        /// The unknown name.
         name: String,
-        /// Known names like it; none where nothing is like it.
+        /// Similar names that are known; empty if there are none.
         nearest: Vec<String>,
         /// The families of architectures, each with an example.
         families: &'static [&'static str],
     },
 
     /// No block or stage of the backbone has this name.
-    #[error("the backbone has no block, stage or tensor called {name}; known names are {}", some(known))]
+    #[error("the backbone has no block, stage or tensor {name}; use one of {}", some(known))]
     UnknownBlock {
-        /// The name asked for.
+        /// The unknown name.
         name: String,
-        /// The names of its stages and blocks; for a tensor, the names most like it.
+        /// The names of the backbone's stages and blocks; for a tensor, the most similar names.
         known: Vec<String>,
     },
 
@@ -66,14 +66,14 @@ pub enum Error {
     #[error("{0}")]
     WeightsMismatch(Box<Mismatch>),
 
-    /// A fine-tuner was started without a recipe.
+    /// A fine-tuner has neither a strategy nor a plan.
     #[error(
         "no strategy or plan is set: choose a strategy, `--strategy` (small-similar, small-different, large-similar or \
          large-different) or a plan"
     )]
     NoStrategy,
 
-    /// The training does not do what the plan says.
+    /// The audit found that training does not follow the plan.
     #[error(
         "the audit of phase {phase} failed:{}{}{}{}",
         listed(" no gradient reached", unreached, SHOWN),
@@ -84,57 +84,57 @@ pub enum Error {
     Audit {
         /// The phase, from 1.
         phase: usize,
-        /// Parameters that should learn and that the backward pass did not reach.
+        /// Learning parameters that the backward pass did not reach.
         unreached: Vec<String>,
-        /// Parameters whose gradients hold infinities or are not numbers.
+        /// Parameters whose gradients hold infinities or NaNs.
         not_finite: Vec<String>,
-        /// Tensors that should be frozen and have changed.
+        /// Frozen tensors that changed.
         changed: Vec<String>,
     },
 
-    /// The loss became infinite or NaN: in training, or on the validation data after every epoch.
+    /// The loss became infinite or NaN, in training or on the validation data.
     #[error("the {what} is {loss} at step {step}: lower the learning rate, clip the gradients, or check the images")]
     Diverged {
-        /// Which loss: "training loss" or "validation loss".
+        /// The loss that diverged: "training loss" or "validation loss".
         what: &'static str,
         /// The optimizer step, from 1.
         step: usize,
-        /// The loss.
+        /// Its value.
         loss: f64,
     },
 
-    /// A network computed infinities or NaN where it should compute numbers.
+    /// A network computed infinities or NaNs.
     #[error(
         "{what} are not finite: the weights are damaged or so large that they overflow, or the input is not \
          normalized; check where the weights come from"
     )]
     NotFinite {
-        /// What was computed, of what.
+        /// The values that are not finite, and what they were computed from.
         what: String,
     },
 
-    /// The hub did not give what was asked of it.
+    /// A request to the hub failed.
     #[error("{repository}: {problem}{}", because(cause.as_ref()))]
     Hub {
-        /// The repository, with its revision where one was named.
+        /// The repository, with its revision if one was given.
         repository: String,
-        /// What kind of failure it is.
+        /// The kind of failure.
         kind: HubError,
-        /// What went wrong and what to do.
+        /// What went wrong, and the remedy.
         problem: String,
-        /// What lies behind it, where that is known.
+        /// The underlying error, if known.
         #[source]
         cause: Option<BoxError>,
     },
 
-    /// A file of weights is damaged, hostile or of a kind that is not read, or weights cannot be written as they are.
+    /// A weights file is damaged, malicious or of an unsupported format, or weights cannot be written as they are.
     #[error("{}: {problem}{}", path.display(), because(cause.as_ref()))]
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the tensor or entry it was found at, and the remedy where there is one.
+        /// What is wrong, with the name of the tensor or entry, and the remedy if there is one.
         problem: String,
-        /// What a dependency or the system said, where one was asked.
+        /// The error of a dependency or the operating system, if one caused it.
         #[source]
         cause: Option<BoxError>,
     },
@@ -156,44 +156,44 @@ pub enum Error {
         known: u32,
     },
 
-    /// A setting has a value that cannot work.
+    /// A setting or argument has an invalid value.
     #[error("{what}: {problem}")]
     Invalid {
         /// The setting or argument.
         what: String,
-        /// What is wrong with it and what would be right.
+        /// What is wrong with it, and what is valid.
         problem: String,
     },
 
-    /// An image could not be decoded: its file is damaged, or is something else.
+    /// An image could not be decoded: its file is damaged, or is no image.
     #[error(
         "broken image {image}: {cause}; replace or remove it, or skip such images (`skip_broken`, `--skip-broken`)"
     )]
     BrokenImage {
-        /// The file, or where else the image came from.
+        /// The file, or another source of the image.
         image: String,
-        /// What the decoder said, or what the file is.
+        /// The decoder's error, or what the file is.
         #[source]
         cause: BoxError,
     },
 
-    /// An image is of a kind that is not read, whether or not it is intact.
+    /// An image has an unsupported format, intact or not.
     #[error("image {image}: {}", images::unsupported(found))]
     UnsupportedImage {
-        /// The file, or where else the image came from.
+        /// The file, or another source of the image.
         image: String,
-        /// What it is, say "a HEIC image" or "a TIFF with palette colours".
+        /// The format, for example "a HEIC image" or "a TIFF with palette colours".
         found: String,
     },
 
-    /// Images that cannot be read, broken or of kinds that are not supported: everything a check found, at once.
+    /// All images that a check could not read: broken, or of unsupported formats.
     #[error("{}", images::unreadable(files))]
     UnreadableImages {
-        /// Each file with what is wrong with it and the remedy.
+        /// Each file with its problem and the remedy.
         files: Vec<(PathBuf, String)>,
     },
 
-    /// Images lie where they belong to no class.
+    /// Images lie in a folder that belongs to no class.
     #[error(
         "{} directly in {}, {problem}: {}",
         images::counted(images.len()), folder.display(), some(images.iter().map(|image| image.display()))
@@ -203,11 +203,11 @@ pub enum Error {
         folder: PathBuf,
         /// The images.
         images: Vec<PathBuf>,
-        /// What is expected there and what to do.
+        /// What the folder should hold, and the remedy.
         problem: String,
     },
 
-    /// The names of folders allow two readings.
+    /// The names of folders are ambiguous.
     #[error(
         "the folders in {} can mean two things: {parts}; or {classes}. \
          Choose with `layout` for this folder (`--layout parts` or `--layout classes`)",
@@ -216,19 +216,19 @@ pub enum Error {
     AmbiguousLayout {
         /// The folder that holds them.
         path: PathBuf,
-        /// The reading by `FolderLayout::Parts`.
+        /// Their meaning under `FolderLayout::Parts`.
         parts: String,
-        /// The reading by `FolderLayout::Classes`.
+        /// Their meaning under `FolderLayout::Classes`.
         classes: String,
     },
 
     /// An image has more pixels than the limit allows.
     #[error(
         "image {image} is {width} x {height} pixels, more than the limit of {limit} pixels; \
-         shrink it or raise the limit (`max_pixels`, `--max-pixels`)"
+         downscale it or raise the limit (`max_pixels`, `--max-pixels`)"
     )]
     ImageTooLarge {
-        /// The file, or where else the image came from.
+        /// The file, or another source of the image.
         image: String,
         /// Width in pixels.
         width: u64,
@@ -238,12 +238,12 @@ pub enum Error {
         limit: u64,
     },
 
-    /// A folder holds no images where images were expected.
+    /// A folder that should hold images holds none.
     #[error("no images under {}: expected one folder per class, each with {expected} files", path.display())]
     NoImages {
         /// The folder.
         path: PathBuf,
-        /// The kinds of files that count.
+        /// The kinds of files that are read.
         expected: &'static str,
     },
 
@@ -256,23 +256,23 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// Class folders whose names are not among the known classes.
+    /// Class folders have names that are not among the known classes.
     #[error(
-        "{} has classes that are not known: {}; known are {}; rename or remove the folders",
+        "{} has unknown classes: {}; the known classes are {}; rename or remove the folders",
         path.display(), images::unknown_classes(unknown, known), some(known.iter().map(|name| shown(name)))
     )]
     UnknownClasses {
         /// The folder that holds the class folders.
         path: PathBuf,
-        /// The classes that are not known.
+        /// The unknown classes.
         unknown: Vec<String>,
         /// The known classes.
         known: Vec<String>,
     },
 
-    /// Files among the images that are no images, judged by their extension.
+    /// Files among the images are no images, judging by their extensions.
     #[error(
-        "{} files have an extension that is neither an image's nor known to be harmless: {}; remove or rename them",
+        "{} files are not images, judging by their extensions: {}; remove or rename them",
         files.len(), some(files.iter().map(|file| file.display()))
     )]
     UnknownFiles {
@@ -296,11 +296,11 @@ pub enum Error {
     BadSample {
         /// The sample: its file, or its index.
         sample: String,
-        /// What is wrong with it and what would be right.
+        /// What is wrong with it, and what is valid.
         problem: String,
     },
 
-    /// The code of a dataset panicked while it made a sample.
+    /// A dataset panicked while it made a sample.
     #[error("the dataset panicked at {sample}: {message}")]
     DatasetPanicked {
         /// The sample: its file, or its index.
@@ -314,38 +314,38 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The hub cannot be reached, or must not be, and the cache has not what is needed.
+    /// The hub is unreachable or offline mode is on, and the cache lacks the file.
     Offline,
-    /// There is no such repository, revision or file, as far as this user may know.
+    /// The repository, revision or file does not exist, or this user may not see it.
     NotFound,
     /// Permission denied.
     Denied,
-    /// The hub is too busy, or broken, and went on being so.
+    /// The hub stayed overloaded or broken through all retries.
     Busy,
     /// Downloaded data failed verification twice.
     Damaged,
-    /// The hub's answer, or what was asked of it, makes no sense.
+    /// The request or the hub's response is invalid.
     Refused,
 }
 
 impl Error {
-    /// Whether it failed for want of a network: with one, the same call may succeed.
+    /// Whether the call failed because there is no network. With one, it may succeed.
     pub fn is_offline(&self) -> bool {
         matches!(self, Self::Hub { kind: HubError::Offline, .. })
     }
 
-    /// An [`Error::Io`] that keeps the path.
+    /// An [`Error::Io`] with the path.
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |cause| Self::Io { action, path, cause }
     }
 
-    /// An [`Error::Weights`] without a further cause.
+    /// An [`Error::Weights`] without a cause.
     pub(crate) fn weights(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
         Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: None }
     }
 
-    /// An [`Error::Weights`] that keeps what a dependency said.
+    /// An [`Error::Weights`] with the error of a dependency as its cause.
     pub(crate) fn weights_from(path: impl AsRef<Path>, problem: impl Into<String>, cause: impl Into<BoxError>) -> Self {
         Self::Weights { path: path.as_ref().to_path_buf(), problem: problem.into(), cause: Some(quiet(cause.into())) }
     }
@@ -373,7 +373,7 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// Candle puts a backtrace into the message where `RUST_BACKTRACE` is set, pages of it.
+/// Candle appends a backtrace to the message if `RUST_BACKTRACE` is set, which fills pages.
 fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     use candle_core::Error::{Context, WithBacktrace, WithPath};
     match error {
@@ -384,7 +384,7 @@ fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     }
 }
 
-/// A cause of any kind, without Candle's backtrace.
+/// Removes Candle's backtrace from a cause of any kind.
 fn quiet(cause: BoxError) -> BoxError {
     match cause.downcast::<candle_core::Error>() {
         Ok(error) => Box::new(without_backtrace(*error)),

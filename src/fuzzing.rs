@@ -1,8 +1,7 @@
-//! For this crate's own fuzzing: the readers of strangers' files on bytes that a fuzzer made up, which are no part of
-//! the API.
+//! The readers of untrusted files, for this crate's own fuzzing. They are not part of the API.
 //!
-//! Each function reads one kind of input to the end and gives the number of tensors in it. `fuzz/README.md` says what
-//! the inputs are.
+//! Each function reads one kind of input to its end and returns the number of tensors in it. `fuzz/README.md` describes
+//! the inputs.
 
 use crate::error::{Error, Result};
 use crate::source::{Saved, Snapshot};
@@ -12,10 +11,10 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-/// A reader of bytes that are not trusted.
+/// A reader of untrusted bytes.
 pub type Reader = fn(&[u8]) -> Result<usize>;
 
-/// All of them, under the names of the fuzzer's targets.
+/// All readers, by the names of the fuzzer's targets.
 pub const READERS: [(&str, Reader); 6] = [
     ("safetensors", weights),
     ("header", header),
@@ -25,34 +24,34 @@ pub const READERS: [(&str, Reader); 6] = [
     ("description", description),
 ];
 
-/// Elements of the storages that [`pickle`] puts beside the pickle: f32, so four bytes each.
+/// The numbers of f32 elements in the storages that [`pickle`] adds to the pickle.
 const STORAGES: [usize; 3] = [24, 4, 0];
 
-/// A file of weights of any kind, from memory.
+/// A weights file of any format, from memory.
 pub fn weights(bytes: &[u8]) -> Result<usize> {
-    // Shards that bytes name would be looked for in a folder that is not there.
-    looked_through(&Weights::from_bytes("not/there/in memory", Vec::from(bytes))?)
+    // Shards that an index names are looked for in a folder that does not exist.
+    checked(&Weights::from_bytes("not/there/in memory", Vec::from(bytes))?)
 }
 
-/// The weights at a path.
+/// A weights file at a path.
 pub fn weights_at(path: &Path) -> Result<usize> {
-    looked_through(&Weights::read(path)?)
+    checked(&Weights::read(path)?)
 }
 
-/// A safetensors file whose length of the header is right: two bytes say how many zeros follow the header, which is the
-/// rest.
+/// A safetensors file with the right header length. The first two bytes say how many zeros follow the header, which is
+/// the rest of the bytes.
 pub fn header(bytes: &[u8]) -> Result<usize> {
     let (count, text) = bytes.split_at(bytes.len().min(2));
     let zeros = count.iter().fold(0, |n, &byte| n * 256 + usize::from(byte));
     weights(&[&(text.len() as u64).to_le_bytes()[..], text, &vec![0; zeros]].concat())
 }
 
-/// A pickle, in a zip as `torch.save` makes it, with three storages: 24, 4 and no f32.
+/// A pickle, in a zip as `torch.save` writes it, with three storages of 24, 4 and no f32 elements.
 pub fn pickle(bytes: &[u8]) -> Result<usize> {
     weights(&wrapped(bytes)?)
 }
 
-/// The zip around a pickle.
+/// The zip that [`pickle`] puts around a pickle.
 pub fn wrapped(pickle: &[u8]) -> Result<Vec<u8>> {
     let failed = |cause| Error::weights_from("in memory", "the zip could not be made", cause);
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
@@ -70,8 +69,8 @@ pub fn wrapped(pickle: &[u8]) -> Result<Vec<u8>> {
     Ok(zip.finish().map_err(failed)?.into_inner())
 }
 
-/// An index of shards and, after a byte 0xff each, up to two shards: `a.safetensors` and `b.safetensors`. A shard that
-/// is left out holds one tensor of its own name.
+/// An index of shards and up to two shards, `a.safetensors` and `b.safetensors`, each after a byte 0xff. A shard that is
+/// left out holds one tensor, named `a` or `b`.
 pub fn index(bytes: &[u8]) -> Result<usize> {
     let mut parts = bytes.splitn(3, |&byte| byte == 0xff);
     let index = parts.next().unwrap_or_default();
@@ -87,7 +86,7 @@ pub fn index(bytes: &[u8]) -> Result<usize> {
     })
 }
 
-/// A folder's `config.json` and, after a byte 0xff, its `preprocessor_config.json`.
+/// The `config.json` of a folder and, after a byte 0xff, its `preprocessor_config.json`.
 pub fn description(bytes: &[u8]) -> Result<usize> {
     let mut parts = bytes.splitn(2, |&byte| byte == 0xff);
     let mut files = vec![("config.json", parts.next().unwrap_or_default())];
@@ -99,18 +98,18 @@ pub fn description(bytes: &[u8]) -> Result<usize> {
     })
 }
 
-/// What is wrong with an outcome: an error that is not one of those for files, or a message that a file could use to
-/// flood a log or to command a terminal.
+/// What is wrong with an outcome: an error of another variant than those for files, or a message that could flood a log
+/// or control a terminal.
 pub fn complaint(outcome: &Result<usize>) -> Option<String> {
     let error = outcome.as_ref().err()?;
     let text = error.to_string();
     let expected = matches!(error, Error::Weights { .. } | Error::UnknownArch { .. });
-    let tame = text.len() < 20_000 && !text.contains(|c: char| c.is_control());
-    (!expected || !tame).then(|| text.escape_debug().take(2000).collect())
+    let harmless = text.len() < 20_000 && !text.contains(|c: char| c.is_control());
+    (!expected || !harmless).then(|| text.escape_debug().take(2000).collect())
 }
 
-/// Counts the tensors, and reads what a saved predictor says of itself.
-fn looked_through(weights: &Weights) -> Result<usize> {
+/// Counts the tensors, and parses the description of a saved predictor.
+fn checked(weights: &Weights) -> Result<usize> {
     Saved::in_file(weights)?;
     Ok(weights.tensors.len())
 }

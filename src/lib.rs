@@ -17,6 +17,7 @@ mod blueprint;
 mod data;
 mod error;
 mod features;
+mod fingerprint;
 mod forecast;
 mod freeze;
 #[doc(hidden)]

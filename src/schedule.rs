@@ -1,9 +1,9 @@
-//! How the learning rate moves during a phase.
+//! The learning rate over the steps of a phase.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The shape of the learning rate over a phase; the height is the optimizer's.
+/// The learning rate over the steps of a phase, relative to the optimizer's rate.
 ///
 /// ```
 /// use candle_finetune::Schedule;
@@ -16,9 +16,9 @@ use std::fmt;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Schedule {
-    /// What comes after the warmup.
+    /// The shape after the warmup.
     pub shape: ScheduleShape,
-    /// The share of the phase's steps during which the rate rises linearly to its full height, in [0, 1).
+    /// The fraction of the phase's steps during which the rate rises linearly to its full value, in [0, 1).
     pub warmup: f64,
 }
 
@@ -27,21 +27,21 @@ pub struct Schedule {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ScheduleShape {
-    /// The full rate to the end.
+    /// The full rate in every step.
     Constant,
-    /// Half a cosine down to zero (Loshchilov and Hutter 2016, arXiv 1608.03983, without restarts).
+    /// Half a cosine period down to zero (Loshchilov and Hutter 2016, arXiv 1608.03983, without restarts).
     Cosine,
     /// A straight line down to zero.
     Linear,
 }
 
 impl Schedule {
-    /// The full rate all the time.
+    /// The full rate in every step.
     pub fn constant() -> Self {
         Self { shape: ScheduleShape::Constant, warmup: 0.0 }
     }
 
-    /// Half a cosine down to zero.
+    /// Half a cosine period down to zero.
     pub fn cosine() -> Self {
         Self { shape: ScheduleShape::Cosine, warmup: 0.0 }
     }
@@ -51,13 +51,13 @@ impl Schedule {
         Self { shape: ScheduleShape::Linear, warmup: 0.0 }
     }
 
-    /// Sets the share of the steps that rise to the full rate, in [0, 1).
+    /// Sets the fraction of the steps during which the rate rises to its full value, in [0, 1).
     pub fn warmup(mut self, share: f64) -> Self {
         self.warmup = share;
         self
     }
 
-    /// The factor on the learning rate at step `step` (from 0) of `total`, in (0, 1].
+    /// The factor on the learning rate at step `step` of `total`, counted from 0: in (0, 1].
     pub fn factor(&self, step: usize, total: usize) -> f64 {
         let total = total.max(1) as f64;
         let rise = (self.warmup * total).floor();
@@ -93,7 +93,7 @@ impl fmt::Display for Schedule {
 mod tests {
     use super::*;
 
-    /// By hand: a warmup of w steps rises by 1 / (w + 1) a step; the rest is the shape over the remaining steps.
+    /// Computed by hand: a warmup of w steps rises by 1 / (w + 1) a step; the shape covers the remaining steps.
     #[test]
     fn values_at_given_steps() {
         let cosine = Schedule::cosine().warmup(0.1);
@@ -102,7 +102,7 @@ mod tests {
             (cosine, 0, 1.0 / 11.0),
             (cosine, 4, 5.0 / 11.0),
             (cosine, 9, 10.0 / 11.0),
-            (cosine, 10, 1.0), // the warmup's edge: the first step at the full rate
+            (cosine, 10, 1.0), // the first step after the warmup has the full rate
             (cosine, 55, 0.5),
             (cosine, 99, 0.000_304_586_490_5),
             (Schedule::cosine(), 25, 0.853_553_390_593),
@@ -120,7 +120,7 @@ mod tests {
             let factor = schedule.factor(step, 100);
             assert!((factor - expected).abs() < 1e-9, "{schedule} at {step}: {factor}, not {expected}");
         }
-        // A warmup of less than a step is none, and no phase divides by zero.
+        // A warmup shorter than one step is none, and an empty phase does not divide by zero.
         assert_eq!(Schedule::cosine().warmup(0.5).factor(0, 1), 1.0);
         assert_eq!(Schedule::linear().factor(0, 0), 1.0);
     }

@@ -10,6 +10,7 @@ mod imports;
 const FLOORS: &[&[(&str, &str)]] = &[
     &[
         ("error", "every error, with the thing that is wrong and the remedy"),
+        ("fingerprint", "one stable hash for samples, settings and weights"),
         ("rng", "random streams that a seed and a name determine"),
         ("schedule", "learning rates over time"),
         ("input_spec", "how images are prepared for a network"),

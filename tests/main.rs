@@ -22,6 +22,7 @@ mod predictor;
 mod readme;
 mod recipes;
 mod resume;
+mod saved;
 mod session;
 mod sharing;
 mod support;

@@ -16,11 +16,13 @@ pub use options::FolderOptions;
 pub use splits::Splits;
 
 use super::decode;
-use super::{Dataset, Sample, SampleInfo, Target, hash};
+use super::{Dataset, Sample, SampleInfo, Target};
+use crate::fingerprint::Fingerprint;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Images in folders, one folder per class: `ROOT/CLASS/*`, or `ROOT/train/CLASS/*` with `valid` and `test` beside
 /// `train`.
@@ -232,7 +234,14 @@ impl Dataset for ImageFolder {
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let path = &self.files[i].path;
         let file = path.metadata().ok()?;
-        Some(hash(&(path, file.len(), file.modified().ok()?)))
+        let modified = file.modified().ok()?;
+        // Clocks can be set before 1970.
+        let (sign, distance) = match modified.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => (0, after),
+            Err(before) => (1, before.duration()),
+        };
+        let print = Fingerprint::new("file sample").bytes(path.as_os_str().as_encoded_bytes()).number(file.len());
+        Some(print.number(sign).number(distance.as_secs()).number(distance.subsec_nanos().into()).finish())
     }
 
     fn skipped(&self) -> Option<usize> {

@@ -1,7 +1,8 @@
 //! Datasets in memory.
 
 use super::batch::{check_target, out_of_range};
-use super::{Dataset, Image, Sample, SampleInfo, Target, hash};
+use super::{Dataset, Image, Sample, SampleInfo, Target};
+use crate::fingerprint::Fingerprint;
 use crate::nn::checksum;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -77,7 +78,7 @@ impl Dataset for TensorDataset {
 
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let image = self.images.get(i).ok()?;
-        Some(hash(&(image.dims(), checksum(&image).ok()?)))
+        Some(Fingerprint::new("tensor sample").numbers(image.dims()).number(checksum(&image).ok()?).finish())
     }
 
     fn skipped(&self) -> Option<usize> {
@@ -137,7 +138,8 @@ impl Dataset for VecDataset {
 
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let image = &self.images[i].0;
-        Some(hash(&(image.width(), image.height(), image.channels(), image.bytes())))
+        let size = [image.width(), image.height(), image.channels()];
+        Some(Fingerprint::new("image sample").numbers(&size).bytes(image.bytes()).finish())
     }
 
     fn skipped(&self) -> Option<usize> {

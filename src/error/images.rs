@@ -1,9 +1,9 @@
-//! The wording of errors about images and their folders.
+//! The texts of errors about images and their folders.
 
 use super::text::{first_of, shown};
 use std::path::PathBuf;
 
-/// What an image of an unsupported kind is, with the remedy.
+/// The text for an image of an unsupported format, with the remedy.
 pub(crate) fn unsupported(found: &str) -> String {
     format!("{found} is not supported; convert it to JPEG or PNG")
 }
@@ -17,12 +17,12 @@ pub(super) fn unreadable(files: &[(PathBuf, String)]) -> String {
     )
 }
 
-/// How many images, in words.
+/// "1 image", "2 images".
 pub(super) fn counted(count: usize) -> String {
     if count == 1 { "1 image".into() } else { format!("{count} images") }
 }
 
-/// The unknown classes, each with the known one that it may be meant for. Quoted, so that spaces are seen.
+/// The unknown classes, each with the known class that it may stand for. They are quoted so that spaces are visible.
 pub(super) fn unknown_classes(unknown: &[String], known: &[String]) -> String {
     let with_nearest = |name: &String| {
         let near = known.iter().find(|known| !letters(name).is_empty() && letters(known) == letters(name));

@@ -1,10 +1,10 @@
-//! Weights that are not those of an architecture, and architectures that are not there.
+//! The texts of errors about weights that do not fit an architecture, and about unknown architectures.
 
 use super::{listed, shown};
 use std::fmt;
 use std::path::PathBuf;
 
-/// How the tensors of a file differ from those of an architecture, in the names of the file.
+/// The differences between the tensors of a file and those of an architecture, in the names of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Mismatch {
@@ -12,15 +12,15 @@ pub struct Mismatch {
     pub path: PathBuf,
     /// The architecture.
     pub arch: String,
-    /// Tensors that the architecture has and the file has not.
+    /// Tensors that the architecture has and the file lacks.
     pub missing: Vec<String>,
-    /// Tensors that the file has and the architecture has not.
+    /// Tensors that the file has and the architecture does not.
     pub unknown: Vec<String>,
     /// Tensors whose shapes or element types differ, with both.
     pub shapes: Vec<String>,
-    /// An architecture that the tensors fit.
+    /// Another architecture that the tensors fit.
     pub looks_like: Option<String>,
-    /// What all names begin with, where no architecture is known by what follows.
+    /// A prefix of all names, if the rest of the names fits no architecture either.
     pub prefix: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// What there is instead of an unknown architecture.
+/// The architectures that are known, for an unknown name.
 pub(super) fn known_archs(nearest: &[String], families: &[&str]) -> String {
     if nearest.is_empty() {
         format!("the families are {}; `Arch::all` lists every name", families.join(", "))

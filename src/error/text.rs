@@ -1,4 +1,4 @@
-//! Lists and foreign texts in messages.
+//! Lists and untrusted texts in messages.
 
 use super::BoxError;
 
@@ -12,13 +12,13 @@ pub(super) fn listed(what: &str, names: &[String], most: usize) -> String {
     format!("{what} ({}): {}{more};", names.len(), first.join(", "))
 }
 
-/// A text for a message that a stranger may have written: what cannot be printed is escaped, so that it commands no
-/// terminal, and a message is not as long as a file wants it to be.
+/// An untrusted text, made safe for a message: characters that cannot be printed are escaped, so that it cannot control a
+/// terminal, and it is cut off, so that a file cannot flood a log.
 pub(crate) fn shown(text: &str) -> String {
     tamed(text, 200)
 }
 
-/// The first `most` characters, printable.
+/// The first `most` characters, escaped as in [`shown`].
 pub(crate) fn tamed(text: &str, most: usize) -> String {
     let mut chars = text.chars();
     let mut tamed = String::new();
@@ -34,7 +34,7 @@ pub(crate) fn tamed(text: &str, most: usize) -> String {
     tamed
 }
 
-/// Several such texts, the first twenty of them.
+/// The first twenty of several texts, each as [`shown`].
 pub(crate) fn shown_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let mut texts = texts.into_iter();
     let first: Vec<String> = texts.by_ref().take(SHOWN).map(shown).collect();
@@ -42,16 +42,16 @@ pub(crate) fn shown_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String
     first.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
-/// The `count` names most like `name`, the likest first.
+/// The `count` names most similar to `name`, the most similar first.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<String> {
-    // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
+    // Only the start of an untrusted text is compared: a megabyte would take a minute.
     let name = shown(name);
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_by_cached_key(|known| distance(known, &name));
     known.into_iter().take(count).map(String::from).collect()
 }
 
-/// How many letters must be inserted, deleted or changed to make one word of the other (Levenshtein 1966).
+/// The edit distance: how many letters must be inserted, deleted or changed (Levenshtein 1966).
 pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -67,10 +67,10 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// How many of a list a message shows.
+/// How many items of a list a message shows.
 pub(super) const SHOWN: usize = 20;
 
-/// The first twenty of a list, and how many more there are.
+/// The first twenty items of a list, and how many more there are.
 pub(super) fn some<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     first_of(items.into_iter().map(|item| item.to_string()).collect(), ", ")
 }
@@ -84,21 +84,21 @@ pub(super) fn first_of(mut items: Vec<String>, separator: &str) -> String {
     items.join(separator)
 }
 
-/// What to do about a failed audit.
+/// The remedy for a failed audit.
 pub(super) fn audit_remedy(not_finite: &[String]) -> &'static str {
     if not_finite.is_empty() {
-        " every learning parameter must lie behind the loss, and nothing may write to a backbone's tensors"
+        " every learning parameter must contribute to the loss, and nothing may write to a backbone's tensors"
     } else {
         " lower the learning rate, clip the gradients, or check the loss and the images"
     }
 }
 
-/// The tail of a message that has a cause.
+/// The end of a message that has a cause.
 pub(super) fn because(cause: Option<&BoxError>) -> String {
     cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))
 }
 
-/// Lines of at most 80 columns: longer ones go on below, indented by two more than they begin with.
+/// Wraps lines at 80 columns. Continuation lines are indented by two more columns than the line.
 pub(crate) fn wrapped(text: &str) -> String {
     const WIDTH: usize = 80;
     let mut out = String::new();
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lines_go_on_below() {
+    fn long_lines_are_wrapped() {
         let long = format!("  {}", ["word"; 30].join(" "));
         let text = wrapped(&format!("{long}\nshort\n"));
         let lines: Vec<&str> = text.lines().collect();

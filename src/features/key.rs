@@ -1,7 +1,5 @@
 //! What a row of features is found by.
 
-use std::hash::Hash;
-
 /// The key of one row of features: equal keys mean equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct RowKey {
@@ -11,9 +9,4 @@ pub(super) struct RowKey {
     pub sample: u64,
     /// The random augmentation of the sample; 0 if there is none.
     pub view: u64,
-}
-
-/// Equal for equal values.
-pub(crate) fn fingerprint(what: &(impl Hash + ?Sized)) -> u64 {
-    crate::data::hash(what)
 }

@@ -1,10 +1,10 @@
 //! The network that features come from, and the places in it where they are taken.
 
 use super::cache::FeatureCache;
-use super::key::fingerprint;
 use crate::backbone::{Backbone, Inner, Network, Profile};
 use crate::data::{Dataset, Loader, Transform};
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::nn::checksum;
 use crate::ops::{FeatureMap, no_grad};
 use crate::params::Declared;
@@ -156,7 +156,8 @@ impl<'a> Producer<'a> {
 
     /// The key of view `view` of the sample that has `origin`; 0 where views are not random.
     pub(super) fn view(&self, view: usize, origin: usize) -> u64 {
-        self.augmentation.map_or(0, |augmentation| fingerprint(&(augmentation, view, origin)))
+        self.augmentation
+            .map_or(0, |augmentation| Fingerprint::new("view").number(augmentation).numbers(&[view, origin]).finish())
     }
 
     pub(super) fn loader(&self, dataset: &Arc<dyn Dataset>, batch_size: usize) -> Loader {
@@ -199,7 +200,10 @@ impl<'a> Producer<'a> {
             used.map(|weight| Ok((weight.block, weight.name.as_str(), weight.sum()?))).collect::<Result<_>>()?;
         for output in &mut outputs {
             let sums: Vec<_> = sums.iter().filter(|(block, ..)| *block < output.blocks).collect();
-            output.made_by = fingerprint(&(&self.setting, format!("{stored:?}"), output.blocks, output.grid, sums));
+            let print = Fingerprint::new("features").text(&self.setting).text(&format!("{stored:?}"));
+            let print = print.numbers(&[output.blocks, output.grid.unwrap_or(0)]);
+            let weight = |print: Fingerprint, (_, name, sum): &&(usize, &str, u64)| print.text(name).number(*sum);
+            output.made_by = sums.iter().fold(print, weight).finish();
         }
         Ok(outputs)
     }

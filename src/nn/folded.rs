@@ -1,6 +1,7 @@
 //! A frozen convolution with its batch norm folded into it, and checksums of what must not change.
 
 use crate::error::Result;
+use crate::fingerprint::Fingerprint;
 use crate::ops::{Filter, with_slice};
 use candle_core::{DType, Device, Tensor};
 use std::sync::OnceLock;
@@ -52,18 +53,13 @@ impl Folded {
     }
 }
 
-/// A sum over the bits of a float tensor, in order: differs when a single bit does. The turn brings high bits down, so
-/// that numbers which differ in these alone (whole ones, signs) do not meet in a few sums.
+/// A checksum of the bits of a float tensor, in order.
 pub(crate) fn checksum(t: &Tensor) -> Result<u64> {
-    const PRIME: u64 = 0x0100_0000_01B3;
     let t = t.to_device(&Device::Cpu)?;
+    let sum = Fingerprint::new("tensor");
     let sum = match t.dtype() {
-        DType::F64 => with_slice::<f64, _>(&t, |v| {
-            Ok(v.iter().fold(7, |h: u64, v| (h ^ v.to_bits()).wrapping_mul(PRIME).rotate_left(31)))
-        }),
-        _ => with_slice::<f32, _>(&t, |v| {
-            Ok(v.iter().fold(7, |h: u64, v| (h ^ u64::from(v.to_bits())).wrapping_mul(PRIME).rotate_left(31)))
-        }),
+        DType::F64 => with_slice::<f64, _>(&t, |v| Ok(sum.floats(v))),
+        _ => with_slice::<f32, _>(&t, |v| Ok(sum.floats(v))),
     };
-    Ok(sum?)
+    Ok(sum?.finish())
 }

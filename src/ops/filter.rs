@@ -7,6 +7,7 @@ use super::kernels::conv::{Algorithm, Choice, Direction, choose};
 use super::number::with_slice;
 use super::saved::SavedTensor;
 use super::simd::Lanes;
+use crate::fingerprint::{Fingerprint, Float};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::any::Any;
@@ -160,10 +161,10 @@ impl Filter {
         self.0.product.get()
     }
 
-    /// For each packed copy its name and a checksum that changes when the copy does.
+    /// The name and the checksum of each packed copy.
     pub fn packed_sums(&self) -> Vec<(String, u64)> {
-        fn of<T: Lanes>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
-            let sum = |b: &Buffer<T>| b.iter().fold(0, |h: u64, v| h.rotate_left(5) ^ v.to_f64().to_bits());
+        fn of<T: Lanes + Float>(packed: &Packed<T>, i: usize) -> Vec<(String, u64)> {
+            let sum = |b: &Buffer<T>| Fingerprint::new("packed").floats(b).finish();
             let forward = (format!("packed kernel {i}"), sum(&packed.forward));
             let backward = packed.backward.get().map(|b| (format!("packed kernel {i} for backward"), sum(b)));
             std::iter::once(forward).chain(backward).collect()

@@ -1,19 +1,20 @@
-//! Replacing a file so that a reader, and a crash at any moment, finds either the old bytes or the new, never a mix.
+//! Replaces a file so that a reader, and a crash at any moment, finds the old bytes or the new ones, never a mixture.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
-/// The seam through which every call to the system passes, so that a test can let the n-th one fail.
+/// The seam through which every system call goes whose failure matters, so that a test can let the n-th one fail.
 pub(crate) trait Disk {
-    /// Makes one call, which does `what`.
+    /// Makes one call; `what` names it.
     fn call<T>(&mut self, what: &'static str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
 }
 
-/// The system itself.
+/// The operating system itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Os;
 
@@ -25,10 +26,10 @@ impl Disk for Os {
 
 /// Replaces the file at `path`, or creates it, with what `fill` writes.
 ///
-/// The bytes go to a temporary file in the same folder, with the permissions of the file that is replaced; it is
-/// synced to the disk, renamed over the old file, and the folder is synced. A symbolic link stays, and the file that
-/// it points to is replaced. After an error the temporary file is gone, and the old file is as it was: only where the
-/// last step, the syncing of the folder, failed, the new file is already in place.
+/// The bytes go to a temporary file in the same folder, with the permissions of the file that it replaces. The temporary
+/// file is synced to the disk and renamed over the old file, and the folder is synced. A symbolic link stays; the file
+/// that it points to is replaced. After an error the temporary file is deleted and the old file is as it was, except that
+/// the new file is already in place if the last step, syncing the folder, failed.
 pub(crate) fn replace<D: Disk>(
     disk: &mut D,
     path: &Path,
@@ -39,18 +40,12 @@ pub(crate) fn replace<D: Disk>(
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let (temporary, file) = create(disk, &folder, &path, permissions.as_ref())?;
-    let filled = finish(disk, &file, &path, permissions, fill);
-    drop(file);
-    let renamed = filled.and_then(|()| {
-        disk.call("rename", || fs::rename(&temporary, &path))
-            .map_err(Error::io("put the new file in the place of", &path))
-    });
-    if let Err(error) = renamed {
-        // What went wrong first is what the caller should hear of.
-        let _ = disk.call("remove", || fs::remove_file(&temporary));
-        return Err(error);
-    }
+    // Errors name the target, since nobody knows the temporary file. Dropping the temporary file deletes it.
+    let temporary = create(disk, &folder, permissions.as_ref()).map_err(Error::io("write", &path))?;
+    finish(disk, temporary.as_file(), &path, permissions, fill)?;
+    let closed = temporary.into_temp_path();
+    disk.call("rename", || closed.persist(&path).map_err(|failed| failed.error))
+        .map_err(Error::io("put the new file in the place of", &path))?;
     sync_folder(disk, &folder, &path)
 }
 
@@ -67,14 +62,14 @@ pub(crate) struct Output<'a, D> {
 }
 
 impl<D: Disk> Output<'_, D> {
-    /// Writes all the bytes, at once: callers bring large pieces.
+    /// Writes all the bytes without a buffer; callers pass large pieces.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let mut file = self.file;
         self.disk.call("write", || file.write_all(bytes)).map_err(Error::io("write", self.path))
     }
 }
 
-/// The file behind symbolic links, and its permissions if there is one.
+/// The file behind symbolic links, and its permissions if it exists.
 fn target(disk: &mut impl Disk, path: &Path) -> Result<(PathBuf, Option<Permissions>)> {
     let path = match disk.call("resolve", || fs::canonicalize(path)) {
         Ok(path) => path,
@@ -89,15 +84,8 @@ fn target(disk: &mut impl Disk, path: &Path) -> Result<(PathBuf, Option<Permissi
     }
 }
 
-/// A new file of a name that nothing else has, never readable by more people than the file `target` that it will replace.
-/// Errors name the target: nobody knows the temporary file.
-fn create(
-    disk: &mut impl Disk,
-    folder: &Path,
-    target: &Path,
-    permissions: Option<&Permissions>,
-) -> Result<(PathBuf, File)> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
+/// A new file of a name that nothing else has, never readable by more people than the file that it will replace.
+fn create(disk: &mut impl Disk, folder: &Path, permissions: Option<&Permissions>) -> io::Result<NamedTempFile> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -107,24 +95,19 @@ fn create(
     }
     #[cfg(not(unix))]
     let _ = permissions;
-    // A crash can leave a file behind whose name comes again with the same process id; a few are stepped over.
-    let mut tries = 0;
-    loop {
-        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!(".candle-finetune-{}-{n}.tmp", std::process::id()));
-        match disk.call("create", || options.open(&path)) {
-            Ok(file) => return Ok((path, file)),
-            Err(cause) if cause.kind() == ErrorKind::AlreadyExists && tries < 100 => tries += 1,
-            Err(cause) => {
-                // Over a network a call can fail after its work is done, and this name is nobody else's.
-                let _ = disk.call("remove", || fs::remove_file(&path));
-                return Err(Error::io("write", target)(cause));
+    // tempfile's own way to open a file gives it other permissions than a new file has, and errors that name it.
+    tempfile::Builder::new().prefix(".candle-finetune-").suffix(".tmp").make_in(folder, |path| {
+        let file = disk.call("create", || options.open(path));
+        file.inspect_err(|cause| {
+            // A call over a network can fail after its work is done, and leave this file.
+            if cause.kind() != ErrorKind::AlreadyExists {
+                let _ = fs::remove_file(path);
             }
-        }
-    }
+        })
+    })
 }
 
-/// Fills the temporary file and brings it to the disk, ready to be renamed.
+/// Fills the temporary file and syncs it to the disk, ready to be renamed.
 fn finish<D: Disk>(
     disk: &mut D,
     file: &File,
@@ -140,7 +123,7 @@ fn finish<D: Disk>(
     disk.call("sync", || file.sync_all()).map_err(Error::io("write", path))
 }
 
-/// Brings the new name to the disk. Only Unix can open a folder to do so.
+/// Syncs the new name to the disk. Only Unix can open a folder to do so.
 fn sync_folder(disk: &mut impl Disk, folder: &Path, path: &Path) -> Result<()> {
     if cfg!(unix) {
         disk.call("sync folder", || File::open(folder)?.sync_all()).map_err(Error::io("write", path))?;

@@ -3,98 +3,100 @@
 use std::collections::TryReserveError;
 use std::io::{self, Read};
 
-use super::write::dtype_name;
+use ::safetensors::Dtype;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as Unknown;
 
-/// An element type in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    F64,
-    F32,
-    F16,
-    Bf16,
-    I64,
-    I32,
-    I16,
-    I8,
-    U32,
-    U16,
-    U8,
-    Bool,
+/// The element types that are read, of those that the format has.
+pub(super) const READ: [Dtype; 12] = [
+    Dtype::F64,
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::I64,
+    Dtype::I32,
+    Dtype::I16,
+    Dtype::I8,
+    Dtype::U32,
+    Dtype::U16,
+    Dtype::U8,
+    Dtype::BOOL,
+];
+
+/// The element type of this name in a safetensors header, if it is read.
+pub(super) fn named(name: &str) -> Option<Dtype> {
+    let dtype: Result<Dtype, Unknown> = Dtype::deserialize(name.into_deserializer());
+    dtype.ok().filter(|dtype| READ.contains(dtype))
 }
 
-impl Kind {
-    /// The type of this name in a safetensors header.
-    pub fn from_safetensors(name: &str) -> Option<Self> {
-        Some(match name {
-            "F64" => Self::F64,
-            "F32" => Self::F32,
-            "F16" => Self::F16,
-            "BF16" => Self::Bf16,
-            "I64" => Self::I64,
-            "I32" => Self::I32,
-            "I16" => Self::I16,
-            "I8" => Self::I8,
-            "U32" => Self::U32,
-            "U16" => Self::U16,
-            "U8" => Self::U8,
-            "BOOL" => Self::Bool,
-            _ => return None,
-        })
-    }
+/// The element type of this storage class of torch, as in `torch.HalfStorage`, if it is read.
+pub(super) fn of_torch_storage(class: &str) -> Option<Dtype> {
+    Some(match class {
+        "DoubleStorage" => Dtype::F64,
+        "FloatStorage" => Dtype::F32,
+        "HalfStorage" => Dtype::F16,
+        "BFloat16Storage" => Dtype::BF16,
+        "LongStorage" => Dtype::I64,
+        "IntStorage" => Dtype::I32,
+        "ShortStorage" => Dtype::I16,
+        "CharStorage" => Dtype::I8,
+        "ByteStorage" => Dtype::U8,
+        "BoolStorage" => Dtype::BOOL,
+        _ => return None,
+    })
+}
 
-    /// The type of this storage class of torch, as in `torch.HalfStorage`.
-    pub fn from_torch_storage(class: &str) -> Option<Self> {
-        Some(match class {
-            "DoubleStorage" => Self::F64,
-            "FloatStorage" => Self::F32,
-            "HalfStorage" => Self::F16,
-            "BFloat16Storage" => Self::Bf16,
-            "LongStorage" => Self::I64,
-            "IntStorage" => Self::I32,
-            "ShortStorage" => Self::I16,
-            "CharStorage" => Self::I8,
-            "ByteStorage" => Self::U8,
-            "BoolStorage" => Self::Bool,
-            _ => return None,
-        })
-    }
+/// The element type in a file of tensors of this type, if they can be written.
+pub(super) fn of_tensor(dtype: DType) -> Option<Dtype> {
+    Some(match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I64 => Dtype::I64,
+        DType::I32 => Dtype::I32,
+        DType::I16 => Dtype::I16,
+        DType::U32 => Dtype::U32,
+        DType::U8 => Dtype::U8,
+        _ => return None,
+    })
+}
 
-    /// Bytes per element in the file.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
-        }
-    }
+/// Bytes per element of a type that is read, which are all whole bytes wide.
+pub(super) fn size(dtype: Dtype) -> usize {
+    dtype.bitsize() / 8
+}
 
-    /// Reads `count` little-endian elements into the type they have in memory.
-    pub fn read(self, reader: &mut impl Read, count: usize) -> io::Result<Data> {
-        Ok(match self {
-            Self::F64 => Data::F64(fill(reader, count, f64::from_le_bytes)?),
-            Self::F32 => Data::F32(fill(reader, count, f32::from_le_bytes)?),
-            Self::F16 => Data::F32(fill(reader, count, |b| f16::from_le_bytes(b).to_f32())?),
-            Self::Bf16 => Data::F32(fill(reader, count, |b| bf16::from_le_bytes(b).to_f32())?),
-            Self::I64 => Data::I64(fill(reader, count, i64::from_le_bytes)?),
-            Self::I32 => Data::I64(fill(reader, count, |b| i32::from_le_bytes(b).into())?),
-            Self::I16 => Data::I64(fill(reader, count, |b| i16::from_le_bytes(b).into())?),
-            Self::I8 => Data::I64(fill(reader, count, |b| i8::from_le_bytes(b).into())?),
-            Self::U32 => Data::U32(fill(reader, count, u32::from_le_bytes)?),
-            Self::U16 => Data::I64(fill(reader, count, |b| u16::from_le_bytes(b).into())?),
-            Self::U8 => Data::U8(fill(reader, count, |[b]| b)?),
-            Self::Bool => Data::I64(fill(reader, count, |[b]| i64::from(b != 0))?),
-        })
-    }
+/// Reads `count` little-endian elements into the type that they have in memory.
+pub(super) fn read(dtype: Dtype, reader: &mut impl Read, count: usize) -> io::Result<Data> {
+    Ok(match dtype {
+        Dtype::F64 => Data::F64(fill(reader, count, f64::from_le_bytes)?),
+        Dtype::F32 => Data::F32(fill(reader, count, f32::from_le_bytes)?),
+        Dtype::F16 => Data::F32(fill(reader, count, |b| f16::from_le_bytes(b).to_f32())?),
+        Dtype::BF16 => Data::F32(fill(reader, count, |b| bf16::from_le_bytes(b).to_f32())?),
+        Dtype::I64 => Data::I64(fill(reader, count, i64::from_le_bytes)?),
+        Dtype::I32 => Data::I64(fill(reader, count, |b| i32::from_le_bytes(b).into())?),
+        Dtype::I16 => Data::I64(fill(reader, count, |b| i16::from_le_bytes(b).into())?),
+        Dtype::I8 => Data::I64(fill(reader, count, |b| i8::from_le_bytes(b).into())?),
+        Dtype::U32 => Data::U32(fill(reader, count, u32::from_le_bytes)?),
+        Dtype::U16 => Data::I64(fill(reader, count, |b| u16::from_le_bytes(b).into())?),
+        Dtype::U8 => Data::U8(fill(reader, count, |[b]| b)?),
+        Dtype::BOOL => Data::I64(fill(reader, count, |[b]| i64::from(b != 0))?),
+        other => return Err(unread(&other)),
+    })
 }
 
 /// A tensor of this shape from its little-endian elements; half precision becomes f32.
 pub(crate) fn read_tensor(reader: &mut impl Read, dtype: DType, shape: &[usize]) -> io::Result<Tensor> {
-    let kind = dtype_name(dtype).and_then(Kind::from_safetensors);
-    let kind = kind.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, format!("{dtype:?} has no reader")))?;
-    kind.read(reader, shape.iter().product())?.into_tensor(shape).map_err(io::Error::other)
+    let stored = of_tensor(dtype).ok_or_else(|| unread(&dtype))?;
+    read(stored, reader, shape.iter().product())?.into_tensor(shape).map_err(io::Error::other)
+}
+
+fn unread(dtype: &dyn std::fmt::Debug) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("{dtype:?} has no reader"))
 }
 
 /// Elements in memory.
@@ -108,7 +110,7 @@ pub(super) enum Data {
 }
 
 impl Data {
-    /// A tensor on the CPU without a copy. The shape has as many elements as there are.
+    /// A tensor on the CPU without a copy. The shape must have as many elements as the data.
     pub fn into_tensor(self, shape: &[usize]) -> candle_core::Result<Tensor> {
         match self {
             Self::F64(data) => Tensor::from_vec(data, shape, &Device::Cpu),
@@ -118,10 +120,8 @@ impl Data {
             Self::U8(data) => Tensor::from_vec(data, shape, &Device::Cpu),
         }
     }
-}
 
-impl Data {
-    /// Copies a strided view out, row by row. All of its elements lie in the data.
+    /// Copies a strided view out in row-major order. All of its elements must lie in the data.
     pub fn gather(&self, offset: usize, shape: &[usize], stride: &[usize]) -> Result<Self, TryReserveError> {
         Ok(match self {
             Self::F64(data) => Self::F64(strided(data, offset, shape, stride)?),
@@ -143,7 +143,7 @@ fn strided<T: Copy>(data: &[T], offset: usize, shape: &[usize], stride: &[usize]
     let mut at = offset;
     loop {
         out.push(data[at]);
-        // Counts up like the wheels of a meter, the last one fastest.
+        // The next index in row-major order: the last axis moves fastest.
         let Some(axis) = (0..shape.len()).rev().find(|&axis| index[axis] + 1 < shape[axis]) else {
             return Ok(out);
         };

@@ -1,23 +1,23 @@
-//! What kind of file this is, told by its content, since extensions are often wrong.
+//! The format of a file, recognised by its content, since extensions are often wrong.
 
-use super::{Source, quoted};
+use super::{OpenFile, quoted};
 use crate::error::{Error, Result};
 
-/// The kinds of files that are read.
+/// The formats that are read.
 pub(super) enum Format {
     Safetensors,
     Index,
     Zip,
 }
 
-/// How a file of `torch.save` without zip begins: a pickle of torch's magic number.
+/// The first bytes of what `torch.save` wrote before it wrote zips: a pickle of torch's magic number.
 const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
 /// What to do with weights of another framework.
 pub(super) const CONVERT: &str = "load it in Python with the library that wrote it, and save the PyTorch model's \
                                   state dict with safetensors.torch.save_file";
 
-/// Files that are often taken for weights: an offset, the bytes found there, what they are, and the remedy.
+/// Files that are often mistaken for weights: an offset, the bytes there, what the file is, and the remedy.
 const OTHERS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file it stands for", "fetch it with `git lfs pull`"),
     (0, b"\x89HDF", "an HDF5 file, as Keras writes", CONVERT),
@@ -41,46 +41,46 @@ const OTHERS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"\x7fELF", "a program", NAME_THE_WEIGHTS),
 ];
 
-/// Entries of the tar archives that torch.save wrote before version 0.1.10.
+/// Entries of the tar archives that `torch.save` wrote before version 0.1.10.
 const TORCH_TAR: [&[u8]; 4] = [b"sys_info", b"pickle", b"storages", b"tensors"];
 
 const UNPACK: &str = "unpack it and name the file of weights inside";
 const NAME_THE_WEIGHTS: &str = "name the file of weights";
 
-/// Reads the first bytes and leaves the file at its start.
-pub(super) fn of(source: &mut Source) -> Result<Format> {
-    let start = source.start(512)?;
+/// Recognises the format by the first bytes. Rewinds the file.
+pub(super) fn of(file: &mut OpenFile) -> Result<Format> {
+    let start = file.start(512)?;
     let text = start.trim_ascii_start();
     let (found, remedy) = match &start[..] {
         [] => ("an empty file".into(), "fetch it again"),
         [b'P', b'K', 3 | 5, 4 | 6, ..] => return Ok(Format::Zip),
-        bytes if bytes.starts_with(LEGACY_TORCH) => return Err(pickled(source, "the legacy pickle of torch.save")),
-        // The length of a header is never so large that its highest byte is set; in text that byte always is.
+        bytes if bytes.starts_with(LEGACY_TORCH) => return Err(pickled(file, "the legacy pickle of torch.save")),
+        // The highest byte of a header's length is always zero, of text never.
         [_, _, _, _, _, _, _, high, ..] if text.starts_with(b"{") && *high != 0 && start[..8].is_ascii() => {
             return Ok(Format::Index);
         }
         [_, _, _, _, _, _, _, _, b'{', ..] => return Ok(Format::Safetensors),
-        [0x80, 2..=5, ..] => return Err(pickled(source, "a bare Python pickle")),
+        [0x80, 2..=5, ..] => return Err(pickled(file, "a bare Python pickle")),
         bytes => match OTHERS.iter().find(|(at, magic, ..)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic))) {
             Some((_, b"ustar", ..)) if TORCH_TAR.iter().any(|name| bytes.starts_with(name)) => {
-                return Err(pickled(source, "the tar archive of very old versions of torch.save"));
+                return Err(pickled(file, "the tar archive of very old versions of torch.save"));
             }
             Some(&(_, _, found, remedy)) => (found.into(), remedy),
             None => unmarked(bytes, text),
         },
     };
-    Err(source.error(format!(
-        "this is no weights file: found {found}, {} bytes long; {remedy}. Accepted are safetensors, an index of \
+    Err(file.error(format!(
+        "unrecognised weights file: this is {found}, {} bytes long; {remedy}. Accepted are safetensors, an index of \
          safetensors shards (*.index.json), and the zip format of torch.save (.pth, .pt, .bin)",
-        source.len
+        file.len
     )))
 }
 
-/// Formats without a mark of their own.
+/// Formats without magic bytes.
 fn unmarked(bytes: &[u8], text: &[u8]) -> (String, &'static str) {
     let tag = |b: u8| matches!(b, 0x12 | 0x1a | 0x22 | 0x3a | 0x42);
     match bytes {
-        // Protocol buffers: field 1 is a version, then comes a text or a message.
+        // Protocol buffers: field 1 is a version; a text or a message follows.
         [8, 1, 0x12, ..] => ("a TensorFlow SavedModel".into(), CONVERT),
         [8, 2..=64, next, ..] if tag(*next) => ("an ONNX model".into(), CONVERT),
         // A map whose first key is a short text.
@@ -88,22 +88,22 @@ fn unmarked(bytes: &[u8], text: &[u8]) -> (String, &'static str) {
             ("a MessagePack file, as Flax writes".into(), CONVERT)
         }
         _ if text.starts_with(b"<") => {
-            ("a web page or XML (was an error page downloaded in its place?)".into(), "fetch the file again")
+            ("a web page or XML (was an error page downloaded instead?)".into(), "fetch the file again")
         }
         _ if text.len() < 400 && text.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace()) => {
             let text = String::from_utf8_lossy(text);
             (format!("only the text {}", quoted(text.trim())), "fetch the file again")
         }
-        _ if bytes.len() < 9 => ("too few bytes to be any kind of it".into(), "fetch the file again"),
+        _ if bytes.len() < 9 => ("a file too short for any of them".into(), "fetch the file again"),
         _ => {
             let start = bytes[..8].escape_ascii();
-            (format!("none of the known kinds (it begins with the bytes {start})"), NAME_THE_WEIGHTS)
+            (format!("of an unknown format (it begins with the bytes {start})"), NAME_THE_WEIGHTS)
         }
     }
 }
 
-fn pickled(source: &Source, found: &str) -> Error {
-    source.error(format!(
+fn pickled(file: &OpenFile, found: &str) -> Error {
+    file.error(format!(
         "this is {found}, which is not read, because a pickle is a program. Convert it in Python, from a source you \
          trust: `state = torch.load(\"old.pth\", map_location=\"cpu\", weights_only=True)`, then \
          `torch.save(state, \"new.pth\")`, or `safetensors.torch.save_file` for a plain state dict"

@@ -1,4 +1,4 @@
-//! The reader of `.pth`: a zip of a pickle, which describes tensors, and of their storages.
+//! The reader of `.pth`: a zip that holds a pickle, which describes the tensors, and their storages.
 
 mod archive;
 mod contents;
@@ -7,14 +7,14 @@ mod views;
 
 use std::collections::BTreeMap;
 
-use super::pickle::{self, Id, Node, Storage, Values, View};
-use super::{Source, Weights};
+use super::pickle::{self, Id, Pickled, Storage, Values, View};
+use super::{OpenFile, Weights};
 use crate::error::Result;
 use archive::Archive;
 
-/// Reads the pickle, finds the state dict in it, then reads the storages that its tensors need, one by one.
-pub(super) fn read(source: Source) -> Result<Weights> {
-    let mut archive = Archive::open(source)?;
+/// Reads the pickle, finds the state dict in it, then reads the storages of its tensors, one after the other.
+pub(super) fn read(file: OpenFile) -> Result<Weights> {
+    let mut archive = Archive::open(file)?;
     let pickle = archive.read_small("data.pkl", pickle::MAX_BYTES)?;
     let values = pickle::run(&pickle).map_err(|problem| archive.error(problem))?;
     drop(pickle);

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::safetensors::Unique;
-use super::{MAX_HEADER, Source, Weights, quoted};
+use super::{MAX_HEADER, OpenFile, Weights, quoted};
 use crate::error::{Error, Result, shown, shown_list};
 
 #[derive(Deserialize)]
@@ -15,68 +15,68 @@ struct Index {
     weight_map: Unique<String>,
 }
 
-/// The files that the index at this path names.
+/// The names of the shards in the index at this path.
 pub(crate) fn names(path: &Path) -> Result<BTreeSet<String>> {
-    let (_, index) = parse(Source::open(path)?)?;
+    let (_, index) = parse(OpenFile::open(path)?)?;
     Ok(index.into_values().collect())
 }
 
-/// Which shard holds each tensor. Every shard's name is one of a file in the index's own folder.
-fn parse(mut source: Source) -> Result<(Source, BTreeMap<String, String>)> {
-    if source.len > MAX_HEADER {
-        return Err(source.error(format!("an index of {} bytes is refused; at most {MAX_HEADER} are read", source.len)));
+/// The shard of each tensor. Every shard is a file in the folder of the index.
+fn parse(mut index: OpenFile) -> Result<(OpenFile, BTreeMap<String, String>)> {
+    if index.len > MAX_HEADER {
+        return Err(index.error(format!("an index of {} bytes is refused; at most {MAX_HEADER} are read", index.len)));
     }
     let mut text = Vec::new();
-    (&mut source.file).take(source.len).read_to_end(&mut text).map_err(Error::io("read", &source.path))?;
+    (&mut index.reader).take(index.len).read_to_end(&mut text).map_err(Error::io("read", &index.path))?;
     let Index { weight_map: Unique(weight_map) } = serde_json::from_slice(&text).map_err(|cause| {
         Error::weights_from(
-            &source.path,
+            &index.path,
             "this JSON is not an index of shards, which has a \"weight_map\" from tensor names to file names",
             cause,
         )
     })?;
     if let Some(shard) = weight_map.values().find(|shard| !is_file_name(shard)) {
-        return Err(source.error(format!(
-            "the shard name {} is refused: shards are named by a plain file name and lie in the folder of the index",
+        return Err(index.error(format!(
+            "the shard name {} is refused: a shard has a plain file name and lies in the folder of the index",
             quoted(shard)
         )));
     }
-    Ok((source, weight_map))
+    Ok((index, weight_map))
 }
 
-/// Reads all shards that the index names, and holds them against it.
-pub(super) fn read(source: Source) -> Result<Weights> {
-    let (source, weight_map) = parse(source)?;
+/// Reads all shards that the index names, and checks them against it.
+pub(super) fn read(index: OpenFile) -> Result<Weights> {
+    let (index, weight_map) = parse(index)?;
     let shards: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
     let mut missing = Vec::new();
     for &shard in &shards {
-        if !source.path.with_file_name(shard).exists() {
+        if !index.path.with_file_name(shard).exists() {
             missing.push(shard);
         }
     }
     if !missing.is_empty() {
-        return Err(source.error(format!("shards are missing beside the index: {}", shown_list(missing))));
+        return Err(index.error(format!("shards are missing beside the index: {}", shown_list(missing))));
     }
 
     let mut tensors = BTreeMap::new();
     let (mut metadata, mut notes, mut others) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for &shard in &shards {
-        let path = source.path.with_file_name(shard);
+        let path = index.path.with_file_name(shard);
         let part = Weights::read_shard(&path)?;
         let absent: Vec<_> = weight_map
             .iter()
-            .filter(|&(name, place)| place == shard && !part.tensors.contains_key(name))
+            .filter(|&(name, of)| of == shard && !part.tensors.contains_key(name))
             .map(|(name, _)| name.as_str())
             .collect();
         if !absent.is_empty() {
             return Err(Error::weights(
                 path,
-                format!("the index promises tensors that this shard does not hold: {}", shown_list(absent)),
+                format!("the index lists tensors that this shard does not hold: {}", shown_list(absent)),
             ));
         }
         for (name, tensor) in part.tensors {
             if tensors.contains_key(&name) {
-                return Err(Error::weights(path, format!("tensor {} was in an earlier shard already", quoted(&name))));
+                return Err(Error::weights(path, format!("an earlier shard already holds tensor {}", quoted(&name))));
             }
             tensors.insert(name, tensor);
         }
@@ -86,10 +86,10 @@ pub(super) fn read(source: Source) -> Result<Weights> {
         notes.extend(part.notes.into_iter().map(|note| format!("{}: {note}", shown(shard))));
         others.extend(part.others);
     }
-    Ok(Weights { notes, others, ..Weights::new(source.path, tensors, metadata) })
+    Ok(Weights { notes, others, ..Weights::new(index.path, tensors, metadata) })
 }
 
-/// Whether the text names a file in a folder, on any system, and not a way out of that folder.
+/// Whether the text is a plain file name, on any system, and no path out of the folder.
 fn is_file_name(name: &str) -> bool {
     let plain = !name.contains(['/', '\\', ':', '\0']);
     let mut components = Path::new(name).components();

@@ -13,7 +13,7 @@ pub(super) fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn sample() -> BTreeMap<String, Tensor> {
+pub(super) fn sample() -> BTreeMap<String, Tensor> {
     let cpu = &Device::Cpu;
     let f32s = Tensor::arange(0f32, 6., cpu).unwrap().reshape((2, 3)).unwrap();
     BTreeMap::from([
@@ -169,7 +169,7 @@ fn headers_that_lie_are_refused() {
     let text = two("[0,4]", "[0,4]", 4);
     assert!(text.contains("overlap"), "{text}");
     let text = two("[0,4]", "[5,9]", 9);
-    assert!(text.contains("hole"), "{text}");
+    assert!(text.contains("gap"), "{text}");
     let one = r#""x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
     let text = say(&format!("{{{one},{one}}}"), 4);
     assert!(text.contains("occurs twice"), "{text}");
@@ -236,7 +236,7 @@ fn other_files_are_named_for_what_they_are() {
         (b"\x1f\x8b\x08\0\0\0\0\0\0\0", "gzip archive, 10 bytes long; unpack it"),
         (b"Entry not found", "only the text \"Entry not found\""),
         (b"abc", "only the text"),
-        (b"\x01\x02\x03", "too few bytes"),
+        (b"\x01\x02\x03", "too short"),
         (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a", r"begins with the bytes \x01\x02\x03\x04\x05\x06\x07\x08"),
         (b"{\"not\": \"an index\"}", "weight_map"),
     ] {

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use ::safetensors::Dtype;
+use ::safetensors::tensor::{Metadata, TensorInfo};
+use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 use serde::Serialize;
 
-use super::MAX_HEADER;
 use super::atomic::{Disk, Os, replace};
-use crate::{Error, Result};
+use super::{MAX_HEADER, elements};
+use crate::error::{BoxError, Error, Result};
 
-/// The key of the header's free texts under which all of this crate's metadata stands, as one JSON text.
+/// The key in the header's metadata under which this crate keeps its own, as one JSON text.
 pub(crate) const METADATA_KEY: &str = "candle_finetune";
 
 /// Writes the tensors as a safetensors file, atomically (see [`replace`]), with `metadata`, a JSON text, under
@@ -20,7 +22,7 @@ pub(crate) fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: O
     write_through(&mut Os, path, tensors, metadata)
 }
 
-/// As [`write`], with every call to the system passing through `disk`.
+/// As [`write`], with every system call going through `disk`.
 pub(crate) fn write_through(
     disk: &mut impl Disk,
     path: &Path,
@@ -29,7 +31,7 @@ pub(crate) fn write_through(
 ) -> Result<()> {
     let mut entries = Vec::new();
     for (name, tensor) in tensors {
-        let Some(dtype) = dtype_name(tensor.dtype()) else {
+        let Some(dtype) = elements::of_tensor(tensor.dtype()) else {
             return Err(Error::weights(
                 path,
                 format!("tensor {name:?} of type {:?} cannot be written; convert it to f32 first", tensor.dtype()),
@@ -40,7 +42,7 @@ pub(crate) fn write_through(
         }
         entries.push((name, dtype, tensor));
     }
-    // Wide elements first, so that every tensor is aligned for those who map the file into memory.
+    // Wide elements first, so that every tensor is aligned in a file that is mapped into memory.
     entries.sort_by_key(|(_, _, tensor)| std::cmp::Reverse(tensor.dtype().size_in_bytes()));
     let header = header(path, &entries, metadata)?;
     replace(disk, path, |out| {
@@ -49,35 +51,32 @@ pub(crate) fn write_through(
     })
 }
 
+/// The header with its keys in alphabetical order. The order of [`Metadata`], a hash map, differs between processes.
 #[derive(Serialize)]
 struct Header<'a> {
     #[serde(rename = "__metadata__")]
-    texts: BTreeMap<&'a str, &'a str>,
+    metadata: BTreeMap<&'a str, &'a str>,
     #[serde(flatten)]
-    tensors: BTreeMap<&'a str, Entry<'a>>,
+    tensors: BTreeMap<String, &'a TensorInfo>,
 }
 
-#[derive(Serialize)]
-struct Entry<'a> {
-    dtype: &'a str,
-    shape: &'a [usize],
-    data_offsets: (usize, usize),
-}
-
-/// The length, then the JSON, padded to a multiple of eight bytes.
-fn header(path: &Path, entries: &[(&String, &str, &Tensor)], metadata: Option<&str>) -> Result<Vec<u8>> {
-    // The format says whose layout the arrays have; readers in Python ask for it.
-    let mut texts = BTreeMap::from([("format", "pt")]);
-    texts.extend(metadata.map(|metadata| (METADATA_KEY, metadata)));
-    let mut header = Header { texts, tensors: BTreeMap::new() };
+/// The length of the JSON, then the JSON, padded to a multiple of eight bytes.
+fn header(path: &Path, entries: &[(&String, Dtype, &Tensor)], metadata: Option<&str>) -> Result<Vec<u8>> {
+    let mut infos = Vec::with_capacity(entries.len());
     let mut at = 0;
-    for (name, dtype, tensor) in entries {
-        let end = at + tensor.elem_count() * tensor.dtype().size_in_bytes();
-        header.tensors.insert(name, Entry { dtype, shape: tensor.dims(), data_offsets: (at, end) });
+    for &(name, dtype, tensor) in entries {
+        let end = at + tensor.elem_count() * elements::size(dtype);
+        infos.push((name.clone(), TensorInfo { dtype, shape: tensor.dims().to_vec(), data_offsets: (at, end) }));
         at = end;
     }
-    let mut text = serde_json::to_vec(&header)
-        .map_err(|cause| Error::weights_from(path, "the header could not be made", cause))?;
+    let failed = |cause: BoxError| Error::weights_from(path, "the header could not be made", cause);
+    // The format's own validation: no reader will refuse the offsets.
+    let valid = Metadata::new(None, infos).map_err(|cause| failed(cause.into()))?;
+    // Readers in Python require "format", which names the framework of the tensors.
+    let mut texts = BTreeMap::from([("format", "pt")]);
+    texts.extend(metadata.map(|metadata| (METADATA_KEY, metadata)));
+    let header = Header { metadata: texts, tensors: valid.tensors().into_iter().collect() };
+    let mut text = serde_json::to_vec(&header).map_err(|cause| failed(cause.into()))?;
     text.resize(text.len().next_multiple_of(8), b' ');
     if text.len() as u64 > MAX_HEADER {
         return Err(Error::weights(
@@ -90,21 +89,6 @@ fn header(path: &Path, entries: &[(&String, &str, &Tensor)], metadata: Option<&s
     Ok(header)
 }
 
-pub(super) fn dtype_name(dtype: DType) -> Option<&'static str> {
-    Some(match dtype {
-        DType::F64 => "F64",
-        DType::F32 => "F32",
-        DType::F16 => "F16",
-        DType::BF16 => "BF16",
-        DType::I64 => "I64",
-        DType::I32 => "I32",
-        DType::I16 => "I16",
-        DType::U32 => "U32",
-        DType::U8 => "U8",
-        _ => return None,
-    })
-}
-
 /// A tensor's little-endian bytes, in pieces of at most a mebibyte.
 pub(crate) fn tensor_bytes(tensor: &Tensor, mut out: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
@@ -113,20 +97,20 @@ pub(crate) fn tensor_bytes(tensor: &Tensor, mut out: impl FnMut(&[u8]) -> Result
         return Err(Error::invalid("a tensor to write", "it did not become contiguous on the CPU"));
     };
     match storage {
-        CpuStorage::F64(data) => elements(out, &data[start..end], f64::to_le_bytes),
-        CpuStorage::F32(data) => elements(out, &data[start..end], f32::to_le_bytes),
-        CpuStorage::F16(data) => elements(out, &data[start..end], f16::to_le_bytes),
-        CpuStorage::BF16(data) => elements(out, &data[start..end], bf16::to_le_bytes),
-        CpuStorage::I64(data) => elements(out, &data[start..end], i64::to_le_bytes),
-        CpuStorage::I32(data) => elements(out, &data[start..end], i32::to_le_bytes),
-        CpuStorage::I16(data) => elements(out, &data[start..end], i16::to_le_bytes),
-        CpuStorage::U32(data) => elements(out, &data[start..end], u32::to_le_bytes),
+        CpuStorage::F64(data) => each(out, &data[start..end], f64::to_le_bytes),
+        CpuStorage::F32(data) => each(out, &data[start..end], f32::to_le_bytes),
+        CpuStorage::F16(data) => each(out, &data[start..end], f16::to_le_bytes),
+        CpuStorage::BF16(data) => each(out, &data[start..end], bf16::to_le_bytes),
+        CpuStorage::I64(data) => each(out, &data[start..end], i64::to_le_bytes),
+        CpuStorage::I32(data) => each(out, &data[start..end], i32::to_le_bytes),
+        CpuStorage::I16(data) => each(out, &data[start..end], i16::to_le_bytes),
+        CpuStorage::U32(data) => each(out, &data[start..end], u32::to_le_bytes),
         CpuStorage::U8(data) => out(&data[start..end]),
         _ => Err(Error::invalid("a tensor to write", format!("{:?} has no writer", tensor.dtype()))),
     }
 }
 
-fn elements<T: WithDType, const N: usize>(
+fn each<T: WithDType, const N: usize>(
     mut out: impl FnMut(&[u8]) -> Result<()>,
     data: &[T],
     to_bytes: impl Fn(T) -> [u8; N],
@@ -139,3 +123,6 @@ fn elements<T: WithDType, const N: usize>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

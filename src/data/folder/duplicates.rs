@@ -1,11 +1,10 @@
 //! Images that are in more than one part.
 
 use super::{ImageFolder, check};
+use crate::fingerprint::Fingerprint;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hasher};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// How many pairs are listed.
@@ -91,14 +90,8 @@ pub(super) fn find(train: &ImageFolder, valid: &ImageFolder, test: Option<&Image
     Ok(found)
 }
 
-/// A hash of a file's bytes.
+/// The fingerprint of a file's bytes.
 fn content_of(path: &Path) -> Result<u64> {
-    let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    let (mut hasher, mut buffer) = (DefaultHasher::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => return Ok(hasher.finish()),
-            n => hasher.write(&buffer[..n]),
-        }
-    }
+    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    Ok(Fingerprint::new("file").contents(file).map_err(Error::io("read", path))?.finish())
 }

@@ -3,7 +3,8 @@
 use super::Session;
 use crate::data::{Augment, Dataset, Loader, Transform, batch_count};
 use crate::error::Result;
-use crate::features::{Cut, FeatureSet, Producer, fingerprint};
+use crate::features::{Cut, FeatureSet, Producer};
+use crate::fingerprint::Fingerprint;
 use crate::train::audit::Audit;
 use crate::train::event::Event;
 use crate::train::phase::RunningPhase;
@@ -133,7 +134,9 @@ impl Session {
             Purpose::Validation => producer.must_be_finite(false),
             Purpose::Training(augment) => {
                 let transform = Transform::train(&self.model.profile.spec, augment)?;
-                let random = augment.is_random().then(|| fingerprint(&(self.seed, format!("{augment:?}"))));
+                let random = augment
+                    .is_random()
+                    .then(|| Fingerprint::new("augment").number(self.seed).text(&format!("{augment:?}")).finish());
                 producer.transform(transform, self.seed, random)
             }
         };

@@ -153,14 +153,31 @@ fn permissions_and_links_stay() {
 }
 
 #[test]
-fn a_leftover_of_a_crash_is_stepped_over() {
+fn a_crash_leaves_a_file_that_nobody_deletes_or_opens() {
     let dir = tempfile::tempdir().unwrap();
-    let (first, _file) = create(&mut Os, dir.path(), Path::new("w"), None).unwrap();
-    let n: u64 = first.to_str().unwrap().rsplit('-').next().unwrap().trim_end_matches(".tmp").parse().unwrap();
-    for n in n + 1..n + 40 {
-        fs::write(dir.path().join(format!(".candle-finetune-{}-{n}.tmp", std::process::id())), "crashed").unwrap();
-    }
+    let leftover = create(&mut Os, dir.path(), None).unwrap().into_temp_path().keep().unwrap();
+    fs::write(&leftover, "crashed").unwrap();
     let path = dir.path().join("w");
     write(&path, &tensors(1.), None).unwrap();
-    assert_eq!(names(dir.path()).len(), 41, "leftovers are not ours to delete");
+    assert_eq!(fs::read(&leftover).unwrap(), b"crashed");
+    let name = leftover.file_name().unwrap().to_str().unwrap().to_string();
+    assert!(name.starts_with(".candle-finetune-"), "hidden, and named after the crate: {name}");
+    assert_eq!(names(dir.path()), [name, "w".into()]);
+}
+
+#[test]
+fn writers_of_one_file_do_not_meet() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w");
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let path = &path;
+            scope.spawn(move || (0..5).for_each(|_| write(path, &tensors(i as f32), None).unwrap()));
+        }
+    });
+    let read = Weights::read(&path).unwrap();
+    let (large, small) =
+        (read.tensors["large"].to_vec1::<f32>().unwrap(), read.tensors["small"].to_vec0::<f32>().unwrap());
+    assert!(large.iter().all(|&value| value == small), "the file of one writer, whole");
+    assert_eq!(names(dir.path()), ["w"]);
 }

@@ -1,67 +1,67 @@
-//! What calls would return, as far as that is known without calling anything.
+//! The results of calls, as far as they are known without calling anything.
 
 use std::rc::Rc;
 
-use super::values::{Callee, Id, Node, Storage, View};
+use super::values::{Callee, Id, Pickled, Storage, View};
 use super::{EXTENSION, MAX_KEY, Machine, Problem};
 use crate::weights::MAX_RANK;
 
 impl Machine<'_> {
-    /// What a call would return, as far as that is known without calling anything.
+    /// The result of a call, as far as it is known without calling anything.
     pub(super) fn call(&mut self, callee: Id, arguments: Id) -> Result<Id, Problem> {
-        let Node::Tuple(arguments) = &self.nodes[arguments as usize] else {
+        let Pickled::Tuple(arguments) = &self.table[arguments as usize] else {
             return Err("the arguments of a call are not a tuple".into());
         };
-        let node = match &self.nodes[callee as usize] {
-            &Node::Opaque { module, name } => Node::Opaque { module, name },
-            Node::Other(EXTENSION) => Node::Other(EXTENSION),
-            &Node::Global(callee) => match self.known(callee, arguments) {
-                Known::Made(node) => node,
-                Known::There(id) => return Ok(id),
+        let value = match &self.table[callee as usize] {
+            &Pickled::Opaque { module, name } => Pickled::Opaque { module, name },
+            Pickled::Other(EXTENSION) => Pickled::Other(EXTENSION),
+            &Pickled::Global(callee) => match self.known(callee, arguments) {
+                Known::New(value) => value,
+                Known::Existing(id) => return Ok(id),
             },
             _ => return Err("a call of what is not a function".into()),
         };
-        self.nodes.push(node);
-        Ok(self.nodes.len() as Id - 1)
+        self.table.push(value);
+        Ok(self.table.len() as Id - 1)
     }
 
-    /// What a known function would return. Arguments that do not fit give a value that is no tensor, for it may lie
-    /// where none is looked for.
+    /// The result of a known function. Unexpected arguments give a value that is no tensor and no error, since the value
+    /// may lie where no tensor is looked for.
     fn known(&self, callee: Callee, arguments: &[Id]) -> Known {
-        let other = |what| Known::Made(Node::Other(what));
+        let other = |what| Known::New(Pickled::Other(what));
         match (callee, arguments) {
             (Callee::Dict, [] | [_]) if arguments.iter().all(|&id| self.is_factory(id)) => {
-                Known::Made(Node::Dict(Vec::new()))
+                Known::New(Pickled::Dict(Vec::new()))
             }
             (Callee::Dict, _) => other("a dictionary made of another"),
             (Callee::RebuildTensor, &[storage, offset, shape, stride, _, _, ref rest @ ..]) => {
-                match &self.nodes[storage as usize] {
-                    Node::Storage(storage) if rest.iter().all(|&id| self.is_nothing(id)) => {
+                match &self.table[storage as usize] {
+                    Pickled::Storage(storage) if rest.iter().all(|&id| self.is_nothing(id)) => {
                         match (self.size(offset), self.sizes(shape), self.sizes(stride)) {
                             (Some(offset), Some(shape), Some(stride)) => {
                                 let storage = Rc::clone(storage);
-                                Known::Made(Node::Tensor(Box::new(View { storage, offset, shape, stride })))
+                                Known::New(Pickled::Tensor(Box::new(View { storage, offset, shape, stride })))
                             }
                             _ => other("a tensor whose shape and strides are not at most 16 lengths"),
                         }
                     }
-                    Node::Storage(_) => other("a tensor with a conjugate or negative view"),
-                    // Elements of a type that is not read.
-                    &Node::Opaque { module, name } => Known::Made(Node::Opaque { module, name }),
+                    Pickled::Storage(_) => other("a tensor with a conjugate or negative view"),
+                    // An element type that is not read.
+                    &Pickled::Opaque { module, name } => Known::New(Pickled::Opaque { module, name }),
                     _ => other("a tensor without a storage"),
                 }
             }
-            (Callee::RebuildParameter, &[data, ..]) => Known::There(data),
+            (Callee::RebuildParameter, &[data, ..]) => Known::Existing(data),
             (Callee::RebuildFromType, &[function, _, arguments, _]) => {
-                match (&self.nodes[function as usize], &self.nodes[arguments as usize]) {
-                    (&Node::Global(function), Node::Tuple(arguments)) if function != Callee::RebuildFromType => {
+                match (&self.table[function as usize], &self.table[arguments as usize]) {
+                    (&Pickled::Global(function), Pickled::Tuple(arguments)) if function != Callee::RebuildFromType => {
                         self.known(function, arguments)
                     }
-                    (&Node::Opaque { module, name }, _) => Known::Made(Node::Opaque { module, name }),
+                    (&Pickled::Opaque { module, name }, _) => Known::New(Pickled::Opaque { module, name }),
                     _ => other("a tensor of a derived class"),
                 }
             }
-            (Callee::Size, &[sizes]) => Known::There(sizes),
+            (Callee::Size, &[sizes]) => Known::Existing(sizes),
             (Callee::RebuildTensor | Callee::RebuildParameter | Callee::RebuildFromType | Callee::Size, _) => {
                 other("a tensor of too few arguments")
             }
@@ -69,44 +69,44 @@ impl Machine<'_> {
         }
     }
 
-    /// What a `defaultdict` is made of: the class of its values, or nothing.
+    /// Whether it is an argument of a `defaultdict`: the class of its values, or None.
     fn is_factory(&self, id: Id) -> bool {
-        matches!(self.nodes[id as usize], Node::Global(_) | Node::Opaque { .. } | Node::Other("None"))
+        matches!(self.table[id as usize], Pickled::Global(_) | Pickled::Opaque { .. } | Pickled::Other("None"))
     }
 
-    /// An empty dictionary, or None.
+    /// Whether it is an empty dictionary or None.
     fn is_nothing(&self, id: Id) -> bool {
-        match &self.nodes[id as usize] {
-            Node::Dict(entries) => entries.is_empty(),
-            node => matches!(node, Node::Other("None")),
+        match &self.table[id as usize] {
+            Pickled::Dict(entries) => entries.is_empty(),
+            value => matches!(value, Pickled::Other("None")),
         }
     }
 
     /// The storage that `("storage", class, key, device, count)` stands for.
-    pub(super) fn storage(&self, id: Id) -> Result<Node, Problem> {
+    pub(super) fn storage(&self, id: Id) -> Result<Pickled, Problem> {
         let Some(&[tag, class, key, _device, count]) = self.items(id) else {
-            return Ok(Node::Other("a reference out of the pickle"));
+            return Ok(Pickled::Other("a reference out of the pickle"));
         };
-        let (tag, key) = (&self.nodes[tag as usize], &self.nodes[key as usize]);
-        let (Node::Text(tag), Node::Text(key)) = (tag, key) else {
-            return Ok(Node::Other("a reference out of the pickle"));
+        let (tag, key) = (&self.table[tag as usize], &self.table[key as usize]);
+        let (Pickled::Text(tag), Pickled::Text(key)) = (tag, key) else {
+            return Ok(Pickled::Other("a reference out of the pickle"));
         };
-        Ok(match (tag.as_str(), &self.nodes[class as usize], self.size(count)) {
-            ("storage", &Node::Global(Callee::Storage(kind)), Some(count)) => {
-                // Each reference copies the key, which is a small number in real files.
+        Ok(match (tag.as_str(), &self.table[class as usize], self.size(count)) {
+            ("storage", &Pickled::Global(Callee::Storage(dtype)), Some(count)) => {
+                // Every reference copies the key, which is short in real files.
                 if key.len() > MAX_KEY {
                     return Err(format!("refused: the key of a storage has more than {MAX_KEY} bytes"));
                 }
-                Node::Storage(Rc::new(Storage { key: key.clone(), kind, count }))
+                Pickled::Storage(Rc::new(Storage { key: key.clone(), dtype, count }))
             }
-            ("storage", &Node::Opaque { module, name }, _) => Node::Opaque { module, name },
-            _ => Node::Other("a reference out of the pickle"),
+            ("storage", &Pickled::Opaque { module, name }, _) => Pickled::Opaque { module, name },
+            _ => Pickled::Other("a reference out of the pickle"),
         })
     }
 
     /// A length, an offset or a stride.
     fn size(&self, id: Id) -> Option<usize> {
-        if let Node::Int(n) = self.nodes[id as usize] { usize::try_from(n).ok() } else { None }
+        if let Pickled::Int(n) = self.table[id as usize] { usize::try_from(n).ok() } else { None }
     }
 
     fn sizes(&self, id: Id) -> Option<Vec<usize>> {
@@ -115,9 +115,9 @@ impl Machine<'_> {
     }
 }
 
-/// The outcome of a call.
+/// The result of a call.
 enum Known {
-    Made(Node),
-    /// A value that is there already.
-    There(Id),
+    New(Pickled),
+    /// A value that is in the table already.
+    Existing(Id),
 }

@@ -3,24 +3,25 @@
 use std::rc::Rc;
 
 use crate::error::tamed;
-use crate::weights::elements::Kind;
+use crate::weights::elements;
+use ::safetensors::Dtype;
 
 /// The position of a value in the table.
 pub(in crate::weights) type Id = u32;
 
 /// A value that a pickle describes.
 #[derive(Debug)]
-pub(in crate::weights) enum Node {
-    /// Something that no tensor is made of: nothing, a float, bytes, a set.
+pub(in crate::weights) enum Pickled {
+    /// A value that no tensor is made of, described: None, a float, bytes, a set.
     Other(&'static str),
     Int(i64),
     Text(String),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// A function whose result is known without calling it.
+    /// A function whose result is known without a call.
     Global(Callee),
-    /// Any other class or function, or what calling it would make: known by name only, never called.
+    /// Any other class or function, or the result of a call of it: only its name is known, and it is never called.
     Opaque {
         module: Id,
         name: Id,
@@ -33,11 +34,11 @@ pub(in crate::weights) enum Node {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::weights) struct Storage {
     pub key: String,
-    pub kind: Kind,
+    pub dtype: Dtype,
     pub count: usize,
 }
 
-/// A tensor: some elements of a storage. Nothing about it has been proved.
+/// A tensor: some elements of a storage. Nothing about it has been checked.
 #[derive(Debug)]
 pub(in crate::weights) struct View {
     pub storage: Rc<Storage>,
@@ -56,7 +57,7 @@ pub(in crate::weights) enum Callee {
     /// A tensor with attributes, or of a class derived from torch's.
     RebuildFromType,
     Size,
-    Storage(Kind),
+    Storage(Dtype),
 }
 
 impl Callee {
@@ -67,7 +68,7 @@ impl Callee {
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Some(Self::RebuildParameter),
             ("torch._tensor", "_rebuild_from_type_v2") => Some(Self::RebuildFromType),
             ("torch", "Size") => Some(Self::Size),
-            ("torch", storage) => Kind::from_torch_storage(storage).map(Self::Storage),
+            ("torch", storage) => elements::of_torch_storage(storage).map(Self::Storage),
             _ => None,
         }
     }
@@ -76,32 +77,32 @@ impl Callee {
 /// All values of a pickle, and which of them is the outermost.
 #[derive(Debug)]
 pub(in crate::weights) struct Values {
-    pub nodes: Vec<Node>,
+    pub table: Vec<Pickled>,
     pub root: Id,
 }
 
 impl Values {
-    pub fn get(&self, id: Id) -> &Node {
-        &self.nodes[id as usize]
+    pub fn get(&self, id: Id) -> &Pickled {
+        &self.table[id as usize]
     }
 
-    /// What a value is, for a message: "a whole number", "argparse.Namespace".
+    /// A description for a message: "a whole number", "argparse.Namespace".
     pub fn describe(&self, id: Id) -> String {
         let text = match self.get(id) {
-            Node::Other(what) => what,
-            Node::Int(_) => "a whole number",
-            Node::Text(_) => "a text",
-            Node::Tuple(_) => "a tuple",
-            Node::List(_) => "a list",
-            Node::Dict(_) => "a dictionary",
-            Node::Global(_) => "a class or function",
-            Node::Storage(_) => "a storage",
-            Node::Tensor(_) => "a tensor",
-            &Node::Opaque { module, name } => {
-                if matches!(self.get(name), Node::Text(name) if name == "_reconstruct") {
+            Pickled::Other(what) => what,
+            Pickled::Int(_) => "a whole number",
+            Pickled::Text(_) => "a text",
+            Pickled::Tuple(_) => "a tuple",
+            Pickled::List(_) => "a list",
+            Pickled::Dict(_) => "a dictionary",
+            Pickled::Global(_) => "a class or function",
+            Pickled::Storage(_) => "a storage",
+            Pickled::Tensor(_) => "a tensor",
+            &Pickled::Opaque { module, name } => {
+                if matches!(self.get(name), Pickled::Text(name) if name == "_reconstruct") {
                     return "a NumPy array".into();
                 }
-                let part = |id| if let Node::Text(text) = self.get(id) { tamed(text, 60) } else { String::new() };
+                let part = |id| if let Pickled::Text(text) = self.get(id) { tamed(text, 60) } else { String::new() };
                 return format!("{}.{}", part(module), part(name));
             }
         };

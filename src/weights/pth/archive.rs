@@ -1,4 +1,4 @@
-//! The container of a `.pth`: a zip whose entries lie stored under one folder.
+//! The container of a `.pth`: a zip whose entries are stored uncompressed in one folder.
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
@@ -9,27 +9,27 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::{Storage, contents};
 use crate::error::{Error, Result, shown_list};
-use crate::weights::elements::Data;
-use crate::weights::{Readable, Source, quoted};
+use crate::weights::elements::{self, Data};
+use crate::weights::{OpenFile, Readable, quoted};
 
-/// An open zip whose entries lie stored, apart from each other, under one folder.
+/// An open zip whose entries are uncompressed, do not overlap and lie in one folder.
 pub(super) struct Archive {
     pub path: PathBuf,
     zip: ZipArchive<BufReader<Box<dyn Readable>>>,
     /// The folder, with its slash.
     root: String,
-    /// The bytes of all entries, not more than the file has.
+    /// The bytes of all entries, at most those of the file.
     pub len: u64,
 }
 
 impl Archive {
-    pub fn open(source: Source) -> Result<Self> {
-        let Source { path, file, len: file_len } = source;
+    pub fn open(file: OpenFile) -> Result<Self> {
+        let OpenFile { path, reader, len: file_len } = file;
         let damaged = |cause| Error::weights_from(&path, "the zip is damaged or cut short, fetch it again", cause);
-        // torch.save begins at the first byte. Left to find the beginning by itself, the crate takes the first record of
-        // the directory for the second where the first has 76 bytes, which depends on the file's name alone.
+        // torch.save begins at the first byte. The zip crate, if it has to find the beginning itself, mistakes the first
+        // record of the directory for the second where the first has 76 bytes, which depends on the file's name alone.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
-        let mut zip = ZipArchive::with_config(config, BufReader::new(file)).map_err(damaged)?;
+        let mut zip = ZipArchive::with_config(config, BufReader::new(reader)).map_err(damaged)?;
         let mut names = BTreeSet::new();
         let mut unfit = None;
         let mut len = 0u64;
@@ -45,8 +45,8 @@ impl Archive {
             if let Some(packing) = packing {
                 unfit.get_or_insert_with(|| {
                     format!(
-                        "zip entry {} is {packing}, but torch.save stores entries as they are; extract the zip and \
-                         pack it again without compression, or save the weights anew",
+                        "zip entry {} is {packing}, but torch.save writes entries uncompressed; extract the zip and \
+                         pack it again without compression, or save the weights again",
                         quoted(name)
                     )
                 });
@@ -86,7 +86,7 @@ impl Archive {
                 b"little" => {}
                 order => {
                     return Err(archive.error(format!(
-                        "the storages have the byte order {:?}, and only \"little\" is read; save the file on a \
+                        "the storages have the byte order {:?}, but only \"little\" is read; save the file on a \
                          little-endian machine",
                         String::from_utf8_lossy(order)
                     )));
@@ -104,11 +104,11 @@ impl Archive {
         self.zip.index_for_name(&format!("{}{name}", self.root))
     }
 
-    /// Reads an entry with `read`, which is told its length, and then to its end, where its checksum is compared.
+    /// Reads an entry with `read`, which gets its length, and checks that it ends there with the right checksum.
     fn entry<T>(&mut self, name: &str, read: impl FnOnce(&mut dyn Read, u64) -> std::io::Result<T>) -> Result<T> {
         let Some(index) = self.index(name) else {
             let name = quoted(&format!("{}{name}", self.root));
-            return Err(self.error(format!("the zip has no entry {name}, which its pickle names")));
+            return Err(self.error(format!("the zip lacks the entry {name}, which its pickle refers to")));
         };
         let damaged = |path, cause| {
             Error::weights_from(path, format!("zip entry {name:?} could not be read; fetch the file again"), cause)
@@ -137,15 +137,15 @@ impl Archive {
         })
     }
 
-    pub fn storage(&mut self, Storage { key, kind, count }: &Storage) -> Result<Data> {
+    pub fn storage(&mut self, &Storage { ref key, dtype, count }: &Storage) -> Result<Data> {
+        let size = elements::size(dtype);
         self.entry(&format!("data/{key}"), |mut entry, len| {
-            if count.checked_mul(kind.size()).map(|bytes| bytes as u64) != Some(len) {
+            if count.checked_mul(size).map(|bytes| bytes as u64) != Some(len) {
                 return Err(std::io::Error::other(format!(
-                    "its {len} bytes are not the {count} elements of {} bytes that the pickle promises",
-                    kind.size()
+                    "it has {len} bytes, but the pickle describes {count} elements of {size} bytes"
                 )));
             }
-            kind.read(&mut entry, *count)
+            elements::read(dtype, &mut entry, count)
         })
     }
 }

@@ -1,16 +1,16 @@
-//! What a zip holds, told by the names of its entries.
+//! The content of a zip, recognised by the names of its entries.
 
 use std::collections::BTreeSet;
 
 use crate::error::shown;
 use crate::weights::format::CONVERT;
 
-/// The folder of an entry FOLDER/data.pkl, with its slash.
+/// The folder of an entry `FOLDER/data.pkl`, with its slash.
 pub(super) fn root(name: &str) -> Option<&str> {
     name.strip_suffix("data.pkl").filter(|root| root.find('/').is_some_and(|slash| slash + 1 == root.len()))
 }
 
-/// What it is, with the remedy, if it is not a file of `torch.save`.
+/// What the zip is, with the remedy, if `torch.save` did not write it.
 pub(super) fn other_than_weights(names: &BTreeSet<String>) -> Option<(String, &'static str)> {
     let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
     let below =
@@ -20,7 +20,7 @@ pub(super) fn other_than_weights(names: &BTreeSet<String>) -> Option<(String, &'
     if pickled && (ends("/constants.pkl") || below("code/")) {
         let remedy = "in Python, `model = torch.jit.load(\"scripted.pt\", map_location=\"cpu\")`, then \
                       `torch.save(model.state_dict(), \"weights.pth\")`";
-        return is("a TorchScript program, which holds code beside its weights", remedy);
+        return is("a TorchScript program, which holds code besides its weights", remedy);
     }
     if pickled {
         return None;

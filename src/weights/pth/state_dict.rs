@@ -1,8 +1,8 @@
-//! Where in a checkpoint the state dict lies.
+//! Finds the state dict in a checkpoint.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Id, Node, Values, View};
+use super::{Id, Pickled, Values, View};
 use crate::error::shown;
 use crate::weights::pickle::Problem;
 use crate::weights::{MAX_OTHERS, quoted};
@@ -21,23 +21,23 @@ const WRAPPERS: [&str; 9] = [
     "module",
 ];
 
-/// Those of averaged weights.
+/// Those wrappers that hold averaged weights.
 const AVERAGED: [&str; 2] = ["state_dict_ema", "model_ema"];
 
-/// Scripts wrap a state dict once or twice; more than this is no accident.
+/// Scripts wrap a state dict once or twice; deeper wrapping is refused.
 const MAX_DEPTH: usize = 4;
 
 /// The tensors of a state dict.
 pub(super) struct Found<'a> {
     pub views: BTreeMap<&'a str, &'a View>,
-    /// Which of several state dicts it is.
+    /// Which state dict was taken, where there are several.
     pub notes: Vec<String>,
-    /// What stands among the tensors without being one.
+    /// The entries that are no tensors: name and description.
     pub others: BTreeMap<String, String>,
 }
 
 /// Finds the state dict: the outermost dictionary, or one under [`WRAPPERS`], or the only one that holds tensors.
-/// Nothing beside it is looked at.
+/// Ignores everything else.
 pub(super) fn find(values: &Values) -> Result<Found<'_>, Problem> {
     let mut at = values.root;
     let mut notes = Vec::new();
@@ -54,24 +54,24 @@ pub(super) fn find(values: &Values) -> Result<Found<'_>, Problem> {
     Err(format!("refused: the state dict is wrapped more than {MAX_DEPTH} times"))
 }
 
-/// The entries of a dictionary whose keys are texts, and what else is in it.
+/// The entries of a dictionary whose keys are texts.
 struct Level<'a> {
     entries: Vec<(&'a str, Id)>,
-    /// The first key that is no text.
+    /// The first key that is not a text.
     odd_key: Option<Id>,
 }
 
 impl<'a> Level<'a> {
     fn of(values: &'a Values, id: Id) -> Result<Self, Problem> {
-        let Node::Dict(all) = values.get(id) else {
+        let Pickled::Dict(all) = values.get(id) else {
             let found = values.describe(id);
             return Err(match values.get(id) {
-                Node::Opaque { .. } => format!(
-                    "the pickle holds {found} where a state dict, names with their tensors, is expected, and nothing of \
-                     it is run; in Python, `torch.save(model.state_dict(), \"weights.pth\")` saves one"
+                Pickled::Opaque { .. } => format!(
+                    "the pickle holds {found} instead of a state dict, which maps names to tensors, and no code of it \
+                     is run; in Python, `torch.save(model.state_dict(), \"weights.pth\")` saves one"
                 ),
                 _ => format!(
-                    "the pickle holds {found} where a state dict, names with their tensors, is expected; save \
+                    "the pickle holds {found} instead of a state dict, which maps names to tensors; save \
                      model.state_dict()"
                 ),
             });
@@ -79,19 +79,19 @@ impl<'a> Level<'a> {
         let mut level = Self { entries: Vec::new(), odd_key: None };
         for &(key, value) in all {
             match values.get(key) {
-                Node::Text(name) => level.entries.push((name, value)),
+                Pickled::Text(name) => level.entries.push((name, value)),
                 _ => level.odd_key = level.odd_key.or(Some(key)),
             }
         }
         Ok(level)
     }
 
-    /// The dictionary that this one wraps.
+    /// The dictionary that this one wraps, if it wraps one.
     fn inner(&self, values: &Values) -> Result<Option<(&'a str, Id)>, Problem> {
-        let is_dict = |id: Id| matches!(values.get(id), Node::Dict(_));
+        let is_dict = |id: Id| matches!(values.get(id), Pickled::Dict(_));
         let wrapped = |wrapper| self.entries.iter().rev().find(|&&(name, id)| name == wrapper && is_dict(id)).copied();
         let wrapped: Vec<(&str, Id)> = WRAPPERS.into_iter().filter_map(wrapped).collect();
-        // An empty average or a configuration may have the name of a state dict: one that holds tensors goes first.
+        // An empty average or a configuration may have such a name, so a dictionary that holds tensors is preferred.
         let mut seen = HashSet::new();
         let full = wrapped.iter().find(|&&(_, id)| wraps_tensors(values, id, MAX_DEPTH, &mut seen));
         if let Some(&found) = full.or(wrapped.first()) {
@@ -99,35 +99,36 @@ impl<'a> Level<'a> {
         }
         let mut seen = HashSet::new();
         let holds_tensors = |&&(_, id): &&(&str, Id)| match values.get(id) {
-            // Each dictionary once, however often it is referred to.
-            Node::Dict(entries) if seen.insert(id) => {
-                entries.iter().any(|&(_, value)| matches!(values.get(value), Node::Tensor(_)))
+            // Each dictionary is looked at once, however often it is referred to.
+            Pickled::Dict(entries) if seen.insert(id) => {
+                entries.iter().any(|&(_, value)| matches!(values.get(value), Pickled::Tensor(_)))
             }
             _ => false,
         };
         let inner: Vec<_> = self.entries.iter().filter(holds_tensors).collect();
-        let own = self.entries.iter().filter(|&&(_, id)| matches!(values.get(id), Node::Tensor(_))).count();
-        let len = |id| if let Node::Dict(entries) = values.get(id) { entries.len() } else { 0 };
+        let own = self.entries.iter().filter(|&&(_, id)| matches!(values.get(id), Pickled::Tensor(_))).count();
+        let len = |id| if let Pickled::Dict(entries) = values.get(id) { entries.len() } else { 0 };
         match inner[..] {
             [&(name, id)] if len(id) > own => Ok(Some((name, id))),
             [_, _, ..] if own == 0 => {
                 let names: Vec<_> = inner.iter().take(10).map(|(name, _)| quoted(name)).collect();
                 let names = names.join(", ");
-                Err(format!("several dictionaries hold tensors: {names}; save the one state dict alone"))
+                Err(format!("several dictionaries hold tensors: {names}; save only the state dict"))
             }
             _ => Ok(None),
         }
     }
 
-    /// Says which state dict was taken where there are several.
+    /// A note of which state dict was taken, where there are several.
     fn rivals(&self, values: &Values, taken: &str) -> Option<String> {
-        let is_there = |wrapper: &&str| {
-            self.entries.iter().any(|&(name, id)| name == *wrapper && matches!(values.get(id), Node::Dict(_)))
+        let exists = |wrapper: &&str| {
+            self.entries.iter().any(|&(name, id)| name == *wrapper && matches!(values.get(id), Pickled::Dict(_)))
         };
-        let others: Vec<_> = WRAPPERS.into_iter().filter(|&wrapper| wrapper != taken).filter(is_there).collect();
+        let others: Vec<_> = WRAPPERS.into_iter().filter(|&wrapper| wrapper != taken).filter(exists).collect();
         let average = if AVERAGED.contains(&taken) { " (averaged, EMA)" } else { "" };
         (!others.is_empty() || !average.is_empty()).then(|| {
-            let beside = if others.is_empty() { String::new() } else { format!("; also there: {}", others.join(", ")) };
+            let beside =
+                if others.is_empty() { String::new() } else { format!("; the file also has {}", others.join(", ")) };
             format!("weights of {}{average}{beside}", shown(taken))
         })
     }
@@ -137,8 +138,8 @@ impl<'a> Level<'a> {
         let mut found = Found { views: BTreeMap::new(), notes, others: BTreeMap::new() };
         for &(name, id) in &self.entries {
             match values.get(id) {
-                Node::Tensor(view) => {
-                    // Of a key that is set twice the last value holds, as in Python.
+                Pickled::Tensor(view) => {
+                    // The last value of a repeated key counts, as in Python.
                     found.views.insert(name, view);
                     found.others.remove(name);
                 }
@@ -155,7 +156,7 @@ impl<'a> Level<'a> {
         }
         if let (true, Some(key)) = (self.entries.is_empty(), self.odd_key) {
             let found = values.describe(key);
-            return Err(format!("the dictionary has {found} for a key, where names of tensors are expected"));
+            return Err(format!("the dictionary has {found} as a key; keys must be names of tensors"));
         }
         if self.entries.is_empty() {
             return Err("the state dict is empty".into());
@@ -165,23 +166,23 @@ impl<'a> Level<'a> {
         let more = self.entries.len() - first.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         Err(format!(
-            "no tensors are found, directly or under one of {}; here is {}{more}. Save model.state_dict() alone",
+            "no tensors found, directly or under one of {}; it holds {}{more}. Save model.state_dict() alone",
             WRAPPERS.join(", "),
             first.join(", ")
         ))
     }
 }
 
-/// Whether a dictionary holds tensors, directly or under the name of a further state dict. Each dictionary is looked at
-/// once, however often it is referred to.
+/// Whether a dictionary holds tensors, directly or in a wrapper. Each dictionary is looked at once, however often it is
+/// referred to.
 fn wraps_tensors(values: &Values, id: Id, depth: usize, seen: &mut HashSet<Id>) -> bool {
-    let Node::Dict(entries) = values.get(id) else { return false };
+    let Pickled::Dict(entries) = values.get(id) else { return false };
     if depth == 0 || !seen.insert(id) {
         return false;
     }
-    entries.iter().any(|&(_, value)| matches!(values.get(value), Node::Tensor(_)))
+    entries.iter().any(|&(_, value)| matches!(values.get(value), Pickled::Tensor(_)))
         || entries.iter().any(|&(key, value)| {
-            let is_wrapper = matches!(values.get(key), Node::Text(name) if WRAPPERS.contains(&name.as_str()));
+            let is_wrapper = matches!(values.get(key), Pickled::Text(name) if WRAPPERS.contains(&name.as_str()));
             is_wrapper && wraps_tensors(values, value, depth - 1, seen)
         })
 }

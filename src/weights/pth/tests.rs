@@ -131,7 +131,7 @@ fn training_checkpoints_are_read_whatever_lies_beside_the_weights() {
     let found = Weights::read(&fixture("training")).unwrap();
     assert_eq!(found.tensors.keys().collect::<Vec<_>>(), ["bias", "weight"]);
     assert_eq!(f32s(&found.tensors["bias"]), [3., 4.], "the averaged ones, as in timm");
-    assert_eq!(found.notes, ["weights of state_dict_ema (averaged, EMA); also there: state_dict"]);
+    assert_eq!(found.notes, ["weights of state_dict_ema (averaged, EMA); the file also has state_dict"]);
     // A dictionary of tensors and other things at once.
     let found = Weights::read(&fixture("flat")).unwrap();
     assert_eq!(found.tensors.keys().collect::<Vec<_>>(), ["bias", "weight"]);
@@ -151,16 +151,16 @@ fn the_legacy_format_says_how_to_convert() {
 #[test]
 fn what_is_no_state_dict_is_refused() {
     for (pickle, words) in [
-        (&b"\x80\x02]."[..], "a list where a state dict"),
+        (&b"\x80\x02]."[..], "a list instead of a state dict"),
         (b"\x80\x02}.", "state dict is empty"),
-        (b"\x80\x02}K\x01K\x02s.", "a whole number for a key"),
+        (b"\x80\x02}K\x01K\x02s.", "a whole number as a key"),
         (b"\x80\x02}X\x05\x00\x00\x00epochK\x02s.", "\"epoch\" (a whole number)"),
         (b"\x80\x02}X\x03\x00\x00\x00own}s.", "\"own\" (a dictionary)"),
         (b"\x80\x02}X\x03\x00\x00\x00net}s.", "state dict is empty"),
         (b"\x80\x02}X\x05\x00\x00\x00modelca\nNet\n)\x81s.", "\"model\" (a.Net)"),
-        (b"\x80\x02ca\nNet\n)\x81}b.", "holds a.Net where a state dict"),
+        (b"\x80\x02ca\nNet\n)\x81}b.", "holds a.Net instead of a state dict"),
         (b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.", "more than 4 times"),
-        (b"\x80\x02cos\nsystem\n.", "holds os.system where a state dict"),
+        (b"\x80\x02cos\nsystem\n.", "holds os.system instead of a state dict"),
         (b"\x80\x02}X\x01", "ends too early"),
     ] {
         let text = refuses(&[("x/data.pkl", pickle)]);
@@ -198,10 +198,13 @@ fn zips_that_are_no_checkpoints_are_refused() {
         (say(&[]), "no data.pkl"),
         (say(&[("data.pkl", &good)]), "no data.pkl"),
         (say(&[("x/data.pkl", &good), ("y/data.pkl", &good)]), "several data.pkl"),
-        (say(&[("x/data.pkl", &good)]), "no entry \"x/data/0\""),
-        (say(&[("x/data.pkl", &good), ("y/data/0", data)]), "no entry \"x/data/0\""),
-        (say(&[("x/data.pkl", &good), ("x/data/0", &data[1..])]), "7 bytes are not the 2 elements"),
-        (say(&[("x/data.pkl", &good), ("x/data/0", &[0; 9])]), "9 bytes are not the 2 elements"),
+        (say(&[("x/data.pkl", &good)]), "lacks the entry \"x/data/0\""),
+        (say(&[("x/data.pkl", &good), ("y/data/0", data)]), "lacks the entry \"x/data/0\""),
+        (
+            say(&[("x/data.pkl", &good), ("x/data/0", &data[1..])]),
+            "it has 7 bytes, but the pickle describes 2 elements",
+        ),
+        (say(&[("x/data.pkl", &good), ("x/data/0", &[0; 9])]), "it has 9 bytes, but the pickle describes 2 elements"),
         (say(&[("x/data.pkl", &good), ("x/data/0", data), ("x/byteorder", b"big")]), "byte order \"big\""),
     ] {
         assert!(text.contains(words), "{text}");

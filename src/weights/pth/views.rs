@@ -1,4 +1,4 @@
-//! From storages to tensors.
+//! Makes tensors of storages.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use crate::error::Result;
 use crate::weights::{element_count, quoted};
 
 impl Archive {
-    /// Reads every storage once and makes the tensors that lie in it.
+    /// Reads every storage once and makes its tensors.
     pub fn tensors(&mut self, views: &BTreeMap<&str, &View>) -> Result<BTreeMap<String, Tensor>> {
         let mut storages: BTreeMap<&str, Vec<(&str, &View)>> = BTreeMap::new();
         for (&name, &view) in views {
             storages.entry(&view.storage.key).or_default().push((name, view));
         }
         let mut tensors = BTreeMap::new();
-        // Elements may be copied this often: a few bytes must not be expanded to gigabytes.
+        // At most this many elements are copied, so that a few bytes cannot be expanded to gigabytes.
         let mut budget = self.len;
         for views in storages.values() {
             let storage = &views[0].1.storage;
@@ -25,7 +25,7 @@ impl Archive {
                 self.check(name, view, storage)?;
             }
             let data = self.storage(storage)?;
-            // Views of the whole storage share it; others are copied out, the same one only once.
+            // Views of the whole storage share it. Others are copied out, and equal ones share the copy.
             let (whole, parts): (Vec<_>, Vec<_>) = views.iter().partition(|(_, view)| is_whole(view));
             let mut made: BTreeMap<(usize, &[usize], &[usize]), Tensor> = BTreeMap::new();
             for (name, view) in parts {
@@ -58,11 +58,11 @@ impl Archive {
         Ok(tensors)
     }
 
-    /// Proves that a view lies in its storage.
+    /// Checks that a view lies in its storage.
     fn check(&self, name: &str, view: &View, storage: &Storage) -> Result<()> {
         if *view.storage != *storage {
             return Err(self.error(format!(
-                "tensor {}: storage {:?} has another type or length for another tensor",
+                "tensor {}: another tensor gives storage {:?} another type or length",
                 quoted(name),
                 storage.key
             )));
@@ -81,7 +81,7 @@ impl Archive {
     }
 }
 
-/// Whether every element of a view is one of its storage.
+/// Whether every element of a view lies in its storage.
 fn lies_in_storage(View { storage, offset, shape, stride }: &View) -> bool {
     if shape.len() != stride.len() || *offset > storage.count {
         return false;
@@ -97,7 +97,7 @@ fn lies_in_storage(View { storage, offset, shape, stride }: &View) -> bool {
     }
 }
 
-/// Whether a view is all of its storage, one element after the other. Strides of lengths of one do not matter.
+/// Whether a view is its whole storage in row-major order. Strides of axes of length one do not matter.
 fn is_whole(view: &View) -> bool {
     let mut expected = 1;
     let contiguous = view.shape.iter().zip(&view.stride).rev().all(|(&length, &stride)| {
