@@ -81,11 +81,11 @@ impl Opened {
         if options.saved_only && saved.is_none() {
             return Err(Saved::missing(path));
         }
-        let wanted = match (&options.wanted, &saved, beside.arch) {
+        let wanted = match (&options.wanted, &saved, beside.wanted) {
             (Some(wanted), _, _) => wanted.clone(),
             (None, Some(saved), _) if saved.custom => return Err(Saved::without_blueprint(path, &saved.arch)),
-            (None, Some(saved), _) => Wanted::Arch(saved.arch.parse()?),
-            (None, None, Some(arch)) => Wanted::Arch(arch),
+            (None, Some(saved), _) => Wanted::named(&saved.arch)?,
+            (None, None, Some(wanted)) => wanted,
             (None, None, None) => return Err(of_unknown_arch(&weights)),
         };
         if let (Wanted::Custom(blueprint), Some(channels)) = (&wanted, options.channels)
