@@ -27,6 +27,7 @@ const FAMILY: Family = Family {
 
 /// The model's features, and the norm of its head, which the model only has together with a classifier.
 fn build(config: &Config, dim: usize, vb: VarBuilder<'_>) -> Result<Features> {
+    #[allow(clippy::disallowed_methods)] // the original's; what learns takes another path below
     let norm = layer_norm(dim, 1e-6, vb.pp("head.norm"))?;
     let body = convnext_no_final_layer(config, vb)?;
     Ok(Box::new(move |images| {

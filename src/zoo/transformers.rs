@@ -61,6 +61,7 @@ fn vit_features(config: &vit::Config, vb: VarBuilder<'_>) -> Result<Features> {
     let vb = vb.pp("vit");
     let embeddings = vit::Embeddings::new(config, false, vb.pp("embeddings"))?;
     let encoder = vit::Encoder::new(config, vb.pp("encoder"))?;
+    #[allow(clippy::disallowed_methods)] // the original's; it never learns
     let norm = layer_norm(config.hidden_size, config.layer_norm_eps, vb.pp("layernorm"))?;
     Ok(Box::new(move |images| {
         let (_, _, height, width) = images.dims4()?;
