@@ -70,8 +70,8 @@ impl Recorded {
             for (name, shape, facts) in &self.tensors {
                 let slot = b.slot(name.clone(), shape.clone(), *facts)?;
                 learns |= !matches!(slot, Slot::Frozen(_));
-                if row.family.f32_alone && slot.tensor().dtype() != DType::F32 {
-                    let why = "candle-transformers adds constants in f32 to its weights; load it in `DType::F32`";
+                if slot.tensor().dtype() != DType::F32 {
+                    let why = "candle-transformers' models have constants and layer norms for f32 alone; load it in `DType::F32`";
                     return Err(Error::unsupported(row.name, "compute in f64", why));
                 }
                 tensors.insert(name.clone(), slot.tensor().clone());

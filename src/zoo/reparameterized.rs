@@ -7,7 +7,7 @@ use candle_core::{Module, Result};
 use candle_nn::Func;
 use candle_transformers::models::{mobileone, repvgg};
 
-const NOTE: &str = "f32 alone; batch norms are folded into convolutions, which training does anew in every step";
+const NOTE: &str = "batch norms are folded into convolutions, which training does anew in every step";
 
 const REPVGG: Family = Family {
     name: "RepVGG",
@@ -16,7 +16,6 @@ const REPVGG: Family = Family {
     init: |_| None,
     is_position: |_| false,
     cut: None,
-    f32_alone: true,
     note: NOTE,
 };
 

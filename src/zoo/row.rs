@@ -37,8 +37,6 @@ pub(super) struct Family {
     pub is_position: fn(tensor: &str) -> bool,
     /// Why its parameters cannot learn, where the backward pass does not reach all of them.
     pub cut: Option<&'static str>,
-    /// Whether the model computes in f32 whatever the type of its tensors is.
-    pub f32_alone: bool,
     /// What else to know, for the table.
     pub note: &'static str,
 }

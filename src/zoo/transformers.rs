@@ -4,7 +4,7 @@
 use super::row::{Family, Features, Row};
 use crate::input_spec::{CropMode, InputSpec, Interpolation};
 use crate::params::TensorInit;
-use candle_core::{IndexOp, Module, Result, bail};
+use candle_core::{IndexOp, Module, Result, Tensor, bail};
 use candle_nn::{Activation, VarBuilder, layer_norm};
 use candle_transformers::models::{dinov2, vit};
 
@@ -16,7 +16,6 @@ const VIT: Family = Family {
     init: |tensor| is_token(tensor).then_some(TensorInit::Normal(0.02)),
     is_position: is_token,
     cut: Some("no gradient passes candle-nn's softmax_last_dim and layer_norm; freeze it (`FreezePolicy::Backbone`)"),
-    f32_alone: false,
     note: "images of one size",
 };
 
@@ -29,7 +28,7 @@ const DINOV2: Family = Family {
         scale.or_else(|| is_token(tensor).then_some(TensorInit::Normal(0.02)))
     },
     cut: Some("no gradient passes candle-nn's layer_norm; freeze it (`FreezePolicy::Backbone`)"),
-    note: "square images whose sides are multiples of 14 pixels; a classifier of 1000 classes has the model's own names \
+    note: "computed image by image; square images whose sides are multiples of 14 pixels; a classifier of 1000 classes has the model's own names \
            and shapes, one of other classes the names alone",
     ..VIT
 };
@@ -83,7 +82,9 @@ fn dinov2_features(width: usize, layers: usize, heads: usize, vb: VarBuilder<'_>
                 "images of {height} x {width_of} pixels; candle-transformers turns the positions of images that are not square"
             );
         }
-        model.forward(images)?.narrow(1, 0, 2 * width)?.contiguous()
+        // The model takes one image at a time.
+        let one = |image: usize| model.forward(&images.narrow(0, image, 1)?)?.narrow(1, 0, 2 * width);
+        Tensor::cat(&(0..images.dim(0)?).map(one).collect::<Result<Vec<_>>>()?, 0)
     }))
 }
 
