@@ -1,7 +1,7 @@
 //! Choices: strategies, plans and settings by hand; which win, what is refused, what the report says of them.
 
-use crate::support::{differing, names_of, pictures, plan};
-use crate::training::{backbone, data, phase, plans, saved, tuner};
+use crate::support::{names_of, pictures, plan};
+use crate::training::{backbone, data, phase, plans, tuner};
 use candle_finetune::{
     Augment, BatchNormMode, CropMode, Dataset, Error, FineTuner, FreezePolicy, Head, Init, InputSpec, Loss, Optimizer,
     Phase, Plan, Report, Strategy, TensorDataset, VecDataset, split,
