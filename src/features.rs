@@ -10,5 +10,4 @@ pub use cache::FeatureCache;
 pub use producer::{Cut, Producer};
 pub use set::FeatureSet;
 
-pub(crate) use key::fingerprint;
 pub(crate) use producer::Weight;

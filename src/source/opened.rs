@@ -263,6 +263,7 @@ fn adapted(kernel: &Tensor, dim: usize, channels: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arch;
     use crate::source::embedded;
 
     fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Opened> {
@@ -278,12 +279,12 @@ mod tests {
     #[test]
     fn the_user_wins_over_the_description_inside_and_that_over_the_config_beside() {
         let opened = resolve(Options::default(), embedded::weights().unwrap(), config()).unwrap();
-        assert_eq!((opened.arch, opened.spec.size), (Arch::CIFAR_RESNET20, (32, 32)));
+        assert_eq!((opened.wanted.arch().unwrap(), opened.spec.size), (Arch::CIFAR_RESNET20, (32, 32)));
         assert_eq!(opened.labels.unwrap().len(), 10);
         let options = Options { spec: Some(InputSpec::new(40)), ..Options::default() };
         let opened = resolve(options, embedded::weights().unwrap(), config()).unwrap();
         assert_eq!(opened.spec, InputSpec::new(40));
-        let options = Options { arch: Some(Arch::RESNET18), ..Options::default() };
+        let options = Options { wanted: Some(Wanted::Arch(Arch::RESNET18)), ..Options::default() };
         let error = resolve(options, embedded::weights().unwrap(), config()).err().unwrap();
         assert!(matches!(error, Error::WeightsMismatch { .. }), "{error}");
     }
@@ -293,7 +294,7 @@ mod tests {
         let mut weights = embedded::weights().unwrap();
         let text = weights.metadata.values_mut().find(|text| text.contains("cifar_resnet20")).unwrap();
         *text = text.replace("cifar_resnet20", "resnet_of_tomorrow");
-        let options = Options { arch: Some(Arch::CIFAR_RESNET20), ..Options::default() };
+        let options = Options { wanted: Some(Wanted::Arch(Arch::CIFAR_RESNET20)), ..Options::default() };
         let opened = resolve(options, weights, Snapshot::default()).unwrap();
         assert!(opened.saved.is_none() && opened.labels.is_none());
         assert_eq!(opened.spec, Arch::CIFAR_RESNET20.input_spec());
@@ -301,7 +302,8 @@ mod tests {
 
     #[test]
     fn only_a_saved_predictor_will_do_where_one_is_asked_for() {
-        let only = || Options { arch: Some(Arch::CIFAR_RESNET20), saved_only: true, ..Options::default() };
+        let only =
+            || Options { wanted: Some(Wanted::Arch(Arch::CIFAR_RESNET20)), saved_only: true, ..Options::default() };
         assert!(resolve(only(), embedded::weights().unwrap(), Snapshot::default()).is_ok());
         let mut plain = embedded::weights().unwrap();
         plain.metadata.clear();
