@@ -170,7 +170,7 @@ impl Arch {
         Some(self.0.hub).filter(|hub| !hub.is_empty())
     }
 
-    /// How many numbers the backbone makes of an image.
+    /// The number of features per image.
     pub fn feature_dim(&self) -> usize {
         self.0.feature_dim
     }

@@ -13,7 +13,7 @@ pub(crate) enum Slot {
     Param(Var),
     /// Changes outside the gradient: a batch norm's running statistics.
     Buffer(Var),
-    /// Would learn, but has no numbers of its own: part of a sketch.
+    /// Would learn, but has no elements: part of a dry run.
     Symbolic(Tensor),
 }
 

@@ -33,7 +33,7 @@ pub struct Predictor {
     pub(crate) backbone: Backbone,
     pub(crate) inference: Arc<Inference>,
     /// The report of its training, as the JSON that is saved with it.
-    pub(crate) story: Option<serde_json::Value>,
+    pub(crate) report: Option<serde_json::Value>,
 }
 
 /// The prediction for one image.
@@ -141,11 +141,11 @@ impl Predictor {
         head: Head,
         tensors: Vec<(String, Tensor)>,
         labels: Vec<String>,
-        story: Option<serde_json::Value>,
+        report: Option<serde_json::Value>,
     ) -> Result<Self> {
         let slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
         let inference = Inference::new(&backbone, head, slots, labels)?;
-        Ok(Self { backbone, inference: Arc::new(inference), story })
+        Ok(Self { backbone, inference: Arc::new(inference), report })
     }
 
     /// The report of its training: the plan, the figures of every epoch, the final accuracy. `None` if it was not
@@ -154,8 +154,8 @@ impl Predictor {
     /// # Errors
     /// If the file was saved by a version of the crate with another format of reports.
     pub fn report(&self) -> Result<Option<Report>> {
-        let Some(story) = &self.story else { return Ok(None) };
-        let report = serde_json::from_value(story.clone());
+        let Some(report) = &self.report else { return Ok(None) };
+        let report = serde_json::from_value(report.clone());
         report.map(Some).map_err(|error| Error::invalid("report", format!("of the predictor cannot be read: {error}")))
     }
 

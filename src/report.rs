@@ -199,7 +199,7 @@ impl Report {
     }
 
     /// What a predictor saves of it, as JSON.
-    pub(crate) fn as_story(&self) -> crate::Result<serde_json::Value> {
+    pub(crate) fn saved_form(&self) -> crate::Result<serde_json::Value> {
         serde_json::to_value(self.without_measurements())
             .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))
     }

@@ -193,7 +193,7 @@ fn blocks(name: &str, lines: &[&str], found: &mut BTreeSet<String>) {
 
 /// Whether a line begins the definition of a private type of this name.
 fn is_private(line: &str, name: &str) -> bool {
-    ["struct ", "enum "]
+    ["struct ", "enum ", "type "]
         .iter()
         .any(|kind| line.strip_prefix(kind).is_some_and(|rest| rest.split(|c| !is_name(c)).next() == Some(name)))
 }

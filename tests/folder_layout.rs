@@ -91,7 +91,7 @@ fn the_layout_decides() {
     assert_eq!((sizes(&splits), splits.train.classes().join(" ")), ((6, 1, 0), "a b".into()));
     assert_eq!(splits.ignored(), [root.path().join("extra"), root.path().join("more")]);
     let text = splits.to_string();
-    assert!(text.contains("left out") && text.contains("extra") && text.contains("valid lacks b"), "{text}");
+    assert!(text.contains("ignored") && text.contains("extra") && text.contains("valid lacks b"), "{text}");
     assert_eq!((parts.open(root.path()).unwrap().len(), parts.eval_part(root.path()).unwrap().len()), (6, 1));
 
     let classes = ImageFolder::options().layout("classes".parse().unwrap());

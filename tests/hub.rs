@@ -372,6 +372,26 @@ fn shards_and_pickles() {
     assert!(error.contains("model-00002-of-00002"), "{error}");
 }
 
+#[test]
+fn a_predictor_is_opened_once() {
+    let place = Place::new();
+    let plain = place.repository("acme/plain");
+    put(&plain, &state(Arch::CIFAR_RESNET20, Naming::Timm, 2), &json!({"architecture": "cifar_resnet20"}));
+    let saved = place.repository("acme/saved");
+    Predictor::load(Source::embedded(), &CPU).unwrap().save_folder(&saved).unwrap();
+    for id in ["acme/plain", "acme/saved"] {
+        place.hub.asked();
+        Predictor::load(place.source(id), &CPU).unwrap();
+        let asked = place.hub.asked();
+        let count = |method: &str, name: &str| {
+            asked.iter().filter(|line| line.starts_with(method) && line.contains(name)).count()
+        };
+        for name in ["config.json", "model.safetensors"] {
+            assert_eq!((count("HEAD", name), count("GET", name)), (1, 1), "{name}: {asked:?}");
+        }
+    }
+}
+
 fn tuned(head: Head) -> Fitted {
     let (train, valid) = (pictures(14, 40, 2, 1), pictures(6, 40, 2, 100));
     let plan = plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1)], 6);

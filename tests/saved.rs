@@ -61,7 +61,7 @@ fn linear() -> Vec<u8> {
 fn copied(name: &str, to: &Path) -> PathBuf {
     let bytes =
         if name == "linear" { linear() } else { std::fs::read(folder().join(format!("{name}.safetensors"))).unwrap() };
-    let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sum = Sha256::digest(&bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(sum, expected(name)["sha256"], "{name}: the fixture is not the file that 0.1 wrote");
     let path = to.join(format!("{name}.safetensors"));
     std::fs::write(&path, bytes).unwrap();

@@ -237,7 +237,7 @@ pub(super) fn check_target(target: &Target, classes: usize, name: impl Fn() -> S
 }
 
 /// The input of one sample, as a worker makes it.
-pub(super) enum Input {
+pub(super) enum Prepared {
     /// The values of a transformed image (C, H, W).
     Values(Vec<f32>),
     /// The tensor (C, H, W) of a dataset whose samples need no transform.
@@ -246,16 +246,16 @@ pub(super) enum Input {
 
 /// Joins the inputs of a batch; `(c, h, w)` is the shape of transformed images.
 pub(super) fn join_images(
-    inputs: Vec<Input>,
+    inputs: Vec<Prepared>,
     (c, h, w): (usize, usize, usize),
     name: impl Fn(usize) -> String,
     device: &Device,
 ) -> Result<Tensor> {
     let n = inputs.len();
-    if inputs.iter().all(|input| matches!(input, Input::Values(_))) {
+    if inputs.iter().all(|input| matches!(input, Prepared::Values(_))) {
         let mut all = Vec::with_capacity(n * c * h * w);
         for input in inputs {
-            if let Input::Values(values) = input {
+            if let Prepared::Values(values) = input {
                 all.extend_from_slice(&values);
             }
         }
@@ -264,8 +264,8 @@ pub(super) fn join_images(
     let mut tensors: Vec<Tensor> = Vec::with_capacity(n);
     for (k, input) in inputs.into_iter().enumerate() {
         let tensor = match input {
-            Input::Values(values) => Tensor::from_vec(values, (c, h, w), &Device::Cpu)?.to_device(device)?,
-            Input::Tensor(tensor) => tensor.to_device(device)?,
+            Prepared::Values(values) => Tensor::from_vec(values, (c, h, w), &Device::Cpu)?.to_device(device)?,
+            Prepared::Tensor(tensor) => tensor.to_device(device)?,
         };
         if tensor.rank() != 3 || !matches!(tensor.dtype(), DType::F32 | DType::F64) {
             let found = format!("a tensor {:?} of {:?}", tensor.dims(), tensor.dtype());

@@ -1,6 +1,6 @@
 //! Makes batches on background threads, ahead of the training step.
 
-use super::batch::{Input, Inputs, batch_count, batch_end, join_images};
+use super::batch::{Inputs, Prepared, batch_count, batch_end, join_images};
 use super::{Batch, Dataset, Sample, Target, Targets, Transform};
 use crate::{Error, Result};
 use candle_core::Device;
@@ -143,7 +143,7 @@ struct State {
 }
 
 struct Item {
-    input: Input,
+    input: Prepared,
     target: Target,
 }
 
@@ -184,8 +184,8 @@ impl Job {
             let Loader { dataset, transform, seed, .. } = &self.loader;
             let info = dataset.info(i);
             let input = match dataset.sample(i)? {
-                Sample::Tensor(tensor) => Input::Tensor(tensor),
-                Sample::Image(image) => Input::Values(
+                Sample::Tensor(tensor) => Prepared::Tensor(tensor),
+                Sample::Image(image) => Prepared::Values(
                     transform
                         .values(&image, *seed, self.epoch, info.augment_index as u64)
                         .map_err(|error| Error::bad_sample(info.to_string(), error.to_string()))?,

@@ -20,7 +20,7 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
         input: profile.spec.clone(),
         labels: predictor.labels().to_vec(),
         head: predictor.inference.head(),
-        story: predictor.story.clone(),
+        report: predictor.report.clone(),
     };
     let text = serde_json::to_string(&description)
         .map_err(|error| Error::weights_from(path, "the description cannot be written as JSON", error))?;
@@ -66,7 +66,7 @@ pub(super) fn assemble(opened: &Opened, saved: Saved, device: &Device) -> Result
     }
     check_head(&head, blueprint.feature_dim(), saved.labels.len(), path)?;
     let backbone = opened.backbone_beside_head(device)?;
-    Predictor::assemble(backbone, saved.head, head, saved.labels, saved.story)
+    Predictor::assemble(backbone, saved.head, head, saved.labels, saved.report)
 }
 
 /// Refuses a head whose layer widths do not match the features, each other and the labels.

@@ -33,7 +33,8 @@ pub(crate) struct Saved {
     pub labels: Vec<String>,
     pub head: Head,
     /// The report of the run that trained it.
-    pub story: Option<serde_json::Value>,
+    #[serde(rename = "story")]
+    pub report: Option<serde_json::Value>,
 }
 
 impl Saved {

@@ -34,30 +34,30 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
 
 impl Snapshot {
-    /// Reads a local folder. `wanted`: the network that the user sets; `spec`: whether to read the preprocessing of
-    /// images, which the user has not set.
-    pub fn open(folder: &Path, wanted: Option<&Wanted>, spec: bool) -> Result<Self> {
+    /// Reads a local folder. `wanted`: the network, if the user sets it; `wants_spec`: whether to read the
+    /// preprocessing of images, which the user does not set.
+    pub fn open(folder: &Path, wanted: Option<&Wanted>, wants_spec: bool) -> Result<Self> {
         if !folder.is_dir() {
             let problem = "is not a folder; name the one that holds config.json and model.safetensors";
             return Err(Error::weights(folder, problem));
         }
-        Self::gather(folder, wanted, spec, &mut |name| {
+        Self::gather(folder, wanted, wants_spec, &mut |name| {
             let path = folder.join(name);
             Ok(path.exists().then_some(path))
         })
     }
 
     /// Reads the files that `get` returns. Messages call the folder `label`.
-    pub(super) fn gather(label: &Path, wanted: Option<&Wanted>, spec: bool, get: Get<'_>) -> Result<Self> {
+    pub(super) fn gather(label: &Path, wanted: Option<&Wanted>, wants_spec: bool, get: Get<'_>) -> Result<Self> {
         let mut found = Self { wanted: wanted.cloned(), ..Self::default() };
         if let Some(path) = get(CONFIG)? {
             let config = Object::read(&path)?;
             if config.has("architecture") {
-                found.timm(&config, spec)?;
+                found.timm(&config, wants_spec)?;
             } else if config.has("model_type") {
-                let preprocessor = if spec { get(PREPROCESSOR)? } else { None };
+                let preprocessor = if wants_spec { get(PREPROCESSOR)? } else { None };
                 let preprocessor = preprocessor.map(|path| Object::read(&path)).transpose()?;
-                if spec && preprocessor.is_none() {
+                if wants_spec && preprocessor.is_none() {
                     let assumed = "images are prepared as for the architecture's default weights";
                     found.notes.push(format!("no {PREPROCESSOR}; {assumed}"));
                 }
@@ -87,7 +87,7 @@ impl Snapshot {
     }
 
     /// Reads timm's config.json. Older versions write the fields of `pretrained_cfg` at the top level.
-    fn timm(&mut self, config: &Object, spec: bool) -> Result<()> {
+    fn timm(&mut self, config: &Object, wants_spec: bool) -> Result<()> {
         if self.wanted.is_none() {
             let name = config.text("architecture")?.unwrap_or_default();
             // A tag of the weights may follow the name.
@@ -110,7 +110,7 @@ impl Snapshot {
                 format!("model_args.{} changes the network in a way that this crate does not know", shown(field)),
             ));
         }
-        if spec {
+        if wants_spec {
             self.spec = Some(self.timm_input(input, arguments.as_ref())?);
         }
         self.labels = match config.texts("label_names")? {

@@ -259,3 +259,60 @@ fn adapted(kernel: &Tensor, dim: usize, channels: usize) -> Result<Tensor> {
     let repeated = Tensor::cat(&vec![kernel; channels.div_ceil(have)], dim)?.narrow(dim, 0, channels)?;
     Ok((repeated.contiguous()? * (have as f64 / channels as f64))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arch;
+    use crate::source::embedded;
+
+    fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Opened> {
+        Opened::resolve(options, weights, beside)
+    }
+
+    /// What a config.json says that describes another network.
+    fn config() -> Snapshot {
+        let spec = InputSpec::new(64);
+        Snapshot { arch: Some(Arch::RESNET18), spec: Some(spec), labels: Some(vec!["a".into()]), ..Snapshot::default() }
+    }
+
+    #[test]
+    fn the_user_wins_over_the_description_inside_and_that_over_the_config_beside() {
+        let opened = resolve(Options::default(), embedded::weights().unwrap(), config()).unwrap();
+        assert_eq!((opened.wanted.arch().unwrap(), opened.spec.size), (Arch::CIFAR_RESNET20, (32, 32)));
+        assert_eq!(opened.labels.unwrap().len(), 10);
+        let options = Options { spec: Some(InputSpec::new(40)), ..Options::default() };
+        let opened = resolve(options, embedded::weights().unwrap(), config()).unwrap();
+        assert_eq!(opened.spec, InputSpec::new(40));
+        let options = Options { wanted: Some(Wanted::Arch(Arch::RESNET18)), ..Options::default() };
+        let error = resolve(options, embedded::weights().unwrap(), config()).err().unwrap();
+        assert!(matches!(error, Error::WeightsMismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_description_of_another_architecture_is_not_used() {
+        let mut weights = embedded::weights().unwrap();
+        let text = weights.metadata.values_mut().find(|text| text.contains("cifar_resnet20")).unwrap();
+        *text = text.replace("cifar_resnet20", "resnet_of_tomorrow");
+        let options = Options { wanted: Some(Wanted::Arch(Arch::CIFAR_RESNET20)), ..Options::default() };
+        let opened = resolve(options, weights, Snapshot::default()).unwrap();
+        assert!(opened.saved.is_none() && opened.labels.is_none());
+        assert_eq!(opened.spec, Arch::CIFAR_RESNET20.input_spec());
+    }
+
+    #[test]
+    fn only_a_saved_predictor_will_do_where_one_is_asked_for() {
+        let only =
+            || Options { wanted: Some(Wanted::Arch(Arch::CIFAR_RESNET20)), saved_only: true, ..Options::default() };
+        assert!(resolve(only(), embedded::weights().unwrap(), Snapshot::default()).is_ok());
+        let mut plain = embedded::weights().unwrap();
+        plain.metadata.clear();
+        let error = resolve(only(), plain, Snapshot::default()).err().unwrap().to_string();
+        assert!(error.contains("not a saved predictor"), "{error}");
+        let mut double = embedded::weights().unwrap();
+        for tensor in double.tensors.values_mut() {
+            *tensor = tensor.to_dtype(DType::F64).unwrap();
+        }
+        assert_eq!(resolve(only(), double, Snapshot::default()).unwrap().dtype, DType::F64);
+    }
+}

@@ -204,7 +204,7 @@ impl FineTuner {
     /// is kept, and [`Report::stopped`](crate::Report::stopped) says why.
     ///
     /// # Errors
-    /// As [`FineTuner::session`]; [`Error::Diverged`] if no epoch was validated with finite numbers; and if a sample
+    /// As [`FineTuner::session`]; [`Error::Diverged`] if the validation of every epoch was NaN or infinite; and if a sample
     /// cannot be read, the audit fails, or the validation data has other classes.
     pub fn fit<D, V>(self, train: &D, valid: &V) -> Result<Fitted>
     where

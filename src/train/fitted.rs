@@ -27,7 +27,7 @@ impl Fitted {
     pub fn test<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
         let evaluation = self.predictor.evaluate(data)?;
         self.report.tested(data, &evaluation);
-        self.predictor.story = Some(self.report.as_story()?);
+        self.predictor.report = Some(self.report.saved_form()?);
         Ok(evaluation)
     }
 }

@@ -114,7 +114,7 @@ fn circular(mut graph: BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> BTreeSet
         }
         for file in free {
             graph.remove(&file);
-            graph.values_mut().for_each(|imports| drop(imports.remove(&file)));
+            graph.values_mut().for_each(|imports| imports.retain(|other| *other != file));
         }
     }
 }

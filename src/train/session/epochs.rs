@@ -104,7 +104,7 @@ impl Session {
     /// progress. Call it before [`Session::finish`]; training on from there changes the weights again.
     ///
     /// # Errors
-    /// If no epoch was validated, and [`Error::Diverged`] if none had finite numbers.
+    /// If no epoch was validated, and [`Error::Diverged`] if the losses of all were NaN or infinite.
     pub fn restore_best(&mut self) -> Result<()> {
         // The phase's network was built over its frozen tensors, which may differ from those of the best epoch.
         self.end_phase()?;

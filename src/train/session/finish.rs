@@ -35,8 +35,8 @@ impl Session {
         let labels = self.model.labels.clone();
         let profile = Profile { origin: self.model.profile.origin.place(), ..self.model.profile };
         let backbone = Backbone::assemble(profile, tensors.into_iter().collect(), classifier, Some(labels.clone()))?;
-        let story = self.report.as_story()?;
-        let predictor = Predictor::assemble(backbone, self.model.head, head, labels, Some(story))?;
+        let report = self.report.saved_form()?;
+        let predictor = Predictor::assemble(backbone, self.model.head, head, labels, Some(report))?;
         drop(self.learners);
         release_pool();
         Ok(Fitted { predictor, report: self.report })
