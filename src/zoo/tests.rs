@@ -22,9 +22,8 @@ fn a_batch_norm_is_told_by_the_statistics_that_the_model_asks_for() {
         assert_eq!((of(Kind::RunningMean), of(Kind::RunningVariance)), (means, means), "{name}");
         assert_eq!(of(Kind::BatchNormAffine), 2 * means, "{name}: a layer norm's weight is a parameter like others");
         for (asked, facts) in request.tensors.iter().zip(&facts) {
-            let is_matrix =
-                asked.shape.len() > 1 && !asked.name.contains("embeddings.cls") && { !asked.name.contains("position") };
-            assert_eq!(facts.decays, is_matrix, "{name} {}", asked.name);
+            let is_position = ["cls_token", "position_embeddings"].iter().any(|part| asked.name.ends_with(part));
+            assert_eq!(facts.decays, asked.shape.len() > 1 && !is_position, "{name} {}", asked.name);
         }
     }
 }
@@ -55,4 +54,18 @@ fn initial_values_are_the_models_own() {
     assert_eq!(init("stem.0.bias"), TensorInit::Uniform(1.0 / 3f64.sqrt()));
     assert_eq!((init("stem.1.weight"), init("stem.1.bias")), (TensorInit::Ones, TensorInit::Zeros));
     assert_eq!(init("stages.0.blocks.0.gamma"), TensorInit::Constant(1e-6));
+}
+
+#[test]
+fn every_row_has_as_many_features_as_its_model_has_channels_at_the_end() {
+    for model in all() {
+        let tensors = Request::of(model.0).unwrap().tensors;
+        let width = |name: &str| tensors.iter().find(|a| a.name == name).map(|a| a.shape[0]);
+        let last_norm = || tensors.iter().rfind(|a| a.name.ends_with(".running_mean")).map(|a| a.shape[0]);
+        let width = width("head.norm.weight")
+            .or_else(|| width("vit.layernorm.weight"))
+            .or_else(|| width("norm.weight").map(|width| 2 * width))
+            .or_else(last_norm);
+        assert_eq!(width, Some(model.feature_dim()), "{model}");
+    }
 }
