@@ -123,7 +123,7 @@ fn fit(
 
 /// The images of some classes of several folders.
 fn of_classes(parts: &[&ImageFolder], wanted: impl Fn(&str) -> bool) -> Result<VecDataset, Failure> {
-    let all = parts.first().map(|part| part.classes()).unwrap_or_default();
+    let all = parts.first().map(Dataset::classes).unwrap_or_default();
     let classes: Vec<String> = all.iter().filter(|class| wanted(class)).cloned().collect();
     let mut images = vec![];
     for part in parts {

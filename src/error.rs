@@ -6,7 +6,7 @@ mod text;
 
 #[cfg(feature = "image")]
 pub(crate) use images::unsupported;
-pub use mismatch::Mismatch;
+pub use mismatch::WeightsMismatch;
 pub(crate) use text::{distance, nearest, shown, shown_list, tamed, wrapped};
 
 use mismatch::known_archs;
@@ -64,7 +64,7 @@ pub enum Error {
 
     /// The tensors in a file are not those of the architecture.
     #[error("{0}")]
-    WeightsMismatch(Box<Mismatch>),
+    WeightsMismatch(Box<WeightsMismatch>),
 
     /// A fine-tuner has neither a strategy nor a plan.
     #[error(
@@ -119,7 +119,7 @@ pub enum Error {
         /// The repository, with its revision if one was given.
         repository: String,
         /// The kind of failure.
-        kind: HubError,
+        kind: HubErrorKind,
         /// What went wrong, and the remedy.
         problem: String,
         /// The underlying error, if known.
@@ -313,7 +313,7 @@ pub enum Error {
 /// The kinds of [`Error::Hub`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum HubError {
+pub enum HubErrorKind {
     /// The hub is unreachable or offline mode is on, and the cache lacks the file.
     Offline,
     /// The repository, revision or file does not exist, or this user may not see it.
@@ -331,7 +331,7 @@ pub enum HubError {
 impl Error {
     /// Whether the call failed because there is no network. With one, it may succeed.
     pub fn is_offline(&self) -> bool {
-        matches!(self, Self::Hub { kind: HubError::Offline, .. })
+        matches!(self, Self::Hub { kind: HubErrorKind::Offline, .. })
     }
 
     /// An [`Error::Io`] with the path.

@@ -32,9 +32,12 @@ impl<'a, 'b> Tensors<'a, 'b> {
     }
 }
 
+/// Computes a layer's result from its input.
+pub(crate) type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>;
+
 /// A closure over tensors (N, C, H, W), on whatever device.
 pub(crate) struct Custom {
-    pub forward: Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>,
+    pub forward: Forward,
 }
 
 impl Module for Custom {

@@ -2,7 +2,7 @@
 
 use super::builder::{Builder, Module};
 use super::conv::{Conv, ConvSpec};
-use super::custom::{Custom, Tensors};
+use super::custom::{Custom, Forward, Tensors};
 use super::linear::LinearLayer;
 use crate::error::Result;
 use crate::ops::{Activation, FeatureMap, Padding};
@@ -30,7 +30,6 @@ enum Kind {
     Custom(Arc<BuildCustom>),
 }
 
-type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>;
 type BuildCustom = dyn Fn(&mut Tensors<'_, '_>) -> Result<Forward> + Send + Sync;
 
 impl Layer {
@@ -135,12 +134,7 @@ impl Layer {
 impl Layer {
     /// The parts of a residual block's inner layer. A convolution without activation at its end takes the sum and the
     /// activation `act` into its own step, which saves two passes over memory.
-    fn build_residual(
-        &self,
-        b: &mut Builder<'_>,
-        path: &str,
-        act: Activation,
-    ) -> Result<(Vec<Box<dyn Module>>, Option<Conv>)> {
+    fn build_residual(&self, b: &mut Builder<'_>, path: &str, act: Activation) -> Result<Inner> {
         let (layers, in_chain) = match &self.0 {
             Kind::Chain(layers) => (layers.as_slice(), true),
             _ => (std::slice::from_ref(self), false),
@@ -303,6 +297,9 @@ impl Module for Chain {
         through(&self.0, x)
     }
 }
+
+/// What a residual block's inner layer consists of: the layers before the last convolution, and that convolution.
+type Inner = (Vec<Box<dyn Module>>, Option<Conv>);
 
 struct Residual {
     before: Vec<Box<dyn Module>>,
