@@ -44,6 +44,7 @@ pub struct Blueprint {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     name: String,
     input: InputSpec,
@@ -52,10 +53,23 @@ struct Inner {
     pooling: Pooling,
     build: Arc<Build>,
     built_in: bool,
+    limits: Limits,
     // What follows is recorded from a run of `build`.
     blocks: Vec<BlockInfo>,
     declared: Vec<Declared>,
     opaque: bool,
+}
+
+/// What a network cannot do although its layers and tensors would allow it, each with the reason and the remedy. The
+/// crate's own layers have no limits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    /// Learn: the backward pass does not reach all of its parameters.
+    pub learning: Option<&'static str>,
+    /// Normalise by the statistics of a batch.
+    pub batch_statistics: Option<&'static str>,
+    /// Have a part of its blocks frozen.
+    pub parts: Option<&'static str>,
 }
 
 /// How the pixels after the last block become one row of features.
@@ -127,20 +141,13 @@ impl Blueprint {
         {
             return Err(Error::invalid("pooling", format!("has the exponent {p}; use a positive one")));
         }
-        let i = &self.inner;
-        let inner = Inner {
-            name: i.name.clone(),
-            input: i.input.clone(),
-            feature_dim: i.feature_dim,
-            classifier: i.classifier.clone(),
-            pooling,
-            build: i.build.clone(),
-            built_in: i.built_in,
-            blocks: i.blocks.clone(),
-            declared: i.declared.clone(),
-            opaque: i.opaque,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(Inner { pooling, ..(*self.inner).clone() }) })
+    }
+
+    /// The same with limits.
+    #[cfg(feature = "zoo")]
+    pub(crate) fn limited(self, limits: Limits) -> Self {
+        Self { inner: Arc::new(Inner { limits, ..(*self.inner).clone() }) }
     }
 
     /// Runs the blocks without elements, to see that they fit each other, the images and the features. Closures cannot be
@@ -189,7 +196,9 @@ impl Blueprint {
             return Err(wrong(format!("the tensor {} occurs twice", shown(&twice.name))));
         }
         let pooling = Pooling::default();
-        let inner = Inner { name, input, feature_dim, classifier, pooling, build, built_in, blocks, declared, opaque };
+        let limits = Limits::default();
+        let inner =
+            Inner { name, input, feature_dim, classifier, pooling, build, built_in, limits, blocks, declared, opaque };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -233,7 +242,12 @@ impl Blueprint {
         self.declared().iter().find_map(|d| Some((d.name.as_str(), d.facts.image_channels?)))
     }
 
-    /// Whether it is a row of the crate's own table.
+    /// What it cannot do.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Whether the crate has it by this name: an architecture of its own, or a network of the zoo.
     pub(crate) fn is_built_in(&self) -> bool {
         self.inner.built_in
     }

@@ -1,9 +1,11 @@
 //! The crate's one error type. Each variant names what is wrong and how to fix it.
 
+mod hub;
 mod images;
 mod mismatch;
 mod text;
 
+pub use hub::HubErrorKind;
 #[cfg(feature = "image")]
 pub(crate) use images::unsupported;
 pub use mismatch::WeightsMismatch;
@@ -154,6 +156,17 @@ pub enum Error {
         found: u32,
         /// The newest format that this version reads.
         known: u32,
+    },
+
+    /// A plan asks a network for something that it cannot do.
+    #[error("{network} cannot {what}: {why}")]
+    Unsupported {
+        /// The name of the network.
+        network: String,
+        /// What it cannot do.
+        what: &'static str,
+        /// Why, and the remedy.
+        why: String,
     },
 
     /// A setting or argument has an invalid value.
@@ -310,24 +323,6 @@ pub enum Error {
     },
 }
 
-/// The kinds of [`Error::Hub`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HubErrorKind {
-    /// The hub is unreachable or offline mode is on, and the cache lacks the file.
-    Offline,
-    /// The repository, revision or file does not exist, or this user may not see it.
-    NotFound,
-    /// Permission denied.
-    Denied,
-    /// The hub stayed overloaded or broken through all retries.
-    Busy,
-    /// Downloaded data failed verification twice.
-    Damaged,
-    /// The request or the hub's response is invalid.
-    Refused,
-}
-
 impl Error {
     /// Whether the call failed because there is no network. With one, it may succeed.
     pub fn is_offline(&self) -> bool {
@@ -353,6 +348,11 @@ impl Error {
     /// An [`Error::Invalid`].
     pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), problem: problem.into() }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub(crate) fn unsupported(network: impl Into<String>, what: &'static str, why: impl Into<String>) -> Self {
+        Self::Unsupported { network: network.into(), what, why: why.into() }
     }
 
     /// An [`Error::BadSample`].

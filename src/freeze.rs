@@ -84,34 +84,61 @@ impl FreezePolicy {
     ///
     /// # Errors
     /// [`Error::UnknownBlock`] for a name that the backbone does not have, [`Error::Invalid`] for more blocks than it
-    /// has.
+    /// has, [`Error::Unsupported`] for a part of a network that cannot be divided.
     pub fn frozen_blocks(&self, backbone: &crate::Backbone) -> Result<usize> {
-        // The head is not known here, so the names of every kind of head's tensors are accepted.
+        Ok(self.resolve_for_any_head(backbone.blueprint())?.prefix)
+    }
+
+    /// Refuses what the network cannot do in a phase with this policy and mode.
+    pub(crate) fn check(&self, blueprint: &Blueprint, mode: BatchNormMode) -> Result<()> {
+        let frozen = self.resolve_for_any_head(blueprint)?;
+        let limits = blueprint.limits();
+        let any = |role: Role| blueprint.declared().iter().any(|d| frozen.role(d, mode) == role);
+        for (what, why, role) in [
+            ("learn", limits.learning, Role::Param),
+            ("normalise by the statistics of a batch", limits.batch_statistics, Role::Buffer),
+        ] {
+            if let Some(why) = why.filter(|_| any(role)) {
+                return Err(Error::unsupported(blueprint.name(), what, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts the names of every kind of head's tensors, where the head is not known.
+    fn resolve_for_any_head(&self, blueprint: &Blueprint) -> Result<Frozen> {
         let heads: Vec<String> =
-            [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(backbone.blueprint(), 1)).collect();
-        Ok(self.resolve(backbone.blueprint(), &heads)?.prefix)
+            [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(blueprint, 1)).collect();
+        self.resolve(blueprint, &heads)
     }
 
     /// `head`: the names of the head's tensors.
     pub(crate) fn resolve(&self, blueprint: &Blueprint, head: &[String]) -> Result<Frozen> {
         let (blocks, declared) = (blueprint.blocks(), blueprint.declared());
         let n = blocks.len();
+        let divided = || {
+            let why = blueprint.limits().parts?;
+            Some(Error::unsupported(blueprint.name(), "be frozen in part", why))
+        };
         let at_most = |k: usize| {
             if k <= n {
                 return Ok(k);
             }
-            Err(Error::invalid("freeze policy", format!("counts {k} blocks, but the backbone has {n}")))
+            Err(divided().unwrap_or_else(|| {
+                Error::invalid("freeze policy", format!("counts {k} blocks, but the backbone has {n}"))
+            }))
         };
         let prefix = match self {
             Self::Nothing => 0,
             Self::Backbone => n,
             Self::First(k) => at_most(*k)?,
             Self::AllBut(k) => n - at_most(*k)?,
-            Self::UpTo(name) => blocks
-                .iter()
-                .rposition(|b| b.name == *name || b.stage == *name)
-                .map(|i| i + 1)
-                .ok_or_else(|| unknown(name, blocks))?,
+            Self::UpTo(name) => {
+                blocks.iter().rposition(|b| b.name == *name || b.stage == *name).map(|i| i + 1).ok_or_else(|| {
+                    let part = declared.iter().any(|d| covers(name, &d.name)).then(divided).flatten();
+                    part.unwrap_or_else(|| unknown(name, blocks))
+                })?
+            }
             Self::Named(names) => {
                 let tensors = || declared.iter().map(|d| &d.name).chain(head);
                 if let Some(name) = names.iter().find(|name| !tensors().any(|tensor| covers(name, tensor))) {

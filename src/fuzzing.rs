@@ -4,7 +4,7 @@
 //! the inputs.
 
 use crate::error::{Error, Result};
-use crate::source::{Saved, Snapshot};
+use crate::source::{Saved, Snapshot, Wanted};
 use crate::weights::Weights;
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -81,7 +81,7 @@ pub fn index(bytes: &[u8]) -> Result<usize> {
     });
     let [(a, first), (b, second)] = &shards;
     in_folder(&[("model.safetensors.index.json", index), (a, first), (b, second)], |folder| {
-        let found = Snapshot::open(folder, Some(crate::Arch::CIFAR_RESNET20), true)?;
+        let found = Snapshot::open(folder, Some(&Wanted::Arch(crate::Arch::CIFAR_RESNET20)), true)?;
         weights_at(&found.weights)
     })
 }
@@ -103,7 +103,7 @@ pub fn description(bytes: &[u8]) -> Result<usize> {
 pub fn complaint(outcome: &Result<usize>) -> Option<String> {
     let error = outcome.as_ref().err()?;
     let text = error.to_string();
-    let expected = matches!(error, Error::Weights { .. } | Error::UnknownArch { .. });
+    let expected = matches!(error, Error::Weights { .. } | Error::UnknownArch { .. } | Error::Unsupported { .. });
     let harmless = text.len() < 20_000 && !text.contains(|c: char| c.is_control());
     (!expected || !harmless).then(|| text.escape_debug().take(2000).collect())
 }

@@ -40,6 +40,8 @@ mod source;
 mod strategy;
 mod train;
 mod weights;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 pub use arch::{Arch, Naming};
 pub use backbone::Backbone;

@@ -10,6 +10,8 @@ mod linear;
 pub use builder::BlockInfo;
 pub(crate) use builder::{Builder, Module};
 pub(crate) use conv::{Conv, ConvSpec};
+#[cfg(feature = "zoo")]
+pub(crate) use custom::Custom;
 pub use custom::Tensors;
 pub(crate) use folded::{Folded, checksum};
 pub use layer::{Conv2d, Layer, Linear};

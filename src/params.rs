@@ -70,6 +70,8 @@ pub enum TensorInit {
     Zeros,
     /// All 1.
     Ones,
+    /// All this value.
+    Constant(f64),
     /// Normal with this standard deviation and mean 0.
     Normal(f64),
     /// Uniform in (-bound, bound).

@@ -128,7 +128,7 @@ impl Predictor {
         };
         let labels = match backbone.labels() {
             Some(labels) => labels.to_vec(),
-            None if classes == 1000 && backbone.arch().is_some_and(|arch| arch.hub_id().is_some()) => imagenet_labels(),
+            None if classes == 1000 && is_for_imagenet(&backbone) => imagenet_labels(),
             None => (0..classes).map(|i| i.to_string()).collect(),
         };
         let head = Head::original();
@@ -273,6 +273,11 @@ impl Predictor {
     pub fn backbone(&self) -> &Backbone {
         &self.backbone
     }
+}
+
+/// Whether the network's default weights are ImageNet's: of an architecture with weights on the hub, or one of the zoo.
+fn is_for_imagenet(backbone: &Backbone) -> bool {
+    backbone.arch().map_or(backbone.blueprint().is_built_in(), |arch| arch.hub_id().is_some())
 }
 
 impl std::fmt::Debug for Predictor {

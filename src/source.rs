@@ -19,6 +19,7 @@ pub(crate) use folder::Snapshot;
 #[cfg(feature = "hub")]
 pub use hub::{HubDownload, HubUpload};
 pub(crate) use opened::Opened;
+pub(crate) use wanted::Wanted;
 
 use crate::arch::{Arch, Naming};
 use crate::backbone::Backbone;
@@ -33,7 +34,6 @@ use opened::Options;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
 use std::sync::Arc;
-use wanted::Wanted;
 
 /// Where weights come from.
 ///
@@ -195,24 +195,24 @@ impl Source {
             return Err(Error::invalid(format!("Source::{option}"), problem));
         }
         // A description of the preprocessing is only needed if the user gives none.
-        let arch = options.wanted.as_ref().and_then(Wanted::arch);
+        let wanted = options.wanted.as_ref();
         let wants_spec = options.spec.is_none();
         let snapshot = match self.location {
             Location::File(path) => return Opened::resolve(options, Weights::read(&path)?, Snapshot::default()),
             Location::Embedded => return Opened::resolve(options, embedded::weights()?, Snapshot::default()),
-            Location::Folder(path) => Snapshot::open(&path, arch, wants_spec)?,
+            Location::Folder(path) => Snapshot::open(&path, wanted, wants_spec)?,
             #[cfg(feature = "hub")]
-            Location::Hub(remote) => remote.with_files(|files| gathered(files, arch, wants_spec))?,
+            Location::Hub(remote) => remote.with_files(|files| gathered(files, wanted, wants_spec))?,
         };
         Opened::resolve(options, Weights::read(&snapshot.weights)?, snapshot)
     }
 }
 
-/// The snapshot of a repository of the hub. `arch` and `wants_spec` as for [`Snapshot::open`].
+/// The snapshot of a repository of the hub. `wanted` and `wants_spec` as for [`Snapshot::open`].
 #[cfg(feature = "hub")]
-fn gathered(files: &mut Files<'_>, arch: Option<Arch>, wants_spec: bool) -> Result<Snapshot> {
+fn gathered(files: &mut Files<'_>, wanted: Option<&Wanted>, wants_spec: bool) -> Result<Snapshot> {
     let label = files.label();
-    let snapshot = Snapshot::gather(Path::new(&label), arch, wants_spec, &mut |name| files.get(name))?;
+    let snapshot = Snapshot::gather(Path::new(&label), wanted, wants_spec, &mut |name| files.get(name))?;
     Ok(Snapshot { repository: Some(files.id()), ..snapshot })
 }
 

@@ -84,7 +84,7 @@ fn head(lines: &[&str]) -> String {
     for line in lines {
         let line = line.trim();
         let end = line.ends_with('{') || line.ends_with(';') || line.ends_with('}');
-        head += &format!("{line} ");
+        head.extend([line, " "]);
         if end {
             break;
         }
@@ -256,8 +256,8 @@ fn the_public_api_is_the_one_that_is_written_down() {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     let [old, new] = [&kept, &found].map(|text| text.lines().collect::<BTreeSet<_>>());
     let mut changes = String::new();
-    for (sign, lines) in [('-', old.difference(&new)), ('+', new.difference(&old))] {
-        lines.for_each(|line| changes += &format!("{sign} {line}\n"));
+    for (sign, lines) in [("-", old.difference(&new)), ("+", new.difference(&old))] {
+        lines.for_each(|line| changes.extend([sign, " ", *line, "\n"]));
     }
     assert!(
         kept == found,

@@ -1,5 +1,6 @@
 //! Custom datasets and wrappers, what batches hold, and the metric that chooses an epoch.
 
+use crate::support::next;
 use crate::support::{differing, pictures, plan};
 use crate::training::{data, phase, plans, saved, tuner};
 use candle_finetune::{

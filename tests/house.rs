@@ -18,7 +18,11 @@ const FLOORS: &[&[(&str, &str)]] = &[
     &[("ops", "operations and their gradients; the only place for unsafe code and for memory layouts")],
     &[("params", "the tensors of a network, with their roles and facts"), ("nn", "layers, made of operations")],
     &[("blueprint", "a network without weights")],
-    &[("arch", "the crate's architectures, as rows of facts"), ("weights", "readers and writers of tensor files")],
+    &[
+        ("arch", "the crate's architectures, as rows of facts"),
+        ("zoo", "networks of candle-transformers, as rows of facts"),
+        ("weights", "readers and writers of tensor files"),
+    ],
     &[("backbone", "a blueprint with weights"), ("head", "the new classifier"), ("freeze", "what stays frozen")],
     &[("source", "where weights come from: file, folder, hub, the crate itself")],
     &[

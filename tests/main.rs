@@ -28,3 +28,5 @@ mod sharing;
 mod support;
 mod training;
 mod untrusted;
+#[cfg(feature = "zoo")]
+mod zoo;

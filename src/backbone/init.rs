@@ -25,6 +25,7 @@ fn fresh(d: &Declared, seed: u64) -> Result<Tensor> {
         TensorInit::Normal(std) => normal(count, std, &d.name, seed),
         TensorInit::Uniform(bound) => uniform(count, bound, &d.name, seed),
         TensorInit::Ones => vec![1.0; count],
+        TensorInit::Constant(value) => vec![value as f32; count],
         TensorInit::Zeros => vec![0.0; count],
     };
     Ok(Tensor::from_vec(values, d.shape.as_slice(), &Device::Cpu)?)

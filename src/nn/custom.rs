@@ -32,7 +32,7 @@ impl<'a, 'b> Tensors<'a, 'b> {
     }
 }
 
-/// Computes a layer's result from its input.
+/// From images or a map (N, C, H, W) to another, or to features (N, D).
 pub(crate) type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>;
 
 /// A closure over tensors (N, C, H, W), on whatever device.

@@ -134,7 +134,7 @@ impl Layer {
 impl Layer {
     /// The parts of a residual block's inner layer. A convolution without activation at its end takes the sum and the
     /// activation `act` into its own step, which saves two passes over memory.
-    fn build_residual(&self, b: &mut Builder<'_>, path: &str, act: Activation) -> Result<Inner> {
+    fn build_residual(&self, b: &mut Builder<'_>, path: &str, act: Activation) -> Result<ResidualParts> {
         let (layers, in_chain) = match &self.0 {
             Kind::Chain(layers) => (layers.as_slice(), true),
             _ => (std::slice::from_ref(self), false),
@@ -298,8 +298,8 @@ impl Module for Chain {
     }
 }
 
-/// What a residual block's inner layer consists of: the layers before the last convolution, and that convolution.
-type Inner = (Vec<Box<dyn Module>>, Option<Conv>);
+/// The layers of a residual block, and its last convolution if that adds the shortcut and activates in one step.
+type ResidualParts = (Vec<Box<dyn Module>>, Option<Conv>);
 
 struct Residual {
     before: Vec<Box<dyn Module>>,

@@ -56,6 +56,7 @@ impl Plan {
             return wrong(&what("warmup"), format!("{} is not in [0, 1)", phase.schedule.warmup));
         }
         let frozen = phase.freeze.frozen_blocks(backbone)?;
+        phase.freeze.check(backbone.blueprint(), phase.batch_norm)?;
         let names = matches!(phase.freeze, FreezePolicy::Named(_));
         if self.init == Init::Random && (frozen > 0 || names) {
             let problem = "freezes blocks that start from random weights, which would never learn anything";

@@ -3,7 +3,8 @@
 mod object;
 mod processor;
 
-use crate::arch::Arch;
+use super::wanted::Wanted;
+use crate::arch::{Arch, Naming};
 use crate::error::{Error, Result, shown};
 use crate::input_spec::{CropMode, InputSpec, Interpolation};
 use crate::weights::shard_names;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Snapshot {
     /// The file of weights, or the index of its shards.
     pub weights: PathBuf,
-    pub arch: Option<Arch>,
+    pub wanted: Option<Wanted>,
     pub spec: Option<InputSpec>,
     pub labels: Option<Vec<String>>,
     /// The repository of the hub that the folder came from.
@@ -33,22 +34,22 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
 
 impl Snapshot {
-    /// Reads a local folder. `arch`: the architecture, if the user sets it; `wants_spec`: whether to read the
+    /// Reads a local folder. `wanted`: the network, if the user sets it; `wants_spec`: whether to read the
     /// preprocessing of images, which the user does not set.
-    pub fn open(folder: &Path, arch: Option<Arch>, wants_spec: bool) -> Result<Self> {
+    pub fn open(folder: &Path, wanted: Option<&Wanted>, wants_spec: bool) -> Result<Self> {
         if !folder.is_dir() {
             let problem = "is not a folder; name the one that holds config.json and model.safetensors";
             return Err(Error::weights(folder, problem));
         }
-        Self::gather(folder, arch, wants_spec, &mut |name| {
+        Self::gather(folder, wanted, wants_spec, &mut |name| {
             let path = folder.join(name);
             Ok(path.exists().then_some(path))
         })
     }
 
     /// Reads the files that `get` returns. Messages call the folder `label`.
-    pub(super) fn gather(label: &Path, arch: Option<Arch>, wants_spec: bool, get: Get<'_>) -> Result<Self> {
-        let mut found = Self { arch, ..Self::default() };
+    pub(super) fn gather(label: &Path, wanted: Option<&Wanted>, wants_spec: bool, get: Get<'_>) -> Result<Self> {
+        let mut found = Self { wanted: wanted.cloned(), ..Self::default() };
         if let Some(path) = get(CONFIG)? {
             let config = Object::read(&path)?;
             if config.has("architecture") {
@@ -61,7 +62,7 @@ impl Snapshot {
                     found.notes.push(format!("no {PREPROCESSOR}; {assumed}"));
                 }
                 found.transformers(&config, preprocessor.as_ref())?;
-            } else if arch.is_none() {
+            } else if wanted.is_none() {
                 let problem = "has neither timm's \"architecture\" nor transformers' \"model_type\"; \
                                set the architecture (`Source::arch`, `--arch`)";
                 return Err(Error::weights(path, problem));
@@ -87,15 +88,17 @@ impl Snapshot {
 
     /// Reads timm's config.json. Older versions write the fields of `pretrained_cfg` at the top level.
     fn timm(&mut self, config: &Object, wants_spec: bool) -> Result<()> {
-        if self.arch.is_none() {
+        if self.wanted.is_none() {
             let name = config.text("architecture")?.unwrap_or_default();
             // A tag of the weights may follow the name.
-            self.arch = Some(name.split('.').next().unwrap_or_default().parse()?);
+            self.wanted = Some(Wanted::named(name.split('.').next().unwrap_or_default())?);
         }
         let input = config.object("pretrained_cfg")?;
         let input = input.as_ref().unwrap_or(config);
         let arguments = config.object("model_args")?;
-        for object in arguments.iter().chain([config]) {
+        // A blueprint has a pooling of its own.
+        let averages = !matches!(self.wanted, Some(Wanted::Custom(_)));
+        for object in arguments.iter().chain([config]).filter(|_| averages) {
             if object.text("global_pool")?.is_some_and(|pool| pool != "avg" && !pool.is_empty()) {
                 return Err(object.wrong("global_pool", "avg, since this crate averages features"));
             }
@@ -122,7 +125,10 @@ impl Snapshot {
 
     /// The preprocessing of images in timm's `pretrained_cfg`.
     fn timm_input(&self, input: &Object, arguments: Option<&Object>) -> Result<InputSpec> {
-        let mut spec = self.arch.map_or_else(|| InputSpec::new(224), |arch| arch.input_spec());
+        let mut spec = match &self.wanted {
+            Some(wanted) => wanted.input_spec_in(Naming::Timm),
+            None => InputSpec::new(224),
+        };
         let mut channels = arguments.map_or(Ok(None), |arguments| arguments.size("in_chans"))?;
         if let Some(size) = input.sizes("input_size", 3)? {
             spec = spec.size(size[1], size[2]);
@@ -165,8 +171,8 @@ impl Snapshot {
 
     /// Reads transformers' config.json and preprocessor_config.json.
     fn transformers(&mut self, config: &Object, preprocessor: Option<&Object>) -> Result<()> {
-        if self.arch.is_none() {
-            self.arch = Some(transformers_arch(config)?);
+        if self.wanted.is_none() {
+            self.wanted = Some(Wanted::Arch(transformers_arch(config)?));
         }
         self.labels = config.numbered("id2label")?;
         if let Some(preprocessor) = preprocessor {

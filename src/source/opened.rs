@@ -81,11 +81,11 @@ impl Opened {
         if options.saved_only && saved.is_none() {
             return Err(Saved::missing(path));
         }
-        let wanted = match (&options.wanted, &saved, beside.arch) {
+        let wanted = match (&options.wanted, &saved, beside.wanted) {
             (Some(wanted), _, _) => wanted.clone(),
             (None, Some(saved), _) if saved.custom => return Err(Saved::without_blueprint(path, &saved.arch)),
-            (None, Some(saved), _) => Wanted::Arch(saved.arch.parse()?),
-            (None, None, Some(arch)) => Wanted::Arch(arch),
+            (None, Some(saved), _) => Wanted::named(&saved.arch)?,
+            (None, None, Some(wanted)) => wanted,
             (None, None, None) => return Err(of_unknown_arch(&weights)),
         };
         if let (Wanted::Custom(blueprint), Some(channels)) = (&wanted, options.channels)
@@ -273,7 +273,12 @@ mod tests {
     /// What a config.json says that describes another network.
     fn config() -> Snapshot {
         let spec = InputSpec::new(64);
-        Snapshot { arch: Some(Arch::RESNET18), spec: Some(spec), labels: Some(vec!["a".into()]), ..Snapshot::default() }
+        Snapshot {
+            wanted: Some(Wanted::Arch(Arch::RESNET18)),
+            spec: Some(spec),
+            labels: Some(vec!["a".into()]),
+            ..Snapshot::default()
+        }
     }
 
     #[test]
@@ -287,6 +292,20 @@ mod tests {
         let options = Options { wanted: Some(Wanted::Arch(Arch::RESNET18)), ..Options::default() };
         let error = resolve(options, embedded::weights().unwrap(), config()).err().unwrap();
         assert!(matches!(error, Error::WeightsMismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_description_that_names_a_network_of_the_zoo_asks_for_the_feature() {
+        let mut weights = embedded::weights().unwrap();
+        let text = weights.metadata.values_mut().find(|text| text.contains("cifar_resnet20")).unwrap();
+        *text = text.replace("cifar_resnet20", "zoo/convnext_atto");
+        let error = resolve(Options::default(), weights, Snapshot::default()).err().unwrap();
+        let text = error.to_string();
+        if cfg!(feature = "zoo") {
+            assert!(matches!(error, Error::WeightsMismatch(_)) && text.contains("zoo/convnext_atto"), "{text}");
+        } else {
+            assert!(matches!(error, Error::Unsupported { .. }) && text.contains("feature `zoo`"), "{text}");
+        }
     }
 
     #[test]

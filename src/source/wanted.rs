@@ -3,12 +3,14 @@
 use crate::arch::{Arch, Naming};
 use crate::blueprint::Blueprint;
 use crate::error::Result;
+#[cfg(not(feature = "zoo"))]
+use crate::error::{Error, shown};
 use crate::input_spec::InputSpec;
 use crate::params::Declared;
 use std::fmt;
 
 /// One of the crate's architectures, whose tensors have names in several libraries and whose images any number of
-/// channels; or a user's blueprint as it is.
+/// channels; or a blueprint as it is, a user's or one of the zoo.
 #[derive(Debug, Clone)]
 pub(crate) enum Wanted {
     Arch(Arch),
@@ -16,6 +18,11 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
+    /// The network that a file or a config calls by this name.
+    pub fn named(name: &str) -> Result<Self> {
+        if name.starts_with("zoo/") { of_zoo(name) } else { Ok(Self::Arch(name.parse()?)) }
+    }
+
     pub fn of(blueprint: &Blueprint) -> Self {
         Arch::of(blueprint).map_or_else(|| Self::Custom(blueprint.clone()), Self::Arch)
     }
@@ -96,6 +103,17 @@ impl Wanted {
             Naming::Timm => None,
         }
     }
+}
+
+#[cfg(feature = "zoo")]
+fn of_zoo(name: &str) -> Result<Wanted> {
+    Ok(Wanted::Custom(name.parse::<crate::zoo::ZooModel>()?.blueprint()?))
+}
+
+#[cfg(not(feature = "zoo"))]
+fn of_zoo(name: &str) -> Result<Wanted> {
+    let why = "it is one of candle-transformers; enable the feature `zoo` of candle-finetune";
+    Err(Error::unsupported(shown(name), "be loaded by this build", why))
 }
 
 impl fmt::Display for Wanted {

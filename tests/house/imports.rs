@@ -7,7 +7,7 @@ use std::path::Path;
 /// Circles that stay, each with its reason. There is none.
 const CIRCLES: [&[&str]; 0] = [];
 
-/// The module path of a file: ["ops", "op", "conv"]; of lib.rs the empty one.
+/// The module path of a file, `ops/op/conv.rs` in three parts; of lib.rs the empty one.
 fn module(path: &Path) -> Vec<String> {
     let path = path.strip_prefix(source()).unwrap().with_extension("");
     let parts: Vec<String> = path.iter().map(|part| part.to_str().unwrap().to_string()).collect();

@@ -114,7 +114,7 @@ fn name_of(path: &std::path::Path) -> String {
 fn a_first_start_fetches_and_a_second_asks_once() {
     let scene = Scene::new();
     let found = scene.fetch().unwrap();
-    assert_eq!(found.arch, Some(Arch::CIFAR_RESNET20));
+    assert_eq!(found.wanted.and_then(|wanted| wanted.arch()), Some(Arch::CIFAR_RESNET20));
     assert_eq!(found.repository.as_deref(), Some("acme/net"));
     let asked = scene.hub().asked();
     assert_eq!(asked.iter().filter(|line| line.starts_with("GET")).count(), 2, "{asked:?}");
