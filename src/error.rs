@@ -5,10 +5,10 @@ mod images;
 mod mismatch;
 mod text;
 
-pub use hub::HubError;
+pub use hub::HubErrorKind;
 #[cfg(feature = "image")]
 pub(crate) use images::unsupported;
-pub use mismatch::Mismatch;
+pub use mismatch::WeightsMismatch;
 pub(crate) use text::{distance, nearest, shown, shown_list, tamed, wrapped};
 
 use mismatch::known_archs;
@@ -66,7 +66,7 @@ pub enum Error {
 
     /// The tensors in a file are not those of the architecture.
     #[error("{0}")]
-    WeightsMismatch(Box<Mismatch>),
+    WeightsMismatch(Box<WeightsMismatch>),
 
     /// A fine-tuner has neither a strategy nor a plan.
     #[error(
@@ -121,7 +121,7 @@ pub enum Error {
         /// The repository, with its revision if one was given.
         repository: String,
         /// The kind of failure.
-        kind: HubError,
+        kind: HubErrorKind,
         /// What went wrong, and the remedy.
         problem: String,
         /// The underlying error, if known.
@@ -326,7 +326,7 @@ pub enum Error {
 impl Error {
     /// Whether the call failed because there is no network. With one, it may succeed.
     pub fn is_offline(&self) -> bool {
-        matches!(self, Self::Hub { kind: HubError::Offline, .. })
+        matches!(self, Self::Hub { kind: HubErrorKind::Offline, .. })
     }
 
     /// An [`Error::Io`] with the path.

@@ -53,7 +53,7 @@ pub use data::{
 };
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
-pub use error::{BoxError, Error, HubError, Mismatch, Result};
+pub use error::{BoxError, Error, HubErrorKind, Result, WeightsMismatch};
 pub use features::{Cut, FeatureCache, FeatureSet, Producer};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
@@ -66,7 +66,7 @@ pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
 pub use plan::{Init, Phase, Plan};
 pub use predict::{Prediction, Predictor};
-pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageReport, Timings};
+pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageParameters, Timings};
 pub use schedule::{Schedule, ScheduleShape};
 pub use source::Source;
 #[cfg(feature = "hub")]

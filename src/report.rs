@@ -172,13 +172,13 @@ pub struct ParameterCounts {
     /// Parameters that are frozen.
     pub frozen: usize,
     /// The same for each stage; the last one is the head.
-    pub stages: Vec<StageReport>,
+    pub stages: Vec<StageParameters>,
 }
 
 /// The number of learning and of frozen parameters of one stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct StageReport {
+pub struct StageParameters {
     /// The stage's name.
     pub name: String,
     /// Parameters that learn.

@@ -315,7 +315,7 @@ impl Backbone {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hub`], whose [`kind`](crate::HubError) says what to do; otherwise as [`Backbone::from_file`].
+    /// [`Error::Hub`], whose [`kind`](crate::HubErrorKind) says what to do; otherwise as [`Backbone::from_file`].
     #[cfg(feature = "hub")]
     pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
         Self::load(Source::hub(id), device)

@@ -1,5 +1,6 @@
 //! Custom datasets and wrappers, what batches hold, and the metric that chooses an epoch.
 
+use crate::support::next;
 use crate::support::{differing, pictures, plan};
 use crate::training::{data, phase, plans, saved, tuner};
 use candle_finetune::{
@@ -91,12 +92,12 @@ fn skipped_samples_are_counted_or_unknown() {
 fn a_batch_holds_images_or_says_why_not() {
     let (train, _) = data();
     let mut session = tuner(plans().remove(0)).session(&train).unwrap();
-    let batch = session.next_batch().unwrap().unwrap();
+    let batch = next(&mut session).unwrap().unwrap();
     let error = batch.images().unwrap_err().to_string();
     assert!(error.contains("cached features") && error.contains("FeatureCache::off()"), "{error}");
     assert_eq!(session.logits(&batch).unwrap().dims(), [8, 3]);
     let mut session = tuner(plans().remove(0)).cache(&FeatureCache::off()).session(&train).unwrap();
-    let batch = session.next_batch().unwrap().unwrap();
+    let batch = next(&mut session).unwrap().unwrap();
     assert_eq!(batch.images().unwrap().dims(), [8, 3, 32, 32]);
 }
 

@@ -7,7 +7,7 @@ use crate::support::{CPU, images, pictures, plan, write};
 use crate::training::{phase, saved};
 use candle_finetune::candle_core::{DType, Tensor};
 use candle_finetune::{
-    Arch, Backbone, BatchNormMode, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, HubError, HubUpload,
+    Arch, Backbone, BatchNormMode, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, HubErrorKind, HubUpload,
     InputSpec, Naming, Predictor, Source,
 };
 use local_hub::{Fault, LocalHub};
@@ -387,7 +387,7 @@ fn a_predictor_is_opened_once() {
             asked.iter().filter(|line| line.starts_with(method) && line.contains(name)).count()
         };
         for name in ["config.json", "model.safetensors"] {
-            assert_eq!((count("HEAD", name), count("GET", name)), (1, 1), "{name}: {asked:?}");
+            assert_eq!(count("GET", name), 1, "{name}: {asked:?}");
         }
     }
 }
@@ -409,7 +409,7 @@ fn there_and_back() {
         let fitted = tuned(head);
         let to = HubUpload::to(id).endpoint(place.hub.url()).token("hf_test");
         let error = fitted.predictor.push_to_hub(&to).unwrap_err();
-        assert!(matches!(error, Error::Hub { kind: HubError::NotFound, .. }), "{error:?}");
+        assert!(matches!(error, Error::Hub { kind: HubErrorKind::NotFound, .. }), "{error:?}");
         let url = fitted.predictor.push_to_hub(&to.clone().create().private().message("first")).unwrap();
         assert!(url.contains("/commit/"), "{url}");
         // Push again over the existing files.
@@ -440,7 +440,7 @@ fn there_and_back() {
     }
     let stranger = HubUpload::to("me/linear").endpoint(place.hub.url()).create().token("nobody");
     let error = tuned(Head::linear()).predictor.push_to_hub(&stranger).unwrap_err();
-    assert!(matches!(error, Error::Hub { kind: HubError::Denied, .. }), "{error:?}");
+    assert!(matches!(error, Error::Hub { kind: HubErrorKind::Denied, .. }), "{error:?}");
     assert!(!error.to_string().contains("nobody"));
     // A model card that a person wrote stays, in any encoding, even if the hub answers only the second request for it.
     let card = place.repository("me/linear").join("README.md");

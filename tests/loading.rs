@@ -2,7 +2,9 @@
 
 use crate::support::{CPU, bits, images, numbers, read, worn, write};
 use candle_finetune::candle_core::{DType, Tensor};
-use candle_finetune::{Arch, Backbone, Error, Head, InputSpec, Interpolation, Mismatch, Naming, Predictor, Source};
+use candle_finetune::{
+    Arch, Backbone, Error, Head, InputSpec, Interpolation, Naming, Predictor, Source, WeightsMismatch,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -39,7 +41,7 @@ fn file(tensors: &Tensors) -> (TempDir, PathBuf) {
 }
 
 /// The error of a file that differs from the architecture.
-fn difference(arch: Arch, tensors: &Tensors) -> Mismatch {
+fn difference(arch: Arch, tensors: &Tensors) -> WeightsMismatch {
     let (_dir, path) = file(tensors);
     match Backbone::from_file(arch, &path, &CPU).unwrap_err() {
         Error::WeightsMismatch(found) => {

@@ -300,7 +300,7 @@ fn events_come_in_order() {
     let tuner = tuner(plans().remove(2)).on_event(move |event| {
         let line = match event {
             Event::Start(report) => {
-                assert!(report.head().contains("21 samples of 3 classes"), "{}", report.head());
+                assert!(report.header().contains("21 samples of 3 classes"), "{}", report.header());
                 "start".to_string()
             }
             Event::Phase { phase, phases, frozen_blocks } => format!("phase {phase}/{phases} {frozen_blocks}"),
@@ -407,7 +407,7 @@ fn a_report_is_json_and_a_table() {
     let text = report.table();
     let long = |text: &str| text.lines().any(|line| line.chars().count() > 80);
     let lines = report.epochs.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    for text in [&text, &summary, &report.head(), &lines] {
+    for text in [&text, &summary, &report.header(), &lines] {
         assert!(!long(text), "{text}");
     }
     let table: Vec<&str> = text.lines().skip_while(|line| !line.trim_start().starts_with("stage")).collect();

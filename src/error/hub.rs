@@ -3,7 +3,7 @@
 /// The kinds of [`Error::Hub`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum HubError {
+pub enum HubErrorKind {
     /// The hub is unreachable or offline mode is on, and the cache lacks the file.
     Offline,
     /// The repository, revision or file does not exist, or this user may not see it.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// The differences between the tensors of a file and those of an architecture, in the names of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Mismatch {
+pub struct WeightsMismatch {
     /// The file.
     pub path: PathBuf,
     /// The architecture.
@@ -24,7 +24,7 @@ pub struct Mismatch {
     pub prefix: Option<String>,
 }
 
-impl fmt::Display for Mismatch {
+impl fmt::Display for WeightsMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} does not hold the weights of {}:", self.path.display(), self.arch)?;
         let lists = [(" missing", &self.missing), (" not part of it", &self.unknown), (" different", &self.shapes)];

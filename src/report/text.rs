@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 impl Report {
     /// What is known before training: the data, the plan with its reasons, settings made by hand, warnings.
-    pub fn head(&self) -> String {
+    pub fn header(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = writeln!(

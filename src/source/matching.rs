@@ -4,7 +4,7 @@ use super::finite::check_finite;
 use super::names::{NameMap, Names, outer_wrapper, unwrapped};
 use super::wanted::Wanted;
 use crate::arch::{Arch, Naming};
-use crate::error::{Error, Mismatch, Result, shown, shown_list};
+use crate::error::{Error, Result, WeightsMismatch, shown, shown_list};
 use crate::params::{Declared, Kind};
 use crate::weights::Weights;
 use candle_core::{DType, Tensor};
@@ -170,7 +170,7 @@ impl Comparison {
         }
         let looks_like = looks_like(arch.arch(), names, weights);
         let common = names.common_prefix().filter(|_| looks_like.is_none() && map.prefix.is_empty());
-        Error::WeightsMismatch(Box::new(Mismatch {
+        Error::WeightsMismatch(Box::new(WeightsMismatch {
             path: weights.path.clone(),
             arch: arch.name().to_string(),
             missing: self.missing,

@@ -7,7 +7,7 @@ use std::io::Write;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// The run begins: its plan, samples and warnings are known. [`Report::head`] is this as text.
+    /// The run begins: its plan, samples and warnings are known. [`Report::header`] is this as text.
     Start(&'a Report),
     /// A phase begins.
     Phase {
@@ -60,7 +60,7 @@ pub fn progress_lines(mut out: impl Write + Send + 'static) -> impl FnMut(&Event
     move |event| {
         // A closed pipe is no reason to lose the training.
         let _ = match event {
-            Event::Start(report) => writeln!(out, "{}", report.head()),
+            Event::Start(report) => writeln!(out, "{}", report.header()),
             Event::Features { done, total } if done == total => writeln!(out, "features of {total} samples computed"),
             Event::Epoch(report) => writeln!(out, "{report}"),
             _ => Ok(()),

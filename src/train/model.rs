@@ -12,7 +12,7 @@ use crate::inference::Inference;
 use crate::ops::overwrite;
 use crate::params::{Declared, Slot, Slots};
 use crate::plan::{Init, Phase, Plan};
-use crate::report::{ParameterCounts, StageReport};
+use crate::report::{ParameterCounts, StageParameters};
 use crate::rng::Seed;
 use candle_core::{Tensor, Var};
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,7 +219,7 @@ fn count(slots: &Slots, blueprint: &Blueprint) -> ParameterCounts {
     for d in declared.iter().filter(|d| !d.facts.is_statistic()) {
         let stage = &blocks[d.block].stage;
         if all.stages.last().is_none_or(|s| s.name != *stage) {
-            all.stages.push(StageReport { name: stage.clone(), learning: 0, frozen: 0 });
+            all.stages.push(StageParameters { name: stage.clone(), learning: 0, frozen: 0 });
         }
         let size = d.shape.iter().product::<usize>();
         let learns = matches!(slots.get(&d.name), Some(Slot::Param(_)));
@@ -228,7 +228,7 @@ fn count(slots: &Slots, blueprint: &Blueprint) -> ParameterCounts {
         }
     }
     let known: std::collections::BTreeSet<&str> = declared.iter().map(|d| d.name.as_str()).collect();
-    let mut head = StageReport { name: "head".into(), learning: 0, frozen: 0 };
+    let mut head = StageParameters { name: "head".into(), learning: 0, frozen: 0 };
     for (_, slot) in slots.iter().filter(|(name, _)| !known.contains(name.as_str())) {
         let learns = matches!(slot, Slot::Param(_));
         *(if learns { &mut head.learning } else { &mut head.frozen }) += slot.tensor().elem_count();

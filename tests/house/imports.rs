@@ -7,7 +7,7 @@ use std::path::Path;
 /// Circles that stay, each with its reason. There is none.
 const CIRCLES: [&[&str]; 0] = [];
 
-/// The module path of a file: ["ops", "op", "conv"]; of lib.rs the empty one.
+/// The module path of a file, `ops/op/conv.rs` in three parts; of lib.rs the empty one.
 fn module(path: &Path) -> Vec<String> {
     let path = path.strip_prefix(source()).unwrap().with_extension("");
     let parts: Vec<String> = path.iter().map(|part| part.to_str().unwrap().to_string()).collect();
@@ -39,15 +39,20 @@ fn expand(prefix: &str, item: &str, paths: &mut Vec<String>) {
     }
 }
 
+/// Whether this is what a `use` imports, and not a sentence with that word.
+fn is_path(item: &str) -> bool {
+    let open = item.matches('{').count();
+    item.chars().all(|c| c.is_alphanumeric() || "_:{}, *".contains(c)) && open == item.matches('}').count()
+}
+
 /// The private imports of a file's code: a `pub use` is a module's own face.
 fn imports(code: &str) -> Vec<String> {
     let mut paths = vec![];
-    let mut rest = code;
-    while let Some(at) = rest.find("use ") {
-        let line = rest[..at].rsplit('\n').next().unwrap();
-        rest = &rest[at + 4..];
-        if line.trim().is_empty() {
-            expand("", &rest[..rest.find(';').unwrap()].split_whitespace().collect::<Vec<_>>().join(" "), &mut paths);
+    for (at, _) in code.match_indices("use ") {
+        let line = code[..at].rsplit('\n').next().unwrap();
+        let item = code[at + 4..].split(';').next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.trim().is_empty() && is_path(&item) {
+            expand("", &item, &mut paths);
         }
     }
     paths
@@ -58,7 +63,10 @@ fn defining(files: &BTreeMap<Vec<String>, String>, module: &[String], name: Opti
     let Some(name) = name else { return module.to_vec() };
     for item in files[module].split("use ").skip(1) {
         let mut paths = vec![];
-        expand("", &item[..item.find(';').unwrap()].split_whitespace().collect::<Vec<_>>().join(" "), &mut paths);
+        let item = item.split(';').next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        if is_path(&item) {
+            expand("", &item, &mut paths);
+        }
         for path in paths {
             let parts: Vec<&str> = path.trim_start_matches("self::").split("::").collect();
             let inner: Vec<String> = module.iter().cloned().chain([parts[0].to_string()]).collect();

@@ -5,7 +5,7 @@ use super::checksum::matches;
 use super::client::Client;
 use super::failure::Failure;
 use super::repository::{Repository, is_commit, is_file_name};
-use crate::error::{HubError, Result};
+use crate::error::{HubErrorKind, Result};
 use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Client {
     }
 
     async fn ask_once(&self, revision: &str, name: &str, patience: Duration) -> Result<Answer, Failure> {
-        let refused = |problem: String| self.repository.error(HubError::Refused, problem);
+        let refused = |problem: String| self.repository.error(HubErrorKind::Refused, problem);
         let mut url = Url::parse(&self.settings.endpoint)
             .map_err(|error| refused(format!("{} is not an address: {error}", self.settings.endpoint)))?;
         let Repository { owner, name: repository, .. } = &self.repository;
@@ -105,7 +105,7 @@ impl Client {
 
     /// The facts about a file from the headers. None of them may become a path outside the cache.
     fn described(&self, name: &str, headers: &HeaderMap) -> Result<About> {
-        let refused = |problem: String| self.repository.error(HubError::Refused, problem);
+        let refused = |problem: String| self.repository.error(HubErrorKind::Refused, problem);
         let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
         let etag = etag.ok_or_else(|| refused(format!("the hub sends no etag for {name}; is this address a hub?")))?;
         let etag = etag.strip_prefix("W/").unwrap_or(&etag).trim_matches('"').to_string();
@@ -124,7 +124,7 @@ impl Client {
         match text(headers, "x-repo-commit") {
             Some(commit) if !is_commit(&commit) => {
                 let problem = format!("the hub's commit {commit:?} is not 40 hexadecimal digits");
-                Err(self.repository.error(HubError::Refused, problem))
+                Err(self.repository.error(HubErrorKind::Refused, problem))
             }
             commit => Ok(commit),
         }

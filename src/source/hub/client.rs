@@ -2,7 +2,7 @@
 
 use super::repository::Repository;
 use super::settings::Settings;
-use crate::error::{BoxError, HubError, Result};
+use crate::error::{BoxError, HubErrorKind, Result};
 use hf_hub::HFClient;
 
 /// Asks the hub about one repository, and turns its refusals into errors.
@@ -18,7 +18,7 @@ pub(super) struct Client {
 impl Client {
     pub fn new(settings: Settings, repository: Repository) -> Result<Self> {
         let failed =
-            |cause: BoxError| repository.error_from(HubError::Refused, "the connection cannot be set up", cause);
+            |cause: BoxError| repository.error_from(HubErrorKind::Refused, "the connection cannot be set up", cause);
         let agent = concat!("candle-finetune/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder().user_agent(agent).redirect(reqwest::redirect::Policy::none()).build();
         let http = http.map_err(|error| failed(error.into()))?;

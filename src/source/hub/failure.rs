@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::repository::Repository;
-use crate::error::{BoxError, Error, HubError};
+use crate::error::{BoxError, Error, HubErrorKind};
 use hf_hub::HFError;
 use reqwest::StatusCode;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl Client {
 
     pub fn stalled(&self, name: &str) -> Failure {
         let problem = format!("no data of {name} arrived for {:?}", self.settings.stall);
-        Failure::Retry(self.repository.error(HubError::Busy, problem), None)
+        Failure::Retry(self.repository.error(HubErrorKind::Busy, problem), None)
     }
 
     pub fn interrupted(&self, name: &str, done: u64, total: u64, cause: Option<HFError>) -> Failure {
@@ -41,8 +41,8 @@ impl Client {
         let problem = format!("{failed} at {done} of {total} bytes of {name}; the next attempt resumes there");
         Failure::Retry(
             match cause {
-                Some(cause) => self.repository.error_from(HubError::Busy, problem, chain(&cause)),
-                None => self.repository.error(HubError::Busy, problem),
+                Some(cause) => self.repository.error_from(HubErrorKind::Busy, problem, chain(&cause)),
+                None => self.repository.error(HubErrorKind::Busy, problem),
             },
             None,
         )
@@ -50,7 +50,7 @@ impl Client {
 
     pub fn unreachable(&self, cause: impl Into<BoxError>) -> Failure {
         let problem = format!("the hub at {} cannot be reached", self.settings.endpoint);
-        Failure::Retry(self.repository.error_from(HubError::Offline, problem, chain(&*cause.into())), None)
+        Failure::Retry(self.repository.error_from(HubErrorKind::Offline, problem, chain(&*cause.into())), None)
     }
 
     /// The failure for an answer without a file, from its status, the hub's error code and message, and the pause that
@@ -64,26 +64,26 @@ impl Client {
         let (kind, problem) = match (status.as_u16(), code) {
             (401 | 403 | 404, Some("RepoNotFound")) | (404, None) => {
                 let there = format!("there is no repository {id} with a revision {revision} at {endpoint}");
-                (HubError::NotFound, format!("{there}, or it is private ({token}){said}"))
+                (HubErrorKind::NotFound, format!("{there}, or it is private ({token}){said}"))
             }
             (404, Some("RevisionNotFound")) => {
-                (HubError::NotFound, format!("{id} has no branch, tag or commit {revision}{said}"))
+                (HubErrorKind::NotFound, format!("{id} has no branch, tag or commit {revision}{said}"))
             }
             (401 | 403, Some("GatedRepo")) => {
                 let ask = format!("ask for access at {endpoint}/{id}, then {token}");
-                (HubError::Denied, format!("access is restricted: {ask}{said}"))
+                (HubErrorKind::Denied, format!("access is restricted: {ask}{said}"))
             }
-            (401, _) => (HubError::Denied, format!("authentication required: {token}{said}")),
+            (401, _) => (HubErrorKind::Denied, format!("authentication required: {token}{said}")),
             (403, _) => {
                 let ask = format!("ask for access at {endpoint}/{id} and {token}");
-                (HubError::Denied, format!("access is forbidden (403): {ask}{said}"))
+                (HubErrorKind::Denied, format!("access is forbidden (403): {ask}{said}"))
             }
             (408 | 429 | 500..=599, _) => {
                 let wait = after.map_or_else(String::new, |after| format!(" and asks for a pause of {after:?}"));
                 let problem = format!("the hub keeps answering {status}{wait}; try again later{said}");
-                return Failure::Retry(self.repository.error(HubError::Busy, problem), after);
+                return Failure::Retry(self.repository.error(HubErrorKind::Busy, problem), after);
             }
-            _ => (HubError::Refused, format!("the hub answers {status}{said}")),
+            _ => (HubErrorKind::Refused, format!("the hub answers {status}{said}")),
         };
         Failure::Final(self.repository.error(kind, problem))
     }
@@ -102,11 +102,11 @@ impl Client {
             HFError::Request { source, .. } => return self.unreachable(source.without_url()),
             error @ HFError::Xet { .. } => {
                 let problem = "the hub's store of large files failed";
-                return Failure::Retry(self.repository.error_from(HubError::Busy, problem, chain(&error)), None);
+                return Failure::Retry(self.repository.error_from(HubErrorKind::Busy, problem, chain(&error)), None);
             }
             error => {
                 let problem = "the answer of the hub cannot be understood";
-                return Failure::Final(self.repository.error_from(HubError::Refused, problem, chain(&error)));
+                return Failure::Final(self.repository.error_from(HubErrorKind::Refused, problem, chain(&error)));
             }
         };
         let message = context.server_message.as_deref().unwrap_or_default();

@@ -7,7 +7,7 @@ use super::client::Client;
 use super::remote::Listener;
 use super::repository::{Repository, is_file_name};
 use super::transfer::Downloader;
-use crate::error::{Error, HubError, Result};
+use crate::error::{Error, HubErrorKind, Result};
 use std::path::PathBuf;
 
 /// Fetches files of one repository at one commit.
@@ -41,7 +41,10 @@ impl Fetcher {
     /// The path of a file of the repository, verified; `None` if it has no such file.
     pub async fn get(&mut self, name: &str) -> Result<Option<PathBuf>> {
         if !is_file_name(name) {
-            return Err(self.client.repository.error(HubError::Refused, format!("the file name {name:?} is refused")));
+            return Err(self
+                .client
+                .repository
+                .error(HubErrorKind::Refused, format!("the file name {name:?} is refused")));
         }
         let mut about = None;
         let commit = match self.commit.clone() {
@@ -73,7 +76,7 @@ impl Fetcher {
                 if let Some(reason) = &self.offline {
                     let path = self.cache.pointer(&commit, name);
                     let problem = format!("{} is damaged and cannot be downloaded again: {reason}", path.display());
-                    return Err(repository.error(HubError::Damaged, problem));
+                    return Err(repository.error(HubErrorKind::Damaged, problem));
                 }
                 tracing::warn!(file = name, %repository, "damaged in the cache; downloading it again");
             }
@@ -110,7 +113,7 @@ impl Fetcher {
             {
                 let folder = self.cache.folder().display();
                 let problem = format!("is not, or not completely, in the cache at {folder}, and {reason}");
-                Err(self.client.repository.error(HubError::Offline, problem))
+                Err(self.client.repository.error(HubErrorKind::Offline, problem))
             }
             (_, outcome) => outcome,
         }
@@ -128,7 +131,7 @@ impl Fetcher {
         let answer = match &self.offline {
             // If the cache can serve, a silent hub is not waited for.
             None => self.client.ask(revision, name, self.cache.commit_of(revision).is_some()).await,
-            Some(reason) => Err(repository.error(HubError::Offline, reason)),
+            Some(reason) => Err(repository.error(HubErrorKind::Offline, reason)),
         };
         let (commit, about) = match answer {
             Ok(Answer::File(about)) => (about.commit.clone(), Some(about)),
@@ -138,14 +141,14 @@ impl Fetcher {
             }
             Ok(Answer::Absent(None)) => return Ok((None, None)),
             Err(error) => {
-                let Error::Hub { kind: HubError::Offline | HubError::Busy, problem, cause, .. } = &error else {
+                let Error::Hub { kind: HubErrorKind::Offline | HubErrorKind::Busy, problem, cause, .. } = &error else {
                     return Err(error);
                 };
                 let Some(commit) = self.cache.commit_of(revision) else {
                     let problem = format!("{problem}; nor is it in the cache at {}", self.cache.folder().display());
                     return Err(match cause {
-                        Some(cause) => repository.error_from(HubError::Offline, problem, cause.to_string()),
-                        None => repository.error(HubError::Offline, problem),
+                        Some(cause) => repository.error_from(HubErrorKind::Offline, problem, cause.to_string()),
+                        None => repository.error(HubErrorKind::Offline, problem),
                     });
                 };
                 if self.offline.is_none() {
@@ -172,7 +175,7 @@ impl Fetcher {
         match self.client.ask(commit, name, false).await {
             Ok(Answer::File(about)) if about.commit != commit => {
                 let problem = format!("the hub answers for commit {} when asked about {commit}", about.commit);
-                Err(self.client.repository.error(HubError::Refused, problem))
+                Err(self.client.repository.error(HubErrorKind::Refused, problem))
             }
             Ok(answer) => Ok(Some(answer)),
             Err(error) if error.is_offline() && self.cache.pointer(commit, name).exists() => {

@@ -8,7 +8,7 @@ use super::repository::{Repository, is_commit};
 use super::runtime::with_runtime;
 use super::settings::Settings;
 use super::transfer::Downloader;
-use crate::error::{Error, HubError, Result};
+use crate::error::{Error, HubErrorKind, Result};
 use hf_hub::repository::CommitOperation;
 use std::path::Path;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl HubUpload {
         let (settings, repository) = self.resolve()?;
         if settings.token.is_none() {
             let problem = "a push needs a token; set HF_TOKEN, or log in with `hf auth login`";
-            return Err(repository.error(HubError::Denied, problem));
+            return Err(repository.error(HubErrorKind::Denied, problem));
         }
         with_runtime(move |runtime| {
             let client = Client::new(settings, repository)?;
@@ -95,7 +95,7 @@ impl HubUpload {
                 let revision = &client.repository.revision;
                 match client.ask(revision, "README.md", false).await {
                     // A new repository has no files yet, and no branch either.
-                    Err(Error::Hub { kind: HubError::NotFound, .. }) if self.create && revision == "main" => Ok(()),
+                    Err(Error::Hub { kind: HubErrorKind::NotFound, .. }) if self.create && revision == "main" => Ok(()),
                     answer => answer.map(drop),
                 }
             })
@@ -108,10 +108,10 @@ impl HubUpload {
         let repository = Repository::parse(&self.id, None)?;
         if settings.offline {
             let problem = "HF_HUB_OFFLINE is set, and a push needs the network";
-            return Err(repository.error(HubError::Offline, problem));
+            return Err(repository.error(HubErrorKind::Offline, problem));
         }
         if repository.commit().is_some() {
-            return Err(repository.error(HubError::Refused, "a commit cannot be changed; push to a branch"));
+            return Err(repository.error(HubErrorKind::Refused, "a commit cannot be changed; push to a branch"));
         }
         Ok((settings, repository))
     }
@@ -124,7 +124,7 @@ impl HubUpload {
         let id = client.repository.id();
         let request = client.hf.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
         let created = timeout(client.settings.patience, request.private(self.private).exist_ok(true).send()).await;
-        let slow = |_| client.repository.error(HubError::Busy, "creating the repository took too long; try again");
+        let slow = |_| client.repository.error(HubErrorKind::Busy, "creating the repository took too long; try again");
         created.map_err(slow)?.map_err(|error| client.error(error)).map(drop)
     }
 
@@ -150,7 +150,7 @@ impl HubUpload {
                     }
                     Ok(Answer::Absent(_)) => None,
                     // It has just been created and is empty.
-                    Err(Error::Hub { kind: HubError::NotFound, .. }) if create => None,
+                    Err(Error::Hub { kind: HubErrorKind::NotFound, .. }) if create => None,
                     Err(error) => return Err(error),
                 };
                 let stays = |name: &str| name == "README.md" && card.as_ref().is_some_and(|card| !is_ours(card));
@@ -166,14 +166,14 @@ impl HubUpload {
                 // An upload's progress is not visible here, so one that is slower than this counts as dead.
                 let longest = client.settings.stall + Duration::from_secs(bytes / SLOWEST);
                 let commit = timeout(longest, commit.revision(&repository.revision).send()).await;
-                let slow = |_| repository.error(HubError::Busy, "the upload took too long; try again");
+                let slow = |_| repository.error(HubErrorKind::Busy, "the upload took too long; try again");
                 let commit = commit.map_err(slow)?.map_err(|error| client.error(error))?;
                 let pushed = commit.commit_oid.clone().filter(|oid| is_commit(oid));
                 let pushed = pushed.unwrap_or_else(|| repository.revision.clone());
                 for name in files {
                     if !client.has(&pushed, name, &folder.join(name)).await? {
                         let problem = format!("{name} was uploaded, but the hub now has another file under this name");
-                        return Err(repository.error(HubError::Damaged, problem));
+                        return Err(repository.error(HubErrorKind::Damaged, problem));
                     }
                 }
                 Ok(commit.commit_url.unwrap_or(address))

@@ -1,6 +1,6 @@
 //! The name of a repository at a revision, and which names may become parts of paths and addresses.
 
-use crate::error::{BoxError, Error, HubError, Result};
+use crate::error::{BoxError, Error, HubErrorKind, Result};
 use std::fmt;
 
 /// `owner/name` at a revision. Every part is safe in a path and in a URL.
@@ -16,7 +16,7 @@ impl Repository {
     pub fn parse(id: &str, revision: Option<&str>) -> Result<Self> {
         let wrong = |problem: String| Error::Hub {
             repository: id.chars().take(200).collect(),
-            kind: HubError::Refused,
+            kind: HubErrorKind::Refused,
             problem,
             cause: None,
         };
@@ -61,11 +61,11 @@ impl Repository {
         is_commit(&self.revision).then(|| self.revision.clone())
     }
 
-    pub fn error(&self, kind: HubError, problem: impl Into<String>) -> Error {
+    pub fn error(&self, kind: HubErrorKind, problem: impl Into<String>) -> Error {
         Error::Hub { repository: self.to_string(), kind, problem: problem.into(), cause: None }
     }
 
-    pub fn error_from(&self, kind: HubError, problem: impl Into<String>, cause: impl Into<BoxError>) -> Error {
+    pub fn error_from(&self, kind: HubErrorKind, problem: impl Into<String>, cause: impl Into<BoxError>) -> Error {
         Error::Hub { repository: self.to_string(), kind, problem: problem.into(), cause: Some(cause.into()) }
     }
 }

@@ -8,7 +8,7 @@ mod faults;
 use super::*;
 use crate::arch::Arch;
 use crate::backbone::Backbone;
-use crate::error::{Error, HubError};
+use crate::error::{Error, HubErrorKind};
 use crate::source::{Snapshot, Source, gathered};
 use candle_core::Device;
 use local_hub::{Fault, LocalHub};
@@ -92,16 +92,16 @@ impl Scene {
         assert!(top.iter().all(|name| name == "hub" || name == "cache"), "{top:?}");
     }
 
-    fn refused(&self, kind: HubError, words: &[&str]) {
+    fn refused(&self, kind: HubErrorKind, words: &[&str]) {
         let error = self.fetch_id("acme/net").unwrap_err();
         self.is(&error, kind, words);
     }
 
-    fn is(&self, error: &Error, kind: HubError, words: &[&str]) {
+    fn is(&self, error: &Error, kind: HubErrorKind, words: &[&str]) {
         let text = error.to_string();
         assert!(matches!(error, Error::Hub { kind: found, .. } if *found == kind), "{error:?}");
         words.iter().for_each(|word| assert!(text.contains(word), "{word} is not in: {text}"));
-        assert_eq!(error.is_offline(), kind == HubError::Offline);
+        assert_eq!(error.is_offline(), kind == HubErrorKind::Offline);
         self.is_clean();
     }
 }
@@ -156,9 +156,9 @@ fn a_hub_that_is_gone() {
     let bytes = fs::read(&blob).unwrap();
     fs::write(&blob, &bytes[..1000]).unwrap();
     let error = scene.fetch_id("acme/net").unwrap_err();
-    assert!(matches!(error, Error::Hub { kind: HubError::Damaged, .. }) && blob.exists(), "{error}");
+    assert!(matches!(error, Error::Hub { kind: HubErrorKind::Damaged, .. }) && blob.exists(), "{error}");
     fs::remove_dir_all(&scene.settings.cache).unwrap();
-    scene.refused(HubError::Offline, &["cannot be reached", "cache"]);
+    scene.refused(HubErrorKind::Offline, &["cannot be reached", "cache"]);
     assert!(scene.fetch_id("acme/net@0123456789012345678901234567890123456789").unwrap_err().is_offline());
 }
 
@@ -166,7 +166,7 @@ fn a_hub_that_is_gone() {
 fn offline_uses_the_cache_alone() {
     let mut scene = Scene::new();
     scene.settings.offline = true;
-    scene.refused(HubError::Offline, &["HF_HUB_OFFLINE", "cache"]);
+    scene.refused(HubErrorKind::Offline, &["HF_HUB_OFFLINE", "cache"]);
     scene.settings.offline = false;
     scene.fetch().unwrap();
     scene.settings.offline = true;
@@ -177,7 +177,7 @@ fn offline_uses_the_cache_alone() {
     for name in [WEIGHTS, "config.json"] {
         let blob = fs::canonicalize(scene.cached(name)).unwrap();
         fs::rename(scene.cached(name), scene.cached("aside")).unwrap();
-        scene.refused(HubError::Offline, &["not completely"]);
+        scene.refused(HubErrorKind::Offline, &["not completely"]);
         fs::rename(scene.cached("aside"), scene.cached(name)).unwrap();
         assert_eq!(fs::canonicalize(scene.cached(name)).unwrap(), blob);
     }

@@ -7,7 +7,7 @@ use super::checksum::{is_checksum, matches};
 use super::client::Client;
 use super::failure::Failure;
 use super::remote::{HubDownload, Listener};
-use crate::error::{Error, HubError, Result};
+use crate::error::{Error, HubErrorKind, Result};
 use futures_util::StreamExt;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -56,7 +56,7 @@ impl Downloader {
     ) -> Result<PathBuf> {
         if about.size > MAX_TEXT && (name.ends_with(".json") || name.ends_with(".md")) {
             let problem = format!("{name} of {} bytes is refused; at most {MAX_TEXT} are read", about.size);
-            return Err(client.repository.error(HubError::Refused, problem));
+            return Err(client.repository.error(HubErrorKind::Refused, problem));
         }
         let lock = cache.lock(&about.etag).await?;
         let blob = cache.blob(&about.etag);
@@ -82,7 +82,7 @@ impl Downloader {
             }
         }
         let problem = format!("{name} did not have the checksum that the hub announced, twice; nothing of it was kept");
-        Err(client.repository.error(HubError::Damaged, problem))
+        Err(client.repository.error(HubErrorKind::Damaged, problem))
     }
 
     /// Downloads the missing part of a file, with retries. Each attempt keeps what it received for the next one.
@@ -152,10 +152,13 @@ impl Downloader {
                     // The server ignores ranges and sends the file from its start.
                     self.ranges = false;
                     let problem = format!("the hub sends all of {name} again instead of the rest");
-                    return Err(Failure::Retry(client.repository.error(HubError::Busy, problem), Some(Duration::ZERO)));
+                    return Err(Failure::Retry(
+                        client.repository.error(HubErrorKind::Busy, problem),
+                        Some(Duration::ZERO),
+                    ));
                 }
                 let problem = format!("the hub sends more than the {} bytes that it announced of {name}", about.size);
-                return Err(client.repository.error(HubError::Damaged, problem).into());
+                return Err(client.repository.error(HubErrorKind::Damaged, problem).into());
             }
             file.write_all(&chunk).map_err(Error::io("write", partial))?;
             if done - reported >= about.size / 200 || done == about.size {

@@ -1,7 +1,7 @@
 //! A session's beginning: checks, initial weights, and warnings.
 
 use super::{Continues, Session};
-use crate::data::{Augment, Dataset, Loader};
+use crate::data::{Augment, Dataset, Loader, Transform};
 use crate::error::{Error, Result};
 use crate::metrics::Metric;
 use crate::plan::{Init, Plan};
@@ -35,6 +35,8 @@ impl Session {
             plan.reasons.push("the samples are tensors, which are not augmented".into());
             plan.augment = Augment::none();
         }
+        // An augmentation that cannot be is refused now, not when its phase begins.
+        Transform::train(backbone.input_spec(), &plan.augment)?;
         let model = Model::start(&backbone, head, labels, plan.init, seed)?;
         let warnings = plan.warnings(&backbone);
         let base_model = backbone.inner.profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained);

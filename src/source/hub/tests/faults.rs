@@ -8,7 +8,7 @@ fn forbidden_after_a_good_head() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Forbidden, WEIGHTS, 99);
     for _ in 0..2 {
-        scene.refused(HubError::Denied, &["acme/net", "403", "forbidden", "HF_TOKEN"]);
+        scene.refused(HubErrorKind::Denied, &["acme/net", "403", "forbidden", "HF_TOKEN"]);
     }
     scene.hub().behave();
     scene.fetch().unwrap();
@@ -18,9 +18,9 @@ fn forbidden_after_a_good_head() {
 fn errors_for_gated_and_private_repositories_say_how_to_get_access() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Gated, "config", 1);
-    scene.refused(HubError::Denied, &["ask for access at", "/acme/net", "HF_TOKEN"]);
+    scene.refused(HubErrorKind::Denied, &["ask for access at", "/acme/net", "HF_TOKEN"]);
     scene.hub().fault(Fault::Unauthorized, "config", 1);
-    scene.refused(HubError::Denied, &["authentication required", "HF_TOKEN"]);
+    scene.refused(HubErrorKind::Denied, &["authentication required", "HF_TOKEN"]);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_wrong_checksum_is_fetched_again_once() {
         scene.fetch().unwrap();
         let scene = Scene::new();
         scene.hub().fault(Fault::Corrupt, name, 99);
-        scene.refused(HubError::Damaged, &[name, "checksum", "twice"]);
+        scene.refused(HubErrorKind::Damaged, &[name, "checksum", "twice"]);
         scene.hub().behave();
         scene.fetch().unwrap();
     }
@@ -51,7 +51,7 @@ fn an_interrupted_download_resumes() {
     // Also in a later run.
     let scene = Scene::new();
     scene.hub().fault(Fault::Cut, WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["connection was lost", WEIGHTS]);
+    scene.refused(HubErrorKind::Busy, &["connection was lost", WEIGHTS]);
     scene.hub().behave();
     scene.hub().asked();
     let told = Arc::new(Mutex::new(vec![]));
@@ -100,11 +100,11 @@ fn busy_hubs_are_asked_again() {
     // A hub that stays busy, or asks for too long a pause.
     let scene = Scene::new();
     scene.hub().fault(Fault::Status(503, None), WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["503", "try again later"]);
+    scene.refused(HubErrorKind::Busy, &["503", "try again later"]);
     scene.hub().behave();
     scene.hub().fault(Fault::Status(429, Some(3600)), WEIGHTS, 99);
     scene.hub().asked();
-    scene.refused(HubError::Busy, &["429", "3600s"]);
+    scene.refused(HubErrorKind::Busy, &["429", "3600s"]);
     assert_eq!(scene.hub().asked().iter().filter(|line| line.starts_with("GET")).count(), 1);
 }
 
@@ -112,9 +112,9 @@ fn busy_hubs_are_asked_again() {
 fn missing_repositories_and_files_are_named() {
     let scene = Scene::new();
     let error = scene.fetch_id("acme/nothere").unwrap_err();
-    scene.is(&error, HubError::NotFound, &["acme/nothere", "main"]);
+    scene.is(&error, HubErrorKind::NotFound, &["acme/nothere", "main"]);
     let error = scene.fetch_id("acme/net@v9").unwrap_err();
-    scene.is(&error, HubError::NotFound, &["acme/net", "v9"]);
+    scene.is(&error, HubErrorKind::NotFound, &["acme/net", "v9"]);
     fs::remove_file(scene.served(WEIGHTS)).unwrap();
     let error = scene.fetch_id("acme/net").unwrap_err();
     assert!(error.to_string().contains("no weights") && error.to_string().contains("pytorch_model.bin"), "{error}");
@@ -128,14 +128,14 @@ fn missing_repositories_and_files_are_named() {
 fn sizes_other_than_announced() {
     let scene = Scene::new();
     scene.hub().fault(Fault::Short, WEIGHTS, 99);
-    scene.refused(HubError::Damaged, &["more than", WEIGHTS]);
+    scene.refused(HubErrorKind::Damaged, &["more than", WEIGHTS]);
     scene.hub().behave();
     scene.hub().fault(Fault::Long, WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["connection was lost"]);
+    scene.refused(HubErrorKind::Busy, &["connection was lost"]);
     scene.hub().behave();
     let scene = Scene::new();
     scene.hub().fault(Fault::Huge, "config", 1);
-    scene.refused(HubError::Refused, &["config.json", "200000000"]);
+    scene.refused(HubErrorKind::Refused, &["config.json", "200000000"]);
     assert!(!scene.hub().asked().iter().any(|line| line.starts_with("GET") && line.contains("config")));
     scene.fetch().unwrap();
 }
@@ -144,11 +144,11 @@ fn sizes_other_than_announced() {
 fn names_that_lead_out_of_the_cache() {
     let scene = Scene::new();
     scene.hub().fault(Fault::HostileEtag, WEIGHTS, 1);
-    scene.refused(HubError::Refused, &["evil", "etag"]);
+    scene.refused(HubErrorKind::Refused, &["evil", "etag"]);
     scene.hub().fault(Fault::HostileCommit, "config", 1);
-    scene.refused(HubError::Refused, &["evil", "40 hexadecimal"]);
+    scene.refused(HubErrorKind::Refused, &["evil", "40 hexadecimal"]);
     scene.hub().fault(Fault::NoEtag, "config", 1);
-    scene.refused(HubError::Refused, &["no etag"]);
+    scene.refused(HubErrorKind::Refused, &["no etag"]);
     fs::remove_file(scene.served(WEIGHTS)).unwrap();
     for name in ["../../../evil", "/etc/passwd", "a/b", "..", "C:x", ""] {
         let index = serde_json::json!({"weight_map": {"conv1.weight": name}});
@@ -159,11 +159,11 @@ fn names_that_lead_out_of_the_cache() {
     }
     for id in ["acme", "acme/..", "../net", "acme/a/b", "acme/n\\t", "acme/.x", "/net", "acme/", "a c/x", ""] {
         let error = scene.fetch_id(id).unwrap_err();
-        scene.is(&error, HubError::Refused, &[]);
+        scene.is(&error, HubErrorKind::Refused, &[]);
     }
     for revision in ["..", "a/../b", "/x", "x/", "", "a b", ".git", "x.lock", "a\\b"] {
         let error = scene.fetch_id(&format!("acme/net@{revision}")).unwrap_err();
-        scene.is(&error, HubError::Refused, &["revision"]);
+        scene.is(&error, HubErrorKind::Refused, &["revision"]);
     }
     assert!(Repository::parse("acme/net@a", Some("b")).is_err());
     assert_eq!(Repository::parse("hf-hub:acme/net@refs/pr/1", None).unwrap().revision, "refs/pr/1");
@@ -177,7 +177,7 @@ fn a_hub_that_falls_silent() {
     scene.fetch().unwrap();
     let scene = Scene::new();
     scene.hub().fault(Fault::Stall(1500), WEIGHTS, 99);
-    scene.refused(HubError::Busy, &["no data of", WEIGHTS]);
+    scene.refused(HubErrorKind::Busy, &["no data of", WEIGHTS]);
     // Slow is not silent.
     let scene = Scene::new();
     scene.hub().fault(Fault::Slow, WEIGHTS, 99);
