@@ -95,17 +95,17 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let learning: usize = learns.iter().sum();
 
     let moments = phase.optimizer.moments() * learning * size;
-    if blueprint.is_opaque() {
-        return Ok(Forecast { weights: all * size, moments, step: None });
-    }
-    let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
-    let network = Network::build(blueprint, &provider)?;
     let (height, width) = spec.size;
     let images = [spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
     let Some(images) = images.filter(|&bytes| bytes <= MOST) else {
         let problem = format!("{}; its images alone would take more than {} GB", plan.batch_size, MOST >> 30);
         return Err(Error::invalid("plan: batch_size", problem));
     };
+    if blueprint.is_opaque() {
+        return Ok(Forecast { weights: all * size, moments, step: None });
+    }
+    let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
+    let network = Network::build(blueprint, &provider)?;
     let shape = (plan.batch_size, spec.channels, height, width);
     let step = |before: Option<&StepMemory>, moments: &[usize]| -> Result<StepMemory> {
         let features = network.dry_run(Symbolic::new(shape, *dtype, before))?;

@@ -144,8 +144,14 @@ impl ZooModel {
         let recorded = Recorded::known(row)?;
         let limits = recorded.limits(row);
         let build = move |b: &mut Builder<'_>| recorded.add(row, b);
-        let blueprint =
-            Blueprint::new(row.name, self.input_spec(), row.feature_dim, row.classifier, true, Arc::new(build))?;
+        let blueprint = Blueprint::new(
+            row.name,
+            self.input_spec(),
+            row.feature_dim,
+            row.classifier,
+            Kind::BuiltIn(String::new()),
+            Arc::new(build),
+        )?;
         Ok(blueprint.limited(limits))
     }
 }

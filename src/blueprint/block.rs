@@ -33,8 +33,16 @@ impl Block {
         &self.name
     }
 
+    pub(crate) fn stage_name(&self) -> &str {
+        self.stage.as_ref().unwrap_or(&self.name)
+    }
+
+    /// Name, stage and layers as text, the same in every version of the crate.
+    pub(crate) fn describe(&self) -> String {
+        format!("{:?} {:?} {}", self.name, self.stage_name(), self.layer.describe())
+    }
+
     pub(crate) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
-        let stage = self.stage.as_ref().unwrap_or(&self.name);
-        b.block(&self.name, stage, |b| self.layer.build(b, &self.name))
+        b.block(&self.name, self.stage_name(), |b| self.layer.build(b, &self.name))
     }
 }

@@ -110,7 +110,7 @@ impl FeatureCache {
     }
 
     /// The type in which features are stored, of a network that computes in `dtype`.
-    pub(super) fn stored(&self, dtype: DType) -> DType {
+    pub(crate) fn stored(&self, dtype: DType) -> DType {
         self.dtype.unwrap_or(dtype)
     }
 

@@ -45,7 +45,7 @@ pub enum Cut {
 pub struct Producer<'a> {
     network: &'a Network,
     weights: Vec<Weight>,
-    /// What features depend on besides weights and sample: architecture, naming, input, type and device.
+    /// What features depend on besides weights and sample: layers and pooling, naming, input, type and device.
     setting: String,
     transform: Transform,
     /// Stands for the seed and the augmentation where samples are augmented at random.
@@ -111,7 +111,8 @@ impl<'a> Producer<'a> {
     /// The blocks of `network`, which hold `weights`; `profile` says what goes into it.
     pub(crate) fn over(network: &'a Network, profile: &Profile, weights: Vec<Weight>) -> Result<Self> {
         let Profile { blueprint, naming, spec, dtype, device, .. } = profile;
-        let setting = format!("{} {naming:?} {spec:?} {dtype:?} {:?}", blueprint.name(), device.location());
+        let network_id = blueprint.identity();
+        let setting = format!("{network_id:x} {naming:?} {spec:?} {dtype:?} {:?}", device.location());
         Ok(Self {
             network,
             weights,
@@ -148,6 +149,11 @@ impl<'a> Producer<'a> {
     /// The fingerprint of all that features at a cut depend on besides the sample, as `cache` stores them.
     pub(crate) fn made_by(&self, cut: Cut, cache: &FeatureCache) -> Result<u64> {
         Ok(self.outputs(&[cut], cache.stored(self.dtype))?.first().map_or(0, |output| output.made_by))
+    }
+
+    /// Whether samples are augmented at random.
+    pub(super) fn is_random(&self) -> bool {
+        self.augmentation.is_some()
     }
 
     pub(super) fn refuses_what_is_not_finite(&self) -> bool {

@@ -78,6 +78,10 @@ impl FeatureSet {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Option<Self>> {
         cache.check()?;
+        if views == 0 || (views > 1 && !producer.is_random()) {
+            let problem = format!("{views}; at least 1, and more than 1 only with random augmentation");
+            return Err(Error::invalid("views", problem));
+        }
         if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
             return Err(Error::invalid("indices", format!("{i} of a dataset of {} samples", dataset.len())));
         }

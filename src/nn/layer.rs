@@ -4,7 +4,7 @@ use super::builder::{Builder, Module};
 use super::conv::{Conv, ConvSpec};
 use super::custom::{Custom, Forward, Tensors};
 use super::linear::LinearLayer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{Activation, FeatureMap, Padding};
 use candle_core::Tensor;
 use std::fmt;
@@ -104,6 +104,10 @@ impl Layer {
             Kind::Conv(conv) => Box::new(conv.build(b, path)?),
             Kind::Linear(linear) => Box::new(linear.build(b, path)?),
             Kind::MaxPool { kernel, stride, padding } => {
+                if 2 * padding.min(&usize::from(u8::MAX)) > *kernel {
+                    let problem = format!("pads {padding} pixels around windows of {kernel}; at most half of a window");
+                    return Err(Error::invalid(format!("max-pool {path}"), problem));
+                }
                 let (kernel, stride, padding) = (*kernel, *stride, Padding::Even(*padding));
                 Box::new(Simple(move |x: &FeatureMap| Ok(x.max_pool(kernel, stride, padding)?)))
             }
@@ -154,18 +158,35 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// What it computes as text, the same in every version of the crate, for saved files depend on it. A closure is
+    /// "custom", whatever it computes.
+    pub(crate) fn describe(&self) -> String {
+        match &self.0 {
+            Kind::Conv(Conv2d { spec, names }) => format!("conv({}{})", spec.describe(), names_of(names.as_ref())),
+            Kind::Linear(Linear { inputs, outputs, act }) => format!("linear({inputs} {outputs} {})", act.name()),
+            Kind::MaxPool { kernel, stride, padding } => format!("max_pool({kernel} {stride} {padding})"),
+            Kind::AveragePool { kernel, stride } => format!("average_pool({kernel} {stride})"),
+            Kind::GlobalAverage => "global_average".into(),
+            Kind::Chain(layers) => {
+                format!("[{}]", layers.iter().map(Self::describe).collect::<Vec<_>>().join(", "))
+            }
+            Kind::Residual { inner, shortcut, act } => {
+                let shortcut = shortcut.as_ref().map_or("identity".into(), |layer| layer.describe());
+                format!("residual({} + {shortcut}, {})", inner.describe(), act.name())
+            }
+            Kind::Custom(_) => "custom".into(),
+        }
+    }
+}
+
+fn names_of(names: Option<&(String, String)>) -> String {
+    names.map_or(String::new(), |(conv, norm)| format!(" {conv:?} {norm:?}"))
+}
+
 impl fmt::Debug for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Kind::Conv(conv) => conv.fmt(f),
-            Kind::Linear(linear) => linear.fmt(f),
-            Kind::MaxPool { kernel, stride, .. } => write!(f, "max_pool({kernel}, {stride})"),
-            Kind::AveragePool { kernel, stride } => write!(f, "average_pool({kernel}, {stride})"),
-            Kind::GlobalAverage => f.write_str("global_average"),
-            Kind::Chain(layers) => f.debug_list().entries(layers).finish(),
-            Kind::Residual { inner, .. } => write!(f, "residual({inner:?})"),
-            Kind::Custom(_) => f.write_str("custom"),
-        }
+        f.write_str(&self.describe())
     }
 }
 

@@ -124,6 +124,10 @@ pub(super) struct SavedSymbolic {
     /// How many elements are recomputed from what is held; `None` if the data itself is.
     pub recomputed: Option<usize>,
     pub held: Vec<Arc<Allocation>>,
+    /// Whether a max-pool's result is recomputed from it.
+    pub selectable: bool,
+    /// How many convolutions are recomputed one from the other's result.
+    pub depth: usize,
 }
 
 impl SavedSymbolic {
@@ -169,7 +173,7 @@ impl Symbolic {
 
     /// The data, saved for backward.
     pub(super) fn saved(&self) -> SavedSymbolic {
-        let data = || SavedSymbolic { recomputed: None, held: vec![self.data.clone()] };
+        let data = || SavedSymbolic { recomputed: None, held: vec![self.data.clone()], selectable: false, depth: 0 };
         self.recompute.clone().unwrap_or_else(data)
     }
 

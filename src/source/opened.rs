@@ -6,7 +6,7 @@ use super::matching::{first_of, matched, of_unknown_arch};
 use super::wanted::Wanted;
 use crate::arch::Naming;
 use crate::backbone::{Backbone, Origin, Profile};
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result, shown};
 use crate::input_spec::InputSpec;
 use crate::params::Declared;
@@ -20,6 +20,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     pub wanted: Option<Wanted>,
+    /// The pooling of a blueprint that the user sets.
+    pub pooling: Option<Pooling>,
     pub naming: Option<Naming>,
     pub prefix: Option<String>,
     pub spec: Option<InputSpec>,
@@ -34,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             wanted: None,
+            pooling: None,
             naming: None,
             prefix: None,
             spec: None,
@@ -50,6 +53,7 @@ pub(crate) struct Opened {
     /// All tensors of the file under the file's names.
     pub weights: Weights,
     pub wanted: Wanted,
+    pub pooling: Pooling,
     pub naming: Naming,
     pub spec: InputSpec,
     /// The names of the original classifier's classes.
@@ -86,7 +90,7 @@ impl Opened {
             (None, Some(saved), _) if saved.custom => return Err(Saved::without_blueprint(path, &saved.arch)),
             (None, Some(saved), _) => Wanted::named(&saved.arch)?,
             (None, None, Some(wanted)) => wanted,
-            (None, None, None) => return Err(of_unknown_arch(&weights)),
+            (None, None, None) => return Err(beside.problem.unwrap_or_else(|| of_unknown_arch(&weights))),
         };
         if let (Wanted::Custom(blueprint), Some(channels)) = (&wanted, options.channels)
             && blueprint.input_spec().channels != channels
@@ -94,11 +98,17 @@ impl Opened {
             let problem = format!("{channels}; the blueprint {wanted} takes {}", blueprint.input_spec().channels);
             return Err(Error::invalid("Source::channels", problem));
         }
-        if let Some(saved) = saved.as_ref().filter(|saved| options.saved_only && saved.arch != wanted.name()) {
-            let problem = format!("holds the network {}, and the blueprint is {wanted}'s", shown(&saved.arch));
+        let same = |saved: &Saved| saved.arch == wanted.name() && saved.custom == wanted.is_users();
+        if let Some(saved) = saved.as_ref().filter(|saved| options.saved_only && !same(saved)) {
+            let whose = if saved.custom { "the custom network" } else { "the crate's network" };
+            let problem = format!("holds weights of {whose} {}, but the blueprint is {wanted}'s", shown(&saved.arch));
             return Err(Error::weights(path, problem));
         }
-        let saved = saved.filter(|s| s.arch == wanted.name());
+        let saved = saved.filter(same);
+        if let (None, Some(problem)) = (&saved, beside.problem) {
+            return Err(problem);
+        }
+        let pooling = pooling(&options, &wanted, saved.as_ref(), path)?;
         let is_f64 = || weights.tensors.values().any(|t| t.dtype() == DType::F64);
         let dtype = match options.saved_only {
             true if is_f64() => DType::F64,
@@ -125,6 +135,7 @@ impl Opened {
         Ok(Self {
             name: beside.repository.or_else(file_name),
             wanted,
+            pooling,
             naming,
             spec,
             labels,
@@ -143,7 +154,7 @@ impl Opened {
 
     /// The network without weights.
     pub fn blueprint(&self) -> Result<Blueprint> {
-        self.wanted.blueprint(self.naming, self.spec.channels)
+        self.wanted.blueprint(self.naming, self.spec.channels)?.pooled_by(self.pooling)
     }
 
     /// The backbone with the classifier that it was published with. A classifier of another kind is noted as not used.
@@ -197,6 +208,28 @@ impl Opened {
         };
         Backbone::assemble(profile, tensors, classifier, self.labels.clone())
     }
+}
+
+/// The pooling that the user or the saved predictor says; a saved predictor's layers and pooling must be the blueprint's.
+fn pooling(options: &Options, wanted: &Wanted, saved: Option<&Saved>, path: &Path) -> Result<Pooling> {
+    let of_user = options.pooling.unwrap_or(match wanted {
+        Wanted::Arch(_) => Pooling::Mean,
+        Wanted::Custom(blueprint) => blueprint.pooling(),
+    });
+    let Some(saved) = saved else { return Ok(of_user) };
+    let stored = saved.pooling.unwrap_or_default();
+    // Without an explicit one, the predictor's own.
+    let pooling = if of_user == Pooling::Mean && !wanted.is_users() { stored } else { of_user };
+    let layers = match (saved.structure, wanted) {
+        (Some(structure), Wanted::Custom(blueprint)) => structure == blueprint.structure(),
+        _ => true,
+    };
+    if pooling == stored && layers {
+        return Ok(pooling);
+    }
+    let what = if pooling == stored { "layers" } else { "pooling" };
+    let problem = format!("its predictor was trained with another {what} than the blueprint {wanted} has");
+    Err(Error::weights(path, problem))
 }
 
 /// How images are prepared, with the network's number of channels. `beside`: what the files beside the weights say;

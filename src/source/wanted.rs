@@ -27,6 +27,11 @@ impl Wanted {
         Arch::of(blueprint).map_or_else(|| Self::Custom(blueprint.clone()), Self::Arch)
     }
 
+    /// Whether it is a user's own network, which the crate does not know by its name.
+    pub fn is_users(&self) -> bool {
+        matches!(self, Self::Custom(blueprint) if !blueprint.is_built_in())
+    }
+
     pub fn name(&self) -> &str {
         match self {
             Self::Arch(arch) => arch.name(),

@@ -98,7 +98,7 @@ impl Strategy {
             plan.reasons.push("no augmentation, so the features of the frozen blocks are computed once".into());
         }
         plan.reasons.insert(0, self.reason().to_string());
-        plan.strategy = Some(self);
+        (plan.strategy, plan.samples) = (Some(self), Some(samples));
         plan
     }
 }

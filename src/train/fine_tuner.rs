@@ -167,7 +167,8 @@ impl FineTuner {
     /// As [`FineTuner::session`], compiled once for all kinds of datasets.
     fn start(self, train: Arc<dyn Dataset>) -> Result<Session> {
         let strategy = self.strategy.or(self.plan.as_ref().and_then(|plan| plan.strategy));
-        let of_strategy = strategy.map(|strategy| strategy.plan(&self.backbone, train.len()));
+        let samples = self.plan.as_ref().and_then(|plan| plan.samples).unwrap_or(train.len());
+        let of_strategy = strategy.map(|strategy| strategy.plan(&self.backbone, samples));
         let (plan, overrides) = match (self.plan, of_strategy) {
             (Some(plan), None) => (plan, vec![]),
             (Some(plan), Some(of_strategy)) => {

@@ -6,10 +6,13 @@ use super::best::Best;
 use super::learner::LearnerState;
 use super::position::Position;
 use super::snapshot::Snapshot;
+use crate::arch::Naming;
 use crate::error::{Error, Result};
 use crate::head::Head;
+use crate::input_spec::InputSpec;
 use crate::report::Report;
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -49,6 +52,7 @@ use std::path::Path;
 #[derive(Clone)]
 pub struct RunState {
     pub(super) head: Head,
+    pub(super) setting: Setting,
     pub(super) report: Report,
     /// Seconds of the run until now.
     pub(super) seconds: f64,
@@ -58,6 +62,19 @@ pub struct RunState {
     pub(super) best: Best,
     /// In a state that was read from a file: checksums of the initial weights that the file leaves out.
     pub(super) initial: BTreeMap<String, u64>,
+}
+
+/// What the bytes of a run depend on besides plan, seed and head: a run resumes where all of it is equal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Setting {
+    /// Layers and pooling of the network.
+    pub structure: u64,
+    pub naming: Naming,
+    pub input: InputSpec,
+    /// The element type of the network, and of cached features.
+    pub dtypes: (String, String),
+    /// The samples in their order, if the dataset identifies them all.
+    pub data: Option<u64>,
 }
 
 /// The format of a saved state.
@@ -96,14 +113,20 @@ impl RunState {
 
     /// Refuses to continue the run of another plan, seed, network or data than that of a session, which has `report` and
     /// `head`.
-    pub(super) fn check(&self, report: &Report, head: Head) -> Result<()> {
+    pub(super) fn check(&self, report: &Report, head: Head, setting: &Setting) -> Result<()> {
         let (old, new) = (&self.report, report);
         let parts = [
             ("architecture", old.arch == new.arch),
             ("input size", old.input_size == new.input_size),
             ("head", self.head == head),
+            ("network (layers or pooling)", self.setting.structure == setting.structure),
+            ("naming", self.setting.naming == setting.naming),
+            ("input specification", self.setting.input == setting.input),
+            ("element type of weights or cached features", self.setting.dtypes == setting.dtypes),
+            ("training data", self.setting.data == setting.data),
             ("plan", old.plan == new.plan),
             ("seed", old.seed == new.seed),
+            ("metric", old.metric == new.metric),
             ("list of classes", old.classes == new.classes),
             ("number of training samples", old.samples.train == new.samples.train),
         ];

@@ -23,6 +23,9 @@ impl Session {
         if std::mem::take(&mut self.continues.epoch) && running {
             return Ok(true);
         }
+        if self.phase.as_ref().and_then(|phase| phase.epoch.as_ref()).is_some_and(|epoch| epoch.sampler.taken() == 0) {
+            return Err(Error::invalid("session", "the epoch in progress has had no batch; call next_batch first"));
+        }
         self.close_epoch(None)?;
         if self.phase.is_none() {
             // The end of a phase leaves none in progress.
@@ -95,6 +98,9 @@ impl Session {
     pub fn end_epoch(&mut self, valid: &Evaluation) -> Result<bool> {
         if self.phase.as_ref().is_none_or(|phase| phase.epoch.is_none()) {
             return Err(Error::invalid("session", "no epoch is in progress; call end_epoch after its last batch"));
+        }
+        if self.phase.as_ref().and_then(|phase| phase.epoch.as_ref()).is_some_and(|epoch| epoch.sampler.taken() == 0) {
+            return Err(Error::invalid("session", "the epoch has had no batch; call end_epoch after its last batch"));
         }
         self.report.samples.valid = Some(valid.total);
         self.close_epoch(Some(valid))

@@ -2,7 +2,7 @@
 
 use super::{Session, no_phase};
 use crate::data::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::inference::Inference;
 use crate::ops::{Gradient, Gradients, backward};
 use crate::train::event::Event;
@@ -82,13 +82,16 @@ impl Session {
         let mut named = Gradients::new();
         for (name, gradient) in gradients {
             let Some(learner) = self.learners.iter().find(|learner| learner.name == name) else {
-                let known = self.learners.iter().map(|learner| learner.name.clone()).collect();
+                let known = nearest(&name, self.learners.iter().map(|learner| learner.name.as_str()), 5);
                 return Err(Error::UnknownBlock { name, known });
             };
             let shape = learner.variable.dims();
             if gradient.dims() != shape {
                 let problem = format!("has shape {:?}, and the parameter {shape:?}", gradient.dims());
                 return Err(Error::invalid(format!("gradient of {name}"), problem));
+            }
+            if named.contains_key(&name) {
+                return Err(Error::invalid(format!("gradient of {name}"), "is given twice"));
             }
             named.insert(name, Gradient::Tensor(gradient.detach()));
         }
