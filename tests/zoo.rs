@@ -163,11 +163,11 @@ fn saved_predictors_have_the_models_own_names_and_load_to_the_same_bits() {
         let saved = folder.path().join("saved.safetensors");
         predictor.save(&saved).unwrap();
         let images = images(2, 3, side, 6);
-        let logits = predictor.logits(&images).unwrap();
+        let ours = predictor.logits(&images).unwrap();
         // Its description names the network, so nothing else does.
         let again = Predictor::from_file(&saved, &CPU).unwrap();
         assert_eq!(again.backbone().name(), name);
-        assert_eq!(bits(&again.logits(&images).unwrap()), bits(&logits), "{name}");
+        assert_eq!(bits(&again.logits(&images).unwrap()), bits(&ours), "{name}");
         // The original reads all of the file but the counters of PyTorch's batch norms.
         let mut file = safetensors::load(&saved, &CPU).unwrap();
         file.retain(|name, _| !name.ends_with("num_batches_tracked"));
