@@ -27,7 +27,7 @@ type Build = dyn Fn(&mut Builder<'_>) -> Result<()> + Send + Sync;
 ///
 /// let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).batch_norm().relu();
 /// let blocks = vec![
-///     Block::new("stem", Layer::chain([conv(3, 16).into(), Layer::max_pool(2, 2)])),
+///     Block::new("stem", Layer::sequential([conv(3, 16).into(), Layer::max_pool(2, 2)])),
 ///     Block::new("block1", conv(16, 32).stride(2)),
 ///     Block::new("block2", Layer::residual(conv(32, 32))),
 /// ];

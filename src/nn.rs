@@ -12,6 +12,6 @@ pub(crate) use builder::{Builder, Module};
 pub(crate) use conv::{Conv, ConvSpec};
 #[cfg(feature = "zoo")]
 pub(crate) use custom::Custom;
-pub use custom::Tensors;
+pub use custom::LayerTensors;
 pub(crate) use folded::{Folded, checksum};
 pub use layer::{Conv2d, Layer, Linear};

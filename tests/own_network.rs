@@ -17,14 +17,14 @@ fn conv(inputs: usize, outputs: usize) -> Conv2d {
 /// A stem with a pool, two residual blocks of which one changes the shape, and a fully connected layer.
 fn blocks() -> Vec<Block> {
     let inner = |inputs, outputs, stride| {
-        Layer::chain([conv(inputs, outputs).stride(stride).relu().into(), conv(outputs, outputs).into()])
+        Layer::sequential([conv(inputs, outputs).stride(stride).relu().into(), conv(outputs, outputs).into()])
     };
     let shortcut = Conv2d::new(8, 16, 1).stride(2).batch_norm();
     vec![
-        Block::new("stem", Layer::chain([conv(3, 8).relu().into(), Layer::max_pool_padded(3, 2, 1)])),
+        Block::new("stem", Layer::sequential([conv(3, 8).relu().into(), Layer::max_pool_padded(3, 2, 1)])),
         Block::new("block1", Layer::residual(inner(8, 8, 1))).stage("body"),
         Block::new("block2", Layer::residual_with(inner(8, 16, 2), shortcut)).stage("body"),
-        Block::new("neck", Layer::chain([Layer::global_average(), Linear::new(16, 12).relu().into()])),
+        Block::new("neck", Layer::sequential([Layer::global_average_pool(), Linear::new(16, 12).relu().into()])),
     ]
 }
 

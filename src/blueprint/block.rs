@@ -18,7 +18,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block of one layer, or of several with [`Layer::chain`]. Its tensors' names begin with the block's name.
+    /// A block of one layer, or of several with [`Layer::sequential`]. Its tensors' names begin with the block's name.
     pub fn new(name: impl Into<String>, layer: impl Into<Layer>) -> Self {
         Self { name: name.into(), stage: None, layer: layer.into() }
     }

@@ -2,7 +2,7 @@
 
 use super::builder::{Builder, Module};
 use super::conv::{Conv, ConvSpec};
-use super::custom::{Custom, Forward, Tensors};
+use super::custom::{Custom, Forward, LayerTensors};
 use super::linear::LinearLayer;
 use crate::error::Result;
 use crate::ops::{Activation, FeatureMap, Padding};
@@ -24,13 +24,13 @@ enum Kind {
     Linear(Linear),
     MaxPool { kernel: usize, stride: usize, padding: usize },
     AveragePool { kernel: usize, stride: usize },
-    GlobalAverage,
-    Chain(Vec<Layer>),
+    GlobalAveragePool,
+    Sequential(Vec<Layer>),
     Residual { inner: Box<Layer>, shortcut: Option<Box<Layer>>, act: Activation },
     Custom(Arc<BuildCustom>),
 }
 
-type BuildCustom = dyn Fn(&mut Tensors<'_, '_>) -> Result<Forward> + Send + Sync;
+type BuildCustom = dyn Fn(&mut LayerTensors<'_, '_>) -> Result<Forward> + Send + Sync;
 
 impl Layer {
     /// The maximum over windows of `kernel` x `kernel` pixels, `stride` pixels apart, without padding.
@@ -49,13 +49,13 @@ impl Layer {
     }
 
     /// The mean over all pixels, as a map of one pixel: (N, C, H, W) to (N, C, 1, 1).
-    pub fn global_average() -> Self {
-        Self(Kind::GlobalAverage)
+    pub fn global_average_pool() -> Self {
+        Self(Kind::GlobalAveragePool)
     }
 
     /// Layers in order.
-    pub fn chain(layers: impl IntoIterator<Item = Layer>) -> Self {
-        Self(Kind::Chain(layers.into_iter().collect()))
+    pub fn sequential(layers: impl IntoIterator<Item = Layer>) -> Self {
+        Self(Kind::Sequential(layers.into_iter().collect()))
     }
 
     /// relu(layer(x) + x): a residual block (He et al. 2015, arXiv 1512.03385). The layer keeps the shape.
@@ -91,10 +91,10 @@ impl Layer {
     /// ```
     pub fn custom<B, F>(build: B) -> Self
     where
-        B: Fn(&mut Tensors<'_, '_>) -> Result<F> + Send + Sync + 'static,
+        B: Fn(&mut LayerTensors<'_, '_>) -> Result<F> + Send + Sync + 'static,
         F: Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static,
     {
-        let build = move |tensors: &mut Tensors<'_, '_>| -> Result<Forward> { Ok(Box::new(build(tensors)?)) };
+        let build = move |tensors: &mut LayerTensors<'_, '_>| -> Result<Forward> { Ok(Box::new(build(tensors)?)) };
         Self(Kind::Custom(Arc::new(build)))
     }
 
@@ -111,10 +111,10 @@ impl Layer {
                 let (kernel, stride) = (*kernel, *stride);
                 Box::new(Simple(move |x: &FeatureMap| Ok(x.average_pool(kernel, stride)?)))
             }
-            Kind::GlobalAverage => Box::new(Simple(|x: &FeatureMap| Ok(x.mean_pixels()?))),
-            Kind::Chain(layers) => {
+            Kind::GlobalAveragePool => Box::new(Simple(|x: &FeatureMap| Ok(x.mean_pixels()?))),
+            Kind::Sequential(layers) => {
                 let numbered = layers.iter().enumerate();
-                Box::new(Chain(numbered.map(|(i, l)| l.build(b, &format!("{path}.{i}"))).collect::<Result<_>>()?))
+                Box::new(Sequential(numbered.map(|(i, l)| l.build(b, &format!("{path}.{i}"))).collect::<Result<_>>()?))
             }
             Kind::Residual { inner, shortcut, act } => {
                 let (before, last) = inner.build_residual(b, &format!("{path}.main"), *act)?;
@@ -124,7 +124,7 @@ impl Layer {
             }
             Kind::Custom(build) => {
                 b.opaque = true;
-                let forward = build(&mut Tensors::new(b, path))?;
+                let forward = build(&mut LayerTensors::new(b, path))?;
                 Box::new(Custom { forward })
             }
         })
@@ -136,7 +136,7 @@ impl Layer {
     /// activation `act` into its own step, which saves two passes over memory.
     fn build_residual(&self, b: &mut Builder<'_>, path: &str, act: Activation) -> Result<ResidualParts> {
         let (layers, in_chain) = match &self.0 {
-            Kind::Chain(layers) => (layers.as_slice(), true),
+            Kind::Sequential(layers) => (layers.as_slice(), true),
             _ => (std::slice::from_ref(self), false),
         };
         let (mut before, mut last) = (vec![], None);
@@ -161,8 +161,8 @@ impl fmt::Debug for Layer {
             Kind::Linear(linear) => linear.fmt(f),
             Kind::MaxPool { kernel, stride, .. } => write!(f, "max_pool({kernel}, {stride})"),
             Kind::AveragePool { kernel, stride } => write!(f, "average_pool({kernel}, {stride})"),
-            Kind::GlobalAverage => f.write_str("global_average"),
-            Kind::Chain(layers) => f.debug_list().entries(layers).finish(),
+            Kind::GlobalAveragePool => f.write_str("global_average_pool"),
+            Kind::Sequential(layers) => f.debug_list().entries(layers).finish(),
             Kind::Residual { inner, .. } => write!(f, "residual({inner:?})"),
             Kind::Custom(_) => f.write_str("custom"),
         }
@@ -248,7 +248,7 @@ impl From<Conv2d> for Layer {
 ///
 /// ```
 /// use candle_finetune::{Block, Layer, Linear};
-/// let block = Block::new("neck", Layer::chain([Layer::global_average(), Linear::new(64, 128).relu().into()]));
+/// let block = Block::new("neck", Layer::sequential([Layer::global_average_pool(), Linear::new(64, 128).relu().into()]));
 /// # let _ = block;
 /// ```
 #[derive(Debug, Clone)]
@@ -290,9 +290,9 @@ impl<F: Fn(&FeatureMap) -> Result<FeatureMap> + Send + Sync> Module for Simple<F
     }
 }
 
-struct Chain(Vec<Box<dyn Module>>);
+struct Sequential(Vec<Box<dyn Module>>);
 
-impl Module for Chain {
+impl Module for Sequential {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         through(&self.0, x)
     }

@@ -20,9 +20,9 @@ pub(super) struct Settings {
     /// The longest pause that is granted to the hub.
     pub longest_pause: Duration,
     /// The timeout of a question.
-    pub patience: Duration,
+    pub request_timeout: Duration,
     /// The timeout of a download that receives no data.
-    pub stall: Duration,
+    pub download_timeout: Duration,
 }
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -85,8 +85,8 @@ impl Settings {
             attempts: 5,
             pause: Duration::from_millis(300),
             longest_pause: Duration::from_secs(60),
-            patience: seconds("HF_HUB_ETAG_TIMEOUT", 30)?,
-            stall: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
+            request_timeout: seconds("HF_HUB_ETAG_TIMEOUT", 30)?,
+            download_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
         })
     }
 }
@@ -181,7 +181,10 @@ mod tests {
         assert!(resolve(&remote(), &[home, both[2]]).unwrap().offline);
         assert!(resolve(&remote(), &[home, ("HF_ENDPOINT", "hub.example")]).is_err());
         let settings = resolve(&remote(), &[home, ("HF_HUB_ETAG_TIMEOUT", "3")]).unwrap();
-        assert_eq!((settings.patience, settings.stall), (Duration::from_secs(3), Duration::from_secs(60)));
+        assert_eq!(
+            (settings.request_timeout, settings.download_timeout),
+            (Duration::from_secs(3), Duration::from_secs(60))
+        );
         for odd in ["soon", "0", "-1", "nan", "1e9"] {
             assert!(resolve(&remote(), &[home, ("HF_HUB_DOWNLOAD_TIMEOUT", odd)]).is_err(), "{odd}");
         }

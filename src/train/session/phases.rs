@@ -3,7 +3,7 @@
 use super::Session;
 use crate::data::{Augment, Dataset, Loader, Transform, batch_count};
 use crate::error::Result;
-use crate::features::{Cut, FeatureSet, Producer};
+use crate::features::{Cut, FeatureExtractor, FeatureSet};
 use crate::fingerprint::Fingerprint;
 use crate::train::audit::Audit;
 use crate::train::event::Event;
@@ -126,26 +126,26 @@ impl Session {
             return Ok(None);
         };
         let begun = Instant::now();
-        let mut producer = Producer::over(&phase.network, &self.model.profile, self.model.weights())?;
+        let mut extractor = FeatureExtractor::over(&phase.network, &self.model.profile, self.model.weights())?;
         if let Some(workers) = self.workers {
-            producer = producer.workers(workers);
+            extractor = extractor.workers(workers);
         }
-        let producer = match &purpose {
-            Purpose::Validation => producer.must_be_finite(false),
+        let extractor = match &purpose {
+            Purpose::Validation => extractor.must_be_finite(false),
             Purpose::Training(augment) => {
                 let transform = Transform::train(&self.model.profile.spec, augment)?;
                 let random = augment
                     .is_random()
                     .then(|| Fingerprint::new("augment").number(self.seed).text(&format!("{augment:?}")).finish());
-                producer.transform(transform, self.seed, random)
+                extractor.transform(transform, self.seed, random)
             }
         };
         let cut = Cut::Boundary(phase.frozen_blocks);
-        self.cache.forget_others(Some(producer.made_by(cut, &self.cache)?));
+        self.cache.forget_others(Some(extractor.made_by(cut, &self.cache)?));
         let all: Vec<usize> = (0..dataset.len()).collect();
         let listener = &mut self.listener;
         let progress = |done, total| listener.tell(&Event::Features { done, total });
-        let features = FeatureSet::gather_with(dataset, &all, views, &producer, &[cut], &self.cache, progress)?;
+        let features = FeatureSet::gather_with(dataset, &all, views, &extractor, &[cut], &self.cache, progress)?;
         if features.is_none() {
             tracing::warn!(
                 cache = ?self.cache,

@@ -2,7 +2,7 @@
 
 use super::step::{BatchStatistics, ConvStep, Norm, check_count};
 use crate::ops::device::{geometry, padded, per_channel};
-use crate::ops::map::Operation;
+use crate::ops::feature_map::Operation;
 use crate::ops::op::activate::Activate;
 use candle_core::{Result, Tensor};
 
