@@ -1,4 +1,4 @@
-//! What frozen blocks make of samples: computed once, cached, and shared by training, validation, probes and folds.
+//! Outputs of frozen blocks, computed once and cached.
 
 mod cache;
 mod extractor;

@@ -1,4 +1,4 @@
-//! How a network wants its images.
+//! The preprocessing that a network expects.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Layers: tensors in their roles, and which operation they go through. All arithmetic is in `ops`.
+//! Layers: each holds its tensors and calls an operation in `ops`.
 
 mod builder;
 mod conv;

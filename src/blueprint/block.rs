@@ -1,4 +1,4 @@
-//! The blocks that a user makes a network of.
+//! The blocks that a user builds a network from.
 
 use crate::error::Result;
 use crate::nn::{Builder, Layer};

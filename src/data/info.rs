@@ -1,4 +1,4 @@
-//! What is known of a sample before it is read.
+//! Metadata of a sample, available without decoding it.
 
 use super::Target;
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! The network that features come from, and the places in it where they are taken.
+//! The frozen network that computes features, and the cuts where they are taken.
 
 use super::cache::FeatureCache;
 use crate::backbone::{Backbone, Inner, Network, Profile};

@@ -1,4 +1,4 @@
-//! What a row of features is found by.
+//! Cache keys.
 
 /// The key of one row of features: equal keys mean equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! Layers as data, for networks that a user puts together.
+//! Layers as data, for networks that a user builds.
 
 use super::builder::{Builder, Module};
 use super::conv::{Conv, ConvSpec};

@@ -1,4 +1,4 @@
-//! What follows a convolution's sum, forward and backward: bias, residual, norm and activation.
+//! The epilogue of a convolution, forward and backward: bias, residual, norm and activation.
 
 use super::activation::Activation;
 

@@ -1,4 +1,4 @@
-//! Weights that have been read, with all that is known of them.
+//! Loaded weights with their metadata.
 
 use super::description::Saved;
 use super::folder::Snapshot;

@@ -1,4 +1,4 @@
-//! Which epoch is the best.
+//! Selects the best epoch.
 
 use super::snapshot::Snapshot;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! The settings of a run, and the run itself: a predictor and a report come out.
+//! Configures and runs a fine-tuning.
 
 use super::event::Event;
 use super::fitted::Fitted;

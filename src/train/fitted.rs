@@ -1,4 +1,4 @@
-//! What a run returns.
+//! The result of a run.
 
 use crate::data::Dataset;
 use crate::error::Result;

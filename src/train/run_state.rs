@@ -1,4 +1,4 @@
-//! What a run is at a moment, as a value.
+//! A checkpoint of a run, as a value.
 
 mod file;
 

@@ -1,4 +1,4 @@
-//! The first pixel alone.
+//! Takes the first pixel, a transformer's class token.
 
 use crate::ops::buffer::Buffer;
 use crate::ops::feature_map::{FeatureMap, Operation};

@@ -1,4 +1,4 @@
-//! Questions about files, and the retries that both questions and downloads use.
+//! Metadata requests, and retries for all requests.
 
 use super::answer::{About, Answer};
 use super::checksum::matches;

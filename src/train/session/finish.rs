@@ -1,4 +1,4 @@
-//! A session's end.
+//! Turns a session into its result.
 
 use super::Session;
 use crate::backbone::{Backbone, Profile};

@@ -1,4 +1,4 @@
-//! From one phase of the plan to the next, and the features that are cached for it.
+//! Moves from one phase of the plan to the next, and caches its features.
 
 use super::Session;
 use crate::data::{Augment, Dataset, Loader, Transform, batch_count};

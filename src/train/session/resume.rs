@@ -1,4 +1,4 @@
-//! A session's state, copied out and put back.
+//! Copies a session's state out, and restores it.
 
 use super::{Continues, Session};
 use crate::error::Result;

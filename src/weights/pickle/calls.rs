@@ -1,4 +1,4 @@
-//! The results of calls, as far as they are known without calling anything.
+//! The results of the few known calls in a pickle, computed without executing anything.
 
 use std::rc::Rc;
 

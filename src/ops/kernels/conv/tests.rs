@@ -1,4 +1,4 @@
-//! Every algorithm, number type and instruction set of this machine against the plain loops in f64.
+//! Every algorithm, element type and instruction set of this machine against the plain loops in f64.
 
 use super::*;
 use crate::ops::activation::Activation;

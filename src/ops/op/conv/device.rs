@@ -1,4 +1,4 @@
-//! The form composed of Candle's operations.
+//! The composed form: Candle's operations, for other devices.
 
 use super::step::{BatchStatistics, ConvStep, Norm, check_count};
 use crate::ops::device::{geometry, padded, per_channel};

@@ -1,4 +1,4 @@
-//! The result of a convolution, and by the same steps the gradient of its input.
+//! The forward pass of a Winograd convolution, and by the same steps the gradient of its input.
 
 use super::tiles::{Tiles, block_destinations};
 use super::transform::{FromPoints, ToPoints};

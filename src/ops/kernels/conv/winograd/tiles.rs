@@ -1,4 +1,4 @@
-//! How a map is cut into tiles, and where the values of each go.
+//! How a map is divided into tiles, and where the values of each are stored.
 
 use crate::ops::geometry::Geometry;
 use crate::ops::kernels::conv::layout::{Blocks, Panels};

@@ -1,4 +1,4 @@
-//! The values of tiles at the points, and back.
+//! Transforms tiles to their values at the points, and back.
 // Loops over registers: the compiler unrolls a plain counter.
 #![allow(clippy::needless_range_loop)]
 
