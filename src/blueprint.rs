@@ -64,15 +64,15 @@ struct Inner {
 /// crate's own layers have no limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
-    /// Learn: the backward pass does not reach all of its parameters.
+    /// Train: the backward pass does not reach all of its parameters.
     pub learning: Option<&'static str>,
     /// Normalise by the statistics of a batch.
     pub batch_statistics: Option<&'static str>,
-    /// Have a part of its blocks frozen.
+    /// Freeze only some of its blocks.
     pub parts: Option<&'static str>,
 }
 
-/// How the pixels after the last block become one row of features.
+/// How the last feature map is pooled into a feature vector.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Pooling {
@@ -100,7 +100,7 @@ impl Pooling {
 impl Blueprint {
     /// A network of your own: blocks in order, the first of which takes images as `input` describes them.
     ///
-    /// `feature_dim` is the number of channels that the last block makes: its pixels are averaged to features
+    /// `feature_dim` is the number of channels that the last block returns: its pixels are averaged to features
     /// (N, feature_dim). Blocks are the units of freezing.
     ///
     /// # Errors

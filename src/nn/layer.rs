@@ -10,11 +10,11 @@ use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a [`Block`](crate::Block) of your own network consists of.
+/// A layer of a [`Block`](crate::Block), for your own networks.
 ///
 /// All but [`Layer::custom`] run on the crate's own operations: fast on a CPU, with tested gradients, and counted in
 /// [`Plan::forecast`](crate::Plan::forecast). Names of tensors follow the position: `block1.0.conv.weight` is the kernel
-/// of the first layer of a chain that is block `block1`.
+/// of the first layer of a sequence that is block `block1`.
 #[derive(Clone)]
 pub struct Layer(Kind);
 
@@ -48,7 +48,7 @@ impl Layer {
         Self(Kind::AveragePool { kernel, stride })
     }
 
-    /// The mean over all pixels, as a map of one pixel: (N, C, H, W) to (N, C, 1, 1).
+    /// Global average pooling: the mean over all pixels, (N, C, H, W) to (N, C, 1, 1).
     pub fn global_average_pool() -> Self {
         Self(Kind::GlobalAveragePool)
     }
@@ -69,8 +69,8 @@ impl Layer {
         Self(Kind::Residual { inner: Box::new(layer.into()), shortcut, act: Activation::Relu })
     }
 
-    /// A layer made of Candle's operations: `build` asks for its tensors and returns what computes the result from an
-    /// input (N, C, H, W): (N, C, H, W) again, or features (N, D).
+    /// A layer made of Candle's operations: `build` declares its tensors and returns a closure that maps an input
+    /// (N, C, H, W) to (N, C, H, W) or to features (N, D).
     ///
     /// It runs on Candle's graph, on the CPU as well. Some of Candle's own gradients are wrong or missing there, with
     /// candle-core 0.11: `max_pool2d` (wrong where windows overlap), convolutions whose stride leaves a rest of pixels
@@ -189,19 +189,19 @@ impl Conv2d {
         Self { spec: ConvSpec::new(inputs, outputs, kernel.max(1)).norm(None), names: None }
     }
 
-    /// Sets the pixels between the windows.
+    /// Sets the stride.
     pub fn stride(mut self, stride: usize) -> Self {
         self.spec = self.spec.stride(stride);
         self
     }
 
-    /// Sets the number of groups: each output sees inputs / groups channels; as many as inputs is a depthwise convolution.
+    /// Sets the number of groups: each output sees inputs / groups channels; groups = inputs is a depthwise convolution.
     pub fn groups(mut self, groups: usize) -> Self {
         self.spec = self.spec.groups(groups);
         self
     }
 
-    /// Sets the pixels of zeros on each side.
+    /// Sets the zero padding on each side; by default (kernel - 1) / 2.
     pub fn padding(mut self, pixels: usize) -> Self {
         self.spec = self.spec.padding(Padding::Even(pixels));
         self

@@ -17,9 +17,9 @@ pub(super) struct Settings {
     pub attempts: u32,
     /// The wait before the second attempt; it doubles before each later one.
     pub pause: Duration,
-    /// The longest pause that is granted to the hub.
+    /// Longest Retry-After that is honoured.
     pub longest_pause: Duration,
-    /// The timeout of a question.
+    /// The timeout of a metadata request.
     pub request_timeout: Duration,
     /// The timeout of a download that receives no data.
     pub download_timeout: Duration,
@@ -67,7 +67,7 @@ impl Settings {
         let token = remote.token.clone().or_else(implicit).map(|token| token.trim().to_string());
         let token = token.filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
-            let problem = "holds characters that no token has; check that it was pasted correctly";
+            let problem = "contains characters that are invalid in a token; check that it was pasted correctly";
             return Err(Error::invalid("the hub's token", problem));
         }
         let seconds = |name: &str, default: u64| -> Result<Duration> {

@@ -19,7 +19,7 @@ enum Purpose {
 }
 
 impl Session {
-    /// Enters the next phase of the plan: what it freezes is frozen, and its features are computed and cached where that
+    /// Enters the next phase of the plan: freezes its frozen tensors, and computes and caches their features where that
     /// saves work. `false` when the plan is done. A phase in progress is ended first, as by [`Session::end_phase`].
     ///
     /// After [`Session::resume`] the first call continues the phase that the state was taken in.
@@ -40,8 +40,8 @@ impl Session {
         Ok(true)
     }
 
-    /// Ends the phase in progress, before its time where epochs are left; nothing happens without one. An epoch in
-    /// progress is ended without a validation.
+    /// Ends the current phase early; does nothing if there is none. An epoch in progress is ended without a
+    /// validation.
     ///
     /// # Errors
     /// [`Error::Audit`](crate::Error::Audit) if something frozen has changed.
@@ -50,7 +50,7 @@ impl Session {
         self.leave_phase()
     }
 
-    /// Enters a phase at the point that `state` says.
+    /// Enters a phase at the position `state`.
     pub(super) fn enter(&mut self, state: PhaseState) -> Result<()> {
         let phases = self.plan.phases.len();
         let phase = self.plan.phases[state.index].clone();
@@ -86,7 +86,7 @@ impl Session {
         Ok(())
     }
 
-    /// Leaves the phase in progress, after a last look at what it froze.
+    /// Leaves the phase in progress, after a last check of its frozen tensors.
     pub(super) fn leave_phase(&mut self) -> Result<()> {
         self.continues.phase = false;
         if let Some(mut phase) = self.phase.take()

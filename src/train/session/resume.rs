@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 impl Session {
-    /// What the run is now, as a value: at any moment between two calls, in the middle of an epoch too. Everything that
-    /// may change is copied.
+    /// A checkpoint of the run; may be taken between any two calls, also within an epoch. Everything that may change is
+    /// copied.
     ///
     /// A batch that was handed out and not stepped yet counts as taken: step it first.
     ///
