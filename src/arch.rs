@@ -1,4 +1,4 @@
-//! What the crate knows about each architecture: one row of facts, one file per family.
+//! Built-in architectures: a table with a row each, and a file per family.
 
 mod efficientnet;
 mod names;

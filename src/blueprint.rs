@@ -30,7 +30,7 @@ type Build = dyn Fn(&mut Builder<'_>) -> Result<()> + Send + Sync;
 ///
 /// let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).batch_norm().relu();
 /// let blocks = vec![
-///     Block::new("stem", Layer::chain([conv(3, 16).into(), Layer::max_pool(2, 2)])),
+///     Block::new("stem", Layer::sequential([conv(3, 16).into(), Layer::max_pool(2, 2)])),
 ///     Block::new("block1", conv(16, 32).stride(2)),
 ///     Block::new("block2", Layer::residual(conv(32, 32))),
 /// ];
@@ -71,11 +71,11 @@ struct Inner {
 /// crate's own layers have no limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
-    /// Learn: the backward pass does not reach all of its parameters.
+    /// Train: the backward pass does not reach all of its parameters.
     pub learning: Option<&'static str>,
     /// Normalise by the statistics of a batch.
     pub batch_statistics: Option<&'static str>,
-    /// Have a part of its blocks frozen.
+    /// Freeze only some of its blocks.
     pub parts: Option<&'static str>,
     /// Take images of this height and width.
     pub sizes: Option<SizeRule>,
@@ -84,7 +84,7 @@ pub(crate) struct Limits {
 /// Why images of a height and width cannot be taken, given the default size; `None` for those that can.
 pub(crate) type SizeRule = fn(size: (usize, usize), default: (usize, usize)) -> Option<&'static str>;
 
-/// How the pixels after the last block become one row of features.
+/// How the last feature map is pooled into a feature vector.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -113,7 +113,7 @@ impl Pooling {
 impl Blueprint {
     /// A network of your own: blocks in order, the first of which takes images as `input` describes them.
     ///
-    /// `feature_dim` is the number of channels that the last block makes: its pixels are averaged to features
+    /// `feature_dim` is the number of channels that the last block returns: its pixels are averaged to features
     /// (N, feature_dim). Blocks are the units of freezing.
     ///
     /// # Errors

@@ -22,8 +22,8 @@ pub struct Forecast {
     pub weights: usize,
     /// The optimizer's moments.
     pub moments: usize,
-    /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with layers that no dry
-    /// run can look into ([`Layer::custom`](crate::Layer::custom)).
+    /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with
+    /// custom layers ([`Layer::custom`](crate::Layer::custom)).
     pub step: Option<usize>,
 }
 
@@ -77,7 +77,7 @@ impl Plan {
     }
 }
 
-/// The most bytes of a batch's images that are forecast.
+/// The largest batch of images that is forecast, in bytes.
 const MOST: usize = 16 << 30;
 
 fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
@@ -119,7 +119,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let touched = first.touched().max(step(Some(&first), &[])?.touched());
     // The batch itself is held beside its copy in the kernels' layout.
     let step = images + touched.saturating_sub(moments);
-    // At its start a session copies what learns, before it allocates moments.
+    // At its start a session copies the trainable parameters, before it allocates moments.
     let step = step.max((learning * size).saturating_sub(moments));
     Ok(Forecast { weights: all * size, moments, step: Some(step) })
 }

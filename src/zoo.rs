@@ -36,7 +36,7 @@ mod row;
 mod table;
 mod transformers;
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Kind};
 use crate::error::{Error, Result, nearest, shown};
 use crate::input_spec::InputSpec;
 use crate::nn::Builder;

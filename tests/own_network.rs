@@ -18,14 +18,14 @@ fn conv(inputs: usize, outputs: usize) -> Conv2d {
 /// A stem with a pool, two residual blocks of which one changes the shape, and a fully connected layer.
 fn blocks() -> Vec<Block> {
     let inner = |inputs, outputs, stride| {
-        Layer::chain([conv(inputs, outputs).stride(stride).relu().into(), conv(outputs, outputs).into()])
+        Layer::sequential([conv(inputs, outputs).stride(stride).relu().into(), conv(outputs, outputs).into()])
     };
     let shortcut = Conv2d::new(8, 16, 1).stride(2).batch_norm();
     vec![
-        Block::new("stem", Layer::chain([conv(3, 8).relu().into(), Layer::max_pool_padded(3, 2, 1)])),
+        Block::new("stem", Layer::sequential([conv(3, 8).relu().into(), Layer::max_pool_padded(3, 2, 1)])),
         Block::new("block1", Layer::residual(inner(8, 8, 1))).stage("body"),
         Block::new("block2", Layer::residual_with(inner(8, 16, 2), shortcut)).stage("body"),
-        Block::new("neck", Layer::chain([Layer::global_average(), Linear::new(16, 12).relu().into()])),
+        Block::new("neck", Layer::sequential([Layer::global_average_pool(), Linear::new(16, 12).relu().into()])),
     ]
 }
 
@@ -321,7 +321,8 @@ fn variants() -> Vec<(&'static str, Blueprint)> {
         Blueprint::from_blocks("net", InputSpec::new(32), 4, blocks).unwrap()
     };
     let conv = || Conv2d::new(4, 4, 3);
-    let double = |factor: f64| Layer::chain([conv().into(), Layer::custom(move |_| Ok(move |x: &Tensor| x * factor))]);
+    let double =
+        |factor: f64| Layer::sequential([conv().into(), Layer::custom(move |_| Ok(move |x: &Tensor| x * factor))]);
     vec![
         ("relu", of(conv().relu().into())),
         ("silu", of(conv().silu().into())),

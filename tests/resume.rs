@@ -190,9 +190,9 @@ fn the_state_of_another_run_is_refused() {
         let error = tuner.resume(&state).session(data).err().unwrap_or_else(|| panic!("{what} is accepted"));
         assert!(matches!(&error, Error::Invalid { .. }) && error.to_string().contains(what), "{what}: {error}");
     };
-    refused(tuner(&plan).seed(6), &data(), "another seed");
-    refused(tuner(&longer), &data(), "another plan");
-    refused(tuner(&plan).head(Head::mlp(8)), &data(), "another head");
+    refused(tuner(&plan).seed(6), &data(), "session in: seed");
+    refused(tuner(&longer), &data(), "session in: plan");
+    refused(tuner(&plan).head(Head::mlp(8)), &data(), "session in: head");
     refused(tuner(&plan), &tensors(22, 32, 3, 1), "another number of training samples");
     refused(tuner(&plan), &tensors(21, 32, 2, 1), "another list of classes");
     refused(tuner(&plan), &tensors(21, 32, 3, 7), "another training data");

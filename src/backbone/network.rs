@@ -1,4 +1,4 @@
-//! A network as it is built for one assignment of roles.
+//! A network built with given tensors frozen and others trainable.
 
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};

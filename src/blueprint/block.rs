@@ -1,4 +1,4 @@
-//! The blocks that a user makes a network of.
+//! The blocks that a user builds a network from.
 
 use crate::error::Result;
 use crate::nn::{Builder, Layer};
@@ -18,7 +18,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block of one layer, or of several with [`Layer::chain`]. Its tensors' names begin with the block's name.
+    /// A block of one layer, or of several with [`Layer::sequential`]. Its tensors' names begin with the block's name.
     pub fn new(name: impl Into<String>, layer: impl Into<Layer>) -> Self {
         Self { name: name.into(), stage: None, layer: layer.into() }
     }

@@ -30,7 +30,7 @@ impl Activation {
         }
     }
 
-    /// Whether the derivative can be told from the result alone, so that the input need not be saved.
+    /// Whether the derivative can be computed from the output alone, so that the input need not be saved.
     pub fn gates_by_result(self) -> bool {
         matches!(self, Self::Identity | Self::Relu | Self::Relu6)
     }

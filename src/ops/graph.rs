@@ -1,4 +1,4 @@
-//! Candle's graph orders the work; the data and its gradients live in our own buffers.
+//! Connects our operations to Candle's graph through one-element tokens.
 //!
 //! Candle's custom operations take three tensors at most, and its backward pass makes zeros and sums for every
 //! gradient. So a tracked value carries a one-element *token* in Candle's graph and an *accumulator* of its gradient.

@@ -1,4 +1,4 @@
-//! Where one plan differs from another.
+//! The differences between two plans.
 
 use super::Plan;
 use serde_json::Value;

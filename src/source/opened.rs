@@ -1,4 +1,4 @@
-//! Weights that have been read, with all that is known of them.
+//! Loaded weights with their metadata.
 
 use super::description::Saved;
 use super::folder::Snapshot;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The user's options for reading weights. What is `None` is found out.
+/// The user's options for reading weights. `None`: detected.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     pub wanted: Option<Wanted>,
@@ -71,14 +71,14 @@ pub(crate) struct Opened {
     name: Option<String>,
     /// What was chosen, removed and skipped in the file.
     notes: Vec<String>,
-    /// What the files beside the weights did not say.
+    /// Settings that the files beside the weights lack.
     folder_notes: Vec<String>,
     /// Names and shapes of a classifier that is not one linear layer over the features.
     unused: Vec<String>,
 }
 
 impl Opened {
-    /// Combines what the user, the file and the files beside it (`beside`) say, in this order of precedence.
+    /// Combines the settings of the user, of the file and of the files beside it (`beside`), in this order of precedence.
     pub(super) fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Self> {
         let path = &weights.path;
         let saved = Saved::in_file(&weights)?;
@@ -95,7 +95,7 @@ impl Opened {
         if let (Wanted::Custom(blueprint), Some(channels)) = (&wanted, options.channels)
             && blueprint.input_spec().channels != channels
         {
-            let problem = format!("{channels}; the blueprint {wanted} takes {}", blueprint.input_spec().channels);
+            let problem = format!("{channels}, but the blueprint {wanted} takes {}", blueprint.input_spec().channels);
             return Err(Error::invalid("Source::channels", problem));
         }
         let same = |saved: &Saved| saved.arch == wanted.name() && saved.custom == wanted.is_users();
@@ -126,7 +126,7 @@ impl Opened {
             (Some(saved), _, _) => Some(saved.labels.clone()),
             (None, Some(labels), Some((weight, _))) if labels.len() != weight.dim(0)? => {
                 let (named, classes) = (labels.len(), weight.dim(0)?);
-                let problem = format!("its config names {named} classes, and its classifier has {classes}");
+                let problem = format!("config.json lists {named} classes, but the classifier has {classes}");
                 return Err(Error::weights(path, problem));
             }
             (None, labels, classifier) => labels.filter(|_| classifier.is_some()),
@@ -194,7 +194,7 @@ impl Opened {
         let classifier =
             self.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
         if let Some((weight, _)) = &classifier {
-            tracing::info!(%file, classes = weight.dim(0)?, "its classifier is kept beside the backbone");
+            tracing::info!(%file, classes = weight.dim(0)?, "the original classifier is kept beside the backbone");
         }
         let origin = Origin { name: self.name.clone(), notes, unused };
         let profile = Profile {
@@ -232,7 +232,7 @@ fn pooling(options: &Options, wanted: &Wanted, saved: Option<&Saved>, path: &Pat
     Err(Error::weights(path, problem))
 }
 
-/// How images are prepared, with the network's number of channels. `beside`: what the files beside the weights say;
+/// The preprocessing, with the network's number of channels. `beside`: that of the files beside the weights;
 /// `stored`: the channels of the weights in the file.
 fn input_spec(
     options: &Options,
@@ -247,16 +247,16 @@ fn input_spec(
     let spec = match (&options.spec, saved, beside) {
         (Some(spec), _, _) if spec.channels != channels => {
             let remedy = match options.channels {
-                Some(_) => "give it a mean and a deviation for each (`InputSpec::normalize`)",
+                Some(_) => "set a mean and standard deviation per channel (`InputSpec::normalize`)",
                 None => "adapt the weights to it (`Source::channels`)",
             };
-            let problem = format!("is for {} channels, and the network has {channels}; {remedy}", spec.channels);
+            let problem = format!("is for {} channels, but the network has {channels}; {remedy}", spec.channels);
             return Err(Error::invalid("input spec", problem));
         }
         (Some(spec), _, _) => spec.clone(),
         (None, Some(saved), _) => saved.input.clone(),
         (None, None, Some(spec)) if spec.channels != stored => {
-            let problem = format!("its config says {} channels, and the weights have {stored}", spec.channels);
+            let problem = format!("config.json describes {} channels, but the weights have {stored}", spec.channels);
             return Err(Error::weights(path, problem));
         }
         (None, None, Some(spec)) => spec,
@@ -265,19 +265,15 @@ fn input_spec(
     if spec.channels != channels || channels == 0 { spec.for_channels(channels) } else { Ok(spec) }
 }
 
-/// The naming that the user sets, if the file can have it. `detected`: the naming of the file's names, or of its
+/// The naming that the user sets, if it suits the file. `detected`: the naming of the file's names, or of its
 /// description if it is `described`.
 fn agreed(wanted: &Wanted, set: Naming, detected: Naming, described: bool, path: &Path) -> Result<Naming> {
     if let Some(library) = wanted.lacking(set) {
-        return Err(Error::weights(
-            path,
-            format!("{library} has no {wanted}; leave the naming out (`Source::naming`)"),
-        ));
+        return Err(Error::weights(path, format!("{library} has no {wanted}; do not set `Source::naming`")));
     }
     let same_name = |d: &Declared| wanted.name_in(set, &d.name) == wanted.name_in(detected, &d.name);
     if set != detected && (described || !wanted.declared(wanted.usual_channels())?.iter().all(same_name)) {
-        let problem =
-            format!("its names are {detected:?}'s, and the naming is set to {set:?}; leave it out (`Source::naming`)");
+        let problem = format!("tensor names are {detected:?}'s, but `Source::naming` is {set:?}; do not set it");
         return Err(Error::weights(path, problem));
     }
     Ok(set)
@@ -303,7 +299,7 @@ mod tests {
         Opened::resolve(options, weights, beside)
     }
 
-    /// What a config.json says that describes another network.
+    /// The content of a config.json that describes another network.
     fn config() -> Snapshot {
         let spec = InputSpec::new(64);
         Snapshot {

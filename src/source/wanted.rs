@@ -1,4 +1,4 @@
-//! The network that weights are read for.
+//! The network that weights are loaded into.
 
 use crate::arch::{Arch, Naming};
 use crate::blueprint::Blueprint;

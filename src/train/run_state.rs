@@ -1,4 +1,4 @@
-//! What a run is at a moment, as a value.
+//! A checkpoint of a run, as a value.
 
 mod file;
 
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// What a run is at a moment: its position in the plan, the weights, the optimizer's moments by parameter name, the best
+/// A checkpoint of a run: its position in the plan, the weights, the optimizer's moments by parameter name, the best
 /// epochs' weights, the counters that address its random numbers, and the report so far.
 ///
 /// It is a value: training on does not change it. A session that resumes from it ends in the same bytes as the run that
@@ -82,7 +82,7 @@ const VERSION: u32 = 1;
 
 impl RunState {
     /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed. Tensors
-    /// that are still those of the initial weights are not written; the file has their checksums, and a session has
+    /// that are still those of the initial weights are not written; the file has their checksums, and a session takes
     /// them from its backbone.
     ///
     /// # Errors
@@ -132,12 +132,12 @@ impl RunState {
         ];
         let other: Vec<&str> = parts.iter().filter(|(_, same)| !same).map(|(what, _)| *what).collect();
         if !other.is_empty() {
-            let problem = format!("its run has another {} than this session", other.join(", another "));
+            let problem = format!("the saved run differs from this session in: {}", other.join(", "));
             return Err(Error::invalid("run state", problem));
         }
         let phase = self.position.phase.as_ref().map(|phase| phase.index);
         if phase.is_some_and(|index| index >= old.plan.phases.len()) {
-            return Err(Error::invalid("run state", "is in a phase that its plan does not have"));
+            return Err(Error::invalid("run state", "is in a phase that its plan lacks"));
         }
         Ok(())
     }

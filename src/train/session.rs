@@ -1,4 +1,4 @@
-//! The one place that trains.
+//! Step-by-step training; `fit` uses it.
 
 mod epochs;
 mod finish;

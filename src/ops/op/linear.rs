@@ -3,9 +3,9 @@
 use super::activate::Activate;
 use super::conv::{ConvStep, Norm};
 use crate::ops::activation::Activation;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::filter::Filter;
 use crate::ops::geometry::Padding;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::value::Value;
 use candle_core::{DType, Result, Tensor, bail};
 

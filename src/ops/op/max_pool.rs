@@ -2,11 +2,11 @@
 
 use crate::ops::buffer::Buffer;
 use crate::ops::device::{geometry, strided};
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::geometry::{Geometry, Padding};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
 use crate::ops::kernels::pool;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::{SavedSymbolic, Symbolic};
 use crate::ops::portable::pool::winners;
 use crate::ops::value::{Recompute, Select, Value};

@@ -106,8 +106,7 @@ impl Session {
         self.close_epoch(Some(valid))
     }
 
-    /// Puts the weights of the best epoch back, of those that [`Session::end_epoch`] was told of, and ends the phase in
-    /// progress. Call it before [`Session::finish`]; training on from there changes the weights again.
+    /// Restores the weights of the best epoch among those passed to `end_epoch`, and ends the phase in progress. Call it before [`Session::finish`]; training on from there changes the weights again.
     ///
     /// # Errors
     /// If no epoch was validated, and [`Error::Diverged`] if the losses of all were NaN or infinite.

@@ -1,4 +1,4 @@
-//! A session's state, copied out and put back.
+//! Copies a session's state out, and restores it.
 
 use super::{Continues, Session};
 use crate::backbone::Profile;
@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 impl Session {
-    /// What the run is now, as a value: at any moment between two calls, in the middle of an epoch too. Everything that
-    /// may change is copied.
+    /// A checkpoint of the run; may be taken between any two calls, also within an epoch. Everything that may change is
+    /// copied.
     ///
     /// A batch that was handed out and not stepped yet counts as taken: step it first.
     ///

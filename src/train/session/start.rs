@@ -1,4 +1,4 @@
-//! A session's beginning: checks, initial weights, and warnings.
+//! Starts a session: checks, initial weights, and warnings.
 
 use super::{Continues, Session};
 use crate::data::{Augment, Dataset, Loader, Transform};

@@ -40,8 +40,9 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Diverged`] for a loss that is not finite, [`Error::Audit`] if a gradient is not finite or, in the first
-    /// step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no step was
-    /// made then (a forward pass with batch statistics has moved the running ones already).
+    /// step of a phase, a parameter was not reached or something frozen has changed. No step is
+    /// made on error, except when a frozen tensor has changed. (A forward pass with batch statistics has updated the
+    /// running ones already.)
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         self.check_loss(value)?;

@@ -1,9 +1,9 @@
 //! The symbolic form: what the CPU form allocates, saves for backward, and allocates there.
 
 use super::step::{ConvStep, Norm, check_residual, is_sum_of_outer_products, recomputes_sums};
+use crate::ops::feature_map::Operation;
 use crate::ops::gradient::stays_factored;
 use crate::ops::kernels::conv::choose;
-use crate::ops::map::Operation;
 use crate::ops::memory_model::{Allocation, SavedSymbolic, Symbolic, Tape, give};
 use crate::ops::op::activate::Activate;
 use candle_core::{Result, Tensor};

@@ -1,4 +1,4 @@
-//! The network that features come from, and the places in it where they are taken.
+//! The frozen network that computes features, and the cuts where they are taken.
 
 use super::cache::FeatureCache;
 use crate::backbone::{Backbone, Inner, Network, Profile};
@@ -36,13 +36,13 @@ pub enum Cut {
 /// Makes features of samples: a frozen network and the transform before it.
 ///
 /// ```
-/// use candle_finetune::{Arch, Backbone, Producer, candle_core::Device};
+/// use candle_finetune::{Arch, Backbone, FeatureExtractor, candle_core::Device};
 /// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
-/// let producer = Producer::new(&backbone)?.workers(1);
-/// # let _ = producer;
+/// let extractor = FeatureExtractor::new(&backbone)?.workers(1);
+/// # let _ = extractor;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
-pub struct Producer<'a> {
+pub struct FeatureExtractor<'a> {
     network: &'a Network,
     weights: Vec<Weight>,
     /// What features depend on besides weights and sample: layers and pooling, naming, input, type and device.
@@ -96,7 +96,7 @@ pub(super) struct Output {
     pub made_by: u64,
 }
 
-impl<'a> Producer<'a> {
+impl<'a> FeatureExtractor<'a> {
     /// The backbone as it is, over images without augmentation.
     ///
     /// # Errors
