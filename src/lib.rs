@@ -41,7 +41,7 @@ mod strategy;
 mod train;
 mod weights;
 #[cfg(feature = "zoo")]
-pub mod zoo;
+mod zoo;
 
 pub use arch::{Arch, Naming};
 pub use backbone::Backbone;
@@ -73,3 +73,5 @@ pub use source::Source;
 pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
 pub use train::{Event, FineTuner, Fitted, RunState, Session, progress_lines};
+#[cfg(feature = "zoo")]
+pub use zoo::ZooModel;

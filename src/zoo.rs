@@ -1,32 +1,4 @@
-//! Networks of [candle-transformers](https://crates.io/crates/candle-transformers) as backbones.
-//!
-//! Each is a network of one block: candle-transformers gives features or logits and no map in between. Its tensors have
-//! the model's own names, so files from the hub load as they are, and a saved predictor's file holds what the model's own
-//! constructor reads. Features are those of candle-transformers, bit for bit. They run on Candle's operations, on the CPU
-//! too, and [`Plan::forecast`](crate::Plan::forecast) does not know their memory.
-//!
-//! Frozen features ([`Strategy::SmallSimilar`](crate::Strategy::SmallSimilar)) work with every network. What else a plan
-//! may ask of them, the table says; the rest is refused with [`Error::Unsupported`](crate::Error::Unsupported) before
-//! training begins. Batch norms keep their statistics, which are not parameters; their weights and biases learn unless
-//! [`BatchNormMode::Frozen`](crate::BatchNormMode::Frozen) says otherwise.
-//!
-//! ```
-//! use candle_finetune::zoo::ZooModel;
-//! use candle_finetune::{Backbone, FineTuner, Strategy, TensorDataset};
-//! use candle_finetune::candle_core::{DType, Device, Tensor};
-//!
-//! let model: ZooModel = "zoo/convnext_atto".parse()?;
-//! let backbone = Backbone::random(model, 1, &Device::Cpu)?.for_input_size(64, 64)?; // or weights from the hub
-//! let images = Tensor::randn(0f32, 1.0, (8, 3, 64, 64), &Device::Cpu)?;
-//! let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["ant".into(), "bee".into()])?;
-//! let tuned = FineTuner::new(backbone).strategy(Strategy::SmallSimilar).fit(&train, &train.clone())?;
-//! assert_eq!(tuned.predictor.backbone().name(), "zoo/convnext_atto");
-//! # Ok::<(), candle_finetune::Error>(())
-//! ```
-//!
-//! The weights on the hub have licences of their own, which their repositories state.
-//!
-#![doc = include_str!("zoo/TABLE.md")]
+//! Networks of candle-transformers as backbones.
 
 mod asked;
 mod block;
@@ -46,52 +18,69 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
-/// A network of candle-transformers, which becomes a backbone of one block.
+/// A network of [candle-transformers](https://crates.io/crates/candle-transformers) as a backbone, such as
+/// "zoo/convnext_tiny".
+///
+/// Each is a network of one block: candle-transformers gives features or logits and no map in between. Its tensors have
+/// the model's own names, so files from the hub load as they are, and a saved predictor's file holds what the model's own
+/// constructor reads. Features are those of candle-transformers, bit for bit. They run on Candle's operations, on the CPU
+/// too, and [`Plan::forecast`](crate::Plan::forecast) does not know their memory.
+///
+/// Frozen features ([`Strategy::SmallSimilar`](crate::Strategy::SmallSimilar)) work with every network. What else a plan
+/// may ask of them, the table says; the rest is refused with [`Error::Unsupported`](crate::Error::Unsupported) before
+/// training begins. Batch norms keep their statistics, which are not parameters; their weights and biases learn unless
+/// [`BatchNormMode::Frozen`](crate::BatchNormMode::Frozen) says otherwise.
 ///
 /// ```
-/// use candle_finetune::zoo::{self, ZooModel};
-/// use candle_finetune::{Backbone, candle_core::Device};
+/// use candle_finetune::{Backbone, FineTuner, Strategy, TensorDataset, ZooModel};
+/// use candle_finetune::candle_core::{Device, Tensor};
 ///
-/// let model: ZooModel = "zoo/mobileone_s0".parse()?;
-/// assert!(zoo::all().contains(&model));
-/// let backbone = Backbone::random(model, 1, &Device::Cpu)?;
-/// assert_eq!((backbone.feature_dim(), backbone.blocks().len()), (1024, 1));
+/// let model: ZooModel = "zoo/convnext_atto".parse()?;
+/// let backbone = Backbone::random(model, 1, &Device::Cpu)?.for_input_size(64, 64)?; // or weights from the hub
+/// let images = Tensor::randn(0f32, 1.0, (8, 3, 64, 64), &Device::Cpu)?;
+/// let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["ant".into(), "bee".into()])?;
+/// let tuned = FineTuner::new(backbone).strategy(Strategy::SmallSimilar).fit(&train, &train.clone())?;
+/// assert_eq!(tuned.predictor.backbone().name(), "zoo/convnext_atto");
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
+///
+/// The weights on the hub have licences of their own, which their repositories state.
+///
+#[doc = include_str!("zoo/TABLE.md")]
 #[derive(Clone, Copy)]
 pub struct ZooModel(&'static Row);
 
-/// Every network of the zoo.
-///
-/// ```
-/// use candle_finetune::zoo;
-/// for model in zoo::all() {
-///     println!("{model}: {} features, weights at {}", model.feature_dim(), model.hub_id());
-/// }
-/// # assert!(zoo::all().len() > 30);
-/// ```
-pub fn all() -> &'static [ZooModel] {
-    static ALL: OnceLock<Vec<ZooModel>> = OnceLock::new();
-    let rows = || [convnext::ROWS, reparameterized::ROWS].into_iter().chain(transformers::ROWS).flatten();
-    ALL.get_or_init(|| rows().map(ZooModel).collect())
-}
-
-/// The tables of this page, as Markdown: what the networks of each family can do, and each network's weights.
-///
-/// # Errors
-/// If candle-transformers cannot build one of the models.
-///
-/// ```
-/// # use candle_finetune::zoo;
-/// assert!(zoo::table()?.contains("zoo/convnext_tiny"));
-/// # Ok::<(), candle_finetune::Error>(())
-/// ```
-pub fn table() -> Result<String> {
-    let rows: Vec<&'static Row> = all().iter().map(|model| model.0).collect();
-    table::of(&rows)
-}
-
 impl ZooModel {
+    /// Every network of the zoo.
+    ///
+    /// ```
+    /// use candle_finetune::ZooModel;
+    /// for model in ZooModel::all() {
+    ///     println!("{model}: {} features, weights at {}", model.feature_dim(), model.hub_id());
+    /// }
+    /// # assert!(ZooModel::all().len() > 30);
+    /// ```
+    pub fn all() -> &'static [Self] {
+        static ALL: OnceLock<Vec<ZooModel>> = OnceLock::new();
+        let rows = || [convnext::ROWS, reparameterized::ROWS].into_iter().chain(transformers::ROWS).flatten();
+        ALL.get_or_init(|| rows().map(ZooModel).collect())
+    }
+
+    /// The tables of this page as Markdown: what the networks of each family can do, and the facts of each network.
+    ///
+    /// # Errors
+    /// If candle-transformers cannot build one of the models.
+    ///
+    /// ```
+    /// # use candle_finetune::ZooModel;
+    /// assert!(ZooModel::table()?.contains("zoo/convnext_tiny"));
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn table() -> Result<String> {
+        let rows: Vec<&'static Row> = Self::all().iter().map(|model| model.0).collect();
+        table::of(&rows)
+    }
+
     /// Its name: "zoo/convnext_tiny".
     pub fn name(&self) -> &'static str {
         self.0.name
@@ -126,8 +115,7 @@ impl ZooModel {
     /// The network without weights. Its tensors have the model's own names, which are those of the files on the hub.
     ///
     /// ```no_run
-    /// use candle_finetune::zoo::ZooModel;
-    /// use candle_finetune::{Backbone, Source, candle_core::Device};
+    /// use candle_finetune::{Backbone, Source, ZooModel, candle_core::Device};
     ///
     /// let model: ZooModel = "zoo/convnext_tiny".parse()?;
     /// let backbone = Backbone::from_file(model, "convnext_tiny.safetensors", &Device::Cpu)?;
@@ -170,10 +158,10 @@ impl FromStr for ZooModel {
     /// # Errors
     /// [`Error::UnknownArch`] with the nearest names.
     fn from_str(name: &str) -> Result<Self> {
-        let found = all().iter().find(|model| model.name() == name).copied();
+        let found = Self::all().iter().find(|model| model.name() == name).copied();
         found.ok_or_else(|| Error::UnknownArch {
             name: shown(name),
-            nearest: nearest(name, all().iter().map(ZooModel::name), 3),
+            nearest: nearest(name, Self::all().iter().map(ZooModel::name), 3),
             families: &[],
         })
     }

@@ -58,7 +58,7 @@ fn initial_values_are_the_models_own() {
 
 #[test]
 fn every_row_has_as_many_features_as_its_model_has_channels_at_the_end() {
-    for model in all() {
+    for model in ZooModel::all() {
         let tensors = Request::of(model.0).unwrap().tensors;
         let width = |name: &str| tensors.iter().find(|a| a.name == name).map(|a| a.shape[0]);
         let last_norm = || tensors.iter().rfind(|a| a.name.ends_with(".running_mean")).map(|a| a.shape[0]);

@@ -3,9 +3,8 @@
 use super::{loaded, model, plan};
 use crate::support::{CPU, bits, images, tensors};
 use candle_finetune::candle_core::DType;
-use candle_finetune::zoo::ZooModel;
 use candle_finetune::{
-    Backbone, BatchNormMode, Error, FineTuner, FreezePolicy, Head, Init, Plan, Predictor, Source, Strategy,
+    Backbone, BatchNormMode, Error, FineTuner, FreezePolicy, Head, Init, Plan, Predictor, Source, Strategy, ZooModel,
 };
 use std::path::Path;
 
@@ -76,7 +75,7 @@ fn weights_and_biases_of_batch_norms_learn_as_the_mode_says() {
         let session = FineTuner::new(backbone.clone()).plan(plan(FreezePolicy::Nothing, mode)).session(&train);
         let mut session = session.unwrap();
         assert!(session.next_phase().unwrap());
-        session.parameters().unwrap().into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
+        session.parameters().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
     };
     let (stats, frozen) = (learning(BatchNormMode::FrozenStats), learning(BatchNormMode::Frozen));
     let norms = backbone.tensors().keys().filter(|name| name.ends_with(".running_mean")).count();
@@ -196,13 +195,13 @@ fn folders_of_the_hub_load_with_the_network_that_the_user_names() {
 #[test]
 fn the_table_in_the_documentation_is_the_generated_one() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/zoo/TABLE.md");
-    let text = candle_finetune::zoo::table().unwrap();
+    let text = ZooModel::table().unwrap();
     if std::env::var("ZOO_TABLE").is_ok_and(|v| v == "write") {
         std::fs::write(&path, &text).unwrap();
     }
     assert_eq!(std::fs::read_to_string(path).unwrap(), text, "ZOO_TABLE=write writes it anew");
-    for model in candle_finetune::zoo::all() {
+    for model in ZooModel::all() {
         assert!(text.contains(&format!("`{model}`")) && text.contains(model.hub_id()), "{model}");
     }
-    assert!(candle_finetune::zoo::all().iter().any(ZooModel::can_learn));
+    assert!(ZooModel::all().iter().any(ZooModel::can_learn));
 }
