@@ -19,7 +19,8 @@ mod small;
 
 use candle_finetune::candle_core::{DType, Tensor, Var};
 use candle_finetune::{
-    Arch, Backbone, Cut, Dataset, FeatureCache, FeatureSet, ImageFolder, Producer, Splits, Target, wilson_interval,
+    Arch, Backbone, Cut, Dataset, FeatureCache, FeatureExtractor, FeatureSet, ImageFolder, Splits, Target,
+    wilson_interval,
 };
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
@@ -97,8 +98,8 @@ struct Features {
 fn features(backbone: &Backbone, data: &ImageFolder) -> Result<Features, Failure> {
     let data: Arc<dyn Dataset> = Arc::new(data.clone());
     let all: Vec<usize> = (0..data.len()).collect();
-    let (producer, cuts) = (Producer::new(backbone)?, [Cut::Stages { pooled: 1 }]);
-    let set = FeatureSet::gather(&data, &all, 1, &producer, &cuts, &FeatureCache::new())?
+    let (extractor, cuts) = (FeatureExtractor::new(backbone)?, [Cut::Stages { pooled: 1 }]);
+    let set = FeatureSet::gather(&data, &all, 1, &extractor, &cuts, &FeatureCache::new())?
         .ok_or("the features do not fit into memory")?;
     let stages =
         set.outputs().enumerate().map(|(output, stage)| Ok((stage.to_string(), set.features(output, &all, 0)?)));

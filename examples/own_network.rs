@@ -47,7 +47,7 @@ fn small_cnn() -> candle_finetune::Result<Blueprint> {
     let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).batch_norm();
     let residual = |inputs, outputs| {
         Layer::residual_with(
-            Layer::chain([conv(inputs, outputs).stride(2).relu().into(), conv(outputs, outputs).into()]),
+            Layer::sequential([conv(inputs, outputs).stride(2).relu().into(), conv(outputs, outputs).into()]),
             Conv2d::new(inputs, outputs, 1).stride(2).batch_norm(),
         )
     };

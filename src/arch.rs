@@ -1,11 +1,11 @@
-//! What the crate knows about each architecture: one row of facts, one file per family.
+//! Built-in architectures: a table with a row each, and a file per family.
 
 mod efficientnet;
 mod names;
 mod resnet;
 mod vgg;
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Kind};
 use crate::error::{Error, Result};
 use crate::input_spec::{InputSpec, Interpolation};
 use crate::nn::Builder;
@@ -269,7 +269,14 @@ impl Arch {
             Family::Vgg(net) => net.build(b, naming),
             Family::EfficientNet(net) => net.build(b),
         };
-        Blueprint::new(self.name(), spec, self.feature_dim(), self.classifier(), true, Arc::new(build))
+        let kind = Kind::BuiltIn(format!("{naming:?} {channels}"));
+        Blueprint::new(self.name(), spec, self.feature_dim(), self.classifier(), kind, Arc::new(build))
+    }
+
+    /// The naming for which a blueprint of [`Arch::blueprint`] was made.
+    pub(crate) fn naming_of(blueprint: &Blueprint) -> Naming {
+        let made_for = |naming: &Naming| blueprint.layers().starts_with(&format!("{naming:?} "));
+        [Naming::Torchvision, Naming::Transformers].into_iter().find(made_for).unwrap_or(Naming::Timm)
     }
 
     /// The architecture that a blueprint was made of, if it is one of the crate's.

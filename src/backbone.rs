@@ -1,4 +1,4 @@
-//! Pretrained weights as a value: an ordered list of named blocks that nobody changes.
+//! An immutable network with weights and without its classifier, divided into named blocks.
 
 mod init;
 mod network;

@@ -5,14 +5,17 @@ mod block;
 pub use block::Block;
 
 use crate::error::{Error, Result, shown};
+use crate::fingerprint::Fingerprint;
 use crate::input_spec::InputSpec;
 use crate::nn::{BlockInfo, Builder};
 use crate::ops::{FeatureMap, Symbolic};
 use crate::params::{Declared, Shapes};
 use candle_core::DType;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Builds the blocks of a network out of a builder's tensors.
 type Build = dyn Fn(&mut Builder<'_>) -> Result<()> + Send + Sync;
@@ -27,7 +30,7 @@ type Build = dyn Fn(&mut Builder<'_>) -> Result<()> + Send + Sync;
 ///
 /// let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).batch_norm().relu();
 /// let blocks = vec![
-///     Block::new("stem", Layer::chain([conv(3, 16).into(), Layer::max_pool(2, 2)])),
+///     Block::new("stem", Layer::sequential([conv(3, 16).into(), Layer::max_pool(2, 2)])),
 ///     Block::new("block1", conv(16, 32).stride(2)),
 ///     Block::new("block2", Layer::residual(conv(32, 32))),
 /// ];
@@ -53,6 +56,10 @@ struct Inner {
     pooling: Pooling,
     build: Arc<Build>,
     built_in: bool,
+    /// What it consists of, as text: for a network of the crate which variant of it, otherwise the layers.
+    layers: String,
+    /// For a user's network with closures, which no text describes: a number of its own, the same for its clones.
+    instance: u64,
     limits: Limits,
     // What follows is recorded from a run of `build`.
     blocks: Vec<BlockInfo>,
@@ -64,16 +71,22 @@ struct Inner {
 /// crate's own layers have no limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
-    /// Learn: the backward pass does not reach all of its parameters.
+    /// Train: the backward pass does not reach all of its parameters.
     pub learning: Option<&'static str>,
     /// Normalise by the statistics of a batch.
     pub batch_statistics: Option<&'static str>,
-    /// Have a part of its blocks frozen.
+    /// Freeze only some of its blocks.
     pub parts: Option<&'static str>,
+    /// Take images of this height and width.
+    pub sizes: Option<SizeRule>,
 }
 
-/// How the pixels after the last block become one row of features.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// Why images of a height and width cannot be taken, given the default size; `None` for those that can.
+pub(crate) type SizeRule = fn(size: (usize, usize), default: (usize, usize)) -> Option<&'static str>;
+
+/// How the last feature map is pooled into a feature vector.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Pooling {
     /// The mean over all pixels: (N, C, H, W) to (N, C).
@@ -100,7 +113,7 @@ impl Pooling {
 impl Blueprint {
     /// A network of your own: blocks in order, the first of which takes images as `input` describes them.
     ///
-    /// `feature_dim` is the number of channels that the last block makes: its pixels are averaged to features
+    /// `feature_dim` is the number of channels that the last block returns: its pixels are averaged to features
     /// (N, feature_dim). Blocks are the units of freezing.
     ///
     /// # Errors
@@ -119,14 +132,29 @@ impl Blueprint {
         let mut seen = BTreeSet::from([CLASSIFIER]);
         for block in &blocks {
             let problem = wrong_name(block.name()).or_else(|| {
-                (!seen.insert(block.name())).then(|| format!("{} occurs twice, or is the head's", shown(block.name())))
+                let taken = !seen.insert(block.name()) || block.name().starts_with("head.");
+                taken.then(|| format!("{} occurs twice, or is the head's", shown(block.name())))
             });
             if let Some(problem) = problem {
                 return Err(Error::invalid(format!("blueprint {name}: block's name"), problem));
             }
         }
+        let mut ended = BTreeSet::new();
+        for pair in blocks.windows(2).filter(|pair| pair[0].stage_name() != pair[1].stage_name()) {
+            ended.insert(pair[0].stage_name());
+            if ended.contains(pair[1].stage_name()) {
+                let problem = format!("the stage {} goes on after another began", shown(pair[1].stage_name()));
+                return Err(Error::invalid(format!("blueprint {name}: block {}", shown(pair[1].name())), problem));
+            }
+        }
+        if let Some(block) = blocks.iter().find(|b| b.stage_name() != b.name() && seen.contains(b.stage_name())) {
+            let problem = format!("its stage is called {}, as another block or the head is", shown(block.stage_name()));
+            return Err(Error::invalid(format!("blueprint {name}: block {}", shown(block.name())), problem));
+        }
+        let layers: Vec<String> = blocks.iter().map(Block::describe).collect();
         let build = move |b: &mut Builder<'_>| blocks.iter().try_for_each(|block| block.build(b));
-        let blueprint = Self::new(name, input, feature_dim, CLASSIFIER, false, Arc::new(build))?;
+        let blueprint =
+            Self::new(name, input, feature_dim, CLASSIFIER, Kind::Custom(layers.join("; ")), Arc::new(build))?;
         blueprint.check()?;
         Ok(blueprint)
     }
@@ -180,7 +208,7 @@ impl Blueprint {
         input: InputSpec,
         feature_dim: usize,
         classifier: impl Into<String>,
-        built_in: bool,
+        kind: Kind,
         build: Arc<Build>,
     ) -> Result<Self> {
         let (name, classifier) = (name.into(), classifier.into());
@@ -195,10 +223,27 @@ impl Blueprint {
         if let Some(twice) = declared.iter().find(|d| !seen.insert(d.name.as_str())) {
             return Err(wrong(format!("the tensor {} occurs twice", shown(&twice.name))));
         }
-        let pooling = Pooling::default();
-        let limits = Limits::default();
-        let inner =
-            Inner { name, input, feature_dim, classifier, pooling, build, built_in, limits, blocks, declared, opaque };
+        let (built_in, layers) = match kind {
+            Kind::BuiltIn(variant) => (true, variant),
+            Kind::Custom(layers) => (false, layers),
+        };
+        static INSTANCES: AtomicU64 = AtomicU64::new(1);
+        let instance = if opaque && !built_in { INSTANCES.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let inner = Inner {
+            name,
+            input,
+            feature_dim,
+            classifier,
+            pooling: Pooling::default(),
+            build,
+            built_in,
+            layers,
+            instance,
+            limits: Limits::default(),
+            blocks,
+            declared,
+            opaque,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -247,6 +292,32 @@ impl Blueprint {
         &self.inner.limits
     }
 
+    /// For a network of the crate, which variant of it; for another its layers.
+    pub(crate) fn layers(&self) -> &str {
+        &self.inner.layers
+    }
+
+    /// Equal for networks of equal name, layers and pooling, in every process. Closures count as one layer each,
+    /// whatever they compute.
+    pub(crate) fn structure(&self) -> u64 {
+        self.print().finish()
+    }
+
+    /// As [`Blueprint::structure`], and different for networks with closures that are not clones of each other.
+    pub(crate) fn identity(&self) -> u64 {
+        self.print().number(self.inner.instance).finish()
+    }
+
+    fn print(&self) -> Fingerprint {
+        let Inner { name, built_in, layers, pooling, .. } = &*self.inner;
+        let print = Fingerprint::new("blueprint").text(name).number((*built_in).into()).text(layers);
+        match pooling {
+            Pooling::Mean => print.text("mean"),
+            Pooling::ClassToken => print.text("class token"),
+            Pooling::GeneralizedMean(p) => print.text("generalized mean").floats(&[*p]),
+        }
+    }
+
     /// Whether the crate has it by this name: an architecture of its own, or a network of the zoo.
     pub(crate) fn is_built_in(&self) -> bool {
         self.inner.built_in
@@ -261,6 +332,14 @@ impl Blueprint {
     pub(crate) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
         (self.inner.build)(b)
     }
+}
+
+/// Whose network it is.
+pub(crate) enum Kind {
+    /// The crate's, of this variant.
+    BuiltIn(String),
+    /// A user's, of these layers.
+    Custom(String),
 }
 
 /// The classifier's name in networks that have no other.

@@ -70,7 +70,7 @@ pub enum Error {
 
     /// A fine-tuner has neither a strategy nor a plan.
     #[error(
-        "no strategy or plan is set: choose a strategy, `--strategy` (small-similar, small-different, large-similar or \
+        "no strategy or plan is set: set a strategy (`--strategy small-similar`, small-different, large-similar or \
          large-different) or a plan"
     )]
     NoStrategy,

@@ -1,13 +1,13 @@
-//! What frozen blocks make of samples: computed once, cached, and shared by training, validation, probes and folds.
+//! Outputs of frozen blocks, computed once and cached.
 
 mod cache;
+mod extractor;
 mod file;
 mod key;
-mod producer;
 mod set;
 
 pub use cache::FeatureCache;
-pub use producer::{Cut, Producer};
+pub use extractor::{Cut, FeatureExtractor};
 pub use set::FeatureSet;
 
-pub(crate) use producer::Weight;
+pub(crate) use extractor::Weight;

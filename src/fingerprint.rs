@@ -1,6 +1,7 @@
 //! One stable hash: fingerprints of samples and settings, checksums of weights.
 
 use std::hash::Hasher as _;
+#[cfg(any(feature = "image", test))]
 use std::io::{self, Read};
 use twox_hash::XxHash3_64;
 
@@ -59,6 +60,7 @@ impl Fingerprint {
     }
 
     /// Adds all that a reader gives, as [`bytes`](Self::bytes) does with the same bytes.
+    #[cfg(any(feature = "image", test))]
     pub fn contents(mut self, mut reader: impl Read) -> io::Result<Self> {
         let mut buffer = vec![0; 1 << 16];
         let mut length = 0;

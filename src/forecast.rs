@@ -22,8 +22,8 @@ pub struct Forecast {
     pub weights: usize,
     /// The optimizer's moments.
     pub moments: usize,
-    /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with layers that no dry
-    /// run can look into ([`Layer::custom`](crate::Layer::custom)).
+    /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with
+    /// custom layers ([`Layer::custom`](crate::Layer::custom)).
     pub step: Option<usize>,
 }
 
@@ -77,7 +77,7 @@ impl Plan {
     }
 }
 
-/// The most bytes of a batch's images that are forecast.
+/// The largest batch of images that is forecast, in bytes.
 const MOST: usize = 16 << 30;
 
 fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
@@ -95,17 +95,17 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let learning: usize = learns.iter().sum();
 
     let moments = phase.optimizer.moments() * learning * size;
-    if blueprint.is_opaque() {
-        return Ok(Forecast { weights: all * size, moments, step: None });
-    }
-    let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
-    let network = Network::build(blueprint, &provider)?;
     let (height, width) = spec.size;
     let images = [spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
     let Some(images) = images.filter(|&bytes| bytes <= MOST) else {
         let problem = format!("{}; its images alone would take more than {} GB", plan.batch_size, MOST >> 30);
         return Err(Error::invalid("plan: batch_size", problem));
     };
+    if blueprint.is_opaque() {
+        return Ok(Forecast { weights: all * size, moments, step: None });
+    }
+    let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
+    let network = Network::build(blueprint, &provider)?;
     let shape = (plan.batch_size, spec.channels, height, width);
     let step = |before: Option<&StepMemory>, moments: &[usize]| -> Result<StepMemory> {
         let features = network.dry_run(Symbolic::new(shape, *dtype, before))?;
@@ -119,7 +119,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let touched = first.touched().max(step(Some(&first), &[])?.touched());
     // The batch itself is held beside its copy in the kernels' layout.
     let step = images + touched.saturating_sub(moments);
-    // At its start a session copies what learns, before it allocates moments.
+    // At its start a session copies the trainable parameters, before it allocates moments.
     let step = step.max((learning * size).saturating_sub(moments));
     Ok(Forecast { weights: all * size, moments, step: Some(step) })
 }

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub struct Head {
     /// Its layers.
     pub kind: HeadKind,
-    /// The share of features that are zeroed while training, in [0, 1).
+    /// Dropout probability in [0, 1), while training.
     pub dropout: f32,
 }
 
@@ -63,9 +63,9 @@ impl Head {
         Self { kind: HeadKind::Original, dropout: 0.0 }
     }
 
-    /// Sets the share of features that are zeroed while training, in [0, 1).
-    pub fn dropout(mut self, share: f32) -> Self {
-        self.dropout = share;
+    /// Sets the dropout probability, in [0, 1).
+    pub fn dropout(mut self, probability: f32) -> Self {
+        self.dropout = probability;
         self
     }
 
@@ -201,11 +201,12 @@ impl Head {
     }
 }
 
-/// Dropout: a share of the features is zeroed and the rest scaled up, so that the mean stays (Srivastava et al. 2014).
-fn dropped(x: &Tensor, share: f32, seed: Seed, forward: u64) -> Result<Tensor> {
+/// Dropout: features are zeroed with this probability and the rest scaled up, so that the mean stays (Srivastava et al. 2014).
+fn dropped(x: &Tensor, probability: f32, seed: Seed, forward: u64) -> Result<Tensor> {
     let mut rng = seed.stream("dropout", &[forward]);
-    let keep = 1.0 / (1.0 - share);
-    let mask: Vec<f32> = (0..x.elem_count()).map(|_| if rng.random::<f32>() < share { 0.0 } else { keep }).collect();
+    let keep = 1.0 / (1.0 - probability);
+    let mask: Vec<f32> =
+        (0..x.elem_count()).map(|_| if rng.random::<f32>() < probability { 0.0 } else { keep }).collect();
     let mask = Tensor::from_vec(mask, x.shape(), &Device::Cpu)?;
     let mask = if x.dtype() == DType::F64 { mask.to_dtype(DType::F64)? } else { mask };
     Ok((x * mask.to_device(x.device())?)?)
@@ -219,16 +220,16 @@ mod tests {
     #[test]
     fn dropout_zeroes_its_share_and_keeps_the_mean() {
         let ones = Tensor::ones((100, 200), DType::F32, &Device::Cpu).unwrap();
-        let values = |share: f32, forward: u64| {
-            dropped(&ones, share, Seed(1), forward).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        let values = |probability: f32, forward: u64| {
+            dropped(&ones, probability, Seed(1), forward).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
-        for share in [0.1f32, 0.25, 0.5] {
-            let values = values(share, 0);
+        for probability in [0.1f32, 0.25, 0.5] {
+            let values = values(probability, 0);
             let zeros = values.iter().filter(|v| **v == 0.0).count() as f64 / values.len() as f64;
-            // Four standard errors of a share of 20,000 elements.
-            let error = (f64::from(share) * (1.0 - f64::from(share)) / 20_000.0).sqrt();
-            assert!((zeros - f64::from(share)).abs() < 4.0 * error, "{share}: {zeros}");
-            assert!(values.iter().all(|v| *v == 0.0 || *v == 1.0 / (1.0 - share)), "the others are scaled");
+            // Four standard errors of a fraction of 20,000 elements.
+            let error = (f64::from(probability) * (1.0 - f64::from(probability)) / 20_000.0).sqrt();
+            assert!((zeros - f64::from(probability)).abs() < 4.0 * error, "{probability}: {zeros}");
+            assert!(values.iter().all(|v| *v == 0.0 || *v == 1.0 / (1.0 - probability)), "the others are scaled");
         }
         assert!(values(0.5, 0) == values(0.5, 0) && values(0.5, 0) != values(0.5, 1), "a mask per forward pass");
     }

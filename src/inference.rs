@@ -1,5 +1,5 @@
-//! Evaluation and prediction with a frozen network, without a graph. Validation in training and saved predictors share
-//! this code, so that their figures agree to the bit.
+//! Evaluates a frozen network over data; training's validation and predictors share it, so that their results agree to
+//! the bit.
 
 use crate::backbone::{Backbone, Network, Profile};
 use crate::blueprint::Blueprint;

@@ -1,4 +1,4 @@
-//! How a network wants its images.
+//! The preprocessing that a network expects.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -22,12 +22,12 @@ pub struct InputSpec {
     pub interpolation: Interpolation,
     /// For [`CropMode::Center`]: the part of the resized image's shorter side that the centre crop keeps, in (0, 1].
     pub crop_pct: f64,
-    /// How an image whose sides have another ratio is fitted.
+    /// How an image whose aspect ratio differs is fitted.
     #[serde(rename = "fit")]
     pub crop_mode: CropMode,
-    /// Mean of each channel, on the scale 0 to 1, subtracted first.
+    /// Per-channel mean of values in [0, 1], subtracted first.
     pub mean: Vec<f32>,
-    /// Standard deviation of each channel, on the scale 0 to 1, divided by next.
+    /// Per-channel standard deviation of values in [0, 1], divided by next.
     pub std: Vec<f32>,
 }
 

@@ -54,14 +54,14 @@ pub use data::{
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use error::{BoxError, Error, HubErrorKind, Result, WeightsMismatch};
-pub use features::{Cut, FeatureCache, FeatureSet, Producer};
+pub use features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
 pub use forecast::Forecast;
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 pub use input_spec::{CropMode, InputSpec, Interpolation};
 pub use loss::Loss;
 pub use metrics::{Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
-pub use nn::{BlockInfo, Conv2d, Layer, Linear, Tensors};
+pub use nn::{BlockInfo, Conv2d, Layer, LayerTensors, Linear};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
 pub use plan::{Init, Phase, Plan};

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Loss {
-    /// The share of each target that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2015,
-    /// arXiv 1512.00567).
+    /// Label smoothing in [0, 1): the fraction of each target that is spread evenly over all classes (Szegedy et al.
+    /// 2015, arXiv 1512.00567).
     pub label_smoothing: f64,
 }
 
@@ -33,9 +33,9 @@ impl Loss {
         Self { label_smoothing: 0.0 }
     }
 
-    /// Sets the share of each target that is spread evenly over all classes.
-    pub fn label_smoothing(mut self, share: f64) -> Self {
-        self.label_smoothing = share;
+    /// Sets the label smoothing in [0, 1): the fraction of each target that is spread evenly over all classes.
+    pub fn label_smoothing(mut self, smoothing: f64) -> Self {
+        self.label_smoothing = smoothing;
         self
     }
 

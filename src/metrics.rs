@@ -1,4 +1,4 @@
-//! How good a network is: a task says what is predicted, scores collect it over data, metrics are figures of it.
+//! Evaluation: `Scores` accumulates results per batch, `Evaluation` holds them, `Metric` computes a value.
 
 mod confusion;
 mod evaluation;

@@ -1,4 +1,4 @@
-//! Layers: tensors in their roles, and which operation they go through. All arithmetic is in `ops`.
+//! Layers: each holds its tensors and calls an operation in `ops`.
 
 mod builder;
 mod conv;
@@ -12,6 +12,6 @@ pub(crate) use builder::{Builder, Module};
 pub(crate) use conv::{Conv, ConvSpec};
 #[cfg(feature = "zoo")]
 pub(crate) use custom::Custom;
-pub use custom::Tensors;
+pub use custom::LayerTensors;
 pub(crate) use folded::{Folded, checksum};
 pub use layer::{Conv2d, Layer, Linear};

@@ -5,7 +5,7 @@
 //!
 //! From the bottom up: facts (`number`, `buffer`, `geometry`, `activation`, `epilogue`); `simd` and the plain loops of
 //! `portable`; `kernels` with a chooser per operation; the graph (`gradient`, `graph`, `saved`, `filter`, `update`);
-//! the forms of a feature map (`value`, `device`, `memory_model`) and `map`, which joins them; the operations in `op`.
+//! the forms of a feature map (`value`, `device`, `memory_model`) and `feature_map`, which joins them; the operations in `op`.
 #![allow(unsafe_code)]
 // Kernels are loops over numbered lanes and rows, a form that the compiler vectorises. `v != v` tests for NaN.
 #![allow(
@@ -20,12 +20,12 @@ mod activation;
 mod buffer;
 mod device;
 mod epilogue;
+mod feature_map;
 mod filter;
 mod geometry;
 mod gradient;
 mod graph;
 mod kernels;
-mod map;
 mod memory_model;
 mod number;
 mod op;
@@ -40,11 +40,11 @@ mod tests;
 
 pub(crate) use activation::Activation;
 pub(crate) use buffer::release_pool;
+pub(crate) use feature_map::FeatureMap;
 pub(crate) use filter::Filter;
 pub(crate) use geometry::Padding;
 pub(crate) use gradient::{Gradient, Gradients};
 pub(crate) use graph::{backward, is_finite, no_grad};
-pub(crate) use map::FeatureMap;
 pub(crate) use memory_model::{StepMemory, Symbolic};
 pub(crate) use number::with_slice;
 pub(crate) use op::rows::{cross_entropy, softmax};

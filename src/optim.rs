@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Optimizer {
     /// The update rule.
     pub rule: OptimizerRule,
-    /// The learning rate of the head at the schedule's full height.
+    /// The learning rate of the head, before the schedule's factor.
     pub lr: f64,
     /// The weight decay: added to the gradient by SGD, decoupled in AdamW.
     pub weight_decay: f64,
@@ -30,9 +30,9 @@ pub struct Optimizer {
 pub enum OptimizerRule {
     /// Stochastic gradient descent, as PyTorch's.
     Sgd {
-        /// The share of the last step's direction that is kept.
+        /// Momentum coefficient.
         momentum: f64,
-        /// Looks ahead along the momentum (Sutskever et al. 2013).
+        /// Nesterov momentum (Sutskever et al. 2013).
         nesterov: bool,
     },
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101).
@@ -47,7 +47,7 @@ pub enum OptimizerRule {
 }
 
 impl OptimizerRule {
-    /// What the rule is called.
+    /// The rule's name.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sgd { .. } => "SGD",
@@ -96,7 +96,7 @@ impl Optimizer {
         self
     }
 
-    /// Sets whether SGD looks ahead along its momentum. AdamW has no such choice and is left as it is.
+    /// Sets Nesterov momentum for SGD. AdamW has none and is left unchanged.
     pub fn nesterov(mut self, value: bool) -> Self {
         if let OptimizerRule::Sgd { nesterov, .. } = &mut self.rule {
             *nesterov = value;
@@ -115,17 +115,17 @@ impl Optimizer {
         }
     }
 
-    /// What is wrong with the rule's settings, if anything.
+    /// The first invalid setting of the rule, if any.
     pub(crate) fn problem(&self) -> Option<String> {
-        let share = |value: f64| (0.0..1.0).contains(&value);
+        let in_range = |value: f64| (0.0..1.0).contains(&value);
         match self.rule {
-            OptimizerRule::Sgd { momentum, .. } if !share(momentum) => {
+            OptimizerRule::Sgd { momentum, .. } if !in_range(momentum) => {
                 Some(format!("a momentum of {momentum} is not in [0, 1)"))
             }
             OptimizerRule::Sgd { momentum: 0.0, nesterov: true } => {
-                Some("nesterov looks ahead along a momentum, and that is 0; set Optimizer::momentum".into())
+                Some("Nesterov momentum needs a momentum above 0; set Optimizer::momentum".into())
             }
-            OptimizerRule::AdamW { beta1, beta2, .. } if !(share(beta1) && share(beta2)) => {
+            OptimizerRule::AdamW { beta1, beta2, .. } if !(in_range(beta1) && in_range(beta2)) => {
                 Some(format!("betas of {beta1} and {beta2} are not in [0, 1)"))
             }
             OptimizerRule::AdamW { eps, .. } if !(eps.is_finite() && eps > 0.0) => {

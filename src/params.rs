@@ -1,4 +1,4 @@
-//! Where a network's tensors live while it is built: frozen, learning, or kept up to date on the side.
+//! A tensor's role in a network: frozen, trainable or running statistic; and the facts of a declared tensor.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};

@@ -58,6 +58,8 @@ pub enum Init {
 pub struct Plan {
     /// The strategy that made the plan; `None` for a custom one.
     pub strategy: Option<Strategy>,
+    /// The number of samples that the strategy made it for.
+    pub samples: Option<usize>,
     /// Which weights the backbone starts from.
     pub init: Init,
     /// The phases, in order.
@@ -88,6 +90,8 @@ struct Stored {
     version: u32,
     #[serde(default)]
     strategy: Option<Strategy>,
+    #[serde(default)]
+    samples: Option<usize>,
     init: Init,
     phases: Vec<Phase>,
     batch_size: usize,
@@ -101,9 +105,9 @@ struct Stored {
 
 impl From<Plan> for Stored {
     fn from(plan: Plan) -> Self {
-        let Plan { strategy, init, phases, batch_size, augment, views, loss, clip, patience, reasons } = plan;
+        let Plan { strategy, samples, init, phases, batch_size, augment, views, loss, clip, patience, reasons } = plan;
         let version = version::VERSION;
-        Self { version, strategy, init, phases, batch_size, augment, views, loss, clip, patience, reasons }
+        Self { version, strategy, samples, init, phases, batch_size, augment, views, loss, clip, patience, reasons }
     }
 }
 
@@ -118,9 +122,21 @@ impl TryFrom<Unchecked> for Plan {
     fn try_from(Unchecked(value): Unchecked) -> Result<Self, String> {
         version::check(&value)?;
         let stored: Stored = serde_json::from_value(value).map_err(|error| format!("plan: {error}"))?;
-        let Stored { version: _, strategy, init, phases, batch_size, augment, views, loss, clip, patience, reasons } =
-            stored;
-        Ok(Self { strategy, init, phases, batch_size, augment, views, loss, clip, patience, reasons })
+        let Stored {
+            version: _,
+            strategy,
+            samples,
+            init,
+            phases,
+            batch_size,
+            augment,
+            views,
+            loss,
+            clip,
+            patience,
+            reasons,
+        } = stored;
+        Ok(Self { strategy, samples, init, phases, batch_size, augment, views, loss, clip, patience, reasons })
     }
 }
 
@@ -129,6 +145,7 @@ impl Plan {
     pub fn new(phases: Vec<Phase>) -> Self {
         Self {
             strategy: None,
+            samples: None,
             init: Init::Pretrained,
             phases,
             batch_size: 32,

@@ -124,7 +124,16 @@ impl Source {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     pub fn blueprint(mut self, blueprint: &Blueprint) -> Self {
-        self.options.wanted = Some(Wanted::of(blueprint));
+        let wanted = Wanted::of(blueprint);
+        if let Some(arch) = wanted.arch() {
+            // What it was made for, where that is not the default.
+            let (naming, channels) = (Arch::naming_of(blueprint), blueprint.input_spec().channels);
+            self.options.naming = Some(naming).filter(|naming| *naming != Naming::Timm).or(self.options.naming);
+            let other = Some(channels).filter(|&channels| channels != arch.input_spec().channels);
+            self.options.channels = other.or(self.options.channels);
+        }
+        self.options.pooling = Some(blueprint.pooling());
+        self.options.wanted = Some(wanted);
         self
     }
 

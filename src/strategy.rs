@@ -1,4 +1,4 @@
-//! The four quadrants of transfer learning: how much data there is, and how much it resembles the pretraining data.
+//! Four preset plans, by amount of data and similarity to the pretraining data.
 
 mod recipe;
 

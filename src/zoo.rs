@@ -8,7 +8,7 @@ mod row;
 mod table;
 mod transformers;
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Kind};
 use crate::error::{Error, Result, nearest, shown};
 use crate::input_spec::InputSpec;
 use crate::nn::Builder;
@@ -132,8 +132,14 @@ impl ZooModel {
         let recorded = Recorded::known(row)?;
         let limits = recorded.limits(row);
         let build = move |b: &mut Builder<'_>| recorded.add(row, b);
-        let blueprint =
-            Blueprint::new(row.name, self.input_spec(), row.feature_dim, row.classifier, true, Arc::new(build))?;
+        let blueprint = Blueprint::new(
+            row.name,
+            self.input_spec(),
+            row.feature_dim,
+            row.classifier,
+            Kind::BuiltIn(String::new()),
+            Arc::new(build),
+        )?;
         Ok(blueprint.limited(limits))
     }
 }

@@ -386,6 +386,8 @@ fn a_predictor_is_opened_once() {
         let count = |method: &str, name: &str| {
             asked.iter().filter(|line| line.starts_with(method) && line.contains(name)).count()
         };
+        // The revision is looked up once, and each file comes once.
+        assert_eq!(count("HEAD", "main/config.json"), 1, "{asked:?}");
         for name in ["config.json", "model.safetensors"] {
             assert_eq!(count("GET", name), 1, "{name}: {asked:?}");
         }

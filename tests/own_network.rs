@@ -4,8 +4,9 @@ use crate::support::{all_bits, bits, differing, next};
 use crate::training::data;
 use candle_finetune::candle_core::{DType, Device, Tensor};
 use candle_finetune::{
-    Backbone, BatchNormMode, Block, Blueprint, Conv2d, Error, FineTuner, Fitted, FreezePolicy, Head, InputSpec, Layer,
-    Linear, Loss, Optimizer, Phase, Plan, Pooling, Predictor, Source, TensorInit,
+    Arch, Backbone, BatchNormMode, Block, Blueprint, Conv2d, Error, FeatureCache, FineTuner, Fitted, FreezePolicy,
+    Head, InputSpec, Interpolation, Layer, Linear, Loss, Naming, Optimizer, Phase, Plan, Pooling, Predictor, Source,
+    TensorInit,
 };
 
 const CPU: Device = Device::Cpu;
@@ -17,14 +18,14 @@ fn conv(inputs: usize, outputs: usize) -> Conv2d {
 /// A stem with a pool, two residual blocks of which one changes the shape, and a fully connected layer.
 fn blocks() -> Vec<Block> {
     let inner = |inputs, outputs, stride| {
-        Layer::chain([conv(inputs, outputs).stride(stride).relu().into(), conv(outputs, outputs).into()])
+        Layer::sequential([conv(inputs, outputs).stride(stride).relu().into(), conv(outputs, outputs).into()])
     };
     let shortcut = Conv2d::new(8, 16, 1).stride(2).batch_norm();
     vec![
-        Block::new("stem", Layer::chain([conv(3, 8).relu().into(), Layer::max_pool_padded(3, 2, 1)])),
+        Block::new("stem", Layer::sequential([conv(3, 8).relu().into(), Layer::max_pool_padded(3, 2, 1)])),
         Block::new("block1", Layer::residual(inner(8, 8, 1))).stage("body"),
         Block::new("block2", Layer::residual_with(inner(8, 16, 2), shortcut)).stage("body"),
-        Block::new("neck", Layer::chain([Layer::global_average(), Linear::new(16, 12).relu().into()])),
+        Block::new("neck", Layer::sequential([Layer::global_average_pool(), Linear::new(16, 12).relu().into()])),
     ]
 }
 
@@ -276,6 +277,27 @@ fn blocks_that_cannot_be_a_network_are_refused_with_their_names() {
         (error("net", 8, vec![Block::new("stem", Conv2d::new(3, 8, 3).stride(0))]), "stride"),
         (error("net", 8, vec![stem(), Block::new("join", Layer::residual(conv(8, 8).stride(2)))]), "join"),
         (error("net", 8, vec![Block::new("stem", Layer::max_pool(64, 1))]), "stem"),
+        (error("net", 3, vec![Block::new("stem", Layer::max_pool_padded(3, 1, 2))]), "half of a window"),
+        (error("net", 3, vec![Block::new("stem", Layer::max_pool(1 << 40, 1))]), "stem"),
+        (error("net", 8, vec![Block::new("stem", Conv2d::new(3, 8, 3).padding(usize::MAX))]), "padding"),
+        (error("net", 8, vec![stem(), Block::new("full", Linear::new(8, 8))]), "one pixel"),
+        (error("net", 8, vec![stem(), Block::new("head.0", conv(8, 8))]), "head.0"),
+        (
+            error(
+                "net",
+                8,
+                vec![stem(), Block::new("b", conv(8, 8)).stage("stem"), Block::new("c", conv(8, 8)).stage("b")],
+            ),
+            "\"b\"",
+        ),
+        (
+            error(
+                "net",
+                8,
+                vec![stem().stage("s"), Block::new("b", conv(8, 8)), Block::new("c", conv(8, 8)).stage("s")],
+            ),
+            "goes on",
+        ),
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
@@ -290,4 +312,164 @@ fn blocks_that_cannot_be_a_network_are_refused_with_their_names() {
     assert!(text.contains("feature_dim") && text.contains('3') && text.contains('8'), "{text}");
     let source = Source::file("x.safetensors").blueprint(&self::blueprint()).channels(1).dtype(DType::F32);
     assert!(Backbone::load(source, &CPU).is_err());
+}
+
+/// Networks of one name and equal tensors that compute other features.
+fn variants() -> Vec<(&'static str, Blueprint)> {
+    let of = |second: Layer| {
+        let blocks = vec![Block::new("a", Conv2d::new(3, 4, 3).relu()), Block::new("b", second)];
+        Blueprint::from_blocks("net", InputSpec::new(32), 4, blocks).unwrap()
+    };
+    let conv = || Conv2d::new(4, 4, 3);
+    let double =
+        |factor: f64| Layer::sequential([conv().into(), Layer::custom(move |_| Ok(move |x: &Tensor| x * factor))]);
+    vec![
+        ("relu", of(conv().relu().into())),
+        ("silu", of(conv().silu().into())),
+        ("stride", of(conv().relu().stride(2).into())),
+        ("padding", of(conv().relu().padding(0).into())),
+        ("token", of(conv().relu().into()).pooled_by(Pooling::ClassToken).unwrap()),
+        ("mean of cubes", of(conv().relu().into()).pooled_by(Pooling::GeneralizedMean(3.0)).unwrap()),
+        ("mean of squares", of(conv().relu().into()).pooled_by(Pooling::GeneralizedMean(2.0)).unwrap()),
+        ("twice", of(double(2.0))),
+        ("thrice", of(double(3.0))),
+    ]
+}
+
+/// One cache is shared by networks of one name: none gets another's features.
+#[test]
+fn cached_features_are_those_of_the_network_itself() {
+    let (train, valid) = data();
+    let cache = FeatureCache::new();
+    for (what, blueprint) in variants() {
+        let backbone = Backbone::random(&blueprint, 7, &CPU).unwrap();
+        let run = |cache: &FeatureCache| {
+            let plan = plan(FreezePolicy::Backbone, BatchNormMode::Frozen);
+            let tuner = FineTuner::new(backbone.clone()).plan(plan).seed(3).cache(cache);
+            let fitted = tuner.fit(&train, &valid).unwrap();
+            (fitted.report.epochs[0].train_loss, fitted.report.epochs[0].valid_loss)
+        };
+        assert_eq!(run(&cache), run(&FeatureCache::off()), "{what}");
+    }
+}
+
+/// A predictor is loaded by the blueprint that it was trained with, and by no other, whatever its tensors.
+#[test]
+fn a_saved_predictor_knows_its_layers_and_pooling() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("net.safetensors");
+    let variants = variants();
+    for (i, (what, blueprint)) in variants.iter().enumerate() {
+        let backbone = Backbone::random(blueprint, 7, &CPU).unwrap();
+        let tuned = fit(&backbone, plan(FreezePolicy::Backbone, BatchNormMode::Frozen));
+        tuned.predictor.save(&path).unwrap();
+        for (j, (other, wrong)) in variants.iter().enumerate() {
+            // No file can tell one closure from another.
+            if i == j || (i > 6 && j > 6) {
+                let loaded = Predictor::from_file_as(&path, wrong, &CPU).unwrap();
+                let same = bits(&loaded.backbone().forward(&images(2)).unwrap())
+                    == bits(&tuned.predictor.backbone().forward(&images(2)).unwrap());
+                assert_eq!(same, i == j, "{what} as {other}");
+                continue;
+            }
+            let error = Predictor::from_file_as(&path, wrong, &CPU).unwrap_err().to_string();
+            assert!(error.contains("layers") || error.contains("pooling"), "{what} as {other}: {error}");
+        }
+    }
+}
+
+/// An architecture of the crate with another pooling is saved and loaded by its name.
+#[test]
+fn the_pooling_of_an_architecture_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pooled.safetensors");
+    let arch = Arch::CIFAR_RESNET20;
+    let blueprint = Blueprint::try_from(arch).unwrap().pooled_by(Pooling::GeneralizedMean(3.0)).unwrap();
+    let tuned =
+        fit(&Backbone::random(&blueprint, 1, &CPU).unwrap(), plan(FreezePolicy::Backbone, BatchNormMode::Frozen));
+    tuned.predictor.save(&path).unwrap();
+    let features = bits(&tuned.predictor.backbone().forward(&images(2)).unwrap());
+    for loaded in
+        [Predictor::from_file(&path, &CPU).unwrap(), Predictor::from_file_as(&path, &blueprint, &CPU).unwrap()]
+    {
+        assert_eq!(loaded.backbone().blueprint().pooling(), Pooling::GeneralizedMean(3.0));
+        assert_eq!(
+            (bits(&loaded.backbone().forward(&images(2)).unwrap()), loaded.backbone().arch()),
+            (features.clone(), Some(arch))
+        );
+    }
+    let weights = Backbone::from_file(&blueprint, &path, &CPU).unwrap();
+    assert_eq!(bits(&weights.forward(&images(2)).unwrap()), features);
+    let token = Blueprint::try_from(arch).unwrap().pooled_by(Pooling::ClassToken).unwrap();
+    let error = Predictor::from_file_as(&path, &token, &CPU).unwrap_err().to_string();
+    assert!(error.contains("pooling"), "{error}");
+    // As a folder it is loaded by its own description; the config alone would say too little.
+    let folder = dir.path().join("folder");
+    tuned.predictor.save_folder(&folder).unwrap();
+    let loaded = Predictor::load(Source::dir(&folder), &CPU).unwrap();
+    assert_eq!(bits(&loaded.backbone().forward(&images(2)).unwrap()), features);
+}
+
+/// The channels and the naming that a blueprint was made for reach the weights.
+#[test]
+fn a_blueprint_of_an_architecture_says_its_channels() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rgb.safetensors");
+    let rgb = Backbone::random(Arch::CIFAR_RESNET20, 1, &CPU).unwrap();
+    crate::support::write(&path, rgb.tensors());
+    let gray = Arch::CIFAR_RESNET20.blueprint(Naming::Timm, 1).unwrap();
+    let loaded = Backbone::from_file(&gray, &path, &CPU).unwrap();
+    assert_eq!((loaded.input_spec().channels, loaded.tensors()["conv1.weight"].dims()), (1, &[16, 1, 3, 3][..]));
+    assert_eq!(Backbone::from_file(Arch::CIFAR_RESNET20, &path, &CPU).unwrap().input_spec().channels, 3);
+    let torchvision = Arch::RESNET18.blueprint(Naming::Torchvision, 3).unwrap();
+    let path = dir.path().join("resnet18.safetensors");
+    crate::support::write(&path, Backbone::random(Arch::RESNET18, 1, &CPU).unwrap().tensors());
+    let crop = |backbone: Backbone| backbone.input_spec().interpolation;
+    assert_eq!(crop(Backbone::from_file(&torchvision, &path, &CPU).unwrap()), Interpolation::Bilinear);
+    assert_eq!(crop(Backbone::from_file(Arch::RESNET18, &path, &CPU).unwrap()), Interpolation::Bicubic);
+}
+
+/// A name that the crate has too confuses nothing.
+#[test]
+fn a_network_called_like_an_architecture_is_another_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = || vec![Block::new("stem", Conv2d::new(3, 8, 3).relu())];
+    let own = Blueprint::from_blocks("cifar_resnet20", InputSpec::new(32), 8, blocks()).unwrap();
+    let tuned = fit(&Backbone::random(&own, 1, &CPU).unwrap(), plan(FreezePolicy::Nothing, BatchNormMode::Frozen));
+    assert_eq!(tuned.predictor.backbone().arch(), None);
+    let path = dir.path().join("own.safetensors");
+    tuned.predictor.save(&path).unwrap();
+    assert!(Predictor::from_file_as(&path, &own, &CPU).is_ok());
+    let error = Predictor::from_file(&path, &CPU).unwrap_err().to_string();
+    assert!(error.contains("from_file_as"), "{error}");
+    let error =
+        Predictor::from_file_as(&path, &Arch::CIFAR_RESNET20.try_into().unwrap(), &CPU).unwrap_err().to_string();
+    assert!(error.contains("custom network"), "{error}");
+    // And the folder of one says what is missing.
+    let folder = dir.path().join("folder");
+    let own = Blueprint::from_blocks("small_cnn", InputSpec::new(32), 8, blocks()).unwrap();
+    let tuned = fit(&Backbone::random(&own, 1, &CPU).unwrap(), plan(FreezePolicy::Nothing, BatchNormMode::Frozen));
+    tuned.predictor.save_folder(&folder).unwrap();
+    let error = Predictor::load(Source::dir(&folder), &CPU).map(drop).unwrap_err().to_string();
+    assert!(error.contains("small_cnn") && error.contains("from_file_as"), "{error}");
+    assert!(Predictor::load(Source::dir(&folder).blueprint(&own), &CPU).is_ok());
+}
+
+/// Long chains of narrow convolutions recompute each other to a small depth only.
+#[test]
+fn a_chain_of_narrow_layers_trains_in_linear_time() {
+    let layer =
+        |i: usize| Block::new(format!("b{i}"), Conv2d::new(if i == 0 { 3 } else { 16 }, 16, 1).batch_norm().relu());
+    let of = |count: usize| {
+        let blueprint =
+            Blueprint::from_blocks("deep", InputSpec::new(32), 16, (0..count).map(layer).collect()).unwrap();
+        Backbone::random(&blueprint, 1, &CPU).unwrap()
+    };
+    // The memory model counts what is held: with a bounded depth it grows with the length.
+    let step = |backbone: &Backbone| {
+        plan(FreezePolicy::Nothing, BatchNormMode::Train).forecast(backbone, Head::linear(), 3).unwrap().step.unwrap()
+    };
+    let (short, long) = (step(&of(6)), step(&of(24)));
+    assert!(long > 2 * short, "{short} {long}");
+    fit(&of(24), plan(FreezePolicy::Nothing, BatchNormMode::Train));
 }

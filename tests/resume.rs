@@ -4,7 +4,7 @@ use crate::support::{CPU, pictures, plan, tensors};
 use crate::training::{backbone, phase};
 use candle_finetune::{
     Arch, Augment, Backbone, BatchNormMode, Dataset, Error, FeatureCache, FineTuner, Fitted, FreezePolicy, Head,
-    Optimizer, Plan, RunState, Session, TensorDataset,
+    Metric, Optimizer, Plan, RunState, Session, TensorDataset, candle_core::DType,
 };
 use std::path::Path;
 
@@ -190,11 +190,17 @@ fn the_state_of_another_run_is_refused() {
         let error = tuner.resume(&state).session(data).err().unwrap_or_else(|| panic!("{what} is accepted"));
         assert!(matches!(&error, Error::Invalid { .. }) && error.to_string().contains(what), "{what}: {error}");
     };
-    refused(tuner(&plan).seed(6), &data(), "another seed");
-    refused(tuner(&longer), &data(), "another plan");
-    refused(tuner(&plan).head(Head::mlp(8)), &data(), "another head");
+    refused(tuner(&plan).seed(6), &data(), "session in: seed");
+    refused(tuner(&longer), &data(), "session in: plan");
+    refused(tuner(&plan).head(Head::mlp(8)), &data(), "session in: head");
     refused(tuner(&plan), &tensors(22, 32, 3, 1), "another number of training samples");
     refused(tuner(&plan), &tensors(21, 32, 2, 1), "another list of classes");
+    refused(tuner(&plan), &tensors(21, 32, 3, 7), "another training data");
+    refused(tuner(&plan).metric(Metric::Loss), &data(), "another metric");
+    let cropped = backbone().for_input_spec(backbone().input_spec().clone().crop_pct(0.5)).unwrap();
+    refused(FineTuner::new(cropped).plan(plan.clone()).seed(5), &data(), "another input specification");
+    let half = FeatureCache::new().dtype(DType::F16);
+    refused(tuner(&plan).cache(&half), &data(), "another element type");
     let other = Backbone::random(Arch::CIFAR_RESNET32, 3, &CPU).unwrap();
     refused(FineTuner::new(other).plan(plan.clone()).seed(5), &data(), "another architecture");
 

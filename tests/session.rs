@@ -305,6 +305,9 @@ fn calls_out_of_order_name_the_one_that_is_missing() {
     let evaluation = session.evaluate(&valid).unwrap();
     says(session.end_epoch(&evaluation).err().unwrap(), "no epoch");
     assert!(session.next_epoch().unwrap());
+    // An epoch without a batch would never end.
+    says(session.end_epoch(&evaluation).err().unwrap(), "no batch");
+    says(session.next_epoch().err().unwrap(), "no batch");
     session.next_batch().unwrap().unwrap();
     session.end_phase().unwrap();
     says(session.next_batch().err().unwrap(), "next_phase");

@@ -75,7 +75,7 @@ fn what_one_run_computed_the_next_finds() {
     // A copy of the weights counts as the same weights, and a second dataset object as the same images.
     let again = Backbone::random(Arch::CIFAR_RESNET20, 3, &CPU).unwrap();
     assert_eq!(run(&again, &head_only(1), &cache, 5, &Counted::new(14, 1)).1, 0);
-    assert!(cache.in_memory() > 0);
+    assert!(cache.memory_bytes() > 0);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn samples_without_a_fingerprint_are_no_ones_else() {
     for _ in 0..2 {
         // Once for training, once for validation, and not again in the second epoch.
         assert_eq!(run(&backbone(), &head_only(2), &cache, 5, &data).1, 28);
-        assert_eq!(cache.in_memory(), 0);
+        assert_eq!(cache.memory_bytes(), 0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Architectures by their names, and what may be meant by others.
+//! Parses architecture names and suggests close ones.
 
 use super::Arch;
 use crate::error::{Error, Result, distance, shown};

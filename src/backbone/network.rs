@@ -1,4 +1,4 @@
-//! A network as it is built for one assignment of roles.
+//! A network built with given tensors frozen and others trainable.
 
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
@@ -146,6 +146,9 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
     if h > MAX_SIDE || w > MAX_SIDE {
         let problem = format!("{h} x {w} pixels; a side has {MAX_SIDE} at most");
         return Err(Error::invalid("input size", problem));
+    }
+    if let Some(why) = blueprint.limits().sizes.and_then(|rule| rule((h, w), blueprint.input_spec().size)) {
+        return Err(Error::invalid("input size", format!("{h} x {w} pixels; {} takes {why}", blueprint.name())));
     }
     if blueprint.is_opaque() {
         // No dry run looks into closures; they say themselves what they cannot take.

@@ -1,4 +1,4 @@
-//! The blocks that a user makes a network of.
+//! The blocks that a user builds a network from.
 
 use crate::error::Result;
 use crate::nn::{Builder, Layer};
@@ -18,7 +18,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block of one layer, or of several with [`Layer::chain`]. Its tensors' names begin with the block's name.
+    /// A block of one layer, or of several with [`Layer::sequential`]. Its tensors' names begin with the block's name.
     pub fn new(name: impl Into<String>, layer: impl Into<Layer>) -> Self {
         Self { name: name.into(), stage: None, layer: layer.into() }
     }
@@ -33,8 +33,16 @@ impl Block {
         &self.name
     }
 
+    pub(crate) fn stage_name(&self) -> &str {
+        self.stage.as_ref().unwrap_or(&self.name)
+    }
+
+    /// Name, stage and layers as text, the same in every version of the crate.
+    pub(crate) fn describe(&self) -> String {
+        format!("{:?} {:?} {}", self.name, self.stage_name(), self.layer.describe())
+    }
+
     pub(crate) fn build(&self, b: &mut Builder<'_>) -> Result<()> {
-        let stage = self.stage.as_ref().unwrap_or(&self.name);
-        b.block(&self.name, stage, |b| self.layer.build(b, &self.name))
+        b.block(&self.name, self.stage_name(), |b| self.layer.build(b, &self.name))
     }
 }

@@ -1,12 +1,12 @@
-//! What is known of a sample before it is read.
+//! Metadata of a sample, available without decoding it.
 
 use super::Target;
 use std::borrow::Cow;
 use std::fmt;
 
-/// What a [`Dataset`](crate::Dataset) knows of one sample without reading it.
+/// Metadata of one sample of a [`Dataset`](crate::Dataset), available without reading it.
 ///
-/// A wrapper that passes it on passes on everything: [`split`](crate::split) keeps groups together, messages name the
+/// A wrapping dataset can forward it unchanged: [`split`](crate::split) keeps groups together, messages name the
 /// right sample, and each sample is augmented in the same way in every fold. Change what should differ:
 ///
 /// ```
@@ -40,14 +40,14 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SampleInfo<'a> {
-    /// The index in the dataset that made this, by which messages call a sample without a name.
+    /// The index in the dataset that made this, which messages use for a sample without a name.
     pub index: usize,
-    /// What the sample should be recognised as.
+    /// The target.
     pub target: Target,
     /// The sample's group, if it has one: samples of one group (frames of one video, photos of one patient) are never
     /// spread over training and validation.
     pub group: Option<u32>,
-    /// What messages call the sample: its file, where it has one. Borrowed where possible, so that a pass over all
+    /// The sample's name in messages: its file, if it has one. Borrowed where possible, so that a pass over all
     /// samples allocates nothing.
     pub name: Option<Cow<'a, str>>,
     /// The index that seeds the sample's augmentation, [`index`](Self::index) unless it was set. A part of a dataset
@@ -67,7 +67,7 @@ impl<'a> SampleInfo<'a> {
         self
     }
 
-    /// Sets what messages call the sample.
+    /// Sets the sample's name in messages.
     pub fn name(mut self, name: impl Into<Cow<'a, str>>) -> Self {
         self.name = Some(name.into());
         self
@@ -80,7 +80,7 @@ impl<'a> SampleInfo<'a> {
     }
 }
 
-/// What messages call the sample: its name, or `sample 5`.
+/// The sample's name in messages, or `sample 5`.
 impl fmt::Display for SampleInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {

@@ -90,8 +90,8 @@ impl FeatureCache {
     }
 
     /// Bytes of memory that features take now.
-    pub fn in_memory(&self) -> usize {
-        self.lock().in_memory()
+    pub fn memory_bytes(&self) -> usize {
+        self.lock().memory_bytes()
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -110,7 +110,7 @@ impl FeatureCache {
     }
 
     /// The type in which features are stored, of a network that computes in `dtype`.
-    pub(super) fn stored(&self, dtype: DType) -> DType {
+    pub(crate) fn stored(&self, dtype: DType) -> DType {
         self.dtype.unwrap_or(dtype)
     }
 
@@ -175,7 +175,7 @@ impl FeatureCache {
             return;
         }
         let mut contents = self.lock();
-        contents.rows.retain(|key, _| Some(key.producer) == made_by);
+        contents.rows.retain(|key, _| Some(key.extractor) == made_by);
         let used: Vec<*const Part> = contents.rows.values().map(|(part, _)| part.as_ptr()).collect();
         contents.held.retain(|part| used.contains(&Arc::as_ptr(part)));
     }
@@ -188,7 +188,7 @@ impl FeatureCache {
 impl std::fmt::Debug for FeatureCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let contents = self.lock();
-        write!(f, "FeatureCache({} samples, {} of {} bytes)", contents.rows.len(), contents.in_memory(), self.budget)
+        write!(f, "FeatureCache({} samples, {} of {} bytes)", contents.rows.len(), contents.memory_bytes(), self.budget)
     }
 }
 
@@ -202,23 +202,23 @@ struct Contents {
 }
 
 impl Contents {
-    fn in_memory(&self) -> usize {
-        self.alive.iter().filter_map(Weak::upgrade).map(|part| part.in_memory()).sum()
+    fn memory_bytes(&self) -> usize {
+        self.alive.iter().filter_map(Weak::upgrade).map(|part| part.memory_bytes()).sum()
     }
 
     /// Drops parts that no run uses, the least recently used first, until there are `bytes` left; none if that would
     /// not suffice.
     fn make_room(&mut self, bytes: usize, budget: usize) -> bool {
-        let taken = self.in_memory();
+        let taken = self.memory_bytes();
         let excess = taken.saturating_add(bytes).saturating_sub(budget);
         let idle = |part: &Arc<Part>| Arc::strong_count(part) == 1;
-        if self.held.iter().filter(|part| idle(part)).map(|part| part.in_memory()).sum::<usize>() < excess {
+        if self.held.iter().filter(|part| idle(part)).map(|part| part.memory_bytes()).sum::<usize>() < excess {
             return false;
         }
         let mut freed = 0;
         self.held.retain(|part| {
-            let goes = freed < excess && idle(part) && part.in_memory() > 0;
-            freed += if goes { part.in_memory() } else { 0 };
+            let goes = freed < excess && idle(part) && part.memory_bytes() > 0;
+            freed += if goes { part.memory_bytes() } else { 0 };
             !goes
         });
         self.rows.retain(|_, (part, _)| part.strong_count() > 0);
@@ -271,7 +271,7 @@ impl Part {
         Ok(())
     }
 
-    fn in_memory(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         if matches!(self.store, Store::Memory { .. }) { self.bytes } else { 0 }
     }
 }
@@ -305,8 +305,8 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    fn key(producer: u64, sample: u64) -> RowKey {
-        RowKey { producer, sample, view: 0 }
+    fn key(extractor: u64, sample: u64) -> RowKey {
+        RowKey { extractor, sample, view: 0 }
     }
 
     /// Caches two rows of 40 bytes under these keys.
@@ -327,11 +327,11 @@ mod tests {
         let keys = |of: u64| [Some(key(1, of)), Some(key(1, of + 1))];
         drop(keep(&cache, &keys(0), 0.0).unwrap());
         let second = keep(&cache, &keys(10), 1.0).unwrap();
-        assert_eq!(cache.in_memory(), 160);
+        assert_eq!(cache.memory_bytes(), 160);
         // Finding the first makes the second the less recently used, but that one is in use.
         assert_eq!(level(cache.find(&keys(0))[1].as_ref()), Some(0.0));
         drop(keep(&cache, &keys(20), 2.0).unwrap());
-        assert_eq!(cache.in_memory(), 160);
+        assert_eq!(cache.memory_bytes(), 160);
         assert_eq!(cache.find(&keys(0)).iter().flatten().count(), 0);
         drop(second);
         assert_eq!(level(cache.find(&keys(10))[0].as_ref()), Some(1.0));
@@ -342,16 +342,16 @@ mod tests {
         // More than the budget: nothing is dropped for it.
         let rows = Tensor::zeros((1, 10), DType::F32, &Device::Cpu).unwrap();
         assert!(cache.room(&rows, 201).unwrap().is_none());
-        assert_eq!(cache.in_memory(), 160);
+        assert_eq!(cache.memory_bytes(), 160);
     }
 
     #[test]
     fn rows_without_keys_are_dropped_with_their_owner() {
         let cache = FeatureCache::new().budget(200);
         let part = keep(&cache, &[None, None], 1.0).unwrap();
-        assert_eq!(cache.in_memory(), 80);
+        assert_eq!(cache.memory_bytes(), 80);
         drop(part);
-        assert_eq!(cache.in_memory(), 0);
+        assert_eq!(cache.memory_bytes(), 0);
     }
 
     #[test]
@@ -361,11 +361,11 @@ mod tests {
         drop(keep(&cache, &[Some(key(2, 0)), Some(key(2, 1))], 2.0).unwrap());
         let other = cache.clone();
         cache.forget_others(None);
-        assert_eq!(cache.in_memory(), 160, "somebody else holds it");
+        assert_eq!(cache.memory_bytes(), 160, "somebody else holds it");
         drop(other);
         cache.forget_others(Some(2));
-        assert_eq!((cache.in_memory(), level(cache.find(&[Some(key(2, 1))])[0].as_ref())), (80, Some(2.0)));
+        assert_eq!((cache.memory_bytes(), level(cache.find(&[Some(key(2, 1))])[0].as_ref())), (80, Some(2.0)));
         cache.forget_others(None);
-        assert_eq!(cache.in_memory(), 0);
+        assert_eq!(cache.memory_bytes(), 0);
     }
 }

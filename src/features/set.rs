@@ -1,8 +1,8 @@
 //! The features of some samples at some cuts of a network.
 
 use super::cache::{FeatureCache, Part, Row};
+use super::extractor::{Cut, FeatureExtractor, Output};
 use super::key::RowKey;
-use super::producer::{Cut, Output, Producer};
 use crate::data::{Batch, Dataset, Inputs, Targets, batch_end};
 use crate::error::{Error, Result};
 use crate::ops::is_finite;
@@ -13,16 +13,16 @@ use std::sync::Arc;
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, TensorDataset, candle_core::{DType, Device, Tensor}};
-/// use candle_finetune::{Cut, Dataset, FeatureCache, FeatureSet, Producer};
+/// use candle_finetune::{Cut, Dataset, FeatureCache, FeatureSet, FeatureExtractor};
 /// use std::sync::Arc;
 ///
 /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
 /// # let images = Tensor::zeros((3, 3, 32, 32), DType::F32, &Device::Cpu)?;
 /// # let data = TensorDataset::new(images, vec![0, 1, 0], vec!["a".into(), "b".into()])?;
 /// let data: Arc<dyn Dataset> = Arc::new(data);
-/// let producer = Producer::new(&backbone)?;
+/// let extractor = FeatureExtractor::new(&backbone)?;
 /// let cuts = [Cut::Stages { pooled: 1 }];
-/// let set = FeatureSet::gather(&data, &[0, 2], 1, &producer, &cuts, &FeatureCache::new())?.expect("room for 2 samples");
+/// let set = FeatureSet::gather(&data, &[0, 2], 1, &extractor, &cuts, &FeatureCache::new())?.expect("room for 2 samples");
 /// for (output, stage) in set.outputs().enumerate() {
 ///     println!("{stage}: {:?}", set.features(output, &[0, 1], 0)?.dims()); // stem: [2, 16] ... layer3: [2, 64]
 /// }
@@ -60,11 +60,11 @@ impl FeatureSet {
         dataset: &Arc<dyn Dataset>,
         indices: &[usize],
         views: usize,
-        producer: &Producer<'_>,
+        extractor: &FeatureExtractor<'_>,
         cuts: &[Cut],
         cache: &FeatureCache,
     ) -> Result<Option<Self>> {
-        Self::gather_with(dataset, indices, views, producer, cuts, cache, |_, _| {})
+        Self::gather_with(dataset, indices, views, extractor, cuts, cache, |_, _| {})
     }
 
     /// As [`FeatureSet::gather`]; `progress` hears how many of the missing samples and views are computed.
@@ -72,22 +72,26 @@ impl FeatureSet {
         dataset: &Arc<dyn Dataset>,
         indices: &[usize],
         views: usize,
-        producer: &Producer<'_>,
+        extractor: &FeatureExtractor<'_>,
         cuts: &[Cut],
         cache: &FeatureCache,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Option<Self>> {
         cache.check()?;
+        if views == 0 || (views > 1 && !extractor.is_random()) {
+            let problem = format!("{views}; at least 1, and more than 1 only with random augmentation");
+            return Err(Error::invalid("views", problem));
+        }
         if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
             return Err(Error::invalid("indices", format!("{i} of a dataset of {} samples", dataset.len())));
         }
         let total = indices.len();
-        let outputs = producer.outputs(cuts, cache.stored(producer.dtype))?;
+        let outputs = extractor.outputs(cuts, cache.stored(extractor.dtype))?;
         let samples: Vec<Option<u64>> = indices.iter().map(|&i| dataset.fingerprint(i)).collect();
         let key = |output: &Output, at: usize| {
             let (view, k) = (at / total, at % total);
-            let view = producer.view(view, dataset.info(indices[k]).augment_index);
-            Some(RowKey { producer: output.made_by, sample: samples[k]?, view })
+            let view = extractor.view(view, dataset.info(indices[k]).augment_index);
+            Some(RowKey { extractor: output.made_by, sample: samples[k]?, view })
         };
         let keys: Vec<Vec<Option<RowKey>>> =
             outputs.iter().map(|output| (0..total * views).map(|at| key(output, at)).collect()).collect();
@@ -97,20 +101,20 @@ impl FeatureSet {
         let of_output: Vec<Vec<usize>> =
             found.iter().map(|rows| missing.iter().copied().filter(|&at| lacks(rows, at)).collect()).collect();
         let mut parts: Vec<Option<Part>> = outputs.iter().map(|_| None).collect();
-        let loader = producer.loader(dataset, SIZE);
+        let loader = extractor.loader(dataset, SIZE);
         let mut done = 0;
         for view in missing.chunk_by(|a, b| a / total == b / total) {
             let order = view.iter().map(|at| indices[at % total]).collect();
             let mut places = view.iter();
-            for batch in loader.batches(order, (view[0] / total) as u64, &producer.device)? {
+            for batch in loader.batches(order, (view[0] / total) as u64, &extractor.device)? {
                 let batch = batch?;
                 let places: Vec<usize> = places.by_ref().take(batch.len()).copied().collect();
                 let wanted: Vec<usize> =
                     (0..outputs.len()).filter(|&o| places.iter().any(|&at| lacks(&found[o], at))).collect();
-                let made = producer.run(batch.images()?, &wanted.iter().map(|&o| &outputs[o]).collect::<Vec<_>>())?;
+                let made = extractor.run(batch.images()?, &wanted.iter().map(|&o| &outputs[o]).collect::<Vec<_>>())?;
                 for (&o, features) in wanted.iter().zip(made) {
-                    let stored = features.to_dtype(cache.stored(producer.dtype))?;
-                    if producer.refuses_what_is_not_finite() {
+                    let stored = features.to_dtype(cache.stored(extractor.dtype))?;
+                    if extractor.refuses_what_is_not_finite() {
                         check_finite(&features, &stored, dataset.as_ref(), &batch.indices)?;
                     }
                     let stored = only(stored, |row| lacks(&found[o], places[row]))?;
@@ -139,8 +143,8 @@ impl FeatureSet {
             indices: indices.to_vec(),
             views,
             gathered: gathered.collect(),
-            dtype: producer.dtype,
-            device: producer.device.clone(),
+            dtype: extractor.dtype,
+            device: extractor.device.clone(),
         }))
     }
 

@@ -1,4 +1,4 @@
-//! How certain an accuracy is.
+//! Confidence interval of an accuracy.
 
 /// The 95 % confidence interval of a share of `correct` in `total`, by Wilson's score (Wilson 1927, "Probable
 /// inference, the law of succession, and statistical inference"): unlike the normal approximation it holds for small

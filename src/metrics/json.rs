@@ -1,4 +1,4 @@
-//! Evaluations as JSON: the counts, and for readers of the file every figure that follows from them.
+//! Evaluations as JSON: the counts, and for other readers of the file every value derived from them.
 
 use super::confusion::Confusion;
 use super::evaluation::Evaluation;

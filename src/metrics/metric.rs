@@ -1,4 +1,4 @@
-//! Metrics: the figures by which evaluations are compared.
+//! Metrics: the values by which evaluations are compared.
 
 use super::evaluation::Evaluation;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! What an evaluation collects, batch by batch.
+//! Accumulates an evaluation batch by batch.
 
 use super::confusion::Confusion;
 use super::evaluation::Evaluation;

@@ -1,4 +1,4 @@
-//! What a network predicts.
+//! The prediction task.
 
 use crate::data::Targets;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! What collects a network's blocks while it is built.
+//! Collects the blocks and tensors of a network under construction.
 
 use super::folded::Folded;
 use crate::error::Result;

@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// The share of the new batch in running statistics, as PyTorch's default.
 const MOMENTUM: f64 = 0.1;
 
+/// Larger settings of a convolution are refused: their products would not fit the machine's integers.
+const MOST: usize = 1 << 16;
+
 /// The facts of a convolution and what follows it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvSpec {
@@ -78,11 +81,26 @@ impl ConvSpec {
         self
     }
 
+    /// Its settings as text, the same in every version of the crate.
+    pub fn describe(&self) -> String {
+        let Self { inputs, outputs, kernel, stride, groups, padding, norm, bias, act, on_images: _ } = self;
+        let padding = match padding {
+            Padding::Even(pixels) => pixels.to_string(),
+            Padding::Same => "same".into(),
+            Padding::Sides(sides) => format!("{sides:?}"),
+        };
+        let norm = norm.map_or("bias".into(), |eps| format!("batch norm {eps:e}{}", if *bias { " bias" } else { "" }));
+        format!("{inputs} {outputs} {kernel} {stride} {groups} {padding} {norm} {}", act.name())
+    }
+
     /// Refuses what no convolution can be; `place` is what messages call it.
     pub fn check(&self, place: &str) -> Result<()> {
-        let Self { inputs, outputs, stride, groups, .. } = *self;
+        let Self { inputs, outputs, kernel, stride, groups, padding, .. } = *self;
+        let large = |padding: Padding| matches!(padding, Padding::Even(pixels) if pixels > MOST);
         let problem = if inputs == 0 || outputs == 0 || stride == 0 || groups == 0 {
             "inputs, outputs, stride and groups are at least 1".to_string()
+        } else if [inputs, outputs, kernel, stride].into_iter().any(|size| size > MOST) || large(padding) {
+            format!("inputs, outputs, kernel, stride and padding are at most {MOST}")
         } else if inputs % groups != 0 || outputs % groups != 0 {
             format!("{groups} groups do not divide {inputs} inputs and {outputs} outputs")
         } else {

@@ -7,12 +7,12 @@ use crate::params::{Facts, TensorInit};
 use candle_core::Tensor;
 
 /// Where a [`Layer::custom`](crate::Layer::custom) gets its tensors.
-pub struct Tensors<'a, 'b> {
+pub struct LayerTensors<'a, 'b> {
     builder: &'a mut Builder<'b>,
     path: &'a str,
 }
 
-impl<'a, 'b> Tensors<'a, 'b> {
+impl<'a, 'b> LayerTensors<'a, 'b> {
     pub(super) fn new(builder: &'a mut Builder<'b>, path: &'a str) -> Self {
         Self { builder, path }
     }

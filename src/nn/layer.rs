@@ -1,20 +1,20 @@
-//! Layers as data, for networks that a user puts together.
+//! Layers as data, for networks that a user builds.
 
 use super::builder::{Builder, Module};
 use super::conv::{Conv, ConvSpec};
-use super::custom::{Custom, Forward, Tensors};
+use super::custom::{Custom, Forward, LayerTensors};
 use super::linear::LinearLayer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{Activation, FeatureMap, Padding};
 use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a [`Block`](crate::Block) of your own network consists of.
+/// A layer of a [`Block`](crate::Block), for your own networks.
 ///
 /// All but [`Layer::custom`] run on the crate's own operations: fast on a CPU, with tested gradients, and counted in
 /// [`Plan::forecast`](crate::Plan::forecast). Names of tensors follow the position: `block1.0.conv.weight` is the kernel
-/// of the first layer of a chain that is block `block1`.
+/// of the first layer of a sequence that is block `block1`.
 #[derive(Clone)]
 pub struct Layer(Kind);
 
@@ -24,13 +24,13 @@ enum Kind {
     Linear(Linear),
     MaxPool { kernel: usize, stride: usize, padding: usize },
     AveragePool { kernel: usize, stride: usize },
-    GlobalAverage,
-    Chain(Vec<Layer>),
+    GlobalAveragePool,
+    Sequential(Vec<Layer>),
     Residual { inner: Box<Layer>, shortcut: Option<Box<Layer>>, act: Activation },
     Custom(Arc<BuildCustom>),
 }
 
-type BuildCustom = dyn Fn(&mut Tensors<'_, '_>) -> Result<Forward> + Send + Sync;
+type BuildCustom = dyn Fn(&mut LayerTensors<'_, '_>) -> Result<Forward> + Send + Sync;
 
 impl Layer {
     /// The maximum over windows of `kernel` x `kernel` pixels, `stride` pixels apart, without padding.
@@ -48,14 +48,14 @@ impl Layer {
         Self(Kind::AveragePool { kernel, stride })
     }
 
-    /// The mean over all pixels, as a map of one pixel: (N, C, H, W) to (N, C, 1, 1).
-    pub fn global_average() -> Self {
-        Self(Kind::GlobalAverage)
+    /// Global average pooling: the mean over all pixels, (N, C, H, W) to (N, C, 1, 1).
+    pub fn global_average_pool() -> Self {
+        Self(Kind::GlobalAveragePool)
     }
 
     /// Layers in order.
-    pub fn chain(layers: impl IntoIterator<Item = Layer>) -> Self {
-        Self(Kind::Chain(layers.into_iter().collect()))
+    pub fn sequential(layers: impl IntoIterator<Item = Layer>) -> Self {
+        Self(Kind::Sequential(layers.into_iter().collect()))
     }
 
     /// relu(layer(x) + x): a residual block (He et al. 2015, arXiv 1512.03385). The layer keeps the shape.
@@ -69,8 +69,8 @@ impl Layer {
         Self(Kind::Residual { inner: Box::new(layer.into()), shortcut, act: Activation::Relu })
     }
 
-    /// A layer made of Candle's operations: `build` asks for its tensors and returns what computes the result from an
-    /// input (N, C, H, W): (N, C, H, W) again, or features (N, D).
+    /// A layer made of Candle's operations: `build` declares its tensors and returns a closure that maps an input
+    /// (N, C, H, W) to (N, C, H, W) or to features (N, D).
     ///
     /// It runs on Candle's graph, on the CPU as well. Some of Candle's own gradients are wrong or missing there, with
     /// candle-core 0.11: `max_pool2d` (wrong where windows overlap), convolutions whose stride leaves a rest of pixels
@@ -91,10 +91,10 @@ impl Layer {
     /// ```
     pub fn custom<B, F>(build: B) -> Self
     where
-        B: Fn(&mut Tensors<'_, '_>) -> Result<F> + Send + Sync + 'static,
+        B: Fn(&mut LayerTensors<'_, '_>) -> Result<F> + Send + Sync + 'static,
         F: Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static,
     {
-        let build = move |tensors: &mut Tensors<'_, '_>| -> Result<Forward> { Ok(Box::new(build(tensors)?)) };
+        let build = move |tensors: &mut LayerTensors<'_, '_>| -> Result<Forward> { Ok(Box::new(build(tensors)?)) };
         Self(Kind::Custom(Arc::new(build)))
     }
 
@@ -104,6 +104,10 @@ impl Layer {
             Kind::Conv(conv) => Box::new(conv.build(b, path)?),
             Kind::Linear(linear) => Box::new(linear.build(b, path)?),
             Kind::MaxPool { kernel, stride, padding } => {
+                if 2 * padding.min(&usize::from(u8::MAX)) > *kernel {
+                    let problem = format!("pads {padding} pixels around windows of {kernel}; at most half of a window");
+                    return Err(Error::invalid(format!("max-pool {path}"), problem));
+                }
                 let (kernel, stride, padding) = (*kernel, *stride, Padding::Even(*padding));
                 Box::new(Simple(move |x: &FeatureMap| Ok(x.max_pool(kernel, stride, padding)?)))
             }
@@ -111,10 +115,10 @@ impl Layer {
                 let (kernel, stride) = (*kernel, *stride);
                 Box::new(Simple(move |x: &FeatureMap| Ok(x.average_pool(kernel, stride)?)))
             }
-            Kind::GlobalAverage => Box::new(Simple(|x: &FeatureMap| Ok(x.mean_pixels()?))),
-            Kind::Chain(layers) => {
+            Kind::GlobalAveragePool => Box::new(Simple(|x: &FeatureMap| Ok(x.mean_pixels()?))),
+            Kind::Sequential(layers) => {
                 let numbered = layers.iter().enumerate();
-                Box::new(Chain(numbered.map(|(i, l)| l.build(b, &format!("{path}.{i}"))).collect::<Result<_>>()?))
+                Box::new(Sequential(numbered.map(|(i, l)| l.build(b, &format!("{path}.{i}"))).collect::<Result<_>>()?))
             }
             Kind::Residual { inner, shortcut, act } => {
                 let (before, last) = inner.build_residual(b, &format!("{path}.main"), *act)?;
@@ -124,7 +128,7 @@ impl Layer {
             }
             Kind::Custom(build) => {
                 b.opaque = true;
-                let forward = build(&mut Tensors::new(b, path))?;
+                let forward = build(&mut LayerTensors::new(b, path))?;
                 Box::new(Custom { forward })
             }
         })
@@ -136,7 +140,7 @@ impl Layer {
     /// activation `act` into its own step, which saves two passes over memory.
     fn build_residual(&self, b: &mut Builder<'_>, path: &str, act: Activation) -> Result<ResidualParts> {
         let (layers, in_chain) = match &self.0 {
-            Kind::Chain(layers) => (layers.as_slice(), true),
+            Kind::Sequential(layers) => (layers.as_slice(), true),
             _ => (std::slice::from_ref(self), false),
         };
         let (mut before, mut last) = (vec![], None);
@@ -154,18 +158,35 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// What it computes as text, the same in every version of the crate, for saved files depend on it. A closure is
+    /// "custom", whatever it computes.
+    pub(crate) fn describe(&self) -> String {
+        match &self.0 {
+            Kind::Conv(Conv2d { spec, names }) => format!("conv({}{})", spec.describe(), names_of(names.as_ref())),
+            Kind::Linear(Linear { inputs, outputs, act }) => format!("linear({inputs} {outputs} {})", act.name()),
+            Kind::MaxPool { kernel, stride, padding } => format!("max_pool({kernel} {stride} {padding})"),
+            Kind::AveragePool { kernel, stride } => format!("average_pool({kernel} {stride})"),
+            Kind::GlobalAveragePool => "global_average".into(),
+            Kind::Sequential(layers) => {
+                format!("[{}]", layers.iter().map(Self::describe).collect::<Vec<_>>().join(", "))
+            }
+            Kind::Residual { inner, shortcut, act } => {
+                let shortcut = shortcut.as_ref().map_or("identity".into(), |layer| layer.describe());
+                format!("residual({} + {shortcut}, {})", inner.describe(), act.name())
+            }
+            Kind::Custom(_) => "custom".into(),
+        }
+    }
+}
+
+fn names_of(names: Option<&(String, String)>) -> String {
+    names.map_or(String::new(), |(conv, norm)| format!(" {conv:?} {norm:?}"))
+}
+
 impl fmt::Debug for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Kind::Conv(conv) => conv.fmt(f),
-            Kind::Linear(linear) => linear.fmt(f),
-            Kind::MaxPool { kernel, stride, .. } => write!(f, "max_pool({kernel}, {stride})"),
-            Kind::AveragePool { kernel, stride } => write!(f, "average_pool({kernel}, {stride})"),
-            Kind::GlobalAverage => f.write_str("global_average"),
-            Kind::Chain(layers) => f.debug_list().entries(layers).finish(),
-            Kind::Residual { inner, .. } => write!(f, "residual({inner:?})"),
-            Kind::Custom(_) => f.write_str("custom"),
-        }
+        f.write_str(&self.describe())
     }
 }
 
@@ -189,19 +210,19 @@ impl Conv2d {
         Self { spec: ConvSpec::new(inputs, outputs, kernel.max(1)).norm(None), names: None }
     }
 
-    /// Sets the pixels between the windows.
+    /// Sets the stride.
     pub fn stride(mut self, stride: usize) -> Self {
         self.spec = self.spec.stride(stride);
         self
     }
 
-    /// Sets the number of groups: each output sees inputs / groups channels; as many as inputs is a depthwise convolution.
+    /// Sets the number of groups: each output sees inputs / groups channels; groups = inputs is a depthwise convolution.
     pub fn groups(mut self, groups: usize) -> Self {
         self.spec = self.spec.groups(groups);
         self
     }
 
-    /// Sets the pixels of zeros on each side.
+    /// Sets the zero padding on each side; by default (kernel - 1) / 2.
     pub fn padding(mut self, pixels: usize) -> Self {
         self.spec = self.spec.padding(Padding::Even(pixels));
         self
@@ -248,7 +269,7 @@ impl From<Conv2d> for Layer {
 ///
 /// ```
 /// use candle_finetune::{Block, Layer, Linear};
-/// let block = Block::new("neck", Layer::chain([Layer::global_average(), Linear::new(64, 128).relu().into()]));
+/// let block = Block::new("neck", Layer::sequential([Layer::global_average_pool(), Linear::new(64, 128).relu().into()]));
 /// # let _ = block;
 /// ```
 #[derive(Debug, Clone)]
@@ -290,9 +311,9 @@ impl<F: Fn(&FeatureMap) -> Result<FeatureMap> + Send + Sync> Module for Simple<F
     }
 }
 
-struct Chain(Vec<Box<dyn Module>>);
+struct Sequential(Vec<Box<dyn Module>>);
 
-impl Module for Chain {
+impl Module for Sequential {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         through(&self.0, x)
     }

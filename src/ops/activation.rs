@@ -19,7 +19,18 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// Whether the derivative can be told from the result alone, so that the input need not be saved.
+    /// Its name, the same in every version of the crate.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Relu => "relu",
+            Self::Relu6 => "relu6",
+            Self::Silu => "silu",
+            Self::Sigmoid => "sigmoid",
+        }
+    }
+
+    /// Whether the derivative can be computed from the output alone, so that the input need not be saved.
     pub fn gates_by_result(self) -> bool {
         matches!(self, Self::Identity | Self::Relu | Self::Relu6)
     }

@@ -1,4 +1,4 @@
-//! What follows a convolution's sum, forward and backward: bias, residual, norm and activation.
+//! The epilogue of a convolution, forward and backward: bias, residual, norm and activation.
 
 use super::activation::Activation;
 
@@ -7,7 +7,7 @@ use super::activation::Activation;
 pub(crate) struct Epilogue<'a, T> {
     /// One element per output channel.
     pub bias: Option<&'a [T]>,
-    /// As many elements as the output.
+    /// Of the output's size.
     pub residual: Option<&'a [T]>,
     /// Identity, Relu or Relu6; the others are applied in a separate pass.
     pub act: Activation,
@@ -18,8 +18,7 @@ impl<T> Epilogue<'_, T> {
     pub const NONE: Self = Epilogue { bias: None, residual: None, act: Activation::Identity };
 }
 
-/// How the gradient passes the activation of u = a z + b (+ residual): from the result y where it was saved, else from
-/// u, which is recomputed.
+/// Backward of the activation: from y if saved, else from the recomputed u. Here u = a z + b (+ residual).
 #[derive(Clone, Copy)]
 pub(crate) struct Gate<'a, T> {
     pub act: Activation,

@@ -50,6 +50,16 @@ impl Geometry {
     ) -> Result<Self> {
         let [n, h, w, c] = dims;
         let (k, per_group, kh, kw) = kernel;
+        // Sizes that a user's layers say: their sums and products must fit, or they would wrap around.
+        let huge = |size: &usize| *size > 1 << 24;
+        let pads = match padding {
+            Padding::Even(pixels) => [pixels; 4],
+            Padding::Sides(sides) => sides,
+            Padding::Same => [0; 4],
+        };
+        if [kh, kw, stride, dilation].iter().chain(&pads).any(huge) {
+            bail!("kernel, stride, dilation and padding of a convolution or pool are at most {}", 1 << 24);
+        }
         if stride == 0 || dilation == 0 || groups == 0 || kh == 0 || kw == 0 {
             bail!("stride, dilation, groups and kernel of a convolution or pool are at least 1");
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// Elements that one task handles.
 const PIECE: usize = 1 << 14;
 
-/// The gradients of all learning parameters after one backward pass, by parameter name and in the order of names.
+/// The gradients of all trainable parameters after one backward pass, by parameter name and in the order of names.
 pub(crate) type Gradients = BTreeMap<String, Gradient>;
 
 /// The gradient of one parameter, in buffers of our own or as a tensor.
@@ -20,7 +20,7 @@ pub(crate) enum Gradient {
     Tensor(Tensor),
 }
 
-/// A number type whose gradients reach the optimizer.
+/// An element type whose gradients reach the optimizer.
 pub(crate) trait Differentiable: Lanes {
     /// A gradient of these elements.
     fn gradient(elements: Elements<Self>) -> Gradient;
@@ -46,7 +46,7 @@ differentiable!(f64, F64);
 /// The elements of a gradient, in the order of its parameter.
 pub(crate) enum Elements<T: Pod> {
     Full(Buffer<T>),
-    /// Of a large matrix that few images reached: the factors are far smaller than the matrix.
+    /// Outer-product form, for a large matrix and a small batch.
     Outer(Outer<T>),
 }
 
@@ -57,8 +57,8 @@ pub(crate) struct Outer<T: Pod> {
     pub x: Buffer<T>,
 }
 
-/// Whether the gradient of a matrix of `len` elements stays a sum of outer products. With more images or fewer elements
-/// it is written out, which then costs little more.
+/// Whether the gradient of a matrix of `len` elements stays a sum of outer products. Otherwise it is
+/// materialised, which costs little more with more images or fewer elements.
 pub(super) fn stays_factored(images: usize, len: usize) -> bool {
     const MOST_IMAGES: usize = 16;
     const LEAST_ELEMENTS: usize = 1 << 18;
@@ -134,7 +134,7 @@ impl<T: Lanes> Elements<T> {
         }
     }
 
-    /// All elements, written out.
+    /// All elements, materialised.
     pub fn full(self) -> Buffer<T> {
         match self {
             Self::Full(b) => b,

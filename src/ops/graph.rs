@@ -1,4 +1,4 @@
-//! Candle's graph orders the work; the data and its gradients live in our own buffers.
+//! Connects our operations to Candle's graph through one-element tokens.
 //!
 //! Candle's custom operations take three tensors at most, and its backward pass makes zeros and sums for every
 //! gradient. So a tracked value carries a one-element *token* in Candle's graph and an *accumulator* of its gradient.
@@ -12,7 +12,7 @@ use super::number::{Real, with_slice};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, TensorId, bail};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
@@ -233,8 +233,11 @@ fn by_name<'a>(
         };
         own.insert(id, gradient);
     }
-    let mut all = Gradients::new();
+    let (mut all, mut seen) = (Gradients::new(), HashSet::new());
     for (name, id) in names {
+        if !seen.insert(id) {
+            bail!("{name} is a second name of one variable, which would be stepped twice");
+        }
         // Detached, for a gradient that tracks its origin would keep the whole graph alive.
         let candle = store.get_id(id).map(|t| Gradient::Tensor(t.detach()));
         let gradient = match (own.remove(&id), candle) {

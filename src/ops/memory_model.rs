@@ -1,7 +1,7 @@
 //! The memory model: a dry run of a training step that counts what it allocates and frees, without computing anything.
 //!
 //! A [`Symbolic`] map has sizes alone and goes through the same layers as a real one. Where the CPU form of an
-//! operation takes a buffer, its symbolic form makes an [`Allocation`] of as many bytes in an [`Arena`], and it saves
+//! operation takes a buffer, its symbolic form makes an [`Allocation`] of the same size in an [`Arena`], and it saves
 //! the same ones for backward. The arena places blocks as the pool of buffers does; the pages that it has touched are
 //! the step's memory. A test compares it with what real steps take.
 
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Default)]
 struct Arena(Vec<(FreeList, Vec<bool>)>);
 
-/// Bytes whose touch is noted together: some pages of the system.
+/// Granularity of page tracking, in bytes.
 const PAGE: usize = 1 << 16;
 
 impl Arena {
@@ -124,6 +124,10 @@ pub(super) struct SavedSymbolic {
     /// How many elements are recomputed from what is held; `None` if the data itself is.
     pub recomputed: Option<usize>,
     pub held: Vec<Arc<Allocation>>,
+    /// Whether a max-pool's result is recomputed from it.
+    pub selectable: bool,
+    /// How many convolutions are recomputed one from the other's result.
+    pub depth: usize,
 }
 
 impl SavedSymbolic {
@@ -140,14 +144,14 @@ pub(crate) struct Symbolic {
     /// (N, H, W, C)
     pub(super) dims: [usize; 4],
     pub(super) data: Arc<Allocation>,
-    /// Where its gradient is summed, if something behind it learns.
+    /// Where its gradient is summed, if any earlier tensor is trainable.
     pub(super) accumulator: Option<Accumulator>,
-    /// How backward gets at the data, if not from the data itself.
+    /// How backward obtains the data, if it is not saved.
     pub(super) recompute: Option<SavedSymbolic>,
 }
 
 impl Symbolic {
-    /// Images (N, C, H, W); `before`: the step before, whose memory is used again.
+    /// Images (N, C, H, W); `before`: the previous step, whose freed memory is reused.
     pub fn new((n, c, h, w): (usize, usize, usize, usize), dtype: DType, before: Option<&StepMemory>) -> Self {
         let arena = before.map(|b| b.arena.clone()).unwrap_or_default();
         let element = dtype.size_in_bytes();
@@ -169,11 +173,11 @@ impl Symbolic {
 
     /// The data, saved for backward.
     pub(super) fn saved(&self) -> SavedSymbolic {
-        let data = || SavedSymbolic { recomputed: None, held: vec![self.data.clone()] };
+        let data = || SavedSymbolic { recomputed: None, held: vec![self.data.clone()], selectable: false, depth: 0 };
         self.recompute.clone().unwrap_or_else(data)
     }
 
-    /// The result of an operation and, if something behind it learns, what backward does.
+    /// The result of an operation and, if any earlier tensor is trainable, what backward does.
     pub(super) fn record(
         &self,
         dims: [usize; 4],

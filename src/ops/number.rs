@@ -1,4 +1,4 @@
-//! The number types that operations are generic over, and access to the elements of tensors of these types.
+//! The element types that operations are generic over, and access to the elements of tensors of these types.
 
 use super::buffer::Pod;
 use candle_core::{CpuStorage, Result, Storage, Tensor, WithDType, bail};

@@ -1,7 +1,7 @@
-//! Weights saved for backward, though an optimizer may change them in place before backward runs.
+//! Weights saved for backward, copy-on-write: an optimizer may update them in place before backward.
 //!
-//! A forward pass takes no copy of what learns. Whoever changes a variable in place calls [`before_change`] first. It
-//! copies the old elements if, and only if, a backward pass that reads them is still to come. So a gradient is always
+//! A forward pass does not copy trainable weights. Code that changes a variable in place calls [`before_change`] first.
+//! It copies the old elements if, and only if, a pending backward pass reads them. So a gradient is always
 //! that of its own forward pass, and the usual order (forward, backward, step) copies nothing.
 
 use super::number::with_slice;
@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, TensorId, WithDType};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-/// The variables that are saved for a backward pass which is still to come.
+/// The variables that are saved for a pending backward pass.
 static SAVED: Mutex<Option<HashMap<TensorId, Vec<Weak<SavedTensor>>>>> = Mutex::new(None);
 
 fn all_saved() -> MutexGuard<'static, Option<HashMap<TensorId, Vec<Weak<SavedTensor>>>>> {
@@ -25,7 +25,7 @@ pub(crate) struct SavedTensor {
 }
 
 impl SavedTensor {
-    /// Saves a tensor that may learn.
+    /// Saves a tensor that may be trainable.
     pub fn new(tensor: &Tensor) -> Arc<Self> {
         let saved = Arc::new(Self { tensor: tensor.clone(), old: OnceLock::new() });
         if tensor.is_variable() {
@@ -39,7 +39,7 @@ impl SavedTensor {
 
     /// Lets `f` read the elements.
     pub fn with<T: WithDType, R>(&self, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
-        // While the tensor's elements are lent nobody can write them, and whoever wrote them before has stored a copy.
+        // While the tensor's elements are lent they cannot be written, and an earlier write has stored a copy.
         with_slice(&self.tensor, |now| match self.old.get() {
             Some(old) => with_slice(old, f),
             None => f(now),

@@ -1,4 +1,4 @@
-//! Parameters changed in place, with their moments, in one pass over memory.
+//! In-place SGD and AdamW updates.
 
 use super::buffer::Buffer;
 use super::gradient::{Differentiable, Elements, Gradient};

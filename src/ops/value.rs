@@ -28,6 +28,9 @@ pub(super) trait Recompute<T: Differentiable>: Send + Sync {
 
     /// Whether `data` takes a selection.
     fn is_selectable(&self) -> bool;
+
+    /// How many convolutions are recomputed one from the other's result.
+    fn depth(&self) -> usize;
 }
 
 /// Data saved for backward.
@@ -44,6 +47,11 @@ impl<T: Differentiable> Saved<T> {
             Self::Data(data) => Ok(data.clone()),
             Self::Recompute(recompute) => Ok(Arc::new(recompute.data(None)?)),
         }
+    }
+
+    /// How many convolutions are recomputed one from the other's result.
+    pub fn depth(&self) -> usize {
+        if let Self::Recompute(recompute) = self { recompute.depth() } else { 0 }
     }
 }
 

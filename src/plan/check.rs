@@ -1,4 +1,4 @@
-//! Values that cannot work.
+//! Validates a plan.
 
 use super::{Init, Phase, Plan};
 use crate::backbone::Backbone;

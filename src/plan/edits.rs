@@ -1,10 +1,10 @@
-//! Where one plan differs from another.
+//! The differences between two plans.
 
 use super::Plan;
 use serde_json::Value;
 
 /// What a plan says about itself, which is no setting.
-const NOT_SETTINGS: [&str; 3] = ["version", "strategy", "reasons"];
+const NOT_SETTINGS: [&str; 4] = ["version", "strategy", "samples", "reasons"];
 
 impl Plan {
     /// The settings in which this plan differs from its strategy's, with both values.

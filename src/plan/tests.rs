@@ -103,7 +103,7 @@ fn this_version_has_these_fields() {
                     phases.optimizer.lr phases.optimizer.rule.adamw.beta1 phases.optimizer.rule.adamw.beta2 \
                     phases.optimizer.rule.adamw.eps phases.optimizer.rule.sgd.momentum \
                     phases.optimizer.rule.sgd.nesterov phases.optimizer.weight_decay phases.schedule.shape \
-                    phases.schedule.warmup reasons strategy version views";
+                    phases.schedule.warmup reasons samples strategy version views";
     let mut found = BTreeSet::new();
     fields("", &serde_json::to_value(full()).unwrap(), &mut found);
     assert_eq!(

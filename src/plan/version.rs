@@ -7,7 +7,7 @@ use serde_json::Value;
 /// until then.
 ///
 /// 1: as 0.1 wrote them, without a `version`; a phase's `augmented` was called `augment`.
-/// 2: `version`, `strategy`.
+/// 2: `version`, `strategy`, `samples`.
 pub(super) const VERSION: u32 = 2;
 
 /// Refuses versions that this crate does not read. A plan without one is of version 1.

@@ -1,4 +1,4 @@
-//! Settings that work and are probably a mistake.
+//! Warnings for valid but unlikely settings.
 
 use super::Plan;
 use crate::backbone::Backbone;

@@ -2,6 +2,7 @@
 
 use super::{Predictor, saved};
 use crate::arch::Arch;
+use crate::blueprint::Pooling;
 use crate::error::{Error, Result};
 use crate::head::HeadKind;
 use crate::input_spec::{CropMode, Interpolation};
@@ -50,13 +51,18 @@ fn config(predictor: &Predictor) -> Result<String> {
         CropMode::Squash => "squash",
         CropMode::Border => "border",
     };
+    let pool = match blueprint.pooling() {
+        Pooling::Mean => "avg",
+        Pooling::ClassToken => "token",
+        Pooling::GeneralizedMean(_) => "gem",
+    };
     let mut config = json!({
         "architecture": blueprint.name(),
         "num_classes": classes,
         "num_features": blueprint.feature_dim(),
-        "global_pool": "avg",
+        "global_pool": pool,
         "label_names": predictor.labels(),
-        "model_args": { "num_classes": classes, "in_chans": spec.channels, "global_pool": "avg" },
+        "model_args": { "num_classes": classes, "in_chans": spec.channels, "global_pool": pool },
         "pretrained_cfg": {
             "custom_load": false,
             "input_size": [spec.channels, spec.size.0, spec.size.1],
@@ -91,7 +97,8 @@ fn rounded(values: &[f32]) -> Vec<serde_json::Value> {
 
 /// Whether timm has the architecture, with this kind of head.
 fn in_timm(predictor: &Predictor, arch: Option<Arch>) -> bool {
-    arch.is_some_and(Arch::in_timm) && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
+    let averages = predictor.backbone.blueprint().pooling() == Pooling::Mean;
+    averages && arch.is_some_and(Arch::in_timm) && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
 }
 
 /// The model card: base model, training, accuracy, and how to use it.

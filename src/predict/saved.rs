@@ -2,7 +2,7 @@
 
 use super::Predictor;
 use crate::backbone::Inner;
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result};
 use crate::source::{DESCRIPTION_VERSION, Opened, Saved, Source, check_finite};
 use crate::weights::write as write_weights;
@@ -12,10 +12,14 @@ use std::path::Path;
 
 pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let Inner { profile, tensors, .. } = &*predictor.backbone.inner;
+    let (blueprint, custom) = (&profile.blueprint, !profile.blueprint.is_built_in());
+    let pooling = Some(blueprint.pooling()).filter(|pooling| *pooling != Pooling::Mean);
     let description = Saved {
-        version: DESCRIPTION_VERSION,
-        arch: profile.blueprint.name().to_string(),
-        custom: !profile.blueprint.is_built_in(),
+        version: if pooling.is_some() { DESCRIPTION_VERSION } else { 1 },
+        arch: blueprint.name().to_string(),
+        custom,
+        pooling,
+        structure: custom.then(|| blueprint.structure()),
         naming: profile.naming,
         input: profile.spec.clone(),
         labels: predictor.labels().to_vec(),

@@ -7,7 +7,7 @@ use crate::strategy::Strategy;
 use std::fmt::{self, Write as _};
 
 impl Report {
-    /// What is known before training: the data, the plan with its reasons, settings made by hand, warnings.
+    /// The settings before training: the data, the plan with its reasons, settings made by hand, warnings.
     pub fn header(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
@@ -38,8 +38,8 @@ impl Report {
         if open {
             let _ = writeln!(text, "  metric: {} of the validation data", self.metric);
         }
-        let figure = if open { "metric" } else { "top1" };
-        let _ = writeln!(text, "  phase epoch       lr   train loss   top1   valid loss {figure:>6}   seconds");
+        let column = if open { "metric" } else { "top1" };
+        let _ = writeln!(text, "  phase epoch       lr   train loss   top1   valid loss {column:>6}   seconds");
         for (i, epoch) in self.epochs.iter().enumerate() {
             let best = if self.best_epoch == Some(i + 1) { "  best" } else { "" };
             let _ = writeln!(
@@ -75,10 +75,13 @@ impl Report {
         } else if epoch.valid_top1 == Some(most) {
             "the best validation accuracy".to_string()
         } else {
-            format!("lowest loss within one standard error of the\n  best accuracy, {most:.4}")
+            format!("lowest loss within one standard error of the best accuracy, {most:.4}")
         };
-        let phase = if self.plan.phases.len() > 1 { format!(" (phase {})", epoch.phase) } else { String::new() };
-        format!("epoch {best} of {count}{phase}: {reason}")
+        if self.plan.phases.len() > 1 {
+            format!("epoch {} of phase {} ({best} of {count} in all): {reason}", epoch.epoch, epoch.phase)
+        } else {
+            format!("epoch {best} of {count}: {reason}")
+        }
     }
 }
 
@@ -113,9 +116,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {skipped} broken samples were skipped")?;
         }
         let all = self.parameters.learning + self.parameters.frozen;
-        let share = 100.0 * self.parameters.learning as f64 / all.max(1) as f64;
-        writeln!(f, "  trained {} of {all} parameters ({share:.1} %)", self.parameters.learning)?;
-        writeln!(f, "  kept {}", self.best())?;
+        let percent = 100.0 * self.parameters.learning as f64 / all.max(1) as f64;
+        writeln!(f, "  trained {} of {all} parameters ({percent:.1} %)", self.parameters.learning)?;
+        f.write_str(&wrapped(&format!("  kept {}", self.best())))?;
         let parts = [("validation", &self.valid), ("test", &self.test)];
         if parts.iter().any(|(_, e)| e.is_some()) {
             writeln!(f, "  part        top1        correct    95 % interval  largest class  loss")?;

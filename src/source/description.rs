@@ -1,6 +1,7 @@
 //! The description that a saved predictor carries inside its file.
 
 use crate::arch::Naming;
+use crate::blueprint::Pooling;
 use crate::error::{Error, Result, shown};
 use crate::head::{Head, HeadKind};
 use crate::input_spec::InputSpec;
@@ -9,7 +10,9 @@ use std::path::Path;
 
 /// The version of the description inside a saved predictor. It covers the input specification and the head; the plan in
 /// the report has a version of its own.
-pub(crate) const DESCRIPTION_VERSION: u32 = 1;
+///
+/// 1: as 0.1 wrote it. 2: `pooling`, which a reader must know; files without one are still written as version 1.
+pub(crate) const DESCRIPTION_VERSION: u32 = 2;
 
 /// What every version of the description has.
 #[derive(serde::Deserialize)]
@@ -27,6 +30,12 @@ pub(crate) struct Saved {
     /// Whether it is a user's own blueprint, which no file holds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub custom: bool,
+    /// The pooling, if it is not the mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// A custom network's structure ([`Blueprint::structure`](crate::Blueprint)): of its layers and pooling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub structure: Option<u64>,
     #[serde(rename = "layout")]
     pub naming: Naming,
     pub input: InputSpec,
@@ -44,6 +53,10 @@ impl Saved {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {
+        if text.contains("\"run_state\"") && !text.contains("\"labels\"") {
+            let problem = "this is the state of a run; continue it with `RunState::from_file` and `FineTuner::resume`";
+            return Err(Error::weights(path, problem));
+        }
         let damaged = |error| Error::weights_from(path, "its description of the predictor is damaged", error);
         // The version is read first, since a newer description may have other fields.
         let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;

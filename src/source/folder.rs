@@ -13,7 +13,7 @@ use processor::preprocessed;
 use std::path::{Path, PathBuf};
 
 /// The weights in such a folder, and what the other files say of them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     /// The file of weights, or the index of its shards.
     pub weights: PathBuf,
@@ -24,6 +24,9 @@ pub(crate) struct Snapshot {
     pub repository: Option<String>,
     /// What the files leave out and was assumed.
     pub notes: Vec<String>,
+    /// What the config says and only a saved predictor's own description can explain: a network that the crate does not
+    /// have, or another pooling.
+    pub problem: Option<Error>,
 }
 
 /// Returns the path of a file of the folder, if the folder has it. On the hub, it is downloaded first.
@@ -91,7 +94,10 @@ impl Snapshot {
         if self.wanted.is_none() {
             let name = config.text("architecture")?.unwrap_or_default();
             // A tag of the weights may follow the name.
-            self.wanted = Some(Wanted::named(name.split('.').next().unwrap_or_default())?);
+            match Wanted::named(name.split('.').next().unwrap_or_default()) {
+                Ok(wanted) => self.wanted = Some(wanted),
+                Err(error) => self.problem = Some(error),
+            }
         }
         let input = config.object("pretrained_cfg")?;
         let input = input.as_ref().unwrap_or(config);
@@ -100,7 +106,7 @@ impl Snapshot {
         let averages = !matches!(self.wanted, Some(Wanted::Custom(_)));
         for object in arguments.iter().chain([config]).filter(|_| averages) {
             if object.text("global_pool")?.is_some_and(|pool| pool != "avg" && !pool.is_empty()) {
-                return Err(object.wrong("global_pool", "avg, since this crate averages features"));
+                self.problem.get_or_insert(object.wrong("global_pool", "avg, since this crate averages features"));
             }
         }
         // Any other argument could change the network's results silently.

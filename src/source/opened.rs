@@ -1,4 +1,4 @@
-//! Weights that have been read, with all that is known of them.
+//! Loaded weights with their metadata.
 
 use super::description::Saved;
 use super::folder::Snapshot;
@@ -6,7 +6,7 @@ use super::matching::{first_of, matched, of_unknown_arch};
 use super::wanted::Wanted;
 use crate::arch::Naming;
 use crate::backbone::{Backbone, Origin, Profile};
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result, shown};
 use crate::input_spec::InputSpec;
 use crate::params::Declared;
@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The user's options for reading weights. What is `None` is found out.
+/// The user's options for reading weights. `None`: detected.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     pub wanted: Option<Wanted>,
+    /// The pooling of a blueprint that the user sets.
+    pub pooling: Option<Pooling>,
     pub naming: Option<Naming>,
     pub prefix: Option<String>,
     pub spec: Option<InputSpec>,
@@ -34,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             wanted: None,
+            pooling: None,
             naming: None,
             prefix: None,
             spec: None,
@@ -50,6 +53,7 @@ pub(crate) struct Opened {
     /// All tensors of the file under the file's names.
     pub weights: Weights,
     pub wanted: Wanted,
+    pub pooling: Pooling,
     pub naming: Naming,
     pub spec: InputSpec,
     /// The names of the original classifier's classes.
@@ -67,14 +71,14 @@ pub(crate) struct Opened {
     name: Option<String>,
     /// What was chosen, removed and skipped in the file.
     notes: Vec<String>,
-    /// What the files beside the weights did not say.
+    /// Settings that the files beside the weights lack.
     folder_notes: Vec<String>,
     /// Names and shapes of a classifier that is not one linear layer over the features.
     unused: Vec<String>,
 }
 
 impl Opened {
-    /// Combines what the user, the file and the files beside it (`beside`) say, in this order of precedence.
+    /// Combines the settings of the user, of the file and of the files beside it (`beside`), in this order of precedence.
     pub(super) fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Self> {
         let path = &weights.path;
         let saved = Saved::in_file(&weights)?;
@@ -86,19 +90,25 @@ impl Opened {
             (None, Some(saved), _) if saved.custom => return Err(Saved::without_blueprint(path, &saved.arch)),
             (None, Some(saved), _) => Wanted::named(&saved.arch)?,
             (None, None, Some(wanted)) => wanted,
-            (None, None, None) => return Err(of_unknown_arch(&weights)),
+            (None, None, None) => return Err(beside.problem.unwrap_or_else(|| of_unknown_arch(&weights))),
         };
         if let (Wanted::Custom(blueprint), Some(channels)) = (&wanted, options.channels)
             && blueprint.input_spec().channels != channels
         {
-            let problem = format!("{channels}; the blueprint {wanted} takes {}", blueprint.input_spec().channels);
+            let problem = format!("{channels}, but the blueprint {wanted} takes {}", blueprint.input_spec().channels);
             return Err(Error::invalid("Source::channels", problem));
         }
-        if let Some(saved) = saved.as_ref().filter(|saved| options.saved_only && saved.arch != wanted.name()) {
-            let problem = format!("holds the network {}, and the blueprint is {wanted}'s", shown(&saved.arch));
+        let same = |saved: &Saved| saved.arch == wanted.name() && saved.custom == wanted.is_users();
+        if let Some(saved) = saved.as_ref().filter(|saved| options.saved_only && !same(saved)) {
+            let whose = if saved.custom { "the custom network" } else { "the crate's network" };
+            let problem = format!("holds weights of {whose} {}, but the blueprint is {wanted}'s", shown(&saved.arch));
             return Err(Error::weights(path, problem));
         }
-        let saved = saved.filter(|s| s.arch == wanted.name());
+        let saved = saved.filter(same);
+        if let (None, Some(problem)) = (&saved, beside.problem) {
+            return Err(problem);
+        }
+        let pooling = pooling(&options, &wanted, saved.as_ref(), path)?;
         let is_f64 = || weights.tensors.values().any(|t| t.dtype() == DType::F64);
         let dtype = match options.saved_only {
             true if is_f64() => DType::F64,
@@ -116,7 +126,7 @@ impl Opened {
             (Some(saved), _, _) => Some(saved.labels.clone()),
             (None, Some(labels), Some((weight, _))) if labels.len() != weight.dim(0)? => {
                 let (named, classes) = (labels.len(), weight.dim(0)?);
-                let problem = format!("its config names {named} classes, and its classifier has {classes}");
+                let problem = format!("config.json lists {named} classes, but the classifier has {classes}");
                 return Err(Error::weights(path, problem));
             }
             (None, labels, classifier) => labels.filter(|_| classifier.is_some()),
@@ -125,6 +135,7 @@ impl Opened {
         Ok(Self {
             name: beside.repository.or_else(file_name),
             wanted,
+            pooling,
             naming,
             spec,
             labels,
@@ -143,7 +154,7 @@ impl Opened {
 
     /// The network without weights.
     pub fn blueprint(&self) -> Result<Blueprint> {
-        self.wanted.blueprint(self.naming, self.spec.channels)
+        self.wanted.blueprint(self.naming, self.spec.channels)?.pooled_by(self.pooling)
     }
 
     /// The backbone with the classifier that it was published with. A classifier of another kind is noted as not used.
@@ -183,7 +194,7 @@ impl Opened {
         let classifier =
             self.classifier.as_ref().map(|(w, b)| Ok::<_, Error>((move_to(w)?, move_to(b)?))).transpose()?;
         if let Some((weight, _)) = &classifier {
-            tracing::info!(%file, classes = weight.dim(0)?, "its classifier is kept beside the backbone");
+            tracing::info!(%file, classes = weight.dim(0)?, "the original classifier is kept beside the backbone");
         }
         let origin = Origin { name: self.name.clone(), notes, unused };
         let profile = Profile {
@@ -199,7 +210,29 @@ impl Opened {
     }
 }
 
-/// How images are prepared, with the network's number of channels. `beside`: what the files beside the weights say;
+/// The pooling that the user or the saved predictor says; a saved predictor's layers and pooling must be the blueprint's.
+fn pooling(options: &Options, wanted: &Wanted, saved: Option<&Saved>, path: &Path) -> Result<Pooling> {
+    let of_user = options.pooling.unwrap_or(match wanted {
+        Wanted::Arch(_) => Pooling::Mean,
+        Wanted::Custom(blueprint) => blueprint.pooling(),
+    });
+    let Some(saved) = saved else { return Ok(of_user) };
+    let stored = saved.pooling.unwrap_or_default();
+    // Without an explicit one, the predictor's own.
+    let pooling = if of_user == Pooling::Mean && !wanted.is_users() { stored } else { of_user };
+    let layers = match (saved.structure, wanted) {
+        (Some(structure), Wanted::Custom(blueprint)) => structure == blueprint.structure(),
+        _ => true,
+    };
+    if pooling == stored && layers {
+        return Ok(pooling);
+    }
+    let what = if pooling == stored { "layers" } else { "pooling" };
+    let problem = format!("its predictor was trained with another {what} than the blueprint {wanted} has");
+    Err(Error::weights(path, problem))
+}
+
+/// The preprocessing, with the network's number of channels. `beside`: that of the files beside the weights;
 /// `stored`: the channels of the weights in the file.
 fn input_spec(
     options: &Options,
@@ -214,16 +247,16 @@ fn input_spec(
     let spec = match (&options.spec, saved, beside) {
         (Some(spec), _, _) if spec.channels != channels => {
             let remedy = match options.channels {
-                Some(_) => "give it a mean and a deviation for each (`InputSpec::normalize`)",
+                Some(_) => "set a mean and standard deviation per channel (`InputSpec::normalize`)",
                 None => "adapt the weights to it (`Source::channels`)",
             };
-            let problem = format!("is for {} channels, and the network has {channels}; {remedy}", spec.channels);
+            let problem = format!("is for {} channels, but the network has {channels}; {remedy}", spec.channels);
             return Err(Error::invalid("input spec", problem));
         }
         (Some(spec), _, _) => spec.clone(),
         (None, Some(saved), _) => saved.input.clone(),
         (None, None, Some(spec)) if spec.channels != stored => {
-            let problem = format!("its config says {} channels, and the weights have {stored}", spec.channels);
+            let problem = format!("config.json describes {} channels, but the weights have {stored}", spec.channels);
             return Err(Error::weights(path, problem));
         }
         (None, None, Some(spec)) => spec,
@@ -232,19 +265,15 @@ fn input_spec(
     if spec.channels != channels || channels == 0 { spec.for_channels(channels) } else { Ok(spec) }
 }
 
-/// The naming that the user sets, if the file can have it. `detected`: the naming of the file's names, or of its
+/// The naming that the user sets, if it suits the file. `detected`: the naming of the file's names, or of its
 /// description if it is `described`.
 fn agreed(wanted: &Wanted, set: Naming, detected: Naming, described: bool, path: &Path) -> Result<Naming> {
     if let Some(library) = wanted.lacking(set) {
-        return Err(Error::weights(
-            path,
-            format!("{library} has no {wanted}; leave the naming out (`Source::naming`)"),
-        ));
+        return Err(Error::weights(path, format!("{library} has no {wanted}; do not set `Source::naming`")));
     }
     let same_name = |d: &Declared| wanted.name_in(set, &d.name) == wanted.name_in(detected, &d.name);
     if set != detected && (described || !wanted.declared(wanted.usual_channels())?.iter().all(same_name)) {
-        let problem =
-            format!("its names are {detected:?}'s, and the naming is set to {set:?}; leave it out (`Source::naming`)");
+        let problem = format!("tensor names are {detected:?}'s, but `Source::naming` is {set:?}; do not set it");
         return Err(Error::weights(path, problem));
     }
     Ok(set)
@@ -270,7 +299,7 @@ mod tests {
         Opened::resolve(options, weights, beside)
     }
 
-    /// What a config.json says that describes another network.
+    /// The content of a config.json that describes another network.
     fn config() -> Snapshot {
         let spec = InputSpec::new(64);
         Snapshot {

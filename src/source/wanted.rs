@@ -1,4 +1,4 @@
-//! The network that weights are read for.
+//! The network that weights are loaded into.
 
 use crate::arch::{Arch, Naming};
 use crate::blueprint::Blueprint;
@@ -25,6 +25,11 @@ impl Wanted {
 
     pub fn of(blueprint: &Blueprint) -> Self {
         Arch::of(blueprint).map_or_else(|| Self::Custom(blueprint.clone()), Self::Arch)
+    }
+
+    /// Whether it is a user's own network, which the crate does not know by its name.
+    pub fn is_users(&self) -> bool {
+        matches!(self, Self::Custom(blueprint) if !blueprint.is_built_in())
     }
 
     pub fn name(&self) -> &str {

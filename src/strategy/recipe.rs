@@ -12,19 +12,19 @@ use crate::schedule::Schedule;
 const HEAD_RATE: f64 = 1e-2;
 
 /// The learning rate of pretrained weights divided by that of weights trained from scratch.
-const PRETRAINED_SHARE: f64 = 0.1;
+const PRETRAINED_SCALE: f64 = 0.1;
 
-/// The number of samples up to which this share of the blocks stays frozen.
+/// The number of samples up to which this fraction of the blocks stays frozen.
 ///
 /// The first blocks hold generic features, edges and colours; the more data there is, the fewer blocks should stay frozen.
 /// DESIGN.md has the measurements.
-const FROZEN_SHARE: [(usize, f64); 4] = [(1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
+const FROZEN_FRACTION: [(usize, f64); 4] = [(1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
 
 /// What a plan depends on.
 struct Facts {
     samples: usize,
     /// Whether the backbone has few features, as CIFAR's ResNets do. Narrow networks take larger rates (AdamW's best rate
-    /// falls as 1 / width, Yang et al. 2022, arXiv 2203.03466), and for them batch statistics are worth their noise.
+    /// falls as 1 / width, Yang et al. 2022, arXiv 2203.03466), and with them batch statistics help in spite of their noise.
     narrow: bool,
 }
 
@@ -40,7 +40,7 @@ impl Facts {
 
     /// AdamW's rate for pretrained weights.
     fn pretrained_rate(&self) -> f64 {
-        PRETRAINED_SHARE * self.scratch_rate()
+        PRETRAINED_SCALE * self.scratch_rate()
     }
 
     /// Samples per step. With large batches, few samples would make too few steps.
@@ -78,7 +78,7 @@ impl Strategy {
             Self::SmallDifferent => {
                 let k = frozen_blocks(blocks, samples);
                 let mut plan = tuned(&facts, FreezePolicy::up_to(backbone, k));
-                plan.reasons.push(format!("{samples} samples keep the first {k} of {blocks} blocks frozen"));
+                plan.reasons.push(format!("with {samples} samples the first {k} of {blocks} blocks stay frozen"));
                 plan
             }
             Self::LargeSimilar => {
@@ -89,8 +89,7 @@ impl Strategy {
             Self::LargeDifferent => {
                 let mut plan = from_scratch(&facts);
                 plan.augment = crops;
-                plan.reasons
-                    .push("no mirror images: what is unlike photographs, digits for one, may not allow them".into());
+                plan.reasons.push("no horizontal flips: they can change the meaning of images such as digits".into());
                 plan
             }
         };
@@ -98,15 +97,15 @@ impl Strategy {
             plan.reasons.push("no augmentation, so the features of the frozen blocks are computed once".into());
         }
         plan.reasons.insert(0, self.reason().to_string());
-        plan.strategy = Some(self);
+        (plan.strategy, plan.samples) = (Some(self), Some(samples));
         plan
     }
 }
 
 /// How many of `blocks` stay frozen for this many samples. The more samples, the fewer; the stem always does.
 fn frozen_blocks(blocks: usize, samples: usize) -> usize {
-    let share = FROZEN_SHARE.iter().find(|(up_to, _)| samples <= *up_to).map_or(0.0, |(_, share)| *share);
-    ((blocks as f64 * share).round() as usize).clamp(1, blocks.saturating_sub(1).max(1))
+    let fraction = FROZEN_FRACTION.iter().find(|(up_to, _)| samples <= *up_to).map_or(0.0, |(_, fraction)| *fraction);
+    ((blocks as f64 * fraction).round() as usize).clamp(1, blocks.saturating_sub(1).max(1))
 }
 
 /// Only the head is trained. The features are computed once, so epochs cost almost nothing.
@@ -116,7 +115,7 @@ fn head_only(facts: &Facts) -> Plan {
         batch_norm: BatchNormMode::Frozen,
         schedule: Schedule::cosine(),
         augmented: false,
-        // In case the backbone is unfrozen by an edit: its weights are pretrained here too.
+        // In case a user unfreezes the backbone: its weights are pretrained here too.
         backbone_lr_scale: facts.pretrained_rate() / HEAD_RATE,
         ..Phase::new(facts.epochs(600, 20, 80), Optimizer::adamw(HEAD_RATE))
     };
@@ -131,7 +130,7 @@ fn tuned(facts: &Facts, freeze: FreezePolicy) -> Plan {
     let second = Phase {
         freeze,
         batch_norm: if facts.narrow { BatchNormMode::Train } else { BatchNormMode::FrozenStats },
-        backbone_lr_scale: PRETRAINED_SHARE,
+        backbone_lr_scale: PRETRAINED_SCALE,
         schedule: Schedule::cosine().warmup(0.1),
         ..Phase::new(facts.epochs(400, 5, if facts.narrow { 30 } else { 10 }), Optimizer::adamw(scratch))
     };

@@ -1,4 +1,4 @@
-//! Checks that what should learn is reached by finite gradients, and that what is frozen keeps its bytes.
+//! Checks that trainable parameters get finite gradients and frozen tensors do not change.
 
 use super::learner::Learners;
 use crate::backbone::Network;

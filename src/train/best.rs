@@ -1,4 +1,4 @@
-//! Which epoch is the best.
+//! Selects the best epoch.
 
 use super::snapshot::Snapshot;
 use crate::error::Result;
@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 /// one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".) An epoch whose loss or
 /// logits are not finite is never kept.
 ///
-/// By another metric than top-1 the rule is plain: the best value, of equal ones the lowest loss, and then the
-/// earliest.
+/// For other metrics: the best value; ties go to the lowest loss, then the earliest epoch.
 ///
 /// Weights are kept of few epochs at a time: those that no other epoch matches in both accuracy and loss, and that are
 /// within one standard error of the best so far. A dropped epoch is not reconsidered, so the rule is exact except for
@@ -84,7 +83,7 @@ impl Best {
         Ok(self.winner().is_some_and(|best| best.number == number))
     }
 
-    /// By the plain rule.
+    /// By the rule for other metrics.
     fn is_better(&self, new: &Evaluation, best: &Evaluation) -> bool {
         let by = |metric: Metric| metric.compare(metric.value(new), metric.value(best));
         by(self.metric).then(by(Metric::Loss)).is_gt()
@@ -96,7 +95,7 @@ impl Best {
     }
 }
 
-/// The epochs of a phase since its lowest validation loss.
+/// Early stopping: epochs since the lowest validation loss.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Patience {
     lowest: Option<f64>,
@@ -111,7 +110,7 @@ impl Patience {
         self.lowest = if lower { Some(loss) } else { self.lowest };
     }
 
-    /// Whether so many epochs, where there is a limit, have passed without a lower loss.
+    /// Whether `limit` epochs, if there is a limit, have passed without a lower loss.
     pub fn is_exhausted(&self, limit: Option<usize>) -> bool {
         limit.is_some_and(|limit| self.since >= limit)
     }
@@ -162,7 +161,7 @@ mod tests {
         assert_eq!(winner(&best), Some(1));
         // Two more than the first: a difference of 2 with an error of sqrt(10 / 9 (2 - 0.4)) = 1.33.
         assert!(!offer(&mut best, 3, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 2.0)));
-        assert_eq!(winner(&best), Some(2), "the first is too far behind, the second is not");
+        assert_eq!(winner(&best), Some(2), "the first is too far below, the second is not");
         // As accurate and a lower loss.
         assert!(offer(&mut best, 4, &evaluation(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 1.0)));
         assert_eq!((winner(&best), best.kept.len()), (Some(4), 1));
@@ -178,8 +177,8 @@ mod tests {
     #[test]
     fn the_comparison_is_paired() {
         let most = evaluation(&[1, 1, 1, 1, 1, 1, 0, 0, 0, 0], 1.0);
-        let same = evaluation(&[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], 0.5); // 2 behind, nothing ahead: error 1.33
-        let other = evaluation(&[1, 0, 0, 0, 0, 0, 1, 1, 1, 0], 0.5); // 5 behind, 3 ahead: error 2.9
+        let same = evaluation(&[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], 0.5); // 2 fewer correct, none more: error 1.33
+        let other = evaluation(&[1, 0, 0, 0, 0, 0, 1, 1, 1, 0], 0.5); // 5 fewer correct, 3 more: error 2.9
         assert!(!within_one_error(&most, &same));
         assert!(within_one_error(&most, &other));
         assert!(!within_one_error(&most, &evaluation(&[1, 1, 1], 0.5)), "other data");
@@ -199,7 +198,7 @@ mod tests {
         assert_eq!(winner(&best), Some(3));
     }
 
-    /// Two classes, with so many of each correct in ten.
+    /// Two classes of ten samples, of which this many are correct.
     fn of_two(correct: [usize; 2], loss: f64) -> Evaluation {
         let mut scores = Scores::new(Task::Classes);
         for (class, of) in correct.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The events that a run tells its listener.
+//! Events reported during training.
 
 use crate::report::{EpochReport, Report};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! The settings of a run, and the run itself: a predictor and a report come out.
+//! Configures and runs a fine-tuning.
 
 use super::event::Event;
 use super::fitted::Fitted;
@@ -31,8 +31,8 @@ use std::sync::Arc;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// What learns, when and how is the plan's. To change it, edit the plan that the strategy makes; the report lists the
-/// edits.
+/// The plan says what is trained, when and how. To change it, edit the plan that the strategy makes; the report lists
+/// the edits.
 ///
 /// | set on the tuner | set on the plan |
 /// |---|---|
@@ -68,7 +68,7 @@ pub struct FineTuner {
 }
 
 impl FineTuner {
-    /// A tuner with a linear head and seed 0, and no recipe yet: set a strategy or a plan.
+    /// A tuner with a linear head and seed 0. It needs a strategy or a plan.
     pub fn new(backbone: Backbone) -> Self {
         Self {
             backbone,
@@ -105,7 +105,7 @@ impl FineTuner {
     }
 
     /// Sets the metric of the validation data that chooses the best epoch, top-1 accuracy by default;
-    /// [`Session::end_epoch`] has the rule. The patience counts by the loss in any case.
+    /// [`Session::end_epoch`] has the rule. Patience always counts by the loss.
     pub fn metric(mut self, metric: Metric) -> Self {
         self.metric = metric;
         self
@@ -130,8 +130,8 @@ impl FineTuner {
         self
     }
 
-    /// Sets whether the first step of each phase is audited (yes by default): every learning parameter reached by a
-    /// finite gradient, every frozen one unchanged.
+    /// Sets whether the first step of each phase is audited (yes by default): every trainable parameter gets a
+    /// finite gradient, every frozen one is unchanged.
     pub fn audit(mut self, audit: bool) -> Self {
         self.audit = audit;
         self
@@ -167,7 +167,8 @@ impl FineTuner {
     /// As [`FineTuner::session`], compiled once for all kinds of datasets.
     fn start(self, train: Arc<dyn Dataset>) -> Result<Session> {
         let strategy = self.strategy.or(self.plan.as_ref().and_then(|plan| plan.strategy));
-        let of_strategy = strategy.map(|strategy| strategy.plan(&self.backbone, train.len()));
+        let samples = self.plan.as_ref().and_then(|plan| plan.samples).unwrap_or(train.len());
+        let of_strategy = strategy.map(|strategy| strategy.plan(&self.backbone, samples));
         let (plan, overrides) = match (self.plan, of_strategy) {
             (Some(plan), None) => (plan, vec![]),
             (Some(plan), Some(of_strategy)) => {
@@ -200,8 +201,8 @@ impl FineTuner {
     }
 
     /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see
-    /// [`Session::end_epoch`] for which that is). Where the training diverges after an epoch that did not, that epoch
-    /// is kept, and [`Report::stopped`](crate::Report::stopped) says why.
+    /// [`Session::end_epoch`] for which that is). If training diverges, the best earlier epoch is kept
+    /// and [`Report::stopped`](crate::Report::stopped) has the reason.
     ///
     /// # Errors
     /// As [`FineTuner::session`]; [`Error::Diverged`] if the validation of every epoch was NaN or infinite; and if a sample
@@ -245,7 +246,7 @@ fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
 
 fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
     if valid.is_empty() {
-        return Err(Error::invalid("validation data", "holds no samples; cut some off with `split`"));
+        return Err(Error::invalid("validation data", "is empty; use `split` to hold out samples"));
     }
     let (a, b) = (train.classes(), valid.classes());
     if a == b {

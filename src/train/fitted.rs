@@ -1,4 +1,4 @@
-//! What a run returns.
+//! The result of a run.
 
 use crate::data::Dataset;
 use crate::error::Result;
@@ -12,15 +12,14 @@ use crate::report::Report;
 pub struct Fitted {
     /// The network. From [`FineTuner::fit`](crate::FineTuner::fit) with the weights of the best epoch; from
     /// [`Session::finish`](crate::Session::finish) with those of the last step, or of the best epoch after
-    /// [`Session::restore_best`](crate::Session::restore_best). [`Report::best_epoch`] tells which.
+    /// [`Session::restore_best`](crate::Session::restore_best). [`Report::best_epoch`] names it.
     pub predictor: Predictor,
-    /// What happened.
+    /// Its report.
     pub report: Report,
 }
 
 impl Fitted {
-    /// The final figure, on data that no choice was made on: evaluates, and puts the accuracy into the report and into
-    /// what the predictor saves.
+    /// Evaluates on the test set and records the result in report and predictor.
     ///
     /// # Errors
     /// As [`Predictor::evaluate`].

@@ -1,4 +1,4 @@
-//! What learns: each parameter with its optimizer state, and one step of them all.
+//! Trainable parameters, their optimizer state and the optimizer step.
 
 use crate::error::{Error, Result};
 use crate::ops::{Gradient, Gradients, Moments, Rule, update};

@@ -1,4 +1,4 @@
-//! Who hears the events of a run.
+//! The callback for training events.
 
 use super::event::Event;
 

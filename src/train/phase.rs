@@ -1,4 +1,4 @@
-//! A phase in progress: its network, its cached features, and how far it is.
+//! A phase in progress: its network, its cached features and its position.
 
 use super::audit::Audit;
 use super::position::{EpochState, PhaseState};

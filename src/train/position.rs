@@ -1,4 +1,4 @@
-//! Where a run is in its plan.
+//! The position of a run in its plan.
 
 use super::best::Patience;
 use super::progress::Progress;

@@ -1,4 +1,4 @@
-//! What a run is at a moment, as a value.
+//! A checkpoint of a run, as a value.
 
 mod file;
 
@@ -6,15 +6,18 @@ use super::best::Best;
 use super::learner::LearnerState;
 use super::position::Position;
 use super::snapshot::Snapshot;
+use crate::arch::Naming;
 use crate::error::{Error, Result};
 use crate::head::Head;
+use crate::input_spec::InputSpec;
 use crate::report::Report;
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// What a run is at a moment: its position in the plan, the weights, the optimizer's moments by parameter name, the best
+/// A checkpoint of a run: its position in the plan, the weights, the optimizer's moments by parameter name, the best
 /// epochs' weights, the counters that address its random numbers, and the report so far.
 ///
 /// It is a value: training on does not change it. A session that resumes from it ends in the same bytes as the run that
@@ -49,6 +52,7 @@ use std::path::Path;
 #[derive(Clone)]
 pub struct RunState {
     pub(super) head: Head,
+    pub(super) setting: Setting,
     pub(super) report: Report,
     /// Seconds of the run until now.
     pub(super) seconds: f64,
@@ -60,12 +64,25 @@ pub struct RunState {
     pub(super) initial: BTreeMap<String, u64>,
 }
 
+/// What the bytes of a run depend on besides plan, seed and head: a run resumes where all of it is equal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Setting {
+    /// Layers and pooling of the network.
+    pub structure: u64,
+    pub naming: Naming,
+    pub input: InputSpec,
+    /// The element type of the network, and of cached features.
+    pub dtypes: (String, String),
+    /// The samples in their order, if the dataset identifies them all.
+    pub data: Option<u64>,
+}
+
 /// The format of a saved state.
 const VERSION: u32 = 1;
 
 impl RunState {
     /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed. Tensors
-    /// that are still those of the initial weights are not written; the file has their checksums, and a session has
+    /// that are still those of the initial weights are not written; the file has their checksums, and a session takes
     /// them from its backbone.
     ///
     /// # Errors
@@ -96,25 +113,31 @@ impl RunState {
 
     /// Refuses to continue the run of another plan, seed, network or data than that of a session, which has `report` and
     /// `head`.
-    pub(super) fn check(&self, report: &Report, head: Head) -> Result<()> {
+    pub(super) fn check(&self, report: &Report, head: Head, setting: &Setting) -> Result<()> {
         let (old, new) = (&self.report, report);
         let parts = [
             ("architecture", old.arch == new.arch),
             ("input size", old.input_size == new.input_size),
             ("head", self.head == head),
+            ("network (layers or pooling)", self.setting.structure == setting.structure),
+            ("naming", self.setting.naming == setting.naming),
+            ("input specification", self.setting.input == setting.input),
+            ("element type of weights or cached features", self.setting.dtypes == setting.dtypes),
+            ("training data", self.setting.data == setting.data),
             ("plan", old.plan == new.plan),
             ("seed", old.seed == new.seed),
+            ("metric", old.metric == new.metric),
             ("list of classes", old.classes == new.classes),
             ("number of training samples", old.samples.train == new.samples.train),
         ];
         let other: Vec<&str> = parts.iter().filter(|(_, same)| !same).map(|(what, _)| *what).collect();
         if !other.is_empty() {
-            let problem = format!("its run has another {} than this session", other.join(", another "));
+            let problem = format!("the saved run differs from this session in: {}", other.join(", "));
             return Err(Error::invalid("run state", problem));
         }
         let phase = self.position.phase.as_ref().map(|phase| phase.index);
         if phase.is_some_and(|index| index >= old.plan.phases.len()) {
-            return Err(Error::invalid("run state", "is in a phase that its plan does not have"));
+            return Err(Error::invalid("run state", "is in a phase that its plan lacks"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The one place that trains.
+//! Step-by-step training; `fit` uses it.
 
 mod epochs;
 mod finish;
@@ -21,6 +21,7 @@ use crate::plan::Plan;
 use crate::report::Report;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -65,6 +66,8 @@ pub struct Session {
     audit: bool,
     listener: Listener,
     dataset: Arc<dyn Dataset>,
+    /// The samples in their order, if the dataset identifies them all: found out when a state asks for it.
+    data_identity: OnceCell<Option<u64>>,
     model: Model,
     learners: Learners,
     counters: Counters,

@@ -1,4 +1,4 @@
-//! What a session is started with.
+//! The settings that a session starts with.
 
 use super::listener::Listener;
 use crate::backbone::Backbone;

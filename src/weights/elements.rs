@@ -1,4 +1,4 @@
-//! The element types that files hold, and what they become in memory.
+//! The element types in files, and the types in memory that they are converted to.
 
 use std::collections::TryReserveError;
 use std::io::{self, Read};

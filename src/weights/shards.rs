@@ -1,4 +1,4 @@
-//! An index that says which of several files holds each tensor.
+//! The index of a sharded file: which file holds each tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;

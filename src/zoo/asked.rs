@@ -1,4 +1,4 @@
-//! What a model asks for when it is built, and the answers: candle-nn's VarBuilder over our slots.
+//! A `VarBuilder` backend that records the tensors a model requests and serves ours.
 
 use super::row::{Features, Row};
 use crate::params::{Facts, TensorInit};

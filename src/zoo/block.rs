@@ -54,6 +54,7 @@ impl Recorded {
                           `BatchNormMode::FrozenStats` or `Frozen`";
         Limits {
             learning: row.family.cut,
+            sizes: row.family.sizes,
             batch_statistics: self.has_batch_norms().then_some(statistics),
             parts: Some(
                 "it is one block, since candle-transformers gives no map inside it; use `FreezePolicy::Nothing`, \

@@ -20,6 +20,7 @@ const FAMILY: Family = Family {
     init: |tensor| tensor.ends_with(".gamma").then_some(TensorInit::Constant(1e-6)),
     is_position: |_| false,
     cut: None,
+    sizes: None,
     note: "learns at 64 pixels and more: over a map of one pixel, the gradient stops at the layer norms of the last stage, \
            which the audit reports",
 };

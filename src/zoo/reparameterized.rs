@@ -16,6 +16,7 @@ const REPVGG: Family = Family {
     init: |_| None,
     is_position: |_| false,
     cut: None,
+    sizes: None,
     note: NOTE,
 };
 

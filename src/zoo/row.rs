@@ -1,5 +1,6 @@
 //! The facts of one network.
 
+use crate::blueprint::SizeRule;
 use crate::input_spec::InputSpec;
 use crate::params::TensorInit;
 use candle_core::{Result, Tensor};
@@ -37,6 +38,8 @@ pub(super) struct Family {
     pub is_position: fn(tensor: &str) -> bool,
     /// Why its parameters cannot learn, where the backward pass does not reach all of them.
     pub cut: Option<&'static str>,
+    /// Sizes of images that the model cannot take, though its tensors would allow them.
+    pub sizes: Option<SizeRule>,
     /// What else to know, for the table.
     pub note: &'static str,
 }

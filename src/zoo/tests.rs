@@ -1,4 +1,4 @@
-//! What the recorder makes of a model's requests.
+//! Tests of the recorder on a model's requests.
 
 use super::asked::Request;
 use super::*;

@@ -16,6 +16,7 @@ const VIT: Family = Family {
     init: |tensor| is_token(tensor).then_some(TensorInit::Normal(0.02)),
     is_position: is_token,
     cut: Some("no gradient passes candle-nn's softmax_last_dim and layer_norm; freeze it (`FreezePolicy::Backbone`)"),
+    sizes: Some(|size, default| (size != default).then_some("images of the one size that its positions are for")),
     note: "images of one size",
 };
 
@@ -28,6 +29,9 @@ const DINOV2: Family = Family {
         scale.or_else(|| is_token(tensor).then_some(TensorInit::Normal(0.02)))
     },
     cut: Some("no gradient passes candle-nn's layer_norm; freeze it (`FreezePolicy::Backbone`)"),
+    sizes: Some(|(h, w), _| {
+        (h != w || h == 0 || h % 14 != 0).then_some("square images whose sides are multiples of 14 pixels")
+    }),
     note: "computed image by image; square images whose sides are multiples of 14 pixels; a classifier of 1000 classes has the model's own names \
            and shapes, one of other classes the names alone",
     ..VIT

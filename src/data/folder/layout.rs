@@ -78,7 +78,8 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Tree<'
     if !has_parts {
         return match layout {
             Some(_) => {
-                let problem = "none of its folders with images is called train, valid or test; rename them, or use layout classes";
+                let problem =
+                    "no folder with images is named train, valid or test; rename them or set `--layout classes`";
                 Err(Error::invalid(level.path.display().to_string(), problem))
             }
             None => Ok(Tree::Classes(root)),
@@ -106,7 +107,7 @@ pub(super) fn read(root: &Folder, layout: Option<FolderLayout>) -> Result<Tree<'
         };
         if let Some(first) = slot.replace(part_root(folder, part)) {
             let problem = format!(
-                "both {} and {} are read as the part {}; keep one, or set `layout` to classes (`--layout classes`)",
+                "{} and {} both match the split {}; keep one, or set `layout` to classes (`--layout classes`)",
                 first.path.display(),
                 folder.path.display(),
                 part.name()

@@ -53,8 +53,8 @@ impl Scene {
     }
 
     fn gather(&self, indices: &[usize], cuts: &[Cut], cache: &FeatureCache) -> Option<FeatureSet> {
-        let producer = Producer::new(&self.backbone).unwrap().workers(0);
-        FeatureSet::gather(&self.data, indices, 1, &producer, cuts, cache).unwrap()
+        let extractor = FeatureExtractor::new(&self.backbone).unwrap().workers(0);
+        FeatureSet::gather(&self.data, indices, 1, &extractor, cuts, cache).unwrap()
     }
 
     /// Samples that were asked for since the last call.
@@ -121,9 +121,9 @@ fn a_grid_has_the_means_of_its_cells() {
     let images = images(2).narrow(2, 0, 8).unwrap().narrow(3, 0, 8).unwrap().contiguous().unwrap();
     let data: Arc<dyn Dataset> =
         Arc::new(TensorDataset::new(images.clone(), vec![0, 1], vec!["a".into(), "b".into()]).unwrap());
-    let producer = Producer::new(&small).unwrap();
+    let extractor = FeatureExtractor::new(&small).unwrap();
     let cuts = [Cut::Stages { pooled: 4 }];
-    let set = FeatureSet::gather(&data, &[0, 1], 1, &producer, &cuts, &FeatureCache::new()).unwrap().unwrap();
+    let set = FeatureSet::gather(&data, &[0, 1], 1, &extractor, &cuts, &FeatureCache::new()).unwrap().unwrap();
     let grid = set.features(3, &[0, 1], 0).unwrap();
     let pixel = grid.narrow(2, 2, 1).unwrap().narrow(3, 1, 1).unwrap();
     let same = grid.narrow(2, 3, 1).unwrap().narrow(3, 0, 1).unwrap();
@@ -144,7 +144,7 @@ fn what_exceeds_the_memory_goes_to_a_file() {
         let cache = FeatureCache::new().budget(budget).dir(dir.path());
         let set = scene.gather(&scene.all, &CUTS, &cache).unwrap();
         assert_eq!(files(), expected, "{budget}");
-        assert!(cache.in_memory() <= budget, "{} of {budget}", cache.in_memory());
+        assert!(cache.memory_bytes() <= budget, "{} of {budget}", cache.memory_bytes());
         assert!(set.bytes() > 2_000_000);
         assert_eq!(outputs(&set), free, "{budget}");
         drop((set, cache));
@@ -153,7 +153,7 @@ fn what_exceeds_the_memory_goes_to_a_file() {
     // Without a folder there is no room, and nothing stays behind.
     let cache = FeatureCache::new().budget(1 << 20);
     assert!(scene.gather(&scene.all, &CUTS, &cache).is_none());
-    assert_eq!(cache.in_memory(), 0);
+    assert_eq!(cache.memory_bytes(), 0);
     assert!(scene.gather(&scene.all, &CUTS[1..], &cache).is_some(), "what was reserved is free again");
 }
 
@@ -164,7 +164,7 @@ fn clones_of_a_cache_share_rows() {
     let first = scene.gather(&scene.all[..20], &CUTS[..2], &cache).unwrap();
     assert_eq!(scene.asked(), 20);
     let again = scene.gather(&scene.all[..20], &CUTS[..2], &cache.clone()).unwrap();
-    assert_eq!((scene.asked(), cache.in_memory()), (0, first.bytes()), "found, and kept once");
+    assert_eq!((scene.asked(), cache.memory_bytes()), (0, first.bytes()), "found, and kept once");
     assert_eq!(outputs(&first), outputs(&again));
     // Only what is missing is computed: more samples, then more cuts; in another order it is the same.
     let backwards: Vec<usize> = scene.all.iter().rev().copied().collect();
@@ -172,7 +172,7 @@ fn clones_of_a_cache_share_rows() {
     assert_eq!(scene.asked(), 15);
     let cuts = scene.gather(&scene.all, &CUTS, &cache).unwrap();
     assert_eq!(scene.asked(), 35);
-    assert_eq!(cache.in_memory(), cuts.bytes());
+    assert_eq!(cache.memory_bytes(), cuts.bytes());
     let row = |set: &FeatureSet, at: usize| bits(&set.features(1, &[at], 0).unwrap());
     assert!((0..35).all(|i| row(&more, 34 - i) == row(&cuts, i)));
     assert_eq!(outputs(&cuts), outputs(&scene.gather(&scene.all, &CUTS, &FeatureCache::new()).unwrap()));
@@ -186,28 +186,28 @@ fn clones_of_a_cache_share_rows() {
 #[test]
 fn features_of_another_boundary_are_refused() {
     let scene = Scene::new();
-    let (cache, producer) = (FeatureCache::new(), Producer::new(&scene.backbone).unwrap());
+    let (cache, extractor) = (FeatureCache::new(), FeatureExtractor::new(&scene.backbone).unwrap());
     let set = scene.gather(&scene.all, &[Cut::Boundary(3)], &cache).unwrap();
     let batch = set.batch(&[1, 4], 0).unwrap();
     assert_eq!((batch.indices.as_slice(), batch.len()), (&[1, 4][..], 2));
-    let at = |k: usize| producer.made_by(Cut::Boundary(k), &cache).unwrap();
+    let at = |k: usize| extractor.made_by(Cut::Boundary(k), &cache).unwrap();
     assert_eq!(batch.features_of(Some(at(3))).unwrap().unwrap().dims(), [2, 16, 32, 32]);
     for wrong in [Some(at(4)), None] {
         let error = batch.features_of(wrong).unwrap_err().to_string();
         assert!(error.contains("another phase"), "{error}");
     }
     let other = Backbone::random(Arch::CIFAR_RESNET20, 4, &Device::Cpu).unwrap();
-    let other = Producer::new(&other).unwrap().made_by(Cut::Boundary(3), &cache).unwrap();
+    let other = FeatureExtractor::new(&other).unwrap().made_by(Cut::Boundary(3), &cache).unwrap();
     assert!(batch.features_of(Some(other)).is_err(), "the same boundary, other weights");
 }
 
 #[test]
 fn what_cannot_be_gathered_is_an_error() {
     let scene = Scene::new();
-    let producer = Producer::new(&scene.backbone).unwrap();
+    let extractor = FeatureExtractor::new(&scene.backbone).unwrap();
     let gather = |indices: &[usize], cut: Cut| {
         let cuts = [cut];
-        FeatureSet::gather(&scene.data, indices, 1, &producer, &cuts, &FeatureCache::new()).err().unwrap().to_string()
+        FeatureSet::gather(&scene.data, indices, 1, &extractor, &cuts, &FeatureCache::new()).err().unwrap().to_string()
     };
     for cut in [Cut::Boundary(0), Cut::Boundary(11), Cut::Stages { pooled: 3 }] {
         assert!(gather(&[0], cut).contains("cut"), "{cut:?}");

@@ -3,10 +3,10 @@
 use crate::ops::activation::Activation;
 use crate::ops::buffer::Buffer;
 use crate::ops::epilogue::Gate;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
 use crate::ops::kernels::norm;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::{Symbolic, give};
 use crate::ops::value::Value;
 use candle_core::{Result, Tensor};

@@ -1,10 +1,10 @@
 //! The sum of two maps.
 
 use crate::ops::buffer::Buffer;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
 use crate::ops::kernels::norm;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::{Symbolic, give};
 use crate::ops::value::Value;
 use candle_core::{Result, Tensor, bail};

@@ -1,10 +1,10 @@
 //! Average pools: over windows of one size, and over windows that divide the image.
 
 use crate::ops::buffer::Buffer;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::geometry::{Geometry, Padding};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::Symbolic;
 use crate::ops::portable::pool::{self, Windows, adaptive_windows};
 use crate::ops::value::Value;

@@ -9,8 +9,8 @@ mod symbolic;
 
 pub(crate) use step::{BatchStatistics, ConvStep, Norm};
 
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::Symbolic;
 use crate::ops::value::Value;
 use candle_core::{Result, Tensor};

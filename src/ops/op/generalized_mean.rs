@@ -1,9 +1,9 @@
 //! The generalised mean over all pixels.
 
 use crate::ops::buffer::Buffer;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::Symbolic;
 use crate::ops::value::Value;
 use candle_core::{Result, Tensor};
@@ -64,7 +64,10 @@ impl Operation<1> for GeneralizedMean {
     }
 
     fn device(&self, [x]: [&Tensor; 1]) -> Result<Tensor> {
-        x.maximum(LEAST)?.powf(self.p)?.mean_keepdim((2, 3))?.powf(1.0 / self.p)
+        // Relative to the largest value, whose power then is 1: in f32 those of small values alone would be 0.
+        let x = x.maximum(LEAST)?;
+        let most = x.max_keepdim(2)?.max_keepdim(3)?.detach();
+        x.broadcast_div(&most)?.powf(self.p)?.mean_keepdim((2, 3))?.powf(1.0 / self.p)?.broadcast_mul(&most)
     }
 
     fn symbolic(&self, [x]: [&Symbolic; 1]) -> Result<Symbolic> {

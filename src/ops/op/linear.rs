@@ -3,9 +3,9 @@
 use super::activate::Activate;
 use super::conv::{ConvStep, Norm};
 use crate::ops::activation::Activation;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::filter::Filter;
 use crate::ops::geometry::Padding;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::value::Value;
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -41,6 +41,10 @@ fn matrix_step<'a>(filter: &'a Filter, bias: Option<&'a Tensor>, act: Activation
 
 /// A fully connected layer over a map of one pixel: (N, C, 1, 1) to (N, K, 1, 1).
 pub(crate) fn linear_step(x: &FeatureMap, filter: &Filter, bias: &Tensor, act: Activation) -> Result<FeatureMap> {
+    let (_, _, h, w) = x.dims()?;
+    if (h, w) != (1, 1) {
+        bail!("a fully connected layer takes maps of one pixel, and this one has {h} x {w}: average them first");
+    }
     if let FeatureMap::Device(t) = x {
         let y = on_device(&t.flatten_from(1)?, filter.tensor(), bias, act)?;
         return Ok(FeatureMap::Device(y.unsqueeze(2)?.unsqueeze(3)?));

@@ -2,11 +2,11 @@
 
 use crate::ops::buffer::Buffer;
 use crate::ops::device::{geometry, strided};
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::geometry::{Geometry, Padding};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
 use crate::ops::kernels::pool;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::{SavedSymbolic, Symbolic};
 use crate::ops::portable::pool::winners;
 use crate::ops::value::{Recompute, Select, Value};
@@ -32,7 +32,7 @@ impl MaxPool {
     fn geometry(&self, dims: [usize; 4]) -> Result<Geometry> {
         let (kernel, c) = (self.kernel, dims[3]);
         // Positions in a window are counted in a byte.
-        if kernel * kernel > usize::from(u8::MAX) {
+        if kernel > 15 {
             bail!("a max-pool over more than 15 x 15 pixels is not supported, and this one is {kernel} x {kernel}");
         }
         Geometry::new(dims, (c, 1, kernel, kernel), self.stride, 1, c.max(1), self.padding)
@@ -62,6 +62,10 @@ impl<T: Differentiable> Recompute<T> for Pooled<T> {
 
     fn is_selectable(&self) -> bool {
         false
+    }
+
+    fn depth(&self) -> usize {
+        self.of.depth()
     }
 }
 
@@ -125,10 +129,13 @@ impl Operation<1> for MaxPool {
     fn symbolic(&self, [x]: [&Symbolic; 1]) -> Result<Symbolic> {
         let g = self.geometry(x.dims)?;
         let (y, tap) = (x.tape.allocate(g.output_len()), Arc::new(x.tape.allocate_bytes(g.output_len())));
-        let recompute = x.recompute.as_ref().filter(|_| is_recomputable(&g)).map(|of| SavedSymbolic {
-            recomputed: Some(g.output_len()),
-            held: of.held.iter().chain([&tap]).cloned().collect(),
-        });
+        let recompute =
+            x.recompute.as_ref().filter(|of| of.selectable && is_recomputable(&g)).map(|of| SavedSymbolic {
+                recomputed: Some(g.output_len()),
+                held: of.held.iter().chain([&tap]).cloned().collect(),
+                selectable: false,
+                depth: of.depth,
+            });
         Ok(Symbolic { recompute, ..x.record_simple_with([g.n, g.oh, g.ow, g.c], y, Some(tap)) })
     }
 }

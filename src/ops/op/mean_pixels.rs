@@ -1,8 +1,8 @@
 //! The mean over all pixels.
 
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::Symbolic;
 use crate::ops::portable::pixels;
 use crate::ops::value::Value;

@@ -1,9 +1,9 @@
 //! Channels scaled per image, as squeeze and excitation does.
 
 use crate::ops::buffer::Buffer;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::Symbolic;
 use crate::ops::portable::pixels;
 use crate::ops::value::Value;

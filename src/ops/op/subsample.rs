@@ -2,9 +2,9 @@
 
 use crate::ops::buffer::Buffer;
 use crate::ops::device::strided;
+use crate::ops::feature_map::{FeatureMap, Operation};
 use crate::ops::gradient::Differentiable;
 use crate::ops::graph::record;
-use crate::ops::map::{FeatureMap, Operation};
 use crate::ops::memory_model::Symbolic;
 use crate::ops::value::Value;
 use candle_core::{Result, Tensor};

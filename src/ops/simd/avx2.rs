@@ -62,34 +62,36 @@ impl Simd for F32 {
         fn avx2<J: Job<f32>>(s: F32, job: J) -> J::Output {
             job.run(s)
         }
-        // SAFETY: the token says that the processor has these instructions.
+        // SAFETY: `self` proves CPU support.
         unsafe { avx2(self, job) }
     }
     #[inline(always)]
     unsafe fn load_part(self, p: *const f32, n: usize) -> __m256 {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
+        // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract; lanes from `n` on are not
+        // touched.
         unsafe { _mm256_maskload_ps(p, first_f32(n)) }
     }
     #[inline(always)]
     unsafe fn store_part(self, p: *mut f32, v: __m256, n: usize) {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
+        // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract; lanes from `n` on are not
+        // touched.
         unsafe { _mm256_maskstore_ps(p, first_f32(n), v) }
     }
     #[inline(always)]
     fn less(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token.
+        // SAFETY: `self` proves CPU support.
         unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(a, b) }
     }
     #[inline(always)]
     fn keep(self, mask: __m256, a: __m256) -> __m256 {
-        // SAFETY: the token.
+        // SAFETY: `self` proves CPU support.
         unsafe { _mm256_and_ps(mask, a) }
     }
     #[inline(always)]
     fn transpose(self, rows: &mut [__m256; 16]) {
         let mut pairs = *rows;
         let mut fours = *rows;
-        // SAFETY: the token.
+        // SAFETY: `self` proves CPU support.
         unsafe {
             for i in 0..4 {
                 pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);

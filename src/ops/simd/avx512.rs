@@ -59,34 +59,36 @@ impl Simd for F32 {
         fn avx512<J: Job<f32>>(s: F32, job: J) -> J::Output {
             job.run(s)
         }
-        // SAFETY: the token says that the processor has these instructions.
+        // SAFETY: `self` proves CPU support.
         unsafe { avx512(self, job) }
     }
     #[inline(always)]
     unsafe fn load_part(self, p: *const f32, n: usize) -> __m512 {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
+        // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract; lanes from `n` on are not
+        // touched.
         unsafe { _mm512_maskz_loadu_ps(first(n) as __mmask16, p) }
     }
     #[inline(always)]
     unsafe fn store_part(self, p: *mut f32, v: __m512, n: usize) {
-        // SAFETY: the token, and the caller's promise: lanes from `n` on are not touched.
+        // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract; lanes from `n` on are not
+        // touched.
         unsafe { _mm512_mask_storeu_ps(p, first(n) as __mmask16, v) }
     }
     #[inline(always)]
     fn less(self, a: __m512, b: __m512) -> __mmask16 {
-        // SAFETY: the token.
+        // SAFETY: `self` proves CPU support.
         unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
     }
     #[inline(always)]
     fn keep(self, mask: __mmask16, a: __m512) -> __m512 {
-        // SAFETY: the token.
+        // SAFETY: `self` proves CPU support.
         unsafe { _mm512_maskz_mov_ps(mask, a) }
     }
     #[inline(always)]
     fn transpose(self, rows: &mut [__m512; 16]) {
         let mut pairs = *rows;
         let mut fours = *rows;
-        // SAFETY: the token.
+        // SAFETY: `self` proves CPU support.
         unsafe {
             for i in 0..8 {
                 pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);

@@ -1,4 +1,4 @@
-//! What a vector can do, and how a job reaches the vectors of an instruction set.
+//! The SIMD trait, and dispatch of a kernel to an instruction set.
 
 use super::level::Level;
 use super::scratch::Scratch;

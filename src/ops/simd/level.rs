@@ -1,4 +1,4 @@
-//! Which instruction sets the processor has, and which one is used.
+//! The processor's instruction sets, and the one in use.
 
 use std::sync::OnceLock;
 

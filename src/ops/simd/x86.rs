@@ -15,32 +15,32 @@ macro_rules! common_operations {
     ) => {
         #[inline(always)]
         fn splat(self, v: f32) -> $v {
-            // SAFETY: the token.
+            // SAFETY: `self` proves CPU support.
             unsafe { $splat(v) }
         }
         #[inline(always)]
         unsafe fn broadcast(self, p: *const f32) -> $v {
-            // SAFETY: the token, and the caller's promise.
+            // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract.
             unsafe { $broadcast(_mm_load_ss(p)) }
         }
         #[inline(always)]
         unsafe fn load(self, p: *const f32) -> $v {
-            // SAFETY: the token, and the caller's promise.
+            // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract.
             unsafe { $load(p) }
         }
         #[inline(always)]
         unsafe fn store(self, p: *mut f32, v: $v) {
-            // SAFETY: the token, and the caller's promise.
+            // SAFETY: `self` proves CPU support; the caller upholds the method's safety contract.
             unsafe { $store(p, v) }
         }
         #[inline(always)]
         fn mul_add(self, a: $v, b: $v, c: $v) -> $v {
-            // SAFETY: the token.
+            // SAFETY: `self` proves CPU support.
             unsafe { $mul_add(a, b, c) }
         }
         #[inline(always)]
         fn scale(self, v: $v, t: $v) -> $v {
-            // SAFETY: the token.
+            // SAFETY: `self` proves CPU support.
             unsafe {
                 let power = $shift::<23>($to_integers(t));
                 $from_integers($add_integers($to_integers(v), power))
@@ -49,7 +49,7 @@ macro_rules! common_operations {
         $(
             #[inline(always)]
             fn $binary(self, a: $v, b: $v) -> $v {
-                // SAFETY: the token.
+                // SAFETY: `self` proves CPU support.
                 unsafe { $intrinsic(a, b) }
             }
         )*

@@ -1,4 +1,4 @@
-//! What the hub answers when asked about a file.
+//! The hub's response to a metadata request.
 
 /// The hub's facts about a file.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! Questions about files, and the retries that both questions and downloads use.
+//! Metadata requests, and retries for all requests.
 
 use super::answer::{About, Answer};
 use super::checksum::matches;
@@ -27,9 +27,9 @@ impl Client {
     /// Asks about a file, with retries; if `hurried`, at most twice and with a short timeout.
     pub async fn ask(&self, revision: &str, name: &str, hurried: bool) -> Result<Answer> {
         let mut tries = if hurried { self.settings.attempts.saturating_sub(2) } else { 0 };
-        let patience = if hurried { self.settings.patience.min(HURRY) } else { self.settings.patience };
+        let limit = if hurried { self.settings.request_timeout.min(HURRY) } else { self.settings.request_timeout };
         loop {
-            match self.ask_once(revision, name, patience).await {
+            match self.ask_once(revision, name, limit).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => self.pause(failure, &mut tries).await?,
             }
@@ -52,7 +52,7 @@ impl Client {
         Ok(())
     }
 
-    async fn ask_once(&self, revision: &str, name: &str, patience: Duration) -> Result<Answer, Failure> {
+    async fn ask_once(&self, revision: &str, name: &str, limit: Duration) -> Result<Answer, Failure> {
         let refused = |problem: String| self.repository.error(HubErrorKind::Refused, problem);
         let mut url = Url::parse(&self.settings.endpoint)
             .map_err(|error| refused(format!("{} is not an address: {error}", self.settings.endpoint)))?;
@@ -66,11 +66,11 @@ impl Client {
             // The content length is the file's only without compression.
             let request = self.http.head(url.clone()).header(ACCEPT_ENCODING, "identity");
             let request = self.settings.token.iter().fold(request, reqwest::RequestBuilder::bearer_auth);
-            let answer = match timeout(patience, request.send()).await {
+            let answer = match timeout(limit, request.send()).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => return Err(self.unreachable(error.without_url())),
                 Err(_) => {
-                    let problem = format!("no answer within {patience:?}");
+                    let problem = format!("no answer within {limit:?}");
                     return Err(self.unreachable(problem));
                 }
             };

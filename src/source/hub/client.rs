@@ -1,4 +1,4 @@
-//! Connections to the hub for one repository. A client never changes; what the cache holds is not its concern.
+//! Connections to the hub for one repository. A client is immutable and does not use the cache.
 
 use super::repository::Repository;
 use super::settings::Settings;

@@ -29,7 +29,7 @@ impl Client {
     }
 
     pub fn stalled(&self, name: &str) -> Failure {
-        let problem = format!("no data of {name} arrived for {:?}", self.settings.stall);
+        let problem = format!("no data of {name} arrived for {:?}", self.settings.download_timeout);
         Failure::Retry(self.repository.error(HubErrorKind::Busy, problem), None)
     }
 

@@ -1,4 +1,4 @@
-//! The cache policy: when the cache serves a file, when the hub is asked about it, when it is downloaded.
+//! The cache policy: when a file comes from the cache, when its metadata is requested, when it is downloaded.
 
 use super::answer::{About, Answer};
 use super::cache::{Cache, State};

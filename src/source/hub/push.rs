@@ -123,7 +123,8 @@ impl HubUpload {
         }
         let id = client.repository.id();
         let request = client.hf.create_repository().repo_id(&id).repo_type(hf_hub::RepoTypeModel);
-        let created = timeout(client.settings.patience, request.private(self.private).exist_ok(true).send()).await;
+        let created =
+            timeout(client.settings.request_timeout, request.private(self.private).exist_ok(true).send()).await;
         let slow = |_| client.repository.error(HubErrorKind::Busy, "creating the repository took too long; try again");
         created.map_err(slow)?.map_err(|error| client.error(error)).map(drop)
     }
@@ -164,7 +165,7 @@ impl HubUpload {
                 let model = client.hf.model(&repository.owner, &repository.name);
                 let commit = model.create_commit().operations(adds).commit_message(message);
                 // An upload's progress is not visible here, so one that is slower than this counts as dead.
-                let longest = client.settings.stall + Duration::from_secs(bytes / SLOWEST);
+                let longest = client.settings.download_timeout + Duration::from_secs(bytes / SLOWEST);
                 let commit = timeout(longest, commit.revision(&repository.revision).send()).await;
                 let slow = |_| repository.error(HubErrorKind::Busy, "the upload took too long; try again");
                 let commit = commit.map_err(slow)?.map_err(|error| client.error(error))?;

@@ -1,4 +1,4 @@
-//! The name of a repository at a revision, and which names may become parts of paths and addresses.
+//! The name of a repository at a revision, and which names are allowed in paths and addresses.
 
 use crate::error::{BoxError, Error, HubErrorKind, Result};
 use std::fmt;

@@ -17,12 +17,12 @@ pub(super) struct Settings {
     pub attempts: u32,
     /// The wait before the second attempt; it doubles before each later one.
     pub pause: Duration,
-    /// The longest pause that is granted to the hub.
+    /// Longest Retry-After that is honoured.
     pub longest_pause: Duration,
-    /// The timeout of a question.
-    pub patience: Duration,
+    /// The timeout of a metadata request.
+    pub request_timeout: Duration,
     /// The timeout of a download that receives no data.
-    pub stall: Duration,
+    pub download_timeout: Duration,
 }
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -67,7 +67,7 @@ impl Settings {
         let token = remote.token.clone().or_else(implicit).map(|token| token.trim().to_string());
         let token = token.filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
-            let problem = "holds characters that no token has; check that it was pasted correctly";
+            let problem = "contains characters that are invalid in a token; check that it was pasted correctly";
             return Err(Error::invalid("the hub's token", problem));
         }
         let seconds = |name: &str, default: u64| -> Result<Duration> {
@@ -85,8 +85,8 @@ impl Settings {
             attempts: 5,
             pause: Duration::from_millis(300),
             longest_pause: Duration::from_secs(60),
-            patience: seconds("HF_HUB_ETAG_TIMEOUT", 30)?,
-            stall: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
+            request_timeout: seconds("HF_HUB_ETAG_TIMEOUT", 30)?,
+            download_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
         })
     }
 }
@@ -181,7 +181,10 @@ mod tests {
         assert!(resolve(&remote(), &[home, both[2]]).unwrap().offline);
         assert!(resolve(&remote(), &[home, ("HF_ENDPOINT", "hub.example")]).is_err());
         let settings = resolve(&remote(), &[home, ("HF_HUB_ETAG_TIMEOUT", "3")]).unwrap();
-        assert_eq!((settings.patience, settings.stall), (Duration::from_secs(3), Duration::from_secs(60)));
+        assert_eq!(
+            (settings.request_timeout, settings.download_timeout),
+            (Duration::from_secs(3), Duration::from_secs(60))
+        );
         for odd in ["soon", "0", "-1", "nan", "1e9"] {
             assert!(resolve(&remote(), &[home, ("HF_HUB_DOWNLOAD_TIMEOUT", odd)]).is_err(), "{odd}");
         }

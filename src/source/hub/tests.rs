@@ -42,8 +42,8 @@ impl Scene {
             attempts: 3,
             pause: Duration::from_millis(10),
             longest_pause: Duration::from_secs(2),
-            patience: Duration::from_secs(20),
-            stall: Duration::from_millis(400),
+            request_timeout: Duration::from_secs(20),
+            download_timeout: Duration::from_millis(400),
         };
         Self { dir, hub: Some(hub), settings }
     }

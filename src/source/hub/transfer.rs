@@ -96,8 +96,8 @@ impl Downloader {
                 Ok(true) => return Ok(()),
                 Ok(false) => {
                     tries = 0;
-                    // Twice as much would still take at most half of the stall timeout.
-                    if begun.elapsed() < client.settings.stall / 4 {
+                    // Twice as much would still take at most half of the download timeout.
+                    if begun.elapsed() < client.settings.download_timeout / 4 {
                         piece = (piece * 2).min(MOST_PIECE);
                     }
                 }
@@ -132,14 +132,14 @@ impl Downloader {
         let model = client.hf.model(&client.repository.owner, &client.repository.name);
         let range = (start > 0 || end < about.size).then_some(start..end);
         let asked = model.download_file_stream().filename(name).revision(commit).maybe_range(range).send();
-        let (_, mut stream) = match timeout(client.settings.stall, asked).await {
+        let (_, mut stream) = match timeout(client.settings.download_timeout, asked).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(client.failure(error)),
             Err(_) => return Err(client.stalled(name)),
         };
         let (mut done, mut reported) = (start, start);
         loop {
-            let chunk = match timeout(client.settings.stall, stream.next()).await {
+            let chunk = match timeout(client.settings.download_timeout, stream.next()).await {
                 Ok(Some(Ok(chunk))) => chunk,
                 Ok(Some(Err(error))) => return Err(client.interrupted(name, done, about.size, Some(error))),
                 Ok(None) => break,

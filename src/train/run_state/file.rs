@@ -1,6 +1,6 @@
 //! A run's state as a safetensors file: tensors by role and name, everything else as one JSON text.
 
-use super::{RunState, VERSION};
+use super::{RunState, Setting, VERSION};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::metrics::Evaluation;
@@ -27,6 +27,7 @@ struct Description {
     /// The version of the format, under a name that no other file of this crate has.
     run_state: u32,
     head: Head,
+    setting: Setting,
     report: Report,
     seconds: f64,
     position: Position,
@@ -79,6 +80,7 @@ pub(super) fn write(state: &RunState, path: &Path) -> Result<()> {
     let description = Description {
         run_state: VERSION,
         head: state.head,
+        setting: state.setting.clone(),
         report: state.report.clone(),
         seconds: state.seconds,
         position: state.position.clone(),
@@ -121,6 +123,7 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
     let best = Best { kept: kept.collect(), ..Best::new(description.report.metric) };
     Ok(RunState {
         head: description.head,
+        setting: description.setting,
         report: description.report,
         seconds: description.seconds,
         position: description.position,

@@ -23,6 +23,9 @@ impl Session {
         if std::mem::take(&mut self.continues.epoch) && running {
             return Ok(true);
         }
+        if self.phase.as_ref().and_then(|phase| phase.epoch.as_ref()).is_some_and(|epoch| epoch.sampler.taken() == 0) {
+            return Err(Error::invalid("session", "the epoch in progress has had no batch; call next_batch first"));
+        }
         self.close_epoch(None)?;
         if self.phase.is_none() {
             // The end of a phase leaves none in progress.
@@ -96,12 +99,14 @@ impl Session {
         if self.phase.as_ref().is_none_or(|phase| phase.epoch.is_none()) {
             return Err(Error::invalid("session", "no epoch is in progress; call end_epoch after its last batch"));
         }
+        if self.phase.as_ref().and_then(|phase| phase.epoch.as_ref()).is_some_and(|epoch| epoch.sampler.taken() == 0) {
+            return Err(Error::invalid("session", "the epoch has had no batch; call end_epoch after its last batch"));
+        }
         self.report.samples.valid = Some(valid.total);
         self.close_epoch(Some(valid))
     }
 
-    /// Puts the weights of the best epoch back, of those that [`Session::end_epoch`] was told of, and ends the phase in
-    /// progress. Call it before [`Session::finish`]; training on from there changes the weights again.
+    /// Restores the weights of the best epoch among those passed to `end_epoch`, and ends the phase in progress. Call it before [`Session::finish`]; training on from there changes the weights again.
     ///
     /// # Errors
     /// If no epoch was validated, and [`Error::Diverged`] if the losses of all were NaN or infinite.

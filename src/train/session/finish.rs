@@ -1,4 +1,4 @@
-//! A session's end.
+//! Turns a session into its result.
 
 use super::Session;
 use crate::backbone::{Backbone, Profile};
@@ -10,8 +10,8 @@ use crate::train::fitted::Fitted;
 
 impl Session {
     /// Ends the session: the weights as they are become a predictor, those of the last step or, after
-    /// [`Session::restore_best`], those of the best epoch. [`Report::best_epoch`](crate::Report::best_epoch) tells
-    /// which.
+    /// [`Session::restore_best`], those of the best epoch. [`Report::best_epoch`](crate::Report::best_epoch)
+    /// names it.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the weights are not finite, since such a predictor could not predict anything.

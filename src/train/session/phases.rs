@@ -1,9 +1,9 @@
-//! From one phase of the plan to the next, and the features that are cached for it.
+//! Moves from one phase of the plan to the next, and caches its features.
 
 use super::Session;
 use crate::data::{Augment, Dataset, Loader, Transform, batch_count};
 use crate::error::Result;
-use crate::features::{Cut, FeatureSet, Producer};
+use crate::features::{Cut, FeatureExtractor, FeatureSet};
 use crate::fingerprint::Fingerprint;
 use crate::train::audit::Audit;
 use crate::train::event::Event;
@@ -19,7 +19,7 @@ enum Purpose {
 }
 
 impl Session {
-    /// Enters the next phase of the plan: what it freezes is frozen, and its features are computed and cached where that
+    /// Enters the next phase of the plan: freezes its frozen tensors, and computes and caches their features where that
     /// saves work. `false` when the plan is done. A phase in progress is ended first, as by [`Session::end_phase`].
     ///
     /// After [`Session::resume`] the first call continues the phase that the state was taken in.
@@ -40,8 +40,8 @@ impl Session {
         Ok(true)
     }
 
-    /// Ends the phase in progress, before its time where epochs are left; nothing happens without one. An epoch in
-    /// progress is ended without a validation.
+    /// Ends the current phase early; does nothing if there is none. An epoch in progress is ended without a
+    /// validation.
     ///
     /// # Errors
     /// [`Error::Audit`](crate::Error::Audit) if something frozen has changed.
@@ -50,7 +50,7 @@ impl Session {
         self.leave_phase()
     }
 
-    /// Enters a phase at the point that `state` says.
+    /// Enters a phase at the position `state`.
     pub(super) fn enter(&mut self, state: PhaseState) -> Result<()> {
         let phases = self.plan.phases.len();
         let phase = self.plan.phases[state.index].clone();
@@ -86,7 +86,7 @@ impl Session {
         Ok(())
     }
 
-    /// Leaves the phase in progress, after a last look at what it froze.
+    /// Leaves the phase in progress, after a last check of its frozen tensors.
     pub(super) fn leave_phase(&mut self) -> Result<()> {
         self.continues.phase = false;
         if let Some(mut phase) = self.phase.take()
@@ -126,26 +126,26 @@ impl Session {
             return Ok(None);
         };
         let begun = Instant::now();
-        let mut producer = Producer::over(&phase.network, &self.model.profile, self.model.weights())?;
+        let mut extractor = FeatureExtractor::over(&phase.network, &self.model.profile, self.model.weights())?;
         if let Some(workers) = self.workers {
-            producer = producer.workers(workers);
+            extractor = extractor.workers(workers);
         }
-        let producer = match &purpose {
-            Purpose::Validation => producer.must_be_finite(false),
+        let extractor = match &purpose {
+            Purpose::Validation => extractor.must_be_finite(false),
             Purpose::Training(augment) => {
                 let transform = Transform::train(&self.model.profile.spec, augment)?;
                 let random = augment
                     .is_random()
                     .then(|| Fingerprint::new("augment").number(self.seed).text(&format!("{augment:?}")).finish());
-                producer.transform(transform, self.seed, random)
+                extractor.transform(transform, self.seed, random)
             }
         };
         let cut = Cut::Boundary(phase.frozen_blocks);
-        self.cache.forget_others(Some(producer.made_by(cut, &self.cache)?));
+        self.cache.forget_others(Some(extractor.made_by(cut, &self.cache)?));
         let all: Vec<usize> = (0..dataset.len()).collect();
         let listener = &mut self.listener;
         let progress = |done, total| listener.tell(&Event::Features { done, total });
-        let features = FeatureSet::gather_with(dataset, &all, views, &producer, &[cut], &self.cache, progress)?;
+        let features = FeatureSet::gather_with(dataset, &all, views, &extractor, &[cut], &self.cache, progress)?;
         if features.is_none() {
             tracing::warn!(
                 cache = ?self.cache,

@@ -1,18 +1,20 @@
-//! A session's state, copied out and put back.
+//! Copies a session's state out, and restores it.
 
 use super::{Continues, Session};
+use crate::backbone::Profile;
 use crate::error::Result;
+use crate::fingerprint::Fingerprint;
 use crate::params::Slot;
 use crate::train::learner::Learners;
 use crate::train::phase::RunningPhase;
 use crate::train::position::Position;
-use crate::train::run_state::RunState;
+use crate::train::run_state::{RunState, Setting};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 impl Session {
-    /// What the run is now, as a value: at any moment between two calls, in the middle of an epoch too. Everything that
-    /// may change is copied.
+    /// A checkpoint of the run; may be taken between any two calls, also within an epoch. Everything that may change is
+    /// copied.
     ///
     /// A batch that was handed out and not stepped yet counts as taken: step it first.
     ///
@@ -21,6 +23,7 @@ impl Session {
     pub fn state(&self) -> Result<RunState> {
         Ok(RunState {
             head: self.model.head,
+            setting: self.setting(),
             report: self.report.clone(),
             seconds: self.seconds_before + self.started.elapsed().as_secs_f64(),
             position: Position {
@@ -35,8 +38,24 @@ impl Session {
         })
     }
 
+    fn setting(&self) -> Setting {
+        let Profile { blueprint, naming, spec, dtype, .. } = &self.model.profile;
+        Setting {
+            structure: blueprint.structure(),
+            naming: *naming,
+            input: spec.clone(),
+            dtypes: (format!("{dtype:?}"), format!("{:?}", self.cache.stored(*dtype))),
+            data: *self.data_identity.get_or_init(|| {
+                let prints: Option<Vec<u64>> = (0..self.dataset.len()).map(|i| self.dataset.fingerprint(i)).collect();
+                let all = |print: Fingerprint, sample: u64| print.number(sample);
+                prints.map(|prints| prints.into_iter().fold(Fingerprint::new("samples"), all).finish())
+            }),
+        }
+    }
+
     /// Puts a state back; the session goes on from there to the same bytes as the run that the state was taken from. It
-    /// must have the same plan, seed, head, classes and training data. Cached features are looked up or computed again.
+    /// must have the same network, plan, seed, head, metric, preparation of images, classes and training data; training data is
+    /// compared by [`Dataset::fingerprint`](crate::Dataset::fingerprint) where it has them. Cached features are looked up or computed again.
     ///
     /// The next [`Session::next_phase`] and [`Session::next_epoch`] continue the phase and the epoch that the state was
     /// taken in, so the usual loops resume in the middle:
@@ -68,7 +87,7 @@ impl Session {
     /// # Errors
     /// If the state is that of another run; then the session is as it was. After any other error it is of no use.
     pub fn resume(&mut self, state: &RunState) -> Result<()> {
-        state.check(&self.report, self.model.head)?;
+        state.check(&self.report, self.model.head, &self.setting())?;
         let state = state.completed(&self.model.profile.device, || self.model.snapshot())?;
         (self.phase, self.continues, self.learners) = (None, Continues::default(), Learners::default());
         self.model.reset(&state.model)?;

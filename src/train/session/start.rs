@@ -1,4 +1,4 @@
-//! A session's beginning: checks, initial weights, and warnings.
+//! Starts a session: checks, initial weights, and warnings.
 
 use super::{Continues, Session};
 use crate::data::{Augment, Dataset, Loader, Transform};
@@ -12,6 +12,7 @@ use crate::train::learner::Learners;
 use crate::train::model::Model;
 use crate::train::position::Counters;
 use crate::train::setup::Setup;
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -31,12 +32,12 @@ impl Session {
             return Err(Error::invalid("dataset", problem));
         }
         head.check_labels(&backbone, &labels)?;
+        // An augmentation that cannot be is refused now, not when its phase begins.
+        Transform::train(backbone.input_spec(), &plan.augment)?;
         if plan.augment.is_random() && Loader::gives_tensors(&data)? {
             plan.reasons.push("the samples are tensors, which are not augmented".into());
             plan.augment = Augment::none();
         }
-        // An augmentation that cannot be is refused now, not when its phase begins.
-        Transform::train(backbone.input_spec(), &plan.augment)?;
         let model = Model::start(&backbone, head, labels, plan.init, seed)?;
         let warnings = plan.warnings(&backbone);
         let base_model = backbone.inner.profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained);
@@ -54,6 +55,7 @@ impl Session {
             audit,
             listener,
             dataset: data,
+            data_identity: OnceCell::new(),
             model,
             learners: Learners::default(),
             counters: Counters::default(),

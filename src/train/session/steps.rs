@@ -2,7 +2,7 @@
 
 use super::{Session, no_phase};
 use crate::data::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::inference::Inference;
 use crate::ops::{Gradient, Gradients, backward};
 use crate::train::event::Event;
@@ -40,8 +40,9 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Diverged`] for a loss that is not finite, [`Error::Audit`] if a gradient is not finite or, in the first
-    /// step of a phase, a parameter was not reached or something frozen has changed. Except for the last, no step was
-    /// made then (a forward pass with batch statistics has moved the running ones already).
+    /// step of a phase, a parameter was not reached or something frozen has changed. No step is
+    /// made on error, except when a frozen tensor has changed. (A forward pass with batch statistics has updated the
+    /// running ones already.)
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         self.check_loss(value)?;
@@ -82,13 +83,16 @@ impl Session {
         let mut named = Gradients::new();
         for (name, gradient) in gradients {
             let Some(learner) = self.learners.iter().find(|learner| learner.name == name) else {
-                let known = self.learners.iter().map(|learner| learner.name.clone()).collect();
+                let known = nearest(&name, self.learners.iter().map(|learner| learner.name.as_str()), 5);
                 return Err(Error::UnknownBlock { name, known });
             };
             let shape = learner.variable.dims();
             if gradient.dims() != shape {
                 let problem = format!("has shape {:?}, and the parameter {shape:?}", gradient.dims());
                 return Err(Error::invalid(format!("gradient of {name}"), problem));
+            }
+            if named.contains_key(&name) {
+                return Err(Error::invalid(format!("gradient of {name}"), "is given twice"));
             }
             named.insert(name, Gradient::Tensor(gradient.detach()));
         }

@@ -1,4 +1,4 @@
-//! The results of calls, as far as they are known without calling anything.
+//! The results of the few known calls in a pickle, computed without executing anything.
 
 use std::rc::Rc;
 
@@ -7,7 +7,7 @@ use super::{EXTENSION, MAX_KEY, Machine, Problem};
 use crate::weights::MAX_RANK;
 
 impl Machine<'_> {
-    /// The result of a call, as far as it is known without calling anything.
+    /// The result of a call, if it is one of the known ones; nothing is executed.
     pub(super) fn call(&mut self, callee: Id, arguments: Id) -> Result<Id, Problem> {
         let Pickled::Tuple(arguments) = &self.table[arguments as usize] else {
             return Err("the arguments of a call are not a tuple".into());
@@ -19,7 +19,7 @@ impl Machine<'_> {
                 Known::New(value) => value,
                 Known::Existing(id) => return Ok(id),
             },
-            _ => return Err("a call of what is not a function".into()),
+            _ => return Err("the called object is not a function".into()),
         };
         self.table.push(value);
         Ok(self.table.len() as Id - 1)
@@ -85,11 +85,11 @@ impl Machine<'_> {
     /// The storage that `("storage", class, key, device, count)` stands for.
     pub(super) fn storage(&self, id: Id) -> Result<Pickled, Problem> {
         let Some(&[tag, class, key, _device, count]) = self.items(id) else {
-            return Ok(Pickled::Other("a reference out of the pickle"));
+            return Ok(Pickled::Other("an unsupported persistent id"));
         };
         let (tag, key) = (&self.table[tag as usize], &self.table[key as usize]);
         let (Pickled::Text(tag), Pickled::Text(key)) = (tag, key) else {
-            return Ok(Pickled::Other("a reference out of the pickle"));
+            return Ok(Pickled::Other("an unsupported persistent id"));
         };
         Ok(match (tag.as_str(), &self.table[class as usize], self.size(count)) {
             ("storage", &Pickled::Global(Callee::Storage(dtype)), Some(count)) => {
@@ -100,7 +100,7 @@ impl Machine<'_> {
                 Pickled::Storage(Rc::new(Storage { key: key.clone(), dtype, count }))
             }
             ("storage", &Pickled::Opaque { module, name }, _) => Pickled::Opaque { module, name },
-            _ => Pickled::Other("a reference out of the pickle"),
+            _ => Pickled::Other("an unsupported persistent id"),
         })
     }
 

@@ -57,7 +57,7 @@ fn what_is_no_tensor_is_no_error_until_a_tensor_is_needed() {
         (b"ctorch\nFloatStorage\n)R.".to_vec(), "a storage"),
         (b"ccollections\nOrderedDict\nK\x01\x85R.".to_vec(), "a dictionary made of another"),
         (b"ccollections\ndefaultdict\nc__builtin__\nlist\n\x85R.".to_vec(), "a dictionary"),
-        (b"K\x01Q.".to_vec(), "a reference out of the pickle"),
+        (b"K\x01Q.".to_vec(), "an unsupported persistent id"),
     ] {
         let found = described(&body);
         assert!(found.ends_with(words), "{:?}: {found}", body.escape_ascii().to_string());

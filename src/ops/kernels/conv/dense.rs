@@ -10,7 +10,7 @@ use crate::ops::geometry::Geometry;
 use crate::ops::simd::{Job, Lanes, Level, Simd};
 use rayon::prelude::*;
 
-/// Elements of the result that one task computes per image, at least.
+/// Minimum output elements per task and image.
 const ROWS: usize = 16;
 /// Elements of the weights that one task reads, about.
 const WORK: usize = 1 << 16;
@@ -19,7 +19,7 @@ const SUMS: usize = 4096;
 /// Rows of the weights that are added to such sums at once.
 const AT_ONCE: usize = 8;
 
-/// Whether this is such a convolution.
+/// Fully connected case: the kernel covers the whole input.
 pub(crate) fn fits(g: &Geometry) -> bool {
     g.groups == 1 && g.pad == [0; 4] && (g.kh, g.kw) == (g.h, g.w)
 }
@@ -53,7 +53,7 @@ pub(crate) fn forward<T: Lanes>(level: Level, x: &[T], w: &[T], g: &Geometry, e:
     let ordered = (g.h * g.w > 1).then(|| in_order(x, g));
     let x = ordered.as_deref().unwrap_or(x);
     let rows = (WORK / len).clamp(ROWS.min(g.k), g.k).next_multiple_of(4);
-    // [k][n], so that each task writes what is its own.
+    // [k][n], so that tasks write disjoint parts.
     let mut sums = Buffer::arbitrary(g.k * n);
     sums.par_chunks_mut(rows * n).zip(w.par_chunks(rows * len)).for_each(|(sums, w)| {
         T::run(level, Dots { x, w, len, sums });

@@ -21,7 +21,7 @@ use block::{BLOCK, PACKED, block, image};
 use rayon::prelude::*;
 use tile::{Plane, Taps};
 
-/// Whether this is such a convolution.
+/// Depthwise case: one kernel per channel.
 pub(crate) fn fits(g: &Geometry) -> bool {
     g.groups == g.c && g.k == g.c
 }

@@ -7,17 +7,17 @@
 
 mod flatten;
 mod forward;
-mod input;
+mod input_gradient;
+mod kernel_gradient;
 mod pack;
 mod tile;
 mod unpack;
-mod weight;
 
 pub(crate) use flatten::{backward_layout, forward_layout};
 pub(super) use forward::Grid;
 pub(crate) use forward::forward;
-pub(crate) use input::input_gradient;
+pub(crate) use input_gradient::input_gradient;
+pub(crate) use kernel_gradient::{weight_gradient, weight_gradient_len};
 pub(crate) use pack::{pack, pack_backward};
 pub(super) use tile::{GradientTile, Walk, gradient_product, next_size};
 pub(super) use unpack::unpack;
-pub(crate) use weight::{weight_gradient, weight_gradient_len};

@@ -1,4 +1,4 @@
-//! How channels are cut into blocks and panels, and outputs into pieces of work.
+//! How channels are divided into blocks and panels, and outputs into tasks.
 
 /// How the channels that are summed over are cut into blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Every algorithm, number type and instruction set of this machine against the plain loops in f64.
+//! Every algorithm, element type and instruction set of this machine against the plain loops in f64.
 
 use super::*;
 use crate::ops::activation::Activation;
@@ -239,9 +239,9 @@ fn the_same_bytes_for_any_number_of_threads() {
 
 #[test]
 fn an_image_does_not_depend_on_its_batch() {
-    let squares = [(3, 3, 1, 1), (7, 3, 1, 1), (14, 3, 1, 1), (28, 3, 1, 1), (1, 1, 1, 0), (7, 7, 1, 0)];
+    let tiles = [(3, 3, 1, 1), (7, 3, 1, 1), (14, 3, 1, 1), (28, 3, 1, 1), (1, 1, 1, 0), (7, 7, 1, 0)];
     let direct = [(14, 1, 1, 0), (7, 1, 1, 0), (14, 1, 2, 0), (14, 3, 2, 1), (7, 5, 1, 2)];
-    for (size, kernel, stride, pad) in squares.into_iter().chain(direct) {
+    for (size, kernel, stride, pad) in tiles.into_iter().chain(direct) {
         let of = |n: usize| geometry(([n, size, size, 64], (50, kernel, kernel), stride, 1, 1, [pad; 4]));
         let (many, one) = (of(5), of(1));
         let algorithm = Algorithm::of(&many);

@@ -1,21 +1,21 @@
 //! Winograd's convolution of 3x3 kernels (Lavin and Gray 2015, arXiv 1509.09308).
 //!
-//! A square of m x m outputs reads P x P inputs, P = m + 2. Read the inputs and the kernel as polynomials: their
-//! product is known from its values at P points, and at a point it is one multiplication. So an output square costs
+//! A tile of m x m outputs reads P x P inputs, P = m + 2. Read the inputs and the kernel as polynomials: their
+//! product is known from its values at P points, and at a point it is one multiplication. So an output tile costs
 //! P x P multiplications per pair of channels instead of 9 m m: 36 for 144 with m = 4, 16 for 36 with m = 2. What
 //! remains is a matrix product over the channels for each of the P x P points, by the tiles of `direct`.
 //!
-//! Larger squares save more and lose digits.
+//! Larger tiles save more and lose digits.
 
+mod kernel_gradient;
 mod pack;
 mod product;
-mod squares;
+mod tiles;
 mod transform;
-mod weight;
 
+pub(crate) use kernel_gradient::{weight_gradient, weight_gradient_len};
 pub(crate) use pack::pack;
 pub(crate) use product::{product, scratch_bytes};
-pub(crate) use weight::{weight_gradient, weight_gradient_len};
 
 use super::layout::Blocks;
 use crate::ops::geometry::Geometry;

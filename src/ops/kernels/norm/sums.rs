@@ -1,4 +1,4 @@
-//! Sums per channel: short runs in vectors, then in f64, pieces in order.
+//! Per-channel sums: short runs in SIMD, accumulated in f64, in a fixed order.
 
 use super::act::Act;
 use super::pass::get;

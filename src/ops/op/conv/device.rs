@@ -1,8 +1,8 @@
-//! The form composed of Candle's operations.
+//! The composed form: Candle's operations, for other devices.
 
 use super::step::{BatchStatistics, ConvStep, Norm, check_count};
 use crate::ops::device::{geometry, padded, per_channel};
-use crate::ops::map::Operation;
+use crate::ops::feature_map::Operation;
 use crate::ops::op::activate::Activate;
 use candle_core::{Result, Tensor};
 

@@ -30,7 +30,7 @@ pub(super) enum Sums<T: Differentiable> {
 
 impl<T: Differentiable> Sums<T> {
     pub fn new(z: Buffer<T>, x: &Value<T>, filter: &PreparedFilter<T>, g: &Geometry) -> Self {
-        if recomputes_sums(g) {
+        if recomputes_sums(g, x.saved().depth()) {
             Self::Recompute { x: x.saved(), filter: filter.clone(), g: *g }
         } else {
             Self::Saved(Arc::new(z))
@@ -80,5 +80,12 @@ impl<T: Differentiable> Recompute<T> for Normed<T> {
 
     fn is_selectable(&self) -> bool {
         true
+    }
+
+    fn depth(&self) -> usize {
+        match &*self.z {
+            Sums::Saved(_) => 0,
+            Sums::Recompute { x, .. } => 1 + x.depth(),
+        }
     }
 }

@@ -71,9 +71,10 @@ impl ConvStep<'_> {
 
 /// Whether backward recomputes the sums that a norm reads, instead of saving them. So few terms cost no more than a few
 /// passes over memory. It is a first convolution, over the colours alone, or the expansion of a few channels: the
-/// largest maps of all.
-pub(super) fn recomputes_sums(g: &Geometry) -> bool {
-    g.groups == 1 && g.c * g.kh * g.kw <= 32
+/// largest maps of all. `depth`: how many convolutions the input itself is recomputed by, one from the other's result;
+/// a long chain of them would take time that grows with the square of its length.
+pub(super) fn recomputes_sums(g: &Geometry, depth: usize) -> bool {
+    g.groups == 1 && g.c * g.kh * g.kw <= 32 && depth < 2
 }
 
 /// Whether the kernel's gradient is a sum of outer products, one per image.

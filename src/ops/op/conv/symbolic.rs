@@ -1,9 +1,9 @@
 //! The symbolic form: what the CPU form allocates, saves for backward, and allocates there.
 
 use super::step::{ConvStep, Norm, check_residual, is_sum_of_outer_products, recomputes_sums};
+use crate::ops::feature_map::Operation;
 use crate::ops::gradient::stays_factored;
 use crate::ops::kernels::conv::choose;
-use crate::ops::map::Operation;
 use crate::ops::memory_model::{Allocation, SavedSymbolic, Symbolic, Tape, give};
 use crate::ops::op::activate::Activate;
 use candle_core::{Result, Tensor};
@@ -38,12 +38,15 @@ pub(super) fn conv_step(x: &Symbolic, step: &ConvStep, residual: Option<&Symboli
 
     let (input, through) = (x.accumulator.clone(), residual.and_then(|r| r.accumulator.clone()));
     let recorded = learns || affine_learns || input.is_some() || through.is_some();
-    let recomputes = normed && recomputes_sums(&g);
+    let input_depth = x.saved().depth;
+    let recomputes = normed && recomputes_sums(&g, input_depth);
     let saved_x = learns.then(|| x.saved());
     let saved_z = (normed && !recomputes).then(|| z.clone());
     let saved_y = step.saves_result(residual.is_some()).then(|| y.clone());
-    let recompute = (recorded && step.is_recomputable(residual.is_some()))
-        .then(|| SavedSymbolic { recomputed: Some(out_len), held: saved_z.iter().cloned().collect() });
+    let recompute = (recorded && step.is_recomputable(residual.is_some())).then(|| {
+        let depth = if recomputes { 1 + input_depth } else { 0 };
+        SavedSymbolic { recomputed: Some(out_len), held: saved_z.iter().cloned().collect(), selectable: true, depth }
+    });
     drop(z);
     let backward = move |tape: &Tape, d: Allocation| {
         let sums = recomputes.then(|| tape.allocate(out_len));

@@ -1,4 +1,4 @@
-//! The result of a convolution.
+//! The forward pass of a direct convolution.
 
 use super::flatten::{compact, flatten, forward_layout};
 use super::tile::{Tile, Walk, next_size, product};

@@ -1,4 +1,4 @@
-//! Orders of the kernel's elements, for the result and for the gradient of the input.
+//! Packs a kernel, for the forward pass and for the gradient of the input.
 
 use super::flatten::{backward_layout, forward_layout};
 use crate::ops::buffer::Buffer;

@@ -21,8 +21,7 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// The same walk with its loops as far inside as possible: each iteration of an outer one costs as much as a few
-    /// factors.
+    /// The same loops, merged where contiguous: each iteration of an outer loop costs as much as a few products.
     pub fn flat(mut self) -> Self {
         for _ in 0..2 {
             if self.runs == 1 {
@@ -34,7 +33,7 @@ impl Walk {
         self
     }
 
-    /// Factors per sum.
+    /// Products per output element.
     pub fn depth(&self) -> usize {
         self.blocks * self.rows * self.runs * self.len
     }
@@ -65,7 +64,7 @@ pub(crate) struct Tile<'a, T> {
     pub act: Activation,
 }
 
-/// A copy of sums: an array that is indexed by a variable cannot lie in registers, and the original must.
+/// A copy of sums in memory: an array that is indexed by a variable cannot stay in registers, and the original must.
 #[inline(always)]
 fn in_memory<S: Simd, const M: usize, const N: usize>(s: S, held: &[[S::V; N]; M]) -> [[S::V; N]; M] {
     let mut sums = [[s.zero(); N]; M];

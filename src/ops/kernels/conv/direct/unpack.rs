@@ -1,4 +1,4 @@
-//! The gradient of a kernel, from the order of its sums to OIHW.
+//! Unpacks the gradient of a kernel, from the order of its sums to OIHW.
 
 use super::pack::PackedOrder;
 use crate::ops::kernels::conv::layout::{Blocks, Panels, cut};

@@ -1,4 +1,4 @@
-//! The kernel's values at the points.
+//! Transforms a kernel to its values at the points.
 // Loops over registers: the compiler unrolls a plain counter, and might not inline a closure.
 #![allow(clippy::needless_range_loop)]
 

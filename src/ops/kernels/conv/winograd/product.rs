@@ -1,6 +1,6 @@
-//! The result of a convolution, and by the same steps the gradient of its input.
+//! The forward pass of a Winograd convolution, and by the same steps the gradient of its input.
 
-use super::squares::{Squares, block_destinations};
+use super::tiles::{Tiles, block_destinations};
 use super::transform::{FromPoints, ToPoints};
 use crate::ops::activation::Activation;
 use crate::ops::epilogue::Epilogue;
@@ -22,17 +22,17 @@ pub(crate) fn product<T: Lanes, const P: usize>(
     y: &mut [T],
     add: bool,
 ) {
-    let squares = Squares::new::<P>(g);
-    let rows = g.n * squares.rows;
-    let task = rows_per_task::<T, P>(rows, squares.columns, &blocks, &panels);
+    let tiles = Tiles::new::<P>(g);
+    let rows = g.n * tiles.rows;
+    let task = rows_per_task::<T, P>(rows, tiles.columns, &blocks, &panels);
     let row_len = g.w * panels.channels;
     let starts: Vec<usize> = (0..rows).step_by(task).collect();
     let end = |row: usize| (row + task).min(rows);
-    let lens = starts.iter().map(|&row| (squares.pixel_row(end(row)) - squares.pixel_row(row)) * row_len);
+    let lens = starts.iter().map(|&row| (tiles.pixel_row(end(row)) - tiles.pixel_row(row)) * row_len);
     let list = cut(y, lens);
     list.into_par_iter().zip(starts).with_max_len(1).for_each(|(out, row)| {
-        let (from, count) = (row * squares.columns, (end(row) - row) * squares.columns);
-        let residual = e.residual.map(|r| &r[squares.pixel_row(row) * row_len..][..out.len()]);
+        let (from, count) = (row * tiles.columns, (end(row) - row) * tiles.columns);
+        let residual = e.residual.map(|r| &r[tiles.pixel_row(row) * row_len..][..out.len()]);
         let (pitch, total) = (blocks.count * blocks.pitch, panels.total());
         with_scratch(P * P * count * (pitch + total), |scratch| {
             let (values, products) = scratch.split_at_mut(P * P * count * pitch);
@@ -41,7 +41,7 @@ pub(crate) fn product<T: Lanes, const P: usize>(
             let to = ToPoints::<T, P, false> {
                 map: x,
                 channels: blocks.channels,
-                squares,
+                tiles,
                 from,
                 count,
                 destinations: &destinations,
@@ -58,7 +58,7 @@ pub(crate) fn product<T: Lanes, const P: usize>(
             let from = FromPoints::<T, P> {
                 products,
                 pitch: total,
-                squares,
+                tiles,
                 from,
                 count,
                 out,
@@ -73,7 +73,7 @@ pub(crate) fn product<T: Lanes, const P: usize>(
     });
 }
 
-/// The product at one point, [block][square][pitch] times [panel][block][..] to [square][channel].
+/// The product at one point, [block][tile][pitch] times [panel][block][..] to [tile][channel].
 fn matrix_product<'a, T>(
     blocks: &Blocks,
     panels: &Panels,
@@ -112,7 +112,7 @@ fn matrix_product<'a, T>(
 }
 
 /// Bytes of values and products that a thread keeps, for a kernel of this many elements at the points. (One row of
-/// squares of a very wide map may take more.)
+/// tiles of a very wide map may take more.)
 pub(crate) fn scratch_bytes(kernel: usize, size: usize) -> usize {
     const KERNEL: usize = 700 << 10;
     const SMALL: usize = 400 << 10;
@@ -122,7 +122,7 @@ pub(crate) fn scratch_bytes(kernel: usize, size: usize) -> usize {
     if kernel <= KERNEL { SMALL } else { (kernel / 2).clamp(LARGE, MOST) }
 }
 
-/// Rows of squares per task. Each point's kernel is read once per task, so a task should have many squares; their
+/// Rows of tiles per task. Each point's kernel is read once per task, so a task should have many tiles; their
 /// values and products should stay in the second-level cache, together with the kernel if that is small. The cut does
 /// not change the result, so it may depend on the number of threads.
 fn rows_per_task<T, const P: usize>(rows: usize, columns: usize, blocks: &Blocks, panels: &Panels) -> usize {

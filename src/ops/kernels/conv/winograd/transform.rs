@@ -1,8 +1,8 @@
-//! The values of squares at the points, and back.
+//! Transforms tiles to their values at the points, and back.
 // Loops over registers: the compiler unrolls a plain counter.
 #![allow(clippy::needless_range_loop)]
 
-use super::squares::{Destination, Squares};
+use super::tiles::{Destination, Tiles};
 use crate::ops::activation::Activation;
 use crate::ops::simd::{Job, Lanes, Simd};
 use candle_core::WithDType;
@@ -122,13 +122,13 @@ pub(super) fn kernel_gradient<S: Simd, const P: usize>(s: S, x: &[S::V; P]) -> [
     ]
 }
 
-/// Squares of a map to their values at the points: of inputs, or (`GRADIENT`) of the gradient of the outputs.
+/// Tiles of a map to their values at the points: of inputs, or (`GRADIENT`) of the gradient of the outputs.
 pub(super) struct ToPoints<'a, T, const P: usize, const GRADIENT: bool> {
     /// All images, `channels` elements per pixel.
     pub map: &'a [T],
     pub channels: usize,
-    pub squares: Squares,
-    /// The first square, and how many follow.
+    pub tiles: Tiles,
+    /// The first tile, and how many follow.
     pub from: usize,
     pub count: usize,
     pub destinations: &'a [Destination],
@@ -141,19 +141,19 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
-        let Self { map, channels, squares, from, count, destinations, point, out } = self;
-        let Squares { h, w, side, .. } = squares;
+        let Self { map, channels, tiles, from, count, destinations, point, out } = self;
+        let Tiles { h, w, side, .. } = tiles;
         // Inputs reach one pixel further on all sides.
         let (reach, border) = if GRADIENT { (side, 0) } else { (P, 1) };
-        assert!(count == 0 || (squares.at(from + count - 1).0 + 1) * h * w * channels <= map.len());
+        assert!(count == 0 || (tiles.at(from + count - 1).0 + 1) * h * w * channels <= map.len());
         assert!(destinations.iter().all(|destination| {
             destination.valid <= S::LANES
                 && destination.channel.min(channels) + destination.valid <= channels
                 && (P * P - 1) * point + destination.to + count.max(1) * destination.step - destination.step + S::LANES
                     <= out.len()
         }));
-        for square in 0..count {
-            let (image, y, x) = squares.at(from + square);
+        for tile in 0..count {
+            let (image, y, x) = tiles.at(from + tile);
             let (y, x) = (y as isize - border, x as isize - border);
             let rows = (-y).max(0) as usize..reach.min((h as isize - y).max(0) as usize);
             let columns = (-x).max(0) as usize..reach.min((w as isize - x).max(0) as usize);
@@ -167,7 +167,7 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
                     for j in 0..reach {
                         let mut column = [s.zero(); P];
                         for i in 0..reach {
-                            // SAFETY: the square lies inside its image, the vector inside its pixel (asserted above).
+                            // SAFETY: the tile lies inside its image, the vector inside its pixel (asserted above).
                             column[i] = unsafe { s.load(corner.wrapping_add((i * w + j) * channels)) };
                         }
                         half[j] = if GRADIENT { gradients(s, &column) } else { inputs(s, &column) };
@@ -183,7 +183,7 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
                         half[j] = if GRADIENT { gradients(s, &column) } else { inputs(s, &column) };
                     }
                 }
-                let target = out.as_mut_ptr().wrapping_add(destination.to + square * destination.step);
+                let target = out.as_mut_ptr().wrapping_add(destination.to + tile * destination.step);
                 for i in 0..P {
                     let mut row = [s.zero(); P];
                     for j in 0..P {
@@ -191,7 +191,7 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
                     }
                     let row = if GRADIENT { gradients(s, &row) } else { inputs(s, &row) };
                     for j in 0..P {
-                        // SAFETY: the last point's vector of the last square ends inside `out` (asserted above).
+                        // SAFETY: the last point's vector of the last tile ends inside `out` (asserted above).
                         unsafe { s.store(target.wrapping_add((i * P + j) * point), row[j]) };
                     }
                 }
@@ -200,15 +200,15 @@ impl<T: Lanes, const P: usize, const GRADIENT: bool> Job<T> for ToPoints<'_, T, 
     }
 }
 
-/// Products at the points, [point][square][pitch], to squares of outputs: y = act(outputs + bias + residual).
+/// Products at the points, [point][tile][pitch], to tiles of outputs: y = act(outputs + bias + residual).
 pub(super) struct FromPoints<'a, T, const P: usize> {
     pub products: &'a [T],
     pub pitch: usize,
-    pub squares: Squares,
-    /// The first square, and how many follow: whole rows of squares.
+    pub tiles: Tiles,
+    /// The first tile, and how many follow: whole rows of tiles.
     pub from: usize,
     pub count: usize,
-    /// The pixels that these squares cover, `channels` elements each.
+    /// The pixels that these tiles cover, `channels` elements each.
     pub out: &'a mut [T],
     pub channels: usize,
     pub bias: Option<&'a [T]>,
@@ -222,21 +222,21 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
-        let Self { products, pitch, squares, from, count, out, channels, bias, residual, add, act } = self;
-        let Squares { h, w, side, columns, .. } = squares;
-        let (point, top) = (count * pitch, squares.pixel_row(from / columns));
-        let pixels = (squares.pixel_row((from + count) / columns) - top) * w;
+        let Self { products, pitch, tiles, from, count, out, channels, bias, residual, add, act } = self;
+        let Tiles { h, w, side, columns, .. } = tiles;
+        let (point, top) = (count * pitch, tiles.pixel_row(from / columns));
+        let pixels = (tiles.pixel_row((from + count) / columns) - top) * w;
         assert!(from.is_multiple_of(columns) && count.is_multiple_of(columns) && P * P * point <= products.len());
         assert!(pixels * channels <= out.len() && channels <= pitch && pitch.is_multiple_of(S::LANES));
         assert!(bias.is_none_or(|b| channels <= b.len()) && residual.is_none_or(|r| pixels * channels <= r.len()));
         let (floor, six) = (s.zero(), s.splat(T::from_f64(6.0)));
-        for square in 0..count {
-            let (image, y, x) = squares.at(from + square);
+        for tile in 0..count {
+            let (image, y, x) = tiles.at(from + tile);
             let (rows, right) = (side.min(h - y), side.min(w - x));
             let corner = ((image * h + y - top) * w + x) * channels;
             for first in (0..channels).step_by(S::LANES) {
                 let n = S::LANES.min(channels - first);
-                let source = products.as_ptr().wrapping_add(square * pitch + first);
+                let source = products.as_ptr().wrapping_add(tile * pitch + first);
                 let mut shift = s.zero();
                 if let Some(bias) = bias {
                     // SAFETY: there is an element per channel (asserted above).
@@ -246,7 +246,7 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
                 for j in 0..P {
                     let mut column = [s.zero(); P];
                     for i in 0..P {
-                        // SAFETY: a whole vector below `pitch` of this square, at each of the P x P points.
+                        // SAFETY: a whole vector below `pitch` of this tile, at each of the P x P points.
                         column[i] = unsafe { s.load(source.wrapping_add((i * P + j) * point)) };
                     }
                     half[j] = outputs(s, &column);
@@ -261,7 +261,7 @@ impl<T: Lanes, const P: usize> Job<T> for FromPoints<'_, T, P> {
                         let at = corner + (i * w + j) * channels + first;
                         let p = out.as_mut_ptr().wrapping_add(at);
                         let mut sum = s.add(row[j], shift);
-                        // SAFETY: n channels of a pixel of these squares, all of which lie in `residual` and `out`.
+                        // SAFETY: n channels of a pixel of these tiles, all of which lie in `residual` and `out`.
                         unsafe {
                             if let Some(residual) = residual {
                                 sum = s.add(sum, s.load_first(residual.as_ptr().add(at), n));

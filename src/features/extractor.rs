@@ -1,4 +1,4 @@
-//! The network that features come from, and the places in it where they are taken.
+//! The frozen network that computes features, and the cuts where they are taken.
 
 use super::cache::FeatureCache;
 use crate::backbone::{Backbone, Inner, Network, Profile};
@@ -36,16 +36,16 @@ pub enum Cut {
 /// Makes features of samples: a frozen network and the transform before it.
 ///
 /// ```
-/// use candle_finetune::{Arch, Backbone, Producer, candle_core::Device};
+/// use candle_finetune::{Arch, Backbone, FeatureExtractor, candle_core::Device};
 /// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
-/// let producer = Producer::new(&backbone)?.workers(1);
-/// # let _ = producer;
+/// let extractor = FeatureExtractor::new(&backbone)?.workers(1);
+/// # let _ = extractor;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
-pub struct Producer<'a> {
+pub struct FeatureExtractor<'a> {
     network: &'a Network,
     weights: Vec<Weight>,
-    /// What features depend on besides weights and sample: architecture, naming, input, type and device.
+    /// What features depend on besides weights and sample: layers and pooling, naming, input, type and device.
     setting: String,
     transform: Transform,
     /// Stands for the seed and the augmentation where samples are augmented at random.
@@ -96,7 +96,7 @@ pub(super) struct Output {
     pub made_by: u64,
 }
 
-impl<'a> Producer<'a> {
+impl<'a> FeatureExtractor<'a> {
     /// The backbone as it is, over images without augmentation.
     ///
     /// # Errors
@@ -111,7 +111,8 @@ impl<'a> Producer<'a> {
     /// The blocks of `network`, which hold `weights`; `profile` says what goes into it.
     pub(crate) fn over(network: &'a Network, profile: &Profile, weights: Vec<Weight>) -> Result<Self> {
         let Profile { blueprint, naming, spec, dtype, device, .. } = profile;
-        let setting = format!("{} {naming:?} {spec:?} {dtype:?} {:?}", blueprint.name(), device.location());
+        let network_id = blueprint.identity();
+        let setting = format!("{network_id:x} {naming:?} {spec:?} {dtype:?} {:?}", device.location());
         Ok(Self {
             network,
             weights,
@@ -148,6 +149,11 @@ impl<'a> Producer<'a> {
     /// The fingerprint of all that features at a cut depend on besides the sample, as `cache` stores them.
     pub(crate) fn made_by(&self, cut: Cut, cache: &FeatureCache) -> Result<u64> {
         Ok(self.outputs(&[cut], cache.stored(self.dtype))?.first().map_or(0, |output| output.made_by))
+    }
+
+    /// Whether samples are augmented at random.
+    pub(super) fn is_random(&self) -> bool {
+        self.augmentation.is_some()
     }
 
     pub(super) fn refuses_what_is_not_finite(&self) -> bool {

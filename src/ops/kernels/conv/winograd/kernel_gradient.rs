@@ -1,7 +1,7 @@
-//! The gradient of a convolution's kernel: a sum over all squares, in an order that depends on the shape alone.
+//! The gradient of a convolution's kernel: a sum over all tiles, in an order that depends on the shape alone.
 
 use super::pack::from_points;
-use super::squares::{Squares, block_destinations, panel_destinations};
+use super::tiles::{Tiles, block_destinations, panel_destinations};
 use super::transform::ToPoints;
 use crate::ops::buffer::Buffer;
 use crate::ops::geometry::Geometry;
@@ -10,7 +10,7 @@ use crate::ops::kernels::conv::layout::{Blocks, Panels, cut};
 use crate::ops::simd::{Job, Lanes, Level, Simd};
 use rayon::prelude::*;
 
-/// Squares per run: those of a run lie together at every point.
+/// Tiles per run: those of a run lie together at every point.
 const RUN: usize = 32;
 /// Elements of values at the points that are held at once, and runs at least.
 const HELD: usize = 3 << 19;
@@ -29,8 +29,8 @@ pub(crate) fn weight_gradient_len(g: &Geometry) -> usize {
 pub(crate) fn weight_gradient<T: Lanes, const P: usize>(level: Level, x: &[T], dy: &[T], g: &Geometry, dw: &mut [T]) {
     let lanes = T::lanes(level);
     let (blocks, panels) = direct::forward_layout(g, lanes);
-    let squares = Squares::new::<P>(g);
-    let count = g.n * squares.rows * squares.columns;
+    let tiles = Tiles::new::<P>(g);
+    let count = g.n * tiles.rows * tiles.columns;
     if count == 0 {
         return dw.fill(T::ZERO);
     }
@@ -56,8 +56,8 @@ fn some_channels<T: Lanes, const P: usize>(
 ) {
     let lanes = panels.lanes;
     let blocks = Blocks::new(g.c);
-    let squares = Squares::new::<P>(g);
-    let count = g.n * squares.rows * squares.columns;
+    let tiles = Tiles::new::<P>(g);
+    let count = g.n * tiles.rows * tiles.columns;
     let depth = blocks.count * blocks.size;
     let (pitch, total) = (blocks.count * blocks.pitch, panels.total());
     let (run_x, run_dy) = (P * P * pitch * RUN, P * P * total * RUN);
@@ -81,7 +81,7 @@ fn some_channels<T: Lanes, const P: usize>(
             let x = ToPoints::<T, P, false> {
                 map: x,
                 channels: g.c,
-                squares,
+                tiles,
                 from,
                 count,
                 destinations: &x_destinations,
@@ -92,7 +92,7 @@ fn some_channels<T: Lanes, const P: usize>(
             let dy = ToPoints::<T, P, true> {
                 map: dy,
                 channels: g.k,
-                squares,
+                tiles,
                 from,
                 count,
                 destinations: &dy_destinations,
@@ -127,10 +127,10 @@ fn some_channels<T: Lanes, const P: usize>(
 /// Sums the products at one point, for one panel and all blocks.
 struct Accumulate<'a, T> {
     runs: usize,
-    /// [run] (`value_run` elements apart), in it [block][square][pitch].
+    /// [run] (`value_run` elements apart), in it [block][tile][pitch].
     values: &'a [T],
     value_run: usize,
-    /// [run] (`gradient_run` elements apart), in it [square][width].
+    /// [run] (`gradient_run` elements apart), in it [tile][width].
     gradients: &'a [T],
     gradient_run: usize,
     blocks: Blocks,

@@ -1,4 +1,4 @@
-//! What layers hand to each other: an image-shaped value that knows its own layout.
+//! The image-shaped value that layers pass on; it knows its own layout.
 
 use super::gradient::Differentiable;
 use super::memory_model::Symbolic;
