@@ -170,11 +170,11 @@ impl Blueprint {
         if made == *feature_dim {
             return Ok(());
         }
-        let problem = format!("its blocks make {made} features, and its feature_dim is {feature_dim}");
+        let problem = format!("its blocks return {made} features, but its feature_dim is {feature_dim}");
         Err(Error::invalid(format!("blueprint {name}"), problem))
     }
 
-    /// Records what `build` makes.
+    /// Records the blocks and tensors that `build` declares.
     pub(crate) fn new(
         name: impl Into<String>,
         input: InputSpec,
@@ -237,17 +237,17 @@ impl Blueprint {
         &self.inner.declared
     }
 
-    /// The tensor that meets the channels of the images, and the dimension along which they lie.
+    /// The tensor that is applied to the images, and the dimension of their channels in it.
     pub(crate) fn over_images(&self) -> Option<(&str, usize)> {
         self.declared().iter().find_map(|d| Some((d.name.as_str(), d.facts.image_channels?)))
     }
 
-    /// What it cannot do.
+    /// Its limits.
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits
     }
 
-    /// Whether the crate has it by this name: an architecture of its own, or a network of the zoo.
+    /// Whether the crate has it under this name: a built-in architecture, or a network of the zoo.
     pub(crate) fn is_built_in(&self) -> bool {
         self.inner.built_in
     }

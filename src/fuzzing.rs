@@ -98,7 +98,7 @@ pub fn description(bytes: &[u8]) -> Result<usize> {
     })
 }
 
-/// What is wrong with an outcome: an error of another variant than those for files, or a message that could flood a log
+/// The fault of an outcome: an error of another variant than those for files, or a message that could flood a log
 /// or control a terminal.
 pub fn complaint(outcome: &Result<usize>) -> Option<String> {
     let error = outcome.as_ref().err()?;

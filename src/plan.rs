@@ -30,7 +30,7 @@ pub enum Init {
     Random,
 }
 
-/// The recipe of a run: what learns, when, and how. Print it, edit it, serialise it.
+/// The recipe of a run: what is trained, when, and how. Print it, edit it, serialise it.
 ///
 /// [`Strategy::plan`] makes one for a backbone and a number of samples; [`Plan::new`] makes one from phases. Every setting
 /// is a public field, and the setters return the plan, for edits in a line. A plan remembers the strategy that made it,
@@ -168,7 +168,7 @@ impl Plan {
     /// use candle_finetune::{Arch, Augment, Backbone, Strategy, candle_core::Device};
     /// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
     /// let plan = Strategy::LargeSimilar.plan(&backbone, 20_000);
-    /// assert!(!plan.phases[0].augmented, "the head alone learns, from features that are computed once");
+    /// assert!(!plan.phases[0].augmented, "only the head is trained, from features that are computed once");
     /// assert!(plan.augment(Augment::standard()).phases[0].augmented);
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```

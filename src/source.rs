@@ -128,7 +128,7 @@ impl Source {
         self
     }
 
-    /// Sets which library's weights they are, where the names do not tell. A ResNet has the same names in timm and
+    /// Sets the library of the weights, if the names do not show it. A ResNet has the same names in timm and
     /// torchvision; it is taken for timm's, which crops images differently.
     ///
     /// Loading fails if the names contradict it, or if torchvision has no such architecture.
@@ -292,7 +292,7 @@ impl Backbone {
     ///
     /// The network is an argument because most files do not name theirs. A predictor that this crate saved does:
     /// [`Source::file`] with [`Backbone::load`] needs none, and [`Predictor::from_file`](crate::Predictor::from_file)
-    /// loads it with its head. [`Backbone::notes`] says what became of a classifier in the file, and what was skipped.
+    /// loads it with its head. [`Backbone::notes`] lists what was done with a classifier in the file, and what was skipped.
     ///
     /// # Errors
     /// [`Error::Weights`] for a file that is damaged or not understood, or holds weights that are NaN or infinite;
@@ -315,7 +315,7 @@ impl Backbone {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hub`], whose [`kind`](crate::HubErrorKind) says what to do; otherwise as [`Backbone::from_file`].
+    /// [`Error::Hub`], whose [`kind`](crate::HubErrorKind) shows the remedy; otherwise as [`Backbone::from_file`].
     #[cfg(feature = "hub")]
     pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
         Self::load(Source::hub(id), device)

@@ -227,7 +227,7 @@ fn a_plan_in_which_nothing_can_learn_is_refused() {
     later.phases.insert(0, phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1));
     for frozen in [frozen, later] {
         let error = tuner(frozen).session(&train).err().unwrap().to_string();
-        assert!(error.contains("nothing would learn"), "{error}");
+        assert!(error.contains("nothing would be trained"), "{error}");
     }
     let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Init::Random);
     let error = tuner(random).fit(&train, &valid).unwrap_err().to_string();

@@ -87,7 +87,7 @@ pub(super) fn first_of(mut items: Vec<String>, separator: &str) -> String {
 /// The remedy for a failed audit.
 pub(super) fn audit_remedy(not_finite: &[String]) -> &'static str {
     if not_finite.is_empty() {
-        " every learning parameter must contribute to the loss, and nothing may write to a backbone's tensors"
+        " every trainable parameter must contribute to the loss, and nothing may write to a backbone's tensors"
     } else {
         " lower the learning rate, clip the gradients, or check the loss and the images"
     }

@@ -169,7 +169,7 @@ impl fmt::Debug for Layer {
     }
 }
 
-/// A convolution (N, inputs, H, W) to (N, outputs, H', W') with what follows it: a batch norm or a bias, and an
+/// A convolution (N, inputs, H, W) to (N, outputs, H', W') followed by a batch norm or a bias, and an
 /// activation. As in PyTorch it pads with zeros; by default (kernel - 1) / 2 pixels, so stride 1 keeps odd kernels' size.
 ///
 /// ```
@@ -225,7 +225,7 @@ impl Conv2d {
         self
     }
 
-    /// Sets what the convolution and its norm are called in files, in place of "conv" and "norm".
+    /// Sets the names of the convolution and its norm in files, in place of "conv" and "norm".
     pub fn names(mut self, conv: impl Into<String>, norm: impl Into<String>) -> Self {
         self.names = Some((conv.into(), norm.into()));
         self

@@ -11,7 +11,7 @@ use std::path::Path;
 /// the report has a version of its own.
 pub(crate) const DESCRIPTION_VERSION: u32 = 1;
 
-/// What every version of the description has.
+/// The fields that every version of the description has.
 #[derive(serde::Deserialize)]
 struct Versioned {
     version: u32,

@@ -12,7 +12,7 @@ use object::{Object, PREPROCESSOR};
 use processor::preprocessed;
 use std::path::{Path, PathBuf};
 
-/// The weights in such a folder, and what the other files say of them.
+/// The weights in such a folder, and their description by the other files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     /// The file of weights, or the index of its shards.
@@ -22,7 +22,7 @@ pub(crate) struct Snapshot {
     pub labels: Option<Vec<String>>,
     /// The repository of the hub that the folder came from.
     pub repository: Option<String>,
-    /// What the files leave out and was assumed.
+    /// Settings that the files lack and that were assumed.
     pub notes: Vec<String>,
 }
 

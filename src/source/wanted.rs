@@ -46,7 +46,7 @@ impl Wanted {
         }
     }
 
-    /// The network for images of so many channels. A user's has those that it has.
+    /// The network for images of this many channels. A user's blueprint keeps its own.
     pub fn blueprint(&self, naming: Naming, channels: usize) -> Result<Blueprint> {
         match self {
             Self::Arch(arch) => arch.blueprint(naming, channels),
@@ -54,7 +54,7 @@ impl Wanted {
         }
     }
 
-    /// Every tensor of it, for images of so many channels.
+    /// Its tensors, for images of this many channels.
     pub fn declared(&self, channels: usize) -> Result<Vec<Declared>> {
         Ok(self.blueprint(Naming::Timm, channels)?.declared().to_vec())
     }

@@ -26,7 +26,7 @@ impl Snapshot {
         initial.map(|(name, tensor)| Ok((name.clone(), checksum(tensor)?))).collect()
     }
 
-    /// Adds what is missing from `present`, the tensors of a session. Those must be the initial ones still, with the
+    /// Adds the missing tensors from `present`, the tensors of a session. Those must be the initial ones still, with the
     /// checksums `sums`.
     ///
     /// # Errors

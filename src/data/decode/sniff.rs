@@ -57,7 +57,7 @@ pub(in crate::data) fn file(path: &Path) -> std::io::Result<Content> {
     Ok(content(&head))
 }
 
-/// What a file holds that begins with these bytes: its first [`HEAD`], or all.
+/// The content of a file that begins with these bytes: its first [`HEAD`], or all.
 pub(in crate::data) fn content(head: &[u8]) -> Content {
     if let Some(format) = format(head) {
         return Content::Image(format);

@@ -44,7 +44,7 @@ impl Session {
     /// The next batch of the epoch in progress; `None` after its last. Nothing else happens: [`Session::next_epoch`] and
     /// [`Session::end_epoch`] end epochs.
     ///
-    /// Where the features of frozen blocks are cached, the batch holds those instead of images.
+    /// If the features of frozen blocks are cached, the batch holds those instead of images.
     ///
     /// # Errors
     /// If no epoch has begun, or a sample cannot be read.

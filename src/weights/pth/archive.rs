@@ -118,7 +118,7 @@ impl Archive {
         let value = read(&mut entry, len).map_err(|cause| damaged(&self.path, cause))?;
         match entry.read(&mut [0]) {
             Ok(0) => Ok(value),
-            Ok(_) => Err(Error::weights(&self.path, format!("zip entry {name:?} is longer than it says"))),
+            Ok(_) => Err(Error::weights(&self.path, format!("zip entry {name:?} is longer than its declared size"))),
             Err(cause) => Err(damaged(&self.path, cause)),
         }
     }
