@@ -248,8 +248,8 @@ impl Arch {
         }
     }
 
-    /// The network without weights, for images of this many channels. Where the libraries compute differently it does as
-    /// the one whose names the weights have.
+    /// The network without weights, for images of this many channels. Where the libraries compute differently it does
+    /// as the one whose names the weights have.
     ///
     /// ```
     /// use candle_finetune::{Arch, Naming};

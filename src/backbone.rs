@@ -129,9 +129,9 @@ impl Backbone {
         no_grad(|| self.inner.network.features(images))
     }
 
-    /// The output of each stage for images (N, C, H, W), averaged over its pixels: the stages of [`Backbone::stages`] in
-    /// order, each with features (N, channels). The last are those of [`Backbone::forward`]. In evaluation mode, without
-    /// a graph.
+    /// The output of each stage for images (N, C, H, W), averaged over its pixels: the stages of [`Backbone::stages`]
+    /// in order, each with features (N, channels). The last are those of [`Backbone::forward`]. In evaluation mode,
+    /// without a graph.
     ///
     /// A linear classifier on each shows where in the network the features fit some images best.
     ///
@@ -259,8 +259,8 @@ impl Backbone {
     /// The same weights with another preprocessing than [`Backbone::input_spec`].
     ///
     /// # Errors
-    /// If the number of channels differs, which [`Source::channels`](crate::Source::channels) changes at loading, or the
-    /// images would be too small.
+    /// If the number of channels differs, which [`Source::channels`](crate::Source::channels) changes at loading, or
+    /// the images would be too small.
     pub fn for_input_spec(&self, spec: InputSpec) -> Result<Self> {
         if spec.channels != self.input_spec().channels || spec.mean.len() != spec.channels {
             let problem = "the number of channels is fixed when weights are loaded (`Source::channels`)";

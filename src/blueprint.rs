@@ -150,8 +150,8 @@ impl Blueprint {
         Self { inner: Arc::new(Inner { limits, ..(*self.inner).clone() }) }
     }
 
-    /// Runs the blocks without elements, to see that they fit each other, the images and the features. Closures cannot be
-    /// run so.
+    /// Runs the blocks without elements, to see that they fit each other, the images and the features. Closures cannot
+    /// be run so.
     fn check(&self) -> Result<()> {
         let Inner { name, input, feature_dim, blocks, .. } = &*self.inner;
         if self.is_opaque() {

@@ -89,8 +89,8 @@ pub trait Dataset: Send + Sync {
     /// Reads and decodes sample `i`, which is below [`len`](Self::len).
     fn sample(&self, i: usize) -> Result<Sample>;
 
-    /// A hash of the result of [`sample`](Self::sample) for `i`: samples of equal fingerprints are taken to be the same,
-    /// in any dataset.
+    /// A hash of the result of [`sample`](Self::sample) for `i`: samples of equal fingerprints are taken to be the
+    /// same, in any dataset.
     ///
     /// With it, runs, folds and strategies share the features of frozen blocks
     /// ([`FeatureCache`](crate::FeatureCache)); with `None`, the default, each run computes its own. A wrapper forwards

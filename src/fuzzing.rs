@@ -69,8 +69,8 @@ pub fn wrapped(pickle: &[u8]) -> Result<Vec<u8>> {
     Ok(zip.finish().map_err(failed)?.into_inner())
 }
 
-/// An index of shards and up to two shards, `a.safetensors` and `b.safetensors`, each after a byte 0xff. A shard that is
-/// left out holds one tensor, named `a` or `b`.
+/// An index of shards and up to two shards, `a.safetensors` and `b.safetensors`, each after a byte 0xff. A shard that
+/// is left out holds one tensor, named `a` or `b`.
 pub fn index(bytes: &[u8]) -> Result<usize> {
     let mut parts = bytes.splitn(3, |&byte| byte == 0xff);
     let index = parts.next().unwrap_or_default();

@@ -32,9 +32,9 @@ pub enum Init {
 
 /// The recipe of a run: what is trained, when, and how. Print it, edit it, serialise it.
 ///
-/// [`Strategy::plan`] makes one for a backbone and a number of samples; [`Plan::new`] makes one from phases. Every setting
-/// is a public field, and the setters return the plan, for edits in a line. A plan remembers the strategy that made it,
-/// and the run's report lists the settings that were edited ([`Report::overrides`](crate::Report::overrides)).
+/// [`Strategy::plan`] makes one for a backbone and a number of samples; [`Plan::new`] makes one from phases. Every
+/// setting is a public field, and the setters return the plan, for edits in a line. A plan remembers the strategy that
+/// made it, and the run's report lists the settings that were edited ([`Report::overrides`](crate::Report::overrides)).
 ///
 /// ```
 /// use candle_finetune::{Arch, Augment, Backbone, FineTuner, Optimizer, Strategy};
@@ -49,9 +49,9 @@ pub enum Init {
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// A serialised plan carries a version, which covers its phases and everything in them. A plan without one is of version
-/// 1, as 0.1 wrote them. Reading fails for a version that is newer than this crate, and for a field that it does not
-/// know; both errors name what was found.
+/// A serialised plan carries a version, which covers its phases and everything in them. A plan without one is of
+/// version 1, as 0.1 wrote them. Reading fails for a version that is newer than this crate, and for a field that it
+/// does not know; both errors name what was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Stored", try_from = "Unchecked")]
 #[non_exhaustive]
@@ -210,8 +210,8 @@ impl Plan {
         self.phases.iter().fold(0, |sum, p| sum.saturating_add(p.epochs))
     }
 
-    /// The same with blocks by name instead of by number: a name means the same when an architecture's blocks are counted
-    /// otherwise.
+    /// The same with blocks by name instead of by number: a name means the same when an architecture's blocks are
+    /// counted otherwise.
     pub(crate) fn with_names(mut self, backbone: &Backbone) -> Result<Self> {
         for phase in &mut self.phases {
             if matches!(phase.freeze, FreezePolicy::First(_) | FreezePolicy::AllBut(_)) {

@@ -181,8 +181,8 @@ impl Predictor {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// timm supports linear heads and its own architectures; the card mentions if it cannot load the network. An existing
-    /// `README.md` that this crate did not write is left unchanged.
+    /// timm supports linear heads and its own architectures; the card mentions if it cannot load the network. An
+    /// existing `README.md` that this crate did not write is left unchanged.
     pub fn save_folder(&self, path: impl AsRef<Path>) -> Result<()> {
         folder::write(self, path.as_ref(), None)
     }

@@ -287,17 +287,19 @@ impl Source {
 }
 
 impl Backbone {
-    /// Loads the weights of an [`Arch`], or of your own [`Blueprint`], from a file: safetensors (one file, or the index of its shards) or a
-    /// zip-format `.pth` (a state dict or a training checkpoint), with timm's, torchvision's or transformers' names.
+    /// Loads the weights of an [`Arch`], or of your own [`Blueprint`], from a file: safetensors (one file, or the index
+    /// of its shards) or a zip-format `.pth` (a state dict or a training checkpoint), with timm's, torchvision's or
+    /// transformers' names.
     ///
     /// The network is an argument because most files do not name theirs. A predictor that this crate saved does:
     /// [`Source::file`] with [`Backbone::load`] needs none, and [`Predictor::from_file`](crate::Predictor::from_file)
-    /// loads it with its head. [`Backbone::notes`] lists what was done with a classifier in the file, and what was skipped.
+    /// loads it with its head. [`Backbone::notes`] lists what was done with a classifier in the file, and what was
+    /// skipped.
     ///
     /// # Errors
-    /// [`Error::Weights`] for a file that is damaged or not understood, or holds weights that are NaN or infinite;
-    /// [`Error::WeightsMismatch`] lists names that are missing, names that the architecture does not have, and wrong
-    /// shapes.
+    /// [`Error::Weights`] for a file that is damaged or of an unsupported format, or holds weights that are NaN or
+    /// infinite; [`Error::WeightsMismatch`] lists names that are missing, names that the architecture does not have,
+    /// and wrong shapes.
     pub fn from_file<N>(network: N, path: impl AsRef<Path>, device: &Device) -> Result<Self>
     where
         N: TryInto<Blueprint>,

@@ -1,14 +1,14 @@
 //! Networks of [candle-transformers](https://crates.io/crates/candle-transformers) as backbones.
 //!
 //! Each is a network of one block: candle-transformers gives features or logits and no map in between. Its tensors have
-//! the model's own names, so files from the hub load as they are, and a saved predictor's file holds what the model's own
-//! constructor reads. Features are those of candle-transformers, bit for bit. They run on Candle's operations, on the CPU
-//! too, and their memory is unknown to [`Plan::forecast`](crate::Plan::forecast).
+//! the model's own names, so files from the hub load as they are, and a saved predictor's file holds what the model's
+//! own constructor reads. Features are those of candle-transformers, bit for bit. They run on Candle's operations, on
+//! the CPU too, and their memory is unknown to [`Plan::forecast`](crate::Plan::forecast).
 //!
-//! Frozen features ([`Strategy::SmallSimilar`](crate::Strategy::SmallSimilar)) work with every network. The
-//! table lists what else they support; the rest is refused with [`Error::Unsupported`](crate::Error::Unsupported) before
-//! training begins. Batch norms keep their statistics, which are not parameters; their weights and biases are trained
-//! unless frozen by [`BatchNormMode::Frozen`](crate::BatchNormMode::Frozen).
+//! Frozen features ([`Strategy::SmallSimilar`](crate::Strategy::SmallSimilar)) work with every network. The table lists
+//! what else they support; the rest is refused with [`Error::Unsupported`](crate::Error::Unsupported) before training
+//! begins. Batch norms keep their statistics, which are not parameters; their weights and biases are trained unless
+//! frozen by [`BatchNormMode::Frozen`](crate::BatchNormMode::Frozen).
 //!
 //! ```
 //! use candle_finetune::zoo::ZooModel;

@@ -1,4 +1,4 @@
-//! Strategies, plans and explicit settings: which wins, what is refused, what the report says.
+//! Strategies, plans and explicit settings: which wins, what is refused, what the report lists.
 
 use crate::support::{names_of, next, pictures, plan};
 use crate::training::{backbone, data, phase, plans, tuner};

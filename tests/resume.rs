@@ -94,8 +94,8 @@ fn adamw_with_cached_features_of_fixed_views() {
     assert!(bytes(&uncached) == whole);
 }
 
-/// What learned in the first phase is frozen in the second, learns on with its moments in the third, and the best epoch
-/// may be of any.
+/// Parameters trained in the first phase are frozen in the second, trained on with their moments in the third, and the
+/// best epoch may be of any.
 #[test]
 fn parameters_that_pause_and_patience() {
     let (train, valid) = (tensors(21, 32, 3, 1), tensors(12, 32, 3, 2));

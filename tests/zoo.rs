@@ -1,4 +1,5 @@
-//! Networks of candle-transformers as backbones: the same bits as the originals, and typed errors for what they cannot do.
+//! Networks of candle-transformers as backbones: the same bits as the originals, and typed errors for what they cannot
+//! do.
 
 mod limits;
 
@@ -130,7 +131,7 @@ fn features_through_the_models_own_classifier_are_its_logits_bit_for_bit() {
     }
 }
 
-/// Answers from a file, and notes the names that it was asked for.
+/// Serves tensors from a file, and records the requested names.
 struct Asking<'a> {
     file: &'a HashMap<String, Tensor>,
     found: Mutex<BTreeSet<String>>,
@@ -251,7 +252,7 @@ fn networks_that_cannot_learn_really_lack_gradients() {
         let logits = logits(name, &tracked, &images(2, 3, side, 4));
         let gradients = logits.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let missing = variables.values().filter(|v| gradients.get(v.as_tensor()).is_none()).count();
-        assert!(missing > variables.len() / 4, "{name}: {missing} of {}; it may learn now", variables.len());
+        assert!(missing > variables.len() / 4, "{name}: {missing} of {}; it may be trainable now", variables.len());
         seen += 1;
     }
     assert_eq!(seen, 2);

@@ -12,8 +12,8 @@ pub(super) fn listed(what: &str, names: &[String], most: usize) -> String {
     format!("{what} ({}): {}{more};", names.len(), first.join(", "))
 }
 
-/// An untrusted text, made safe for a message: characters that cannot be printed are escaped, so that it cannot control a
-/// terminal, and it is cut off, so that a file cannot flood a log.
+/// An untrusted text, made safe for a message: characters that cannot be printed are escaped, so that it cannot control
+/// a terminal, and it is cut off, so that a file cannot flood a log.
 pub(crate) fn shown(text: &str) -> String {
     tamed(text, 200)
 }

@@ -22,7 +22,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cut {
-    /// After this many blocks, at least one: their map (N, C, H, W), or the features (N, feature_dim) after all of them.
+    /// After this many blocks, at least one: their map (N, C, H, W), or the features (N, feature_dim) after all of
+    /// them.
     Boundary(usize),
     /// After each stage of [`Backbone::stages`](crate::Backbone::stages).
     Stages {

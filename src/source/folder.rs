@@ -144,7 +144,7 @@ impl Snapshot {
                 _ => return Err(input.wrong("interpolation", "nearest, bilinear, bicubic or lanczos")),
             });
         }
-        if let Some(crop) = input.share("crop_pct")? {
+        if let Some(crop) = input.fraction("crop_pct")? {
             spec = spec.crop_pct(crop);
         }
         if let Some(mode) = input.text("crop_mode")? {
@@ -154,7 +154,7 @@ impl Snapshot {
                 "border" => CropMode::Border,
                 _ => return Err(input.wrong("crop_mode", "center, squash or border")),
             });
-            if spec.crop_mode != CropMode::Center && input.share("crop_pct")?.is_some_and(|crop| crop < 1.0) {
+            if spec.crop_mode != CropMode::Center && input.fraction("crop_pct")?.is_some_and(|crop| crop < 1.0) {
                 return Err(input.wrong("crop_pct", "1 where crop_mode is squash or border"));
             }
         }

@@ -74,7 +74,8 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Combines the settings of the user, of the file and of the files beside it (`beside`), in this order of precedence.
+    /// Combines the settings of the user, of the file and of the files beside it (`beside`), in this order of
+    /// precedence.
     pub(super) fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Self> {
         let path = &weights.path;
         let saved = Saved::in_file(&weights)?;

@@ -16,15 +16,16 @@ const PRETRAINED_SCALE: f64 = 0.1;
 
 /// The number of samples up to which this fraction of the blocks stays frozen.
 ///
-/// The first blocks hold generic features, edges and colours; the more data there is, the fewer blocks should stay frozen.
-/// DESIGN.md has the measurements.
+/// The first blocks hold generic features, edges and colours; the more data there is, the fewer blocks should stay
+/// frozen. DESIGN.md has the measurements.
 const FROZEN_FRACTION: [(usize, f64); 4] = [(1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
 
 /// The facts that a plan depends on.
 struct Facts {
     samples: usize,
-    /// Whether the backbone has few features, as CIFAR's ResNets do. Narrow networks take larger rates (AdamW's best rate
-    /// falls as 1 / width, Yang et al. 2022, arXiv 2203.03466), and with them batch statistics help in spite of their noise.
+    /// Whether the backbone has few features, as CIFAR's ResNets do. Narrow networks take larger rates (AdamW's best
+    /// rate falls as 1 / width, Yang et al. 2022, arXiv 2203.03466), and with them batch statistics help in spite of
+    /// their noise.
     narrow: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Vision transformers: ViT (Dosovitskiy et al. 2021, arXiv 2010.11929), DeiT (Touvron et al. 2021, arXiv 2012.12877) and
-//! DINOv2 (Oquab et al. 2023, arXiv 2304.07193).
+//! Vision transformers: ViT (Dosovitskiy et al. 2021, arXiv 2010.11929), DeiT (Touvron et al. 2021, arXiv 2012.12877)
+//! and DINOv2 (Oquab et al. 2023, arXiv 2304.07193).
 
 use super::row::{Family, Features, Row};
 use crate::input_spec::{CropMode, InputSpec, Interpolation};

@@ -1,4 +1,4 @@
-//! What the networks of the zoo cannot do, and what files say of them.
+//! The limits of the zoo's networks, and their documentation in files.
 
 use super::{loaded, model, plan};
 use crate::support::{CPU, bits, images, tensors};

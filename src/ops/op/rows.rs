@@ -13,7 +13,7 @@ use rayon::prelude::*;
 /// Elements that one task of a layer norm's backward handles, about.
 const PIECE: usize = 1 << 14;
 
-/// Runs `$body` with `$t` as the tensor's number type.
+/// Runs `$body` with `$t` as the tensor's element type.
 macro_rules! by_type {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {

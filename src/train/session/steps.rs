@@ -9,12 +9,12 @@ use crate::train::event::Event;
 use candle_core::{DType, Device, Tensor};
 
 impl Session {
-    /// Logits (N, classes), a Candle tensor with gradients tracked, from which any loss can be computed. Each call has its
-    /// own dropout mask.
+    /// Logits (N, classes), a Candle tensor with gradients tracked, from which any loss can be computed. Each call has
+    /// its own dropout mask.
     ///
     /// # Errors
-    /// Before the first phase, for images that the network does not accept, and for a batch with cached features of another
-    /// phase.
+    /// Before the first phase, for images that the network does not accept, and for a batch with cached features of
+    /// another phase.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         let phase = self.phase.as_ref().ok_or_else(no_phase)?;
         let features = phase.forward(batch, self.model.profile.dtype)?;

@@ -26,8 +26,9 @@ impl Archive {
     pub fn open(file: OpenFile) -> Result<Self> {
         let OpenFile { path, reader, len: file_len } = file;
         let damaged = |cause| Error::weights_from(&path, "the zip is damaged or cut short, fetch it again", cause);
-        // torch.save begins at the first byte. The zip crate, if it has to find the beginning itself, mistakes the first
-        // record of the directory for the second where the first has 76 bytes, which depends on the file's name alone.
+        // torch.save begins at the first byte. The zip crate, if it has to find the beginning itself, mistakes the
+        // first record of the directory for the second where the first has 76 bytes, which depends on the file's name
+        // alone.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut zip = ZipArchive::with_config(config, BufReader::new(reader)).map_err(damaged)?;
         let mut names = BTreeSet::new();

@@ -11,7 +11,7 @@ use std::thread;
 pub const WEIGHTS: &str = "model.safetensors";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the hub says, and how.
+/// The hub's responses.
 #[derive(Debug, Clone)]
 pub struct Says {
     /// The checksum that it announces of the weights.
@@ -22,7 +22,7 @@ pub struct Says {
     pub hash: String,
     /// Where the store is.
     pub store: String,
-    /// What asking for the store's token gets instead of one, so many times.
+    /// The status returned in place of the store's token, this many times.
     pub token: Option<(u16, usize)>,
     /// How many of the tokens to come have ended already.
     pub stale: usize,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// The sums of a convolution that a batch norm reads in backward.
 pub(super) enum Sums<T: Differentiable> {
     Saved(Arc<Buffer<T>>),
-    /// Recomputed for each of the two that ask: the next convolution and the norm.
+    /// Recomputed for each of its two readers: the next convolution and the norm.
     Recompute {
         x: Saved<T>,
         filter: PreparedFilter<T>,

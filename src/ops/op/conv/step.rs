@@ -1,4 +1,4 @@
-//! A step as a value, and what its forms decide alike.
+//! A convolution step as a value, and the decisions that its forms share.
 
 use crate::ops::activation::Activation;
 use crate::ops::filter::Filter;
@@ -6,7 +6,7 @@ use crate::ops::geometry::{Geometry, Padding};
 use crate::ops::kernels::conv::{Algorithm, Choice};
 use candle_core::{Result, Tensor, bail};
 
-/// What follows the convolution's sum.
+/// The norm after the convolution's sum.
 #[derive(Clone, Copy)]
 pub(crate) enum Norm<'a> {
     /// A bias or nothing; also a frozen batch norm, folded into kernel and bias.
@@ -41,7 +41,7 @@ impl ConvStep<'_> {
         Geometry::new(dims, self.filter.dims()?, self.stride, self.dilation, self.groups, self.padding)
     }
 
-    /// Whether a norm follows the sum, learning or not.
+    /// Whether a norm follows the sum, trainable or not.
     pub fn is_normed(&self) -> bool {
         !matches!(self.norm, Norm::None { .. })
     }
@@ -69,8 +69,8 @@ impl ConvStep<'_> {
     }
 }
 
-/// Whether backward recomputes the sums that a norm reads, instead of saving them. So few terms cost no more than a few
-/// passes over memory. It is a first convolution, over the colours alone, or the expansion of a few channels: the
+/// Whether backward recomputes the sums that a norm reads, instead of saving them. Sums of few terms cost no more than
+/// a few passes over memory. It is a first convolution, over the colours alone, or the expansion of a few channels: the
 /// largest maps of all.
 pub(super) fn recomputes_sums(g: &Geometry) -> bool {
     g.groups == 1 && g.c * g.kh * g.kw <= 32

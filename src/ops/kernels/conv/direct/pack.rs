@@ -62,7 +62,7 @@ impl<T: Lanes> Job<T> for PackBlock<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
         let Self { w, pitch, run, outputs, order, out } = self;
-        // Squares of LANES output channels and as many elements of each; the last ones may overlap those before.
+        // Blocks of LANES output channels and LANES elements of each; the last ones may overlap those before.
         let in_squares = if run < S::LANES { 0 } else { outputs / S::LANES * S::LANES };
         assert!(in_squares == 0 || (in_squares - 1) * pitch + run <= w.len() && in_squares <= order.width);
         assert!(run <= order.size * order.taps && order.taps * order.size * order.width <= out.len());
