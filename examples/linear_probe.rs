@@ -1,4 +1,4 @@
-//! Where in a backbone do the features fit your images? Trains a linear classifier on what each stage makes of them.
+//! Trains a linear classifier on the output of each stage of a frozen backbone, to show which stages fit your images.
 //!
 //! ```text
 //! cargo run --release --example linear_probe
@@ -7,8 +7,8 @@
 //!
 //! The backbone stays frozen, every image passes through it once, and each stage's output is averaged over its pixels.
 //! If the accuracy rises to the end, train the head alone. If it falls after some stage, the later stages are too
-//! specific to the pretraining data and should be trained. Prints a line per stage and, last,
-//! the accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
+//! specific to the pretraining data and should be trained. Prints a line per stage and, last, the accuracy after the
+//! last stage on test/ (else valid/): `top1 0.4940 247/500`.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -88,7 +88,7 @@ fn probe(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the backbone makes of a dataset.
+/// The features of a dataset.
 struct Features {
     /// Each stage with its features (samples, channels).
     stages: Vec<(String, Tensor)>,

@@ -62,7 +62,7 @@ pub(crate) struct Profile {
     pub origin: Origin,
 }
 
-/// Where weights come from.
+/// The origin of weights.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origin {
     /// A repository of the hub, or a file's name; `None` for random weights.
@@ -168,7 +168,7 @@ impl Backbone {
         self.blueprint().name()
     }
 
-    /// How images must be prepared.
+    /// The preprocessing of images.
     pub fn input_spec(&self) -> &InputSpec {
         &self.inner.profile.spec
     }

@@ -54,13 +54,13 @@ struct Inner {
     build: Arc<Build>,
     built_in: bool,
     limits: Limits,
-    // What follows is recorded from a run of `build`.
+    // The fields below are recorded from a run of `build`.
     blocks: Vec<BlockInfo>,
     declared: Vec<Declared>,
     opaque: bool,
 }
 
-/// What a network cannot do although its layers and tensors would allow it, each with the reason and the remedy. The
+/// Limits of a network beyond those of its layers and tensors, each with the reason and the remedy. The
 /// crate's own layers have no limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {

@@ -107,7 +107,7 @@ impl From<Plan> for Stored {
     }
 }
 
-/// What may be a plan of any version. It is held as a value because the version decides how the rest is read, and may
+/// A possible plan of any version. It is held as a value because the version decides how the rest is read, and may
 /// come after it.
 #[derive(Deserialize)]
 struct Unchecked(Value);

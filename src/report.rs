@@ -21,7 +21,7 @@ pub struct Report {
     pub date: Option<String>,
     /// The architecture.
     pub arch: String,
-    /// Where the pretrained weights came from: a repository on the hub, or a file name.
+    /// The origin of the pretrained weights: a repository on the hub, or a file name.
     #[serde(default)]
     pub base_model: Option<String>,
     /// The strategy that was named or made the plan; `None` for a custom plan.

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
 use std::sync::Arc;
 
-/// Where weights come from.
+/// A source of weights.
 ///
 /// ```no_run
 /// use candle_finetune::{Arch, Backbone, Source};

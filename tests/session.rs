@@ -286,7 +286,7 @@ fn gradients_can_be_changed_before_the_step_and_parameters_are_copies() {
     session.step_with(gradients, 0.5).unwrap();
     let changed = differing(&all_bits(&before), &all_bits(&session.tensors().unwrap()));
     assert_eq!(changed, ["linear.bias"], "the only gradient that was left");
-    // What was handed out before the step still holds the values of before.
+    // Tensors returned before the step still hold the old values.
     let before: BTreeMap<_, _> =
         before.into_iter().filter(|(name, _)| parameters.iter().any(|p| p.0 == *name)).collect();
     assert_eq!(differing(&all_bits(&before), &all_bits(&parameters.into_iter().collect::<BTreeMap<_, _>>())), [""; 0]);

@@ -222,7 +222,7 @@ fn learning_networks_get_every_gradient_and_the_original_agrees_after_a_step() {
             gradients.iter().map(|(name, _)| name.to_string()).filter(|n| !is_below(n, head)).collect();
         assert_eq!(reached, names, "{name}");
         session.step_with(gradients, loss.to_scalar::<f32>().unwrap().into()).unwrap();
-        // What learned, and that statistics did not.
+        // Trained parameters changed, and statistics did not.
         let after = session.tensors().unwrap();
         let changed = differing(&all_bits(&before), &all_bits(&after));
         assert!(changed.iter().all(|name| !name.contains(".running_")), "{name} {changed:?}");

@@ -76,7 +76,7 @@ mod tests {
         ] {
             assert!(nearest(name).iter().any(|near| near == meant), "{name}: {:?}", nearest(name));
         }
-        // Where nothing is near, a name that happens to be nearer than others is no help.
+        // If no name is close, the closest one is no help.
         for name in
             ["vit_base_patch16_224", "densenet121", "mobilenetv3_small_100", "convnext_tiny", "alexnet", "x", ""]
         {

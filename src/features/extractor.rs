@@ -178,8 +178,7 @@ impl<'a> FeatureExtractor<'a> {
                 Cut::Boundary(k) => match k.checked_sub(1).and_then(|last| blocks.get(last)) {
                     Some(block) => add(&block.name, k, None),
                     None => {
-                        let problem =
-                            format!("after {k} blocks; the backbone has {}, and at least 1 is run", blocks.len());
+                        let problem = format!("after {k} blocks; the backbone has {}; use at least 1", blocks.len());
                         return Err(Error::invalid("cut", problem));
                     }
                 },

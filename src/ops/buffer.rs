@@ -260,7 +260,7 @@ impl Segment {
         self.list.take(bytes).map(|offset| unsafe { self.start.add(offset) })
     }
 
-    /// How far from the segment's start this lies, if it does.
+    /// The offset from the segment's start, if this is inside.
     fn offset(&self, block: NonNull<u8>) -> Option<usize> {
         let offset = (block.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
         (offset < self.list.bytes).then_some(offset)

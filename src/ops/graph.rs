@@ -58,7 +58,7 @@ impl<T: Differentiable> Edge<T> {
             Some(sum) => (sum.full(), true),
             None => (Buffer::arbitrary(len), false),
         };
-        // What was not written in full is no gradient.
+        // A partly written buffer is no gradient.
         f(&mut gradient, add)?;
         *sum = Some(Elements::Full(gradient));
         Ok(())
@@ -254,7 +254,7 @@ pub(crate) fn read<T: Real>(t: &Tensor) -> Result<Buffer<T>> {
 
 /// Whether every element is finite.
 pub(crate) fn is_finite(t: &Tensor) -> Result<bool> {
-    // What is not finite minus itself is NaN; everything else is 0.
+    // x - x is NaN if x is not finite, else 0.
     let t = t.detach();
     let sum = (&t - &t)?.sum_all()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_scalar::<f32>()?;
     Ok(sum == 0.0)

@@ -19,7 +19,7 @@ pub(super) struct Matched {
     pub classifier: Option<(Tensor, Tensor)>,
     /// Names and shapes of a classifier that is not one linear layer over the features.
     pub unused: Vec<String>,
-    /// What was chosen, removed and skipped in the file.
+    /// Notes of what was chosen, removed and skipped in the file.
     pub notes: Vec<String>,
 }
 
@@ -119,7 +119,7 @@ impl Comparison {
             match shaped(tensor, d, map.naming)? {
                 Some(tensor) => drop(tensors.insert(d.name.clone(), tensor)),
                 None if tensor.dims() == d.shape => {
-                    shapes.push(format!("{file} holds {:?}, and weights are floating point", tensor.dtype()));
+                    shapes.push(format!("{file} holds {:?}, but weights are floating point", tensor.dtype()));
                 }
                 None => shapes.push(format!("{file} has {:?} and should have {:?}", tensor.dims(), d.shape)),
             }

@@ -97,7 +97,7 @@ impl<'a> Names<'a> {
         self.beside.iter().copied().chain(others).collect()
     }
 
-    /// What was removed from names, including this prefix.
+    /// The parts removed from names, including this prefix.
     pub fn removed(&self, prefix: &str) -> Vec<String> {
         self.removed.iter().cloned().chain((!prefix.is_empty()).then(|| prefix.to_owned())).collect()
     }

@@ -65,7 +65,7 @@ pub(crate) struct Opened {
     channels: usize,
     /// The repository of the hub, or the file's name.
     name: Option<String>,
-    /// What was chosen, removed and skipped in the file.
+    /// Notes of what was chosen, removed and skipped in the file.
     notes: Vec<String>,
     /// Settings that the files beside the weights lack.
     folder_notes: Vec<String>,

@@ -81,7 +81,7 @@ impl Wanted {
         }
     }
 
-    /// How images are prepared for weights of this naming.
+    /// The preprocessing for weights of this naming.
     pub fn input_spec_in(&self, naming: Naming) -> InputSpec {
         match self {
             Self::Arch(arch) => arch.input_spec_in(naming),

@@ -101,7 +101,7 @@ fn networks_without_complete_gradients_are_refused_before_training() {
             let text = refused(&backbone, plan);
             assert!(text.contains("layer_norm") && text.contains("FreezePolicy::Backbone"), "{text}");
         }
-        // What is frozen needs no gradient.
+        // Frozen tensors need no gradient.
         let frozen = Strategy::SmallDifferent.plan(&backbone, 4);
         assert!(frozen.forecast(&backbone, Head::linear(), 2).is_ok());
     }

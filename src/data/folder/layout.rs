@@ -40,7 +40,7 @@ impl fmt::Display for FolderLayout {
     }
 }
 
-/// What a tree holds.
+/// The content of a tree.
 pub(super) enum Tree<'a> {
     /// The folders directly under this one are the classes.
     Classes(&'a Folder),

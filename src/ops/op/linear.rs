@@ -17,7 +17,7 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation
     let x = match x.dtype() {
         DType::F32 => FeatureMap::F32(Value::from_rows(x)?),
         DType::F64 => FeatureMap::F64(Value::from_rows(x)?),
-        other => bail!("features are f32 or f64, and these are {other:?}"),
+        other => bail!("features must be f32 or f64, but these are {other:?}"),
     };
     x.conv_step(&matrix_step(&Filter::new(weight.clone()), Some(bias), act), None)?.0.into_rows()
 }

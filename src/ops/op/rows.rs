@@ -25,7 +25,7 @@ macro_rules! by_type {
                 type $t = f64;
                 $body
             }
-            other => bail!("this operation takes f32 or f64, and got {other:?}"),
+            other => bail!("this operation takes f32 or f64, but got {other:?}"),
         }
     };
 }
@@ -231,7 +231,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
     let targets = targets.to_dtype(logits.dtype())?.detach();
     if logits.dims() != targets.dims() || logits.rank() != 2 || logits.elem_count() == 0 {
         bail!(
-            "cross entropy takes logits and targets (N, classes), and got {:?} and {:?}",
+            "cross entropy takes logits and targets (N, classes), but got {:?} and {:?}",
             logits.dims(),
             targets.dims()
         );

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a question may take if the cache could serve instead.
+/// The timeout of a metadata request if the cache can serve instead.
 const HURRY: Duration = Duration::from_secs(10);
 
 impl Client {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 /// The slowest upload that is waited for, in bytes per second.
 const SLOWEST: u64 = 20_000;
 
-/// Where on the hub a predictor is uploaded to, with the options of the upload.
+/// The destination of an upload on the hub, with its options.
 ///
 /// ```
 /// use candle_finetune::HubUpload;

@@ -129,7 +129,7 @@ impl Archive {
         let index = self.index(name);
         let len = index.and_then(|index| self.zip.by_index_data(index).ok().map(|entry| entry.size()));
         if let Some(len) = len.filter(|&len| len > limit) {
-            return Err(self.error(format!("refused: {name} has {len} bytes, and at most {limit} are read")));
+            return Err(self.error(format!("refused: {name} has {len} bytes, but at most {limit} are read")));
         }
         self.entry(name, |entry, len| {
             let mut bytes = vec![0; len as usize];

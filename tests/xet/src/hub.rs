@@ -18,7 +18,7 @@ pub struct Says {
     pub sum: String,
     /// Their size.
     pub size: u64,
-    /// What they are called in the store.
+    /// Their name in the store.
     pub hash: String,
     /// Where the store is.
     pub store: String,
@@ -67,7 +67,7 @@ impl Hub {
         self.shared.says.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was asked since the last time: method, path, who asks, and the range where there is one.
+    /// The requests since the last call: method, path, client, and the range if there is one.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -34,7 +34,7 @@ pub struct User {
     pub limit: Duration,
 }
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Debug)]
 pub struct Loaded {
     pub weights: Option<String>,

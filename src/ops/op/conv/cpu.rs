@@ -55,7 +55,7 @@ fn biased<T: Differentiable>(
     let bias = bias.map(enter::<T>).transpose()?.flatten();
     let (input, residual) = (x.edge.clone(), res.and_then(|r| r.edge.clone()));
     let parents = [input.as_ref(), residual.as_ref(), weight.as_ref(), bias.as_ref()].map(Option::<&_>::cloned);
-    // What backward does not read is not saved.
+    // Only data that backward reads is saved.
     let saved = step.saves_result(res.is_some()).then(|| y.clone());
     let conv = ConvBackward::new(x, filter, g, weight, input);
     let (k, act) = (g.k, step.act);

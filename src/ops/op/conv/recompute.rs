@@ -64,7 +64,7 @@ impl<T: Differentiable> Recompute<T> for Normed<T> {
         if let Some(select) = select {
             z = Arc::new(select(&z));
         }
-        // What was computed for this alone is changed in place.
+        // Data computed for this alone is changed in place.
         match Arc::try_unwrap(z) {
             Ok(mut y) => {
                 norm::choose().affine_in_place(&mut y, a, b, self.act);

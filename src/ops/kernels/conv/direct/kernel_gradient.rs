@@ -111,7 +111,7 @@ impl<T: Lanes> Job<T> for Accumulate<'_, '_, T> {
         let window = &packed.window;
         let walk = walk(blocks, window, [g.kh, g.kw], [g.dilation; 2], g.stride);
         let pixels = packed.rows * g.ow;
-        // Where one row begins as the one before ends, they are one.
+        // Contiguous rows are merged.
         let joined = g.stride * window.row_len(blocks) == g.ow * walk.pitch;
         let (tall, wide) = if joined { (1, pixels) } else { (packed.rows, g.ow) };
         let at_once = (NEAR / (window.block_len(blocks) + pixels * width)).clamp(1, packed.images);
@@ -188,8 +188,8 @@ pub(crate) fn weight_gradient_len(g: &Geometry) -> usize {
     group_len(g) + PACKED_AT_ONCE.min((g.input_len() + g.output_len()) / g.groups)
 }
 
-/// How the rows of a small gradient are shared out. It depends on the shape alone, since it decides the order of the
-/// sums.
+/// How the rows of a small gradient are divided among tasks. It depends on the shape alone, since it decides the order
+/// of the sums.
 #[derive(Debug)]
 struct Shares {
     /// Units of rows in each image that are packed and summed at once.

@@ -31,7 +31,7 @@ pub(crate) fn pack<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
     out
 }
 
-/// Where element (input channel, tap) of one output channel of OIHW lies in [tap][input channel][width].
+/// The position of element (input channel, tap) of one output channel of OIHW in [tap][input channel][width].
 #[derive(Clone, Copy)]
 pub(super) struct PackedOrder {
     pub taps: usize,
@@ -130,7 +130,7 @@ pub(crate) fn pack_backward<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Bu
             for (i, j) in (0..axes[0].len(row)).flat_map(|i| (0..axes[1].len(column)).map(move |j| (i, j))) {
                 let t = axes[0].tap(row, i) * g.kw + axes[1].tap(column, j);
                 let Some(out) = steps.next() else { return };
-                // Where channel c of this panel and output channel k of this block lie.
+                // The position of channel c of this panel and output channel k of this block.
                 let at = |c: usize, k: usize| {
                     let (c, k) = (panels.first(p) + c, b * blocks.size + k);
                     let q = k / (2 * lanes);
