@@ -1,6 +1,6 @@
 //! From images in memory to batches: resizing, augmentation, normalisation, on an increasing number of threads.
 //!
-//! Decoding is not included, so that the figures are this crate's own. The images have the usual size of photos in
+//! Decoding is not included, so that the times are this crate's own. The images have the usual size of photos in
 //! datasets for classification.
 
 use candle_finetune::candle_core::Device;

@@ -9,7 +9,7 @@
 //!
 //! The modes:
 //!
-//! - `train`: a step in which everything learns. Forward with the batch's statistics, backward, SGD with momentum.
+//! - `train`: a step in which everything is trained. Forward with the batch's statistics, backward, SGD with momentum.
 //! - `frozen`: the forward pass of a frozen backbone, batch norms folded, and its classifier.
 //! - `head`: computes frozen features and trains the head on them.
 //! - `loader`: decodes, crops and flips the images of DIR/train, without a network, on as many threads as given beside
@@ -36,11 +36,11 @@ use std::time::Instant;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// A training step; everything learns
+    /// A training step; everything is trained
     Train,
     /// The forward pass alone
     Frozen,
-    /// The head learns; features are computed in each step
+    /// The head is trained; features are computed in each step
     Head,
     /// Batches from a folder, without a network
     Loader,
@@ -225,7 +225,7 @@ fn steps(
     Ok((times, Some(forecast)))
 }
 
-/// The peak memory of this process, if the system tells it.
+/// The peak memory of this process, if the system provides it.
 fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

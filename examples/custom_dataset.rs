@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A dataset names its classes and returns sample i with its target. The samples may come from anywhere: files, a
-//! database, or code, as here. Several threads ask at once, so a sample should depend on its index alone. Prints the
-//! report as a table and, last, the accuracy on shapes that were not in training: `top1 0.9950 199/200`.
+//! database, or code, as here. Several threads read samples at once, so a sample should depend on its index alone.
+//! Prints the report as a table and, last, the accuracy on shapes that were not in training: `top1 0.9950 199/200`.
 
 #[path = "support/run.rs"]
 mod run;

@@ -5,8 +5,8 @@
 //! cargo run --release --example custom_loop -- --data DIR --gamma 2 --epochs 8
 //! ```
 //!
-//! The session does what is easy to get wrong: which tensors learn, the optimizer, the order of samples, phases, the
-//! best epoch. The loop has the loss, the log and the decision when to stop. Prints a line per epoch and, last, the
+//! The session handles the error-prone parts: which tensors are trained, the optimizer, the order of samples, phases,
+//! the best epoch. The loop has the loss, the log and the decision when to stop. Prints a line per epoch and, last, the
 //! accuracy on the test images: `top1 0.5320 266/500`.
 
 #[path = "support/folders.rs"]
@@ -76,7 +76,7 @@ fn train(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Trains the head alone, then the head and the last five blocks, which learn at a tenth of the head's rate.
+/// Trains the head alone, then the head and the last five blocks, at a tenth of the head's rate.
 fn plan(epochs: usize) -> Plan {
     let mut head = Phase::new(20, Optimizer::adamw(1e-2));
     head.freeze = FreezePolicy::Backbone;

@@ -1,4 +1,4 @@
-//! Where in a backbone do the features fit your images? Trains a linear classifier on what each stage makes of them.
+//! Trains a linear classifier on the output of each stage of a frozen backbone, to show which stages fit your images.
 //!
 //! ```text
 //! cargo run --release --example linear_probe
@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The backbone stays frozen, every image passes through it once, and each stage's output is averaged over its pixels.
-//! An accuracy that rises to the end speaks for training the head alone; one that falls after some stage says that the
-//! later ones are too specific to what the backbone was trained on, and should learn. Prints a line per stage and, last,
-//! the accuracy after the last stage on test/ (else valid/): `top1 0.4940 247/500`.
+//! If the accuracy rises to the end, train the head alone. If it falls after some stage, the later stages are too
+//! specific to the pretraining data and should be trained. Prints a line per stage and, last, the accuracy after the
+//! last stage on test/ (else valid/): `top1 0.4940 247/500`.
 
 #[path = "support/folders.rs"]
 mod folders;
@@ -78,9 +78,9 @@ fn probe(options: &Options) -> Result<(), Failure> {
         let classifier = Classifier::fit(&x, &train.labels, classes, options.steps)?;
         let seen = classifier.correct(&x, &train.labels)?;
         last = (classifier.correct(&unseen, &test.labels)?, test.labels.len());
-        let share = |correct: usize, of: usize| correct as f64 / of as f64;
+        let fraction = |correct: usize, of: usize| correct as f64 / of as f64;
         let (of, dim) = (train.labels.len(), x.dim(1)?);
-        println!("{stage:<12} {dim:>8}  {:>10.4}  {:>10.4}", share(seen, of), share(last.0, last.1));
+        println!("{stage:<12} {dim:>8}  {:>10.4}  {:>10.4}", fraction(seen, of), fraction(last.0, last.1));
     }
     let (low, high) = wilson_interval(last.0, last.1);
     println!("95 % interval {low:.4} - {high:.4}");
@@ -88,7 +88,7 @@ fn probe(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the backbone makes of a dataset.
+/// The features of a dataset.
 struct Features {
     /// Each stage with its features (samples, channels).
     stages: Vec<(String, Tensor)>,

@@ -103,7 +103,7 @@ fn own_network(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything learns, with the batches' own statistics.
+/// Everything is trained, with the batches' own statistics.
 fn from_scratch(epochs: usize) -> Plan {
     let optimizer = Optimizer::adamw(3e-3).weight_decay(0.05);
     let phase = Phase::new(epochs, optimizer).batch_norm(BatchNormMode::Train).schedule(Schedule::cosine());

@@ -1,4 +1,4 @@
-//! Compares the crate's networks with figures that PyTorch computed.
+//! Compares the crate's networks with values that PyTorch computed.
 //!
 //! ```text
 //! cargo run --release --example parity -- tests/fixtures/parity/*.json
@@ -27,7 +27,7 @@ use parity::{Failure, Figures, Parity, Precision};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Compares the crate's networks with figures that PyTorch computed
+/// Compares the crate's networks with values that PyTorch computed
 #[derive(Parser)]
 struct Options {
     /// Parity files, as tests/reference/golden.py writes them

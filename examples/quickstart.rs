@@ -36,7 +36,7 @@ fn quickstart() -> Result<(), Failure> {
     let test = test.ok_or("assets/fashion has no test folder")?;
     let device = Device::Cpu;
 
-    // There is little data, and it does not resemble CIFAR-10: the first blocks stay frozen, the others learn.
+    // There is little data, and it does not resemble CIFAR-10: the first blocks stay frozen, the others are trained.
     let backbone = Backbone::embedded(&device)?;
     let plan = Strategy::SmallDifferent.plan(&backbone, train.len());
     let run = |plan: Plan| -> Result<Fitted, Failure> {

@@ -28,7 +28,7 @@ pub(crate) struct Row {
     family: Family,
 }
 
-/// The families and what tells their members apart.
+/// The families, with the parameters of their members.
 enum Family {
     ResNet(resnet::ResNet),
     Cifar(resnet::CifarResNet),
@@ -180,13 +180,13 @@ impl Arch {
         self.0.classifier
     }
 
-    /// How the default weights want their images.
+    /// The preprocessing of the default weights.
     pub fn input_spec(&self) -> InputSpec {
         let spec = (self.0.spec)();
         if self.0.crop_pct > 0.0 { spec.crop_pct(self.0.crop_pct) } else { spec }
     }
 
-    /// How the weights of a file in this naming want their images: for torchvision's, as its first weights
+    /// The preprocessing of a file in this naming: for torchvision's, as its first weights
     /// (`IMAGENET1K_V1`) do.
     pub fn input_spec_in(&self, naming: Naming) -> InputSpec {
         match (naming, self.0.torchvision) {
@@ -224,7 +224,7 @@ impl Arch {
         matches!(&self.0.family, Family::ResNet(net) if net.is_plain())
     }
 
-    /// What a file in this naming calls the tensor with this canonical (timm) name.
+    /// The name in a file of this naming for the tensor with this canonical (timm) name.
     ///
     /// ```
     /// use candle_finetune::{Arch, Naming};
@@ -248,8 +248,8 @@ impl Arch {
         }
     }
 
-    /// The network without weights, for images of so many channels. Where the libraries compute differently it does as
-    /// the one whose names the weights have.
+    /// The network without weights, for images of this many channels. Where the libraries compute differently it does
+    /// as the one whose names the weights have.
     ///
     /// ```
     /// use candle_finetune::{Arch, Naming};

@@ -43,12 +43,12 @@ pub(crate) struct Inner {
     pub tensors: BTreeMap<String, Tensor>,
     /// The original classifier's weight (classes, feature_dim) and bias (classes).
     pub classifier: Option<(Tensor, Tensor)>,
-    /// What the original classifier's classes are called.
+    /// The labels of the original classifier's classes.
     pub labels: Option<Vec<String>>,
     pub network: Network,
 }
 
-/// What is known of a backbone besides its weights. Cheap to clone.
+/// The metadata of a backbone's weights. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
     pub blueprint: Blueprint,
@@ -57,17 +57,17 @@ pub(crate) struct Profile {
     pub spec: InputSpec,
     pub device: Device,
     pub dtype: DType,
-    /// Tensors that nothing computes with and that are written back: `num_batches_tracked`.
+    /// Tensors that are only saved again, unused: `num_batches_tracked`.
     pub counters: Arc<BTreeMap<String, Tensor>>,
     pub origin: Origin,
 }
 
-/// Where weights come from.
+/// The origin of weights.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origin {
     /// A repository of the hub, or a file's name; `None` for random weights.
     pub name: Option<String>,
-    /// What was chosen, removed and left aside at loading.
+    /// What was chosen, removed and ignored at loading.
     pub notes: Vec<String>,
     /// Names and shapes of the file's classifier where it is not one linear layer over the features.
     pub unused: Vec<String>,
@@ -85,7 +85,7 @@ impl Backbone {
     /// He's normal distribution (He et al. 2015, arXiv 1502.01852). Equal seeds give equal weights.
     ///
     /// # Errors
-    /// If the network cannot take images of the size that its specification says.
+    /// If the network does not support the size in its specification.
     pub fn random<N>(network: N, seed: u64, device: &Device) -> Result<Self>
     where
         N: TryInto<Blueprint>,
@@ -120,7 +120,7 @@ impl Backbone {
         Ok(Self { inner: Arc::new(Inner { profile, tensors, classifier, labels, network }) })
     }
 
-    /// Features (N, feature_dim) of images (N, C, H, W), normalised as [`Backbone::input_spec`] says. Always in
+    /// Features (N, feature_dim) of images (N, C, H, W), normalised as in [`Backbone::input_spec`]. Always in
     /// evaluation mode, never with a graph.
     ///
     /// # Errors
@@ -129,9 +129,9 @@ impl Backbone {
         no_grad(|| self.inner.network.features(images))
     }
 
-    /// What each stage makes of images (N, C, H, W), averaged over its pixels: the stages of [`Backbone::stages`] in
-    /// order, each with features (N, channels). The last are those of [`Backbone::forward`]. In evaluation mode, without
-    /// a graph.
+    /// The output of each stage for images (N, C, H, W), averaged over its pixels: the stages of [`Backbone::stages`]
+    /// in order, each with features (N, channels). The last are those of [`Backbone::forward`]. In evaluation mode,
+    /// without a graph.
     ///
     /// A linear classifier on each shows where in the network the features fit some images best.
     ///
@@ -168,7 +168,7 @@ impl Backbone {
         self.blueprint().name()
     }
 
-    /// How images must be prepared.
+    /// The preprocessing of images.
     pub fn input_spec(&self) -> &InputSpec {
         &self.inner.profile.spec
     }
@@ -195,7 +195,7 @@ impl Backbone {
         stages
     }
 
-    /// What the original classifier's classes are called, where the file says so.
+    /// The labels of the original classifier, if the file holds them.
     pub fn labels(&self) -> Option<&[String]> {
         self.inner.labels.as_deref()
     }
@@ -205,8 +205,8 @@ impl Backbone {
         self.inner.classifier.as_ref().and_then(|(weight, _)| weight.dims().first().copied())
     }
 
-    /// What happened at loading that may surprise: averaged weights were taken, a prefix was removed from names, a
-    /// classifier that is not one linear layer was left aside. Empty where a file holds just what was asked for.
+    /// Decisions at loading that may be unexpected: averaged weights were taken, a prefix was removed from names, a
+    /// classifier that is not one linear layer was ignored. Empty if none was needed.
     ///
     /// ```
     /// use candle_finetune::{Backbone, candle_core::Device};
@@ -251,16 +251,16 @@ impl Backbone {
     /// Every architecture here is convolutional and takes any size that leaves pixels for its last layers.
     ///
     /// # Errors
-    /// If the size is too small; the message has the least one.
+    /// If the size is too small; the message has the smallest one.
     pub fn for_input_size(&self, height: usize, width: usize) -> Result<Self> {
         self.for_input_spec(self.input_spec().clone().size(height, width))
     }
 
-    /// The same weights with images prepared in another way; [`Backbone::input_spec`] says how now.
+    /// The same weights with another preprocessing than [`Backbone::input_spec`].
     ///
     /// # Errors
-    /// If the number of channels differs, which [`Source::channels`](crate::Source::channels) changes at loading, or the
-    /// images would be too small.
+    /// If the number of channels differs, which [`Source::channels`](crate::Source::channels) changes at loading, or
+    /// the images would be too small.
     pub fn for_input_spec(&self, spec: InputSpec) -> Result<Self> {
         if spec.channels != self.input_spec().channels || spec.mean.len() != spec.channels {
             let problem = "the number of channels is fixed when weights are loaded (`Source::channels`)";

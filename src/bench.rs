@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::{Activation, ConvStep, FeatureMap, Filter, Norm, Padding, backward};
 use candle_core::{Device, Tensor, Var};
 
-/// A convolution with batch norm and ReLU, over data of its own.
+/// A convolution with batch norm and ReLU, over its own data.
 pub struct ConvCase {
     images: Var,
     weight: Var,
@@ -49,7 +49,7 @@ impl ConvCase {
         Ok(FrozenCase { images, filter, bias, stride: self.stride, groups: self.groups, kernel: self.kernel })
     }
 
-    /// Forward and backward with the batch's statistics, as a learning block runs them: gradients of images,
+    /// Forward and backward with the batch's statistics, as a trainable block runs them: gradients of images,
     /// kernel, scale and shift.
     pub fn learning(&self) -> Result<()> {
         let filter = Filter::new(self.weight.as_tensor().clone());

@@ -61,13 +61,13 @@ struct Inner {
     /// For a user's network with closures, which no text describes: a number of its own, the same for its clones.
     instance: u64,
     limits: Limits,
-    // What follows is recorded from a run of `build`.
+    // The fields below are recorded from a run of `build`.
     blocks: Vec<BlockInfo>,
     declared: Vec<Declared>,
     opaque: bool,
 }
 
-/// What a network cannot do although its layers and tensors would allow it, each with the reason and the remedy. The
+/// Limits of a network beyond those of its layers and tensors, each with the reason and the remedy. The
 /// crate's own layers have no limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
@@ -178,8 +178,8 @@ impl Blueprint {
         Self { inner: Arc::new(Inner { limits, ..(*self.inner).clone() }) }
     }
 
-    /// Runs the blocks without elements, to see that they fit each other, the images and the features. Closures cannot be
-    /// run so.
+    /// Runs the blocks without elements, to see that they fit each other, the images and the features. Closures cannot
+    /// be run so.
     fn check(&self) -> Result<()> {
         let Inner { name, input, feature_dim, blocks, .. } = &*self.inner;
         if self.is_opaque() {
@@ -198,11 +198,11 @@ impl Blueprint {
         if made == *feature_dim {
             return Ok(());
         }
-        let problem = format!("its blocks make {made} features, and its feature_dim is {feature_dim}");
+        let problem = format!("its blocks return {made} features, but its feature_dim is {feature_dim}");
         Err(Error::invalid(format!("blueprint {name}"), problem))
     }
 
-    /// Records what `build` makes.
+    /// Records the blocks and tensors that `build` declares.
     pub(crate) fn new(
         name: impl Into<String>,
         input: InputSpec,
@@ -282,17 +282,17 @@ impl Blueprint {
         &self.inner.declared
     }
 
-    /// The tensor that meets the channels of the images, and the dimension along which they lie.
+    /// The tensor that is applied to the images, and the dimension of their channels in it.
     pub(crate) fn over_images(&self) -> Option<(&str, usize)> {
         self.declared().iter().find_map(|d| Some((d.name.as_str(), d.facts.image_channels?)))
     }
 
-    /// What it cannot do.
+    /// Its limits.
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits
     }
 
-    /// For a network of the crate, which variant of it; for another its layers.
+    /// The variant of one of the crate's networks, or the layers of another.
     pub(crate) fn layers(&self) -> &str {
         &self.inner.layers
     }
@@ -318,7 +318,7 @@ impl Blueprint {
         }
     }
 
-    /// Whether the crate has it by this name: an architecture of its own, or a network of the zoo.
+    /// Whether the crate has it under this name: a built-in architecture, or a network of the zoo.
     pub(crate) fn is_built_in(&self) -> bool {
         self.inner.built_in
     }

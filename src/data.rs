@@ -33,10 +33,10 @@ use crate::Result;
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// What a network is trained or evaluated on: samples by index, each with its target.
+/// The data that a network is trained or evaluated on: samples by index, each with its target.
 ///
-/// Implement it for your own data. A type that is also `Clone + 'static` can be trained on directly; keep what is
-/// large behind an [`Arc`], so that a clone is cheap. Several threads ask for samples at once.
+/// Implement it for your own data. A type that is also `Clone + 'static` can be trained on directly; keep large
+/// data in an [`Arc`], so that a clone is cheap. Several threads read samples at once.
 ///
 /// ```
 /// use candle_finetune::{Dataset, Image, Result, Sample, SampleInfo, Target};
@@ -72,7 +72,7 @@ use std::sync::Arc;
 /// # Wrappers
 /// A dataset over another one forwards the four required methods; groups, names and augmentation travel within
 /// [`SampleInfo`]. Each provided method has a default that is safe for every wrapper: without
-/// [`skipped`](Self::skipped) a report says that the count is unknown, and without [`fingerprint`](Self::fingerprint)
+/// [`skipped`](Self::skipped) the count in a report is unknown, and without [`fingerprint`](Self::fingerprint)
 /// features are computed once more. To select samples, use [`Subset`].
 pub trait Dataset: Send + Sync {
     /// The number of samples.
@@ -81,20 +81,20 @@ pub trait Dataset: Send + Sync {
     /// The names of the classes; the class id of a [`Target`] is the index into it.
     fn classes(&self) -> &[String];
 
-    /// What is known of sample `i` without reading it: its target, group and name. `i` is below [`len`](Self::len).
+    /// The metadata of sample `i`, without reading it: its target, group and name. `i` is below [`len`](Self::len).
     ///
-    /// Splits ask for it for every sample, so it should read no file and allocate little.
+    /// Splits call it for every sample, so it should read no file and allocate little.
     fn info(&self, i: usize) -> SampleInfo<'_>;
 
     /// Reads and decodes sample `i`, which is below [`len`](Self::len).
     fn sample(&self, i: usize) -> Result<Sample>;
 
-    /// A hash of what [`sample`](Self::sample) gives for `i`: samples of equal fingerprints are taken to be the same,
-    /// in whatever dataset.
+    /// A hash of the result of [`sample`](Self::sample) for `i`: samples of equal fingerprints are taken to be the
+    /// same, in any dataset.
     ///
     /// With it, runs, folds and strategies share the features of frozen blocks
     /// ([`FeatureCache`](crate::FeatureCache)); with `None`, the default, each run computes its own. A wrapper forwards
-    /// it only if it hands out the samples unchanged: otherwise it would be given the features of the original ones.
+    /// it only if it returns the samples unchanged: otherwise it would get the features of the original ones.
     fn fingerprint(&self, i: usize) -> Option<u64> {
         let _ = i;
         None
@@ -141,7 +141,7 @@ macro_rules! forward_dataset {
 }
 forward_dataset!(&D, Box<D>, Arc<D>);
 
-/// What a sample should be recognised as: the label that training compares the network's output with.
+/// The target of a sample: the label that training compares the network's output with.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Target {

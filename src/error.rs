@@ -22,7 +22,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// The result of this crate's functions that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with the name of what is wrong and the remedy.
+/// An error, with the name of the faulty thing and the remedy.
 ///
 /// `Debug` prints the same text as `Display`, so that a `main` that returns [`Result`] prints a readable message.
 #[derive(thiserror::Error)]
@@ -122,7 +122,7 @@ pub enum Error {
         repository: String,
         /// The kind of failure.
         kind: HubErrorKind,
-        /// What went wrong, and the remedy.
+        /// The problem, and the remedy.
         problem: String,
         /// The underlying error, if known.
         #[source]
@@ -134,7 +134,7 @@ pub enum Error {
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the name of the tensor or entry, and the remedy if there is one.
+        /// The problem, with the name of the tensor or entry, and the remedy if there is one.
         problem: String,
         /// The error of a dependency or the operating system, if one caused it.
         #[source]
@@ -150,7 +150,7 @@ pub enum Error {
     NewerFormat {
         /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// Its content.
         what: &'static str,
         /// Its format.
         found: u32,
@@ -163,7 +163,7 @@ pub enum Error {
     Unsupported {
         /// The name of the network.
         network: String,
-        /// What it cannot do.
+        /// The unsupported action.
         what: &'static str,
         /// Why, and the remedy.
         why: String,
@@ -174,7 +174,7 @@ pub enum Error {
     Invalid {
         /// The setting or argument.
         what: String,
-        /// What is wrong with it, and what is valid.
+        /// The problem, and the valid values.
         problem: String,
     },
 
@@ -216,7 +216,7 @@ pub enum Error {
         folder: PathBuf,
         /// The images.
         images: Vec<PathBuf>,
-        /// What the folder should hold, and the remedy.
+        /// The expected content of the folder, and the remedy.
         problem: String,
     },
 
@@ -309,7 +309,7 @@ pub enum Error {
     BadSample {
         /// The sample: its file, or its index.
         sample: String,
-        /// What is wrong with it, and what is valid.
+        /// The problem, and the valid values.
         problem: String,
     },
 

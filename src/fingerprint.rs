@@ -12,7 +12,7 @@ use twox_hash::XxHash3_64;
 /// defence against someone who constructs two sequences with the same fingerprint on purpose.
 ///
 /// The hash is XXH3 (64 bits, seed 0) over the bytes of the values: whole numbers and floats are little-endian, and
-/// whatever has a variable length is followed by its length, so that `"ab", "c"` and `"a", "bc"` differ.
+/// each part of variable length is followed by its length, so that `"ab", "c"` and `"a", "bc"` differ.
 pub(crate) struct Fingerprint(XxHash3_64);
 
 impl Fingerprint {

@@ -13,8 +13,8 @@ use std::fmt;
 
 /// The memory of a training step on the CPU, in bytes, in the phase of the plan that takes most.
 ///
-/// The dataset, its loader, cached features and the program itself come on top. Features of frozen blocks are counted as
-/// if they were computed in every step.
+/// The dataset, its loader, cached features and the program itself come on top. Features of frozen blocks are counted
+/// as if they were computed in every step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Forecast {

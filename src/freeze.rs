@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// Which part of a network is frozen: never updated, computed without a graph, batch norms folded into convolutions.
 ///
-/// What is written of it belongs to the plan's version.
+/// The plan's version covers its serialised form.
 ///
 /// ```
 /// use candle_finetune::{Arch, Backbone, FreezePolicy};
@@ -26,31 +26,31 @@ use std::collections::BTreeSet;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FreezePolicy {
-    /// Everything learns.
+    /// Everything is trained.
     Nothing,
     /// The whole backbone is frozen; only the head is trained.
     Backbone,
     /// The first k blocks are frozen; the stem is the first.
     First(usize),
-    /// All but the last k blocks are frozen.
+    /// All but the last k blocks are frozen: the last k are trained.
     AllBut(usize),
-    /// All blocks up to this stage or block are frozen, itself included.
+    /// All blocks up to this stage or block are frozen (inclusive).
     UpTo(String),
     /// The tensors with these names, or whose names start with these and a dot, are frozen, in any block. The head's
     /// tensors can be named as well; their names start with the classifier's.
     Named(Vec<String>),
 }
 
-/// How batch norms in blocks that learn behave while training. In frozen blocks they are always frozen.
+/// How batch norms in trainable blocks behave while training. In frozen blocks they are always frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BatchNormMode {
     /// Running statistics normalise and do not change; weight and bias are frozen.
     Frozen,
-    /// Running statistics normalise and do not change; weight and bias learn.
+    /// Running statistics normalise and do not change; weight and bias are trained.
     FrozenStats,
-    /// The batch's statistics normalise and update the running ones; weight and bias learn.
+    /// The batch's statistics normalise and update the running ones; weight and bias are trained.
     Train,
 }
 
@@ -89,13 +89,13 @@ impl FreezePolicy {
         Ok(self.resolve_for_any_head(backbone.blueprint())?.prefix)
     }
 
-    /// Refuses what the network cannot do in a phase with this policy and mode.
+    /// Refuses a phase with this policy and mode that the network does not support.
     pub(crate) fn check(&self, blueprint: &Blueprint, mode: BatchNormMode) -> Result<()> {
         let frozen = self.resolve_for_any_head(blueprint)?;
         let limits = blueprint.limits();
         let any = |role: Role| blueprint.declared().iter().any(|d| frozen.role(d, mode) == role);
         for (what, why, role) in [
-            ("learn", limits.learning, Role::Param),
+            ("be trained", limits.learning, Role::Param),
             ("normalise by the statistics of a batch", limits.batch_statistics, Role::Buffer),
         ] {
             if let Some(why) = why.filter(|_| any(role)) {
@@ -105,7 +105,7 @@ impl FreezePolicy {
         Ok(())
     }
 
-    /// Accepts the names of every kind of head's tensors, where the head is not known.
+    /// Resolves for an unknown head: accepts the tensor names of every kind of head.
     fn resolve_for_any_head(&self, blueprint: &Blueprint) -> Result<Frozen> {
         let heads: Vec<String> =
             [Head::linear(), Head::mlp(1)].iter().flat_map(|head| head.names(blueprint, 1)).collect();

@@ -69,8 +69,8 @@ pub fn wrapped(pickle: &[u8]) -> Result<Vec<u8>> {
     Ok(zip.finish().map_err(failed)?.into_inner())
 }
 
-/// An index of shards and up to two shards, `a.safetensors` and `b.safetensors`, each after a byte 0xff. A shard that is
-/// left out holds one tensor, named `a` or `b`.
+/// An index of shards and up to two shards, `a.safetensors` and `b.safetensors`, each after a byte 0xff. A shard that
+/// is left out holds one tensor, named `a` or `b`.
 pub fn index(bytes: &[u8]) -> Result<usize> {
     let mut parts = bytes.splitn(3, |&byte| byte == 0xff);
     let index = parts.next().unwrap_or_default();
@@ -94,11 +94,13 @@ pub fn description(bytes: &[u8]) -> Result<usize> {
     files.push(("model.safetensors", b"\x02\0\0\0\0\0\0\0{}"));
     in_folder(&files, |folder| {
         let found = Snapshot::open(folder, None, true)?;
+        // As in loading, unless the weights are a saved predictor.
+        found.problem.map_or(Ok(()), Err)?;
         weights_at(&found.weights)
     })
 }
 
-/// What is wrong with an outcome: an error of another variant than those for files, or a message that could flood a log
+/// The fault of an outcome: an error of another variant than those for files, or a message that could flood a log
 /// or control a terminal.
 pub fn complaint(outcome: &Result<usize>) -> Option<String> {
     let error = outcome.as_ref().err()?;

@@ -57,8 +57,8 @@ impl Head {
         Self { kind: HeadKind::Mlp(hidden), dropout: 0.0 }
     }
 
-    /// The classifier that came with the weights, to train it further. The dataset must have the same classes in the same
-    /// order.
+    /// The classifier that came with the weights, to train it further. The dataset must have the same classes in the
+    /// same order.
     pub fn original() -> Self {
         Self { kind: HeadKind::Original, dropout: 0.0 }
     }
@@ -201,7 +201,8 @@ impl Head {
     }
 }
 
-/// Dropout: features are zeroed with this probability and the rest scaled up, so that the mean stays (Srivastava et al. 2014).
+/// Dropout: features are zeroed with this probability and the rest scaled up, so that the mean stays (Srivastava et al.
+/// 2014).
 fn dropped(x: &Tensor, probability: f32, seed: Seed, forward: u64) -> Result<Tensor> {
     let mut rng = seed.stream("dropout", &[forward]);
     let keep = 1.0 / (1.0 - probability);

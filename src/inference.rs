@@ -28,7 +28,7 @@ pub(crate) struct Inference {
 }
 
 impl Inference {
-    /// What networks predict. Saved predictors do not record it, since there is one task so far.
+    /// The prediction task of networks. Saved predictors do not record it, since there is one task so far.
     pub const TASK: Task = Task::Classes;
 
     /// With the backbone's own tensors; `slots` holds the head's.

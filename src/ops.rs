@@ -1,11 +1,17 @@
-//! Differentiable operations on images: fast on the CPU, composed of Candle's own operations elsewhere.
+//! Differentiable operations on images. Only this module depends on a memory layout or contains `unsafe`.
 //!
-//! This is the only room that knows a memory layout and the only one that may contain `unsafe`. Everything above hands
-//! [`FeatureMap`]s around and never names an axis.
+//! Code above passes [`FeatureMap`]s and never names an axis. Each operation has three forms:
+//!
+//! | form | input | purpose |
+//! |---|---|---|
+//! | CPU | NHWC buffers | the crate's own kernels, with gradients |
+//! | composed | an NCHW tensor | Candle's operations, for other devices; tested on the CPU |
+//! | symbolic | sizes | the memory model: what the CPU form allocates and saves |
 //!
 //! From the bottom up: facts (`number`, `buffer`, `geometry`, `activation`, `epilogue`); `simd` and the plain loops of
 //! `portable`; `kernels` with a chooser per operation; the graph (`gradient`, `graph`, `saved`, `filter`, `update`);
-//! the forms of a feature map (`value`, `device`, `memory_model`) and `feature_map`, which joins them; the operations in `op`.
+//! the forms of a feature map (`value`, `device`, `memory_model`) and `feature_map`, which joins them; the operations
+//! in `op`.
 #![allow(unsafe_code)]
 // Kernels are loops over numbered lanes and rows, a form that the compiler vectorises. `v != v` tests for NaN.
 #![allow(

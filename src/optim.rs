@@ -123,7 +123,7 @@ impl Optimizer {
                 Some(format!("a momentum of {momentum} is not in [0, 1)"))
             }
             OptimizerRule::Sgd { momentum: 0.0, nesterov: true } => {
-                Some("Nesterov momentum needs a momentum above 0; set Optimizer::momentum".into())
+                Some("nesterov needs a momentum above 0; set Optimizer::momentum".into())
             }
             OptimizerRule::AdamW { beta1, beta2, .. } if !(in_range(beta1) && in_range(beta2)) => {
                 Some(format!("betas of {beta1} and {beta2} are not in [0, 1)"))

@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 /// A tensor and its role.
 #[derive(Debug, Clone)]
 pub(crate) enum Slot {
-    /// Never changes. A plain tensor, so nothing is recorded for it.
+    /// Frozen. A plain tensor, so nothing is recorded for it.
     Frozen(Tensor),
-    /// Learns by gradient.
+    /// Trainable.
     Param(Var),
     /// Changes outside the gradient: a batch norm's running statistics.
     Buffer(Var),
-    /// Would learn, but has no elements: part of a dry run.
+    /// Trainable, but without elements: part of a dry run.
     Symbolic(Tensor),
 }
 
 impl Slot {
-    /// The tensor, tracked if it learns.
+    /// The tensor, tracked if it is trainable.
     pub fn tensor(&self) -> &Tensor {
         match self {
             Self::Frozen(t) | Self::Symbolic(t) => t,
@@ -36,8 +36,8 @@ impl Slot {
     }
 }
 
-/// What is known of a tensor besides its name and shape. Whoever builds a layer says it once; roles, weight decay,
-/// random initialisation, counting and loading read it.
+/// The facts of a tensor besides its name and shape. The code that builds a layer states them once; roles, weight
+/// decay, random initialisation, counting and loading read them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Facts {
     pub kind: Kind,
@@ -45,16 +45,16 @@ pub(crate) struct Facts {
     pub init: TensorInit,
     /// Whether weight decay applies.
     pub decays: bool,
-    /// The dimension along which the channels of the images lie, for the tensor that meets them.
+    /// The dimension of the images' channels, for the tensor that is applied to the images.
     pub image_channels: Option<usize>,
 }
 
-/// What a tensor is to its layer: decides its role while the layer's block learns.
+/// The tensor's kind, which determines its role while the layer's block is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Learns with its block: kernels, matrices, biases, and the weight and bias of a layer norm.
+    /// Trained with its block: kernels, matrices, biases, and the weight and bias of a layer norm.
     Parameter,
-    /// The weight or bias of a batch norm: whether it learns is up to `BatchNormMode`.
+    /// The weight or bias of a batch norm: `BatchNormMode` decides whether it is trained.
     BatchNormAffine,
     /// The running mean of a batch norm.
     RunningMean,
@@ -94,12 +94,12 @@ impl Facts {
         Self::new(Kind::Parameter, TensorInit::Normal((2.0 / fan_out.max(1) as f64).sqrt()), true)
     }
 
-    /// A learning tensor of another layer: those of rank 2 and more decay, as weight decay is meant for matrices.
+    /// A trainable tensor of another layer: those of rank 2 and more decay, as weight decay is meant for matrices.
     pub fn parameter(init: TensorInit, rank: usize) -> Self {
         Self::new(Kind::Parameter, init, rank > 1)
     }
 
-    /// Meets the images' channels along dimension `dim`.
+    /// Is applied to the images, whose channels are dimension `dim`.
     pub fn over_images(mut self, dim: usize) -> Self {
         self.image_channels = Some(dim);
         self
@@ -111,7 +111,7 @@ impl Facts {
     }
 }
 
-/// One tensor of a network, as the code that builds it asked for it.
+/// One tensor of a network, as the code that builds it declares it.
 #[derive(Debug, Clone)]
 pub(crate) struct Declared {
     pub name: String,
@@ -127,7 +127,7 @@ impl Declared {
     }
 }
 
-/// Answers a network's request for a tensor.
+/// Provides the tensors that a network declares.
 pub(crate) trait Provider {
     fn slot(&self, declared: &Declared) -> Result<Slot>;
 
@@ -159,7 +159,7 @@ impl Provider for AllFrozen<'_> {
         Ok(Slot::Frozen(slot.detached()))
     }
 
-    /// It lives for one evaluation, beside all that training keeps.
+    /// It lives for one evaluation, beside training's own memory.
     fn reused(&self) -> bool {
         false
     }
@@ -182,11 +182,11 @@ fn checked(declared: &Declared, tensor: &Tensor) -> Result<()> {
     if tensor.dims() == declared.shape {
         return Ok(());
     }
-    let problem = format!("has shape {:?}, and the network wants {:?}", tensor.dims(), declared.shape);
+    let problem = format!("has shape {:?}, but the network needs {:?}", tensor.dims(), declared.shape);
     Err(Error::invalid(format!("tensor {}", declared.name), problem))
 }
 
-/// Shapes alone, to record what a network consists of. The tensors that it hands out hold one element each.
+/// Shapes alone, to record a network's blocks and tensors. Its tensors hold one element each.
 pub(crate) struct Shapes;
 
 impl Provider for Shapes {

@@ -30,11 +30,11 @@ pub enum Init {
     Random,
 }
 
-/// The recipe of a run: what learns, when, and how. Print it, edit it, serialise it.
+/// The recipe of a run: what is trained, when, and how. Print it, edit it, serialise it.
 ///
-/// [`Strategy::plan`] makes one for a backbone and a number of samples; [`Plan::new`] makes one from phases. Every setting
-/// is a public field, and the setters return the plan, for edits in a line. A plan remembers the strategy that made it,
-/// and the run's report lists the settings that were edited ([`Report::overrides`](crate::Report::overrides)).
+/// [`Strategy::plan`] makes one for a backbone and a number of samples; [`Plan::new`] makes one from phases. Every
+/// setting is a public field, and the setters return the plan, for edits in a line. A plan remembers the strategy that
+/// made it, and the run's report lists the settings that were edited ([`Report::overrides`](crate::Report::overrides)).
 ///
 /// ```
 /// use candle_finetune::{Arch, Augment, Backbone, FineTuner, Optimizer, Strategy};
@@ -49,9 +49,9 @@ pub enum Init {
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// A serialised plan carries a version, which covers its phases and everything in them. A plan without one is of version
-/// 1, as 0.1 wrote them. Reading fails for a version that is newer than this crate, and for a field that it does not
-/// know; both errors name what was found.
+/// A serialised plan carries a version, which covers its phases and everything in them. A plan without one is of
+/// version 1, as 0.1 wrote them. Reading fails for a version that is newer than this crate, and for a field that it
+/// does not know; both errors name what was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Stored", try_from = "Unchecked")]
 #[non_exhaustive]
@@ -111,7 +111,7 @@ impl From<Plan> for Stored {
     }
 }
 
-/// What may be a plan of any version. It is held as a value because the version decides how the rest is read, and may
+/// A possible plan of any version. It is held as a value because the version decides how the rest is read, and may
 /// come after it.
 #[derive(Deserialize)]
 struct Unchecked(Value);
@@ -185,7 +185,7 @@ impl Plan {
     /// use candle_finetune::{Arch, Augment, Backbone, Strategy, candle_core::Device};
     /// let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
     /// let plan = Strategy::LargeSimilar.plan(&backbone, 20_000);
-    /// assert!(!plan.phases[0].augmented, "the head alone learns, from features that are computed once");
+    /// assert!(!plan.phases[0].augmented, "only the head is trained, from features that are computed once");
     /// assert!(plan.augment(Augment::standard()).phases[0].augmented);
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
@@ -227,8 +227,8 @@ impl Plan {
         self.phases.iter().fold(0, |sum, p| sum.saturating_add(p.epochs))
     }
 
-    /// The same with blocks by name instead of by number: a name means the same when an architecture's blocks are counted
-    /// otherwise.
+    /// The same with blocks by name instead of by number: a name means the same when an architecture's blocks are
+    /// counted otherwise.
     pub(crate) fn with_names(mut self, backbone: &Backbone) -> Result<Self> {
         for phase in &mut self.phases {
             if matches!(phase.freeze, FreezePolicy::First(_) | FreezePolicy::AllBut(_)) {

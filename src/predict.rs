@@ -103,7 +103,7 @@ impl Predictor {
         Self::load(Source::hub(id), device)
     }
 
-    /// Loads a pretrained network with its original classifier from a [`Source`], with its labels where the source has
+    /// Loads a pretrained network with its original classifier from a [`Source`], with its labels if the source has
     /// them. Otherwise the 1000 classes of an architecture whose default weights are ImageNet's get ImageNet's labels,
     /// and other classes are named by their indices. A predictor that this crate saved is loaded as it was.
     ///
@@ -181,8 +181,8 @@ impl Predictor {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// timm supports linear heads and its own architectures; the card says if it cannot load the network. An existing
-    /// `README.md` that this crate did not write is left unchanged.
+    /// timm supports linear heads and its own architectures; the card mentions if it cannot load the network. An
+    /// existing `README.md` that this crate did not write is left unchanged.
     pub fn save_folder(&self, path: impl AsRef<Path>) -> Result<()> {
         folder::write(self, path.as_ref(), None)
     }

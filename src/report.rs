@@ -21,7 +21,7 @@ pub struct Report {
     pub date: Option<String>,
     /// The architecture.
     pub arch: String,
-    /// Where the pretrained weights came from: a repository on the hub, or a file name.
+    /// The origin of the pretrained weights: a repository on the hub, or a file name.
     #[serde(default)]
     pub base_model: Option<String>,
     /// The strategy that was named or made the plan; `None` for a custom plan.
@@ -47,7 +47,7 @@ pub struct Report {
     /// The number of samples in each part.
     pub samples: SampleCounts,
     /// Broken samples that were left out on request, of the training and the validation data; `None` if a dataset does
-    /// not tell ([`Dataset::skipped`]).
+    /// not count them ([`Dataset::skipped`]).
     pub skipped: Option<usize>,
     /// The classes.
     pub classes: Vec<String>,
@@ -67,7 +67,7 @@ pub struct Report {
     pub test: Option<Evaluation>,
     /// How long each part took, in seconds.
     pub seconds: Timings,
-    /// Learning and frozen parameters in the last phase.
+    /// Trainable and frozen parameters in the last phase.
     pub parameters: ParameterCounts,
     /// Parameters whose first gradient was exactly zero: the bias of a convolution under a batch norm, say.
     pub zero_gradients: Vec<String>,
@@ -163,11 +163,11 @@ pub struct Timings {
     pub total: f64,
 }
 
-/// The number of learning and of frozen parameters.
+/// The number of trainable and of frozen parameters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ParameterCounts {
-    /// Parameters that learn, the head's included.
+    /// Trainable parameters, the head's included.
     pub learning: usize,
     /// Parameters that are frozen.
     pub frozen: usize,
@@ -175,13 +175,13 @@ pub struct ParameterCounts {
     pub stages: Vec<StageParameters>,
 }
 
-/// The number of learning and of frozen parameters of one stage.
+/// The number of trainable and of frozen parameters of one stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StageParameters {
     /// The stage's name.
     pub name: String,
-    /// Parameters that learn.
+    /// Trainable parameters.
     pub learning: usize,
     /// Parameters that are frozen.
     pub frozen: usize,
@@ -198,7 +198,7 @@ impl Report {
         report
     }
 
-    /// What a predictor saves of it, as JSON.
+    /// The part of it that a predictor saves, as JSON.
     pub(crate) fn saved_form(&self) -> crate::Result<serde_json::Value> {
         serde_json::to_value(self.without_measurements())
             .map_err(|error| crate::Error::invalid("report", format!("cannot be written as JSON: {error}")))

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
 use std::sync::Arc;
 
-/// Where weights come from.
+/// A source of weights.
 ///
 /// ```no_run
 /// use candle_finetune::{Arch, Backbone, Source};
@@ -137,7 +137,7 @@ impl Source {
         self
     }
 
-    /// Sets which library's weights they are, where the names do not tell. A ResNet has the same names in timm and
+    /// Sets the library of the weights, if the names do not show it. A ResNet has the same names in timm and
     /// torchvision; it is taken for timm's, which crops images differently.
     ///
     /// Loading fails if the names contradict it, or if torchvision has no such architecture.
@@ -296,17 +296,19 @@ impl Source {
 }
 
 impl Backbone {
-    /// Loads the weights of an [`Arch`], or of your own [`Blueprint`], from a file: safetensors (one file, or the index of its shards) or a
-    /// zip-format `.pth` (a state dict or a training checkpoint), with timm's, torchvision's or transformers' names.
+    /// Loads the weights of an [`Arch`], or of your own [`Blueprint`], from a file: safetensors (one file, or the index
+    /// of its shards) or a zip-format `.pth` (a state dict or a training checkpoint), with timm's, torchvision's or
+    /// transformers' names.
     ///
     /// The network is an argument because most files do not name theirs. A predictor that this crate saved does:
     /// [`Source::file`] with [`Backbone::load`] needs none, and [`Predictor::from_file`](crate::Predictor::from_file)
-    /// loads it with its head. [`Backbone::notes`] says what became of a classifier in the file, and what was skipped.
+    /// loads it with its head. [`Backbone::notes`] lists what was done with a classifier in the file, and what was
+    /// skipped.
     ///
     /// # Errors
-    /// [`Error::Weights`] for a file that is damaged or not understood, or holds weights that are NaN or infinite;
-    /// [`Error::WeightsMismatch`] lists names that are missing, names that the architecture does not have, and wrong
-    /// shapes.
+    /// [`Error::Weights`] for a file that is damaged or of an unsupported format, or holds weights that are NaN or
+    /// infinite; [`Error::WeightsMismatch`] lists names that are missing, names that the architecture does not have,
+    /// and wrong shapes.
     pub fn from_file<N>(network: N, path: impl AsRef<Path>, device: &Device) -> Result<Self>
     where
         N: TryInto<Blueprint>,
@@ -324,7 +326,7 @@ impl Backbone {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hub`], whose [`kind`](crate::HubErrorKind) says what to do; otherwise as [`Backbone::from_file`].
+    /// [`Error::Hub`], whose [`kind`](crate::HubErrorKind) shows the remedy; otherwise as [`Backbone::from_file`].
     #[cfg(feature = "hub")]
     pub fn from_hub(id: impl Into<String>, device: &Device) -> Result<Self> {
         Self::load(Source::hub(id), device)

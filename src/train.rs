@@ -1,4 +1,6 @@
 //! Training: a session that trains step by step, its state as a value, and `fit`, which is a thin wrapper around it.
+//!
+//! A `RunState` is a `Position` in the plan, a `Snapshot` of the tensors, the optimizer's moments and the `Report` so far.
 
 mod audit;
 mod best;

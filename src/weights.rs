@@ -1,9 +1,9 @@
 //! Files of weights: reading safetensors and `.pth`, writing safetensors.
 //!
-//! Readers trust nothing that a file says about itself. They compare lengths with the length of the file before they
+//! Readers trust no length or offset in a file. They compare lengths with the length of the file before they
 //! allocate, and everything that they cannot read is an error that names the file and the tensor. Element types and the
 //! validation of safetensors headers come from the `safetensors` crate. The streamed reading, the limits and the order
-//! of what is written are this room's own.
+//! of what is written are this module's own.
 
 mod atomic;
 mod elements;
@@ -57,7 +57,7 @@ pub(crate) struct Weights {
     pub tensors: BTreeMap<String, Tensor>,
     /// The metadata of a safetensors header, which are free texts; empty for a `.pth`.
     pub metadata: BTreeMap<String, String>,
-    /// Which state dict was read, where the file holds several.
+    /// The state dict that was read, if the file holds several.
     pub notes: Vec<String>,
     /// The entries of a `.pth` state dict that are no tensors and were skipped: name and description, the first
     /// [`MAX_OTHERS`] of them.

@@ -24,12 +24,12 @@ use std::sync::{Arc, OnceLock};
 /// Each is a network of one block: candle-transformers gives features or logits and no map in between. Its tensors have
 /// the model's own names, so files from the hub load as they are, and a saved predictor's file holds what the model's own
 /// constructor reads. Features are those of candle-transformers, bit for bit. They run on Candle's operations, on the CPU
-/// too, and [`Plan::forecast`](crate::Plan::forecast) does not know their memory.
+/// too, and their memory is unknown to [`Plan::forecast`](crate::Plan::forecast).
 ///
-/// Frozen features ([`Strategy::SmallSimilar`](crate::Strategy::SmallSimilar)) work with every network. What else a plan
-/// may ask of them, the table says; the rest is refused with [`Error::Unsupported`](crate::Error::Unsupported) before
-/// training begins. Batch norms keep their statistics, which are not parameters; their weights and biases learn unless
-/// [`BatchNormMode::Frozen`](crate::BatchNormMode::Frozen) says otherwise.
+/// Frozen features ([`Strategy::SmallSimilar`](crate::Strategy::SmallSimilar)) work with every network. The table lists
+/// what else they support; the rest is refused with [`Error::Unsupported`](crate::Error::Unsupported) before training
+/// begins. Batch norms keep their statistics, which are not parameters; their weights and biases are trained unless
+/// frozen by [`BatchNormMode::Frozen`](crate::BatchNormMode::Frozen).
 ///
 /// ```
 /// use candle_finetune::{Backbone, FineTuner, Strategy, TensorDataset, ZooModel};
@@ -86,7 +86,7 @@ impl ZooModel {
         self.0.name
     }
 
-    /// The hub's repository of its weights; their licence stands there.
+    /// The hub's repository of its weights, which states their licence.
     pub fn hub_id(&self) -> &'static str {
         self.0.hub
     }
@@ -101,14 +101,14 @@ impl ZooModel {
         self.0.classifier
     }
 
-    /// How the weights on the hub want their images.
+    /// The preprocessing of the weights on the hub.
     pub fn input_spec(&self) -> InputSpec {
         (self.0.spec)()
     }
 
-    /// Whether its parameters can learn: the backward pass reaches all of them. Where it does not, a plan that would
-    /// train them is refused, and the backbone is used frozen.
-    pub fn can_learn(&self) -> bool {
+    /// Whether its parameters can be trained: the backward pass reaches all of them. If not, a plan that trains them is
+    /// refused; use the backbone frozen.
+    pub fn is_trainable(&self) -> bool {
         self.0.family.cut.is_none()
     }
 

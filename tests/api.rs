@@ -1,7 +1,7 @@
 //! The public names of the crate, as a list that is kept: a change of the API shows in `tests/public_api.txt`.
 //!
-//! The list is read from the sources, and so is the same whatever the features are. It relies on rustfmt's layout: items
-//! begin in the first column, what they hold after four spaces.
+//! The list is read from the sources, and so is the same whatever the features are. It relies on rustfmt's layout:
+//! items begin in the first column, what they hold after four spaces.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code = lines.fold(String::new(), |code, line| code + line.split(" // ").next().unwrap() + "\n");
-    // What a macro makes stands eight spaces in.
+    // Items from a macro are indented by eight spaces.
     let Some((before, made)) = code.split_once("\nmacro_rules! ").filter(|(_, made)| made.contains("pub enum")) else {
         return code;
     };
@@ -119,7 +119,7 @@ fn derives(lines: &[&str], at: usize) -> String {
     names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// What the definition of an exported name tells: the item, its public fields, variants or functions.
+/// The public parts of an exported name's definition: the item, its public fields, variants or functions.
 fn definition(name: &str, lines: &[&str], found: &mut BTreeSet<String>) -> bool {
     let starts = |line: &str, kind: &str| {
         let mut words = line.splitn(3, ' ');
@@ -136,7 +136,7 @@ fn definition(name: &str, lines: &[&str], found: &mut BTreeSet<String>) -> bool 
     };
     let item = head(&lines[at..]);
     let item = item.trim_start_matches("pub ");
-    // What a tuple holds is private here.
+    // The fields of tuples are private here.
     let item = if kind == "struct" { item.split('(').next().unwrap() } else { item };
     let derived = derives(lines, at);
     found.insert(if derived.is_empty() { item.to_string() } else { format!("{item}: {derived}") });
@@ -178,7 +178,7 @@ fn functions(name: &str, body: &[&str], start: &str, found: &mut BTreeSet<String
     }
 }
 
-/// What impl blocks tell of an exported name: public functions, constants, and the traits it has.
+/// The public parts of an exported name's impl blocks: public functions, constants, and the traits it has.
 fn blocks(name: &str, lines: &[&str], found: &mut BTreeSet<String>) {
     for (at, _) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("impl")) {
         let head = head(&lines[at..]);

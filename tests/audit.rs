@@ -1,4 +1,4 @@
-//! What the audit of a phase's first step refuses, and that no parameter has changed then.
+//! Steps that the audit of a phase refuses, without a change of any parameter.
 
 use crate::freezing::{small, start};
 use crate::support::{all_bits, differing, next, plan};

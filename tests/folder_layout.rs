@@ -315,7 +315,7 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// A class or a part behind a broken link would be missing silently.
+/// A class or a part under a broken link would be missing silently.
 #[cfg(unix)]
 #[test]
 fn links_to_nothing_in_the_place_of_folders_are_refused() {

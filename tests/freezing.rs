@@ -1,4 +1,5 @@
-//! Frozen tensors stay, learning tensors change: for every architecture, every cut, every mode of batch norm.
+//! Frozen tensors stay, trainable tensors change: for every architecture, frozen at every block, in every mode of batch
+//! norm.
 
 use crate::support::{CPU, all_bits, all_sums, bits, differing, images, next, plan, tensors, worn};
 use candle_finetune::{
@@ -33,7 +34,7 @@ struct Expected {
 }
 
 impl Expected {
-    /// `open`: the tensors of blocks that learn.
+    /// `open`: the tensors of trainable blocks.
     fn new(backbone: &Backbone, open: &BTreeSet<String>, mode: BatchNormMode) -> Self {
         let all: BTreeSet<String> = backbone.tensors().keys().cloned().collect();
         let norms = norms(&all);
@@ -342,7 +343,7 @@ fn policies_that_count_or_name_blocks_agree() {
 fn a_frozen_backbone_leaves_no_graph() {
     let (backbone, data, _dir) = small();
     assert!(!backbone.forward(&images(1, 3, 32, 1)).unwrap().track_op());
-    // The gradient store shows the graph behind the logits: with a frozen backbone, the head's few nodes and no others.
+    // The gradient store shows the graph of the logits: with a frozen backbone, the head's few nodes and no others.
     let count = |freeze: FreezePolicy| {
         let phase = Phase::new(1, Optimizer::sgd(0.1)).freeze(freeze);
         let tuner = FineTuner::new(backbone.clone()).plan(plan(vec![phase], 4)).cache(&FeatureCache::off());

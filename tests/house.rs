@@ -69,16 +69,16 @@ fn files() -> Vec<(PathBuf, String)> {
 }
 
 /// The module that a file belongs to: the first part of its path.
-fn room(path: &Path) -> String {
+fn module(path: &Path) -> String {
     let path = path.strip_prefix(source()).unwrap().with_extension("");
     path.iter().next().unwrap().to_str().unwrap().to_string()
 }
 
-fn floor(room: &str) -> usize {
+fn floor(module: &str) -> usize {
     FLOORS
         .iter()
-        .position(|f| f.iter().any(|(name, _)| *name == room))
-        .unwrap_or_else(|| panic!("{room} has no floor: add it to FLOORS"))
+        .position(|f| f.iter().any(|(name, _)| *name == module))
+        .unwrap_or_else(|| panic!("{module} has no floor: add it to FLOORS"))
 }
 
 /// The code without comments and without the tests at the end.
@@ -93,9 +93,9 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
     let mut exports = BTreeMap::new();
     for item in code(lib).split("pub use ").skip(1) {
         let item = item.split(';').next().unwrap();
-        let Some((room, names)) = item.split_once("::") else { continue };
+        let Some((module, names)) = item.split_once("::") else { continue };
         for name in names.trim_matches(['{', '}', '\n', ' ']).split(',') {
-            exports.insert(name.trim().to_string(), room.to_string());
+            exports.insert(name.trim().to_string(), module.to_string());
         }
     }
     assert_eq!(exports["Backbone"], "backbone");
@@ -140,8 +140,8 @@ fn lower_floors_never_import_higher_ones() {
     let lib = &files.iter().find(|(path, _)| path.ends_with("src/lib.rs")).unwrap().1;
     let exports = exports(lib);
     let mut wrong = vec![];
-    for (path, text) in files.iter().filter(|(path, _)| room(path) != "lib" && !path.ends_with("tests.rs")) {
-        let here = room(path);
+    for (path, text) in files.iter().filter(|(path, _)| module(path) != "lib" && !path.ends_with("tests.rs")) {
+        let here = module(path);
         for word in uses(&code(text)) {
             let there = exports.get(&word).unwrap_or(&word);
             if floor(there) > floor(&here) {
@@ -173,10 +173,10 @@ fn the_documents_quote_the_floors() {
 
 #[test]
 fn every_module_has_a_floor() {
-    let rooms: std::collections::BTreeSet<String> = files().iter().map(|(path, _)| room(path)).collect();
+    let modules: std::collections::BTreeSet<String> = files().iter().map(|(path, _)| module(path)).collect();
     let known: std::collections::BTreeSet<String> =
         FLOORS.iter().copied().flatten().map(|(name, _)| name.to_string()).collect();
-    assert_eq!(rooms, known);
+    assert_eq!(modules, known);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn unsafe_stands_in_ops_alone() {
         let code = code(&text);
         let found = code.contains("unsafe ") || code.contains("unsafe{") || code.contains("allow(unsafe_code)");
         seen += usize::from(found);
-        assert!(!found || room(&path) == "ops", "{} has unsafe code", path.display());
+        assert!(!found || module(&path) == "ops", "{} has unsafe code", path.display());
     }
     assert!(seen > 0, "the search itself is broken");
 }
@@ -198,7 +198,7 @@ fn files_are_not_too_long() {
         (lines > MOST_LINES).then(|| format!("{}: {lines} lines", path.display()))
     };
     let long: Vec<String> = files().iter().filter_map(long).collect();
-    assert!(long.is_empty(), "files that want splitting: {long:#?}");
+    assert!(long.is_empty(), "files to split: {long:#?}");
 }
 
 #[test]

@@ -290,7 +290,7 @@ fn descriptions_that_cannot_be() {
         (cfg("crop_mode", json!("squash")), "crop_pct is 0.9"),
         (json!({"architecture": "resnet18", "global_pool": "max"}), "global_pool"),
         (json!({"architecture": "resnet18", "model_args": {"output_stride": 8}}), "output_stride"),
-        (json!({"architecture": "resnet18", "label_names": ["only one"]}), "names 1 classes"),
+        (json!({"architecture": "resnet18", "label_names": ["only one"]}), "lists 1 classes"),
         (json!({"architecture": "resnet50"}), "resnet50"),
     ] {
         put(&folder, &tensors, &config);

@@ -158,7 +158,7 @@ fn every_difference_is_listed() {
     // Integers are not weights.
     let mut t = whole.clone();
     t.insert("bn1.bias".into(), Tensor::zeros(16, DType::I64, &CPU).unwrap());
-    assert_eq!(mismatch(Arch::CIFAR_RESNET20, &t).2, ["bn1.bias holds I64, and weights are floating point"]);
+    assert_eq!(mismatch(Arch::CIFAR_RESNET20, &t).2, ["bn1.bias holds I64, but weights are floating point"]);
 
     // The first convolution determines more than the channels.
     for dims in [vec![16, 3, 3], vec![8, 3, 3, 3], vec![16, 3, 5, 5], vec![16, 0, 3, 3], vec![16]] {

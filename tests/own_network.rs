@@ -75,7 +75,8 @@ fn its_blocks_and_tensors_are_those_of_its_layers() {
     assert!(backbone.for_input_size(64, 48).is_ok());
 }
 
-/// Frozen blocks keep their bits, and every learning tensor is reached, at every cut and in every mode of the norms.
+/// Frozen blocks keep their bits, and every trainable tensor gets a gradient, frozen at every block and in every mode
+/// of the norms.
 #[test]
 fn it_freezes_at_every_cut() {
     let backbone = Backbone::random(blueprint(), 1, &CPU).unwrap();
@@ -288,7 +289,7 @@ fn blocks_that_cannot_be_a_network_are_refused_with_their_names() {
                 8,
                 vec![stem(), Block::new("b", conv(8, 8)).stage("stem"), Block::new("c", conv(8, 8)).stage("b")],
             ),
-            "\"b\"",
+            "block b: its stage is called stem",
         ),
         (
             error(

@@ -1,4 +1,4 @@
-//! The smallest row of every family against PyTorch's figures (tests/reference/README.md), in f64 and f32.
+//! The smallest row of every family against PyTorch's values (tests/reference/README.md), in f64 and f32.
 //!
 //! `cargo run --release --example parity` compares any other row and size in the same way.
 
@@ -15,7 +15,7 @@ fn hold(name: &str) {
     for precision in [Precision::F64, Precision::F32] {
         let errors = parity.compare(precision).unwrap();
         let held = errors.worst.iter().filter(|w| w.allowed.is_some()).count();
-        assert!(held >= 4, "{precision}: only {held} kinds of figures are held");
+        assert!(held >= 4, "{precision}: only {held} kinds of values are checked");
         let too_large: Vec<_> = errors.worst.iter().filter(|w| w.too_large()).collect();
         assert!(too_large.is_empty(), "{name} in {precision}: {too_large:#?}");
     }

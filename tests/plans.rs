@@ -17,7 +17,7 @@ fn reports_of_0_1_are_read() {
     assert_eq!((report.plan.batch_size, report.plan.strategy), (16, None));
     assert_eq!(report.overrides.len(), 2);
     assert!(report.to_string().contains("large-similar"), "{report}");
-    // What it says is kept when it is written in the form of now.
+    // Its settings are kept when it is written in the current form.
     let again: Report = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     assert_eq!(again, report);
 }

@@ -1,4 +1,4 @@
-//! What README.md and examples/README.md say of names: architectures, strategies, examples.
+//! The names in README.md and examples/README.md: architectures, strategies, examples.
 
 use candle_finetune::{Arch, Strategy};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Strategies, plans and explicit settings: which wins, what is refused, what the report says.
+//! Strategies, plans and explicit settings: which wins, what is refused, what the report lists.
 
 use crate::support::{names_of, next, pictures, plan};
 use crate::training::{backbone, data, phase, plans, tuner};
@@ -113,7 +113,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
         ("weight_decay", |p| p.phases[0].optimizer.weight_decay = -0.1),
         ("warmup", |p| p.phases[0].schedule.warmup = 1.0),
         ("momentum", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).momentum(1.0)),
-        ("nesterov", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).nesterov(true)),
+        ("Nesterov", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).nesterov(true)),
         ("betas", |p| p.phases[0].optimizer = Optimizer::adamw(0.1).momentum(-0.1)),
         ("freeze", |p| p.phases[0].freeze = FreezePolicy::AllBut(11)),
         ("augment", |p| p.augment = Augment::none().flip(2.0)),
@@ -227,7 +227,7 @@ fn a_plan_in_which_nothing_can_learn_is_refused() {
     later.phases.insert(0, phase(FreezePolicy::Backbone, BatchNormMode::Frozen, 1));
     for frozen in [frozen, later] {
         let error = tuner(frozen).session(&train).err().unwrap().to_string();
-        assert!(error.contains("nothing would learn"), "{error}");
+        assert!(error.contains("nothing would be trained"), "{error}");
     }
     let random = plan(vec![phase(FreezePolicy::First(2), BatchNormMode::Train, 1)], 8).init(Init::Random);
     let error = tuner(random).fit(&train, &valid).unwrap_err().to_string();

@@ -137,7 +137,7 @@ fn an_own_loop_can_keep_its_best_epoch_and_end_a_phase() {
     assert_eq!(own.report.valid_top1, fitted.report.valid_top1);
     assert_eq!(differing(&saved(&own), &saved(&fitted)), [""; 0]);
 
-    // Without keeping, the last step's weights come out, and the report says so.
+    // Without keeping, the last step's weights are returned, and the report shows it.
     let mut session = tuner(plan).session(&train).unwrap();
     let batch = next(&mut session).unwrap().unwrap();
     session.step(&batch).unwrap();
@@ -185,7 +185,7 @@ fn the_best_epoch_of_an_earlier_phase_comes_back_in_the_midst_of_a_later_one() {
     let finished = session.finish().unwrap();
     assert_eq!((finished.report.best_epoch, finished.report.samples.valid), (Some(1), Some(12)));
 
-    // Training on after it: the weights are of no epoch any more, and the report says so.
+    // Training on after it: the weights are of no epoch any more, and the report shows it.
     let mut plan = plan;
     plan.phases.push(plan.phases[1].clone());
     let mut session = tuner(plan).session(&train).unwrap();
@@ -286,31 +286,31 @@ fn gradients_can_be_changed_before_the_step_and_parameters_are_copies() {
     session.step_with(gradients, 0.5).unwrap();
     let changed = differing(&all_bits(&before), &all_bits(&session.tensors().unwrap()));
     assert_eq!(changed, ["linear.bias"], "the only gradient that was left");
-    // What was handed out before the step still holds the values of before.
+    // Tensors returned before the step still hold the old values.
     let before: BTreeMap<_, _> =
         before.into_iter().filter(|(name, _)| parameters.iter().any(|p| p.0 == *name)).collect();
     assert_eq!(differing(&all_bits(&before), &all_bits(&parameters.into_iter().collect::<BTreeMap<_, _>>())), [""; 0]);
 }
 
-/// Whatever is called too early says what is missing.
+/// The error of a call out of order names the missing one.
 #[test]
 fn calls_out_of_order_name_the_one_that_is_missing() {
     let (train, valid) = data();
     let mut session = tuner(plans().remove(1)).session(&train).unwrap();
-    let says = |error: Error, what: &str| assert!(error.to_string().contains(what), "{error}");
-    says(session.next_batch().err().unwrap(), "next_phase");
-    says(session.next_epoch().err().unwrap(), "next_phase");
+    let names = |error: Error, what: &str| assert!(error.to_string().contains(what), "{error}");
+    names(session.next_batch().err().unwrap(), "next_phase");
+    names(session.next_epoch().err().unwrap(), "next_phase");
     assert!(session.next_phase().unwrap());
-    says(session.next_batch().err().unwrap(), "next_epoch");
+    names(session.next_batch().err().unwrap(), "next_epoch");
     let evaluation = session.evaluate(&valid).unwrap();
-    says(session.end_epoch(&evaluation).err().unwrap(), "no epoch");
+    names(session.end_epoch(&evaluation).err().unwrap(), "no epoch");
     assert!(session.next_epoch().unwrap());
     // An epoch without a batch would never end.
-    says(session.end_epoch(&evaluation).err().unwrap(), "no batch");
-    says(session.next_epoch().err().unwrap(), "no batch");
+    names(session.end_epoch(&evaluation).err().unwrap(), "no batch");
+    names(session.next_epoch().err().unwrap(), "no batch");
     session.next_batch().unwrap().unwrap();
     session.end_phase().unwrap();
-    says(session.next_batch().err().unwrap(), "next_phase");
+    names(session.next_batch().err().unwrap(), "next_phase");
     assert!(!session.next_epoch().unwrap() && !session.next_phase().unwrap());
 }
 

@@ -158,7 +158,7 @@ fn fixed_views_kept_or_not() {
     assert!(!differing(&kept.0, &run(None, None).0).is_empty());
 }
 
-/// Training that learns nothing: meaningless labels, and a rate too small to change a prediction.
+/// Training without effect: meaningless labels, and a rate too small to change a prediction.
 fn idle(epochs: usize) -> Plan {
     let mut plan = plan(vec![phase(FreezePolicy::Backbone, BatchNormMode::Frozen, epochs)], 8);
     plan.phases[0].optimizer = Optimizer::sgd(1e-30);

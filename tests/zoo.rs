@@ -1,4 +1,5 @@
-//! Networks of candle-transformers as backbones: the same bits as the originals, and typed errors for what they cannot do.
+//! Networks of candle-transformers as backbones: the same bits as the originals, and typed errors for what they cannot
+//! do.
 
 mod limits;
 
@@ -130,7 +131,7 @@ fn features_through_the_models_own_classifier_are_its_logits_bit_for_bit() {
     }
 }
 
-/// Answers from a file, and notes the names that it was asked for.
+/// Serves tensors from a file, and records the requested names.
 struct Asking<'a> {
     file: &'a HashMap<String, Tensor>,
     found: Mutex<BTreeSet<String>>,
@@ -203,7 +204,7 @@ fn plan(freeze: FreezePolicy, mode: BatchNormMode) -> Plan {
 
 #[test]
 fn learning_networks_get_every_gradient_and_the_original_agrees_after_a_step() {
-    for (name, side) in CASES.into_iter().filter(|(name, _)| model(name).can_learn()) {
+    for (name, side) in CASES.into_iter().filter(|(name, _)| model(name).is_trainable()) {
         let folder = tempfile::tempdir().unwrap();
         let (_, backbone) = loaded(name, folder.path());
         let names: BTreeSet<String> =
@@ -222,7 +223,7 @@ fn learning_networks_get_every_gradient_and_the_original_agrees_after_a_step() {
             gradients.iter().map(|(name, _)| name.clone()).filter(|n| !is_below(n, head)).collect();
         assert_eq!(reached, names, "{name}");
         session.step_with(gradients, loss.to_scalar::<f32>().unwrap().into()).unwrap();
-        // What learned, and that statistics did not.
+        // Trained parameters changed, and statistics did not.
         let after = session.tensors().unwrap();
         let changed = differing(&all_bits(&before), &all_bits(&after));
         assert!(changed.iter().all(|name| !name.contains(".running_")), "{name} {changed:?}");
@@ -245,14 +246,14 @@ fn is_below(name: &str, module: &str) -> bool {
 #[test]
 fn networks_that_cannot_learn_really_lack_gradients() {
     let mut seen = 0;
-    for (name, side) in CASES.into_iter().filter(|(name, _)| !model(name).can_learn()) {
+    for (name, side) in CASES.into_iter().filter(|(name, _)| !model(name).is_trainable()) {
         let variables: HashMap<String, Var> =
             weights(name).into_iter().map(|(name, t)| (name, Var::from_tensor(&t).unwrap())).collect();
         let tracked = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
         let logits = logits(name, &tracked, &images(2, 3, side, 4));
         let gradients = logits.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let missing = variables.values().filter(|v| gradients.get(v.as_tensor()).is_none()).count();
-        assert!(missing > variables.len() / 4, "{name}: {missing} of {}; it may learn now", variables.len());
+        assert!(missing > variables.len() / 4, "{name}: {missing} of {}; it may be trainable now", variables.len());
         seen += 1;
     }
     assert_eq!(seen, 2);

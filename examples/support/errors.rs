@@ -70,7 +70,7 @@ impl Errors {
         }
     }
 
-    /// Compares logits: the norm of the difference over the norm of the figures.
+    /// Compares logits: the norm of the difference over the norm of the reference.
     pub fn logits(&mut self, kind: &str, found: &Tensor, figures: &[f64]) -> Result<(), Failure> {
         let found = values(found)?;
         if found.len() != figures.len() {

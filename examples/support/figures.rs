@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The figures that PyTorch computed for one architecture.
+/// The values that PyTorch computed for one architecture.
 #[derive(Deserialize)]
 pub struct Figures {
     pub model: String,

@@ -73,7 +73,7 @@ enum Augmentation {
     Strong,
 }
 
-/// Trains as the options say, prints the summary, saves the results and returns them with the last line to print: the
+/// Trains by the options, prints the summary, saves the results and returns them with the last line to print: the
 /// accuracy. Returns `None` after a dry run. `weights` is the file of weights, if they come from one. `default` is the
 /// strategy if the options name none. `before` is a further check, after all others and before the training.
 pub fn finetune(

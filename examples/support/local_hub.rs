@@ -23,9 +23,9 @@ pub enum Fault {
     Gated,
     /// Answers with 401.
     Unauthorized,
-    /// Sends as many bytes as announced, the second half zeros.
+    /// Sends the announced number of bytes, the second half zeros.
     Corrupt,
-    /// Ends the connection halfway through what was asked for.
+    /// Ends the connection halfway through the response.
     Cut,
     /// Answers GET with this status, and Retry-After in seconds if given.
     Status(u16, Option<u64>),
@@ -41,7 +41,7 @@ pub enum Fault {
     HostileEtag,
     /// Sends a commit that leads out of the cache.
     HostileCommit,
-    /// Pauses for so many milliseconds halfway through a file.
+    /// Pauses for this many milliseconds halfway through a file.
     Stall(u64),
     /// Sends a file in 20 pieces, 20 ms apart.
     Slow,
@@ -53,7 +53,7 @@ pub enum Fault {
     Renamed,
 }
 
-/// A fault for paths that contain `part`, so many times.
+/// A fault for paths that contain `part`, this many times.
 struct Trouble {
     fault: Fault,
     part: String,

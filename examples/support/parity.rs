@@ -1,4 +1,4 @@
-//! Runs a network on the weights and input of a parity file and compares the results with the file's figures.
+//! Runs a network on the weights and input of a parity file and compares the results with the file's values.
 
 mod errors;
 mod figures;

@@ -35,10 +35,10 @@ pub fn device(name: &str) -> Result<Device, Failure> {
     }
 }
 
-/// The accuracy's 95 % interval, and the share of the largest class as a baseline.
+/// The accuracy's 95 % interval, and the fraction of the largest class as a baseline.
 pub fn interval(evaluation: &Evaluation) -> String {
     let (low, high) = evaluation.interval();
-    format!("95 % interval {low:.4} - {high:.4}, share of the largest class {:.4}", evaluation.largest_class())
+    format!("95 % interval {low:.4} - {high:.4}, fraction of the largest class {:.4}", evaluation.largest_class())
 }
 
 /// Refuses an output that cannot be written, or that is the same file as an input or another output.

@@ -7,7 +7,7 @@ use crate::input_spec::{InputSpec, Interpolation};
 use crate::nn::{Builder, Conv, ConvSpec, Module};
 use crate::ops::{Activation, FeatureMap, Padding};
 
-/// What tells one EfficientNet from another.
+/// The parameters of an EfficientNet.
 pub(super) struct EfficientNet {
     width: f64,
     depth: f64,

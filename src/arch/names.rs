@@ -20,7 +20,7 @@ impl FromStr for Arch {
 impl Arch {
     /// The error for a name that no architecture has.
     pub(crate) fn unknown(name: &str) -> Error {
-        // A file may say anything: of a long text the start is compared, or a megabyte would take a minute.
+        // The name may come from a file: only the start of a long text is compared, as a megabyte would take a minute.
         let name = shown(name);
         let plain = name.to_lowercase().replace('-', "_");
         let mut near: Vec<(usize, &str)> = Self::all()
@@ -45,7 +45,7 @@ const FAMILIES: [&str; 7] = [
     "EfficientNet-Lite (tf_efficientnet_lite0)",
 ];
 
-/// Whether a name may be meant by another: one begins with the other, or few letters differ.
+/// Whether a name may be a misspelling of another: one begins with the other, or few letters differ.
 fn is_near(known: &str, name: &str, distance: usize) -> bool {
     let begins = name.len() >= 3 && (known.starts_with(name) || name.starts_with(known));
     begins || distance * 3 <= known.len().max(name.len())
@@ -76,7 +76,7 @@ mod tests {
         ] {
             assert!(nearest(name).iter().any(|near| near == meant), "{name}: {:?}", nearest(name));
         }
-        // Where nothing is near, a name that happens to be nearer than others is no help.
+        // If no name is close, the closest one is no help.
         for name in
             ["vit_base_patch16_224", "densenet121", "mobilenetv3_small_100", "convnext_tiny", "alexnet", "x", ""]
         {

@@ -7,7 +7,7 @@ use crate::input_spec::{InputSpec, Interpolation};
 use crate::nn::{Builder, Conv, ConvSpec, Module};
 use crate::ops::{Activation, FeatureMap, Padding};
 
-/// What tells one ResNet from another.
+/// The parameters of a ResNet.
 pub(super) struct ResNet {
     /// Blocks per stage.
     layers: [usize; 4],
@@ -148,7 +148,7 @@ impl ResNet {
         self.groups == 1 && self.base_width == 64
     }
 
-    /// Whether transformers' configuration says the same.
+    /// Whether transformers' configuration agrees.
     pub(super) fn is_transformers(&self, bottleneck: bool, depths: &[usize], widths: &[usize]) -> bool {
         let expansion = if self.bottleneck { 4 } else { 1 };
         let own = [64, 128, 256, 512].map(|planes: usize| planes * expansion);

@@ -6,7 +6,7 @@ use crate::input_spec::Interpolation;
 use crate::nn::{Builder, Conv, ConvSpec, Module};
 use crate::ops::{Activation, FeatureMap, Padding};
 
-/// What tells one VGG from another.
+/// The parameters of a VGG.
 pub(super) struct Vgg {
     /// Convolutions per stage; each stage ends in a max-pool.
     convs: [usize; 5],

@@ -32,7 +32,7 @@ impl Network {
         self.on_images(images, |x| self.rest(x, 0))
     }
 
-    /// What the first `count` blocks make of images: a map (N, C, H, W), or features (N, D) after all blocks.
+    /// The output of the first `count` blocks for images: a map (N, C, H, W), or features (N, D) after all blocks.
     #[cfg(test)]
     pub fn prefix(&self, images: &Tensor, count: usize) -> Result<Tensor> {
         self.on_images(images, |x| {
@@ -41,7 +41,7 @@ impl Network {
         })
     }
 
-    /// Runs the first `last` blocks once; `visit` is shown the map after each, with the number of blocks that made it.
+    /// Runs the first `last` blocks once; `visit` gets the map after each, with the number of blocks so far.
     pub fn each_map(
         &self,
         images: &Tensor,
@@ -57,13 +57,13 @@ impl Network {
         })
     }
 
-    /// What [`Network::suffix`] takes from the map `x` that the first `count` blocks made: a map (N, C, H, W), or features
+    /// The input of [`Network::suffix`], from the map `x` of the first `count` blocks: a map (N, C, H, W), or features
     /// (N, D) after all blocks.
     pub fn handed_on(&self, x: &FeatureMap, count: usize) -> Result<Tensor> {
         if count == self.layers.len() { self.features_of(x.clone()) } else { Ok(x.to_images()?) }
     }
 
-    /// The blocks from `from` on, over what [`Network::handed_on`] gave: features (N, D).
+    /// The blocks from `from` on, over the result of [`Network::handed_on`]: features (N, D).
     pub fn suffix(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         if from == self.layers.len() {
             return Ok(x.clone());
@@ -71,7 +71,7 @@ impl Network {
         self.rest(FeatureMap::new(x)?, from)
     }
 
-    /// What each stage makes of images, averaged over its pixels: (N, channels), with the stage's name.
+    /// The output of each stage, averaged over its pixels: (N, channels), with the stage's name.
     pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
         self.on_images(images, |mut x| {
             let (mut stages, blocks) = (Vec::new(), self.blueprint.blocks());
@@ -93,7 +93,7 @@ impl Network {
         let (blueprint, channels) = (&self.blueprint, self.blueprint.input_spec().channels);
         match images.dims() {
             [n, c, h, w] if *c == channels && *n > 0 && *h > 0 && *w > 0 => {
-                // Only what failed is asked whether its size was the reason, so that the check costs nothing.
+                // The size is checked only after a failure, so that the check costs nothing.
                 let too_small = |error| check_size(blueprint, (*h, *w)).err().unwrap_or(error);
                 f(FeatureMap::new(images)?).map_err(too_small)
             }
@@ -114,7 +114,7 @@ impl Network {
         let features = self.blueprint.pooling().apply(&x)?.into_rows()?;
         let (made, said) = (features.dim(1)?, self.blueprint.feature_dim());
         if made != said {
-            let problem = format!("its blocks make {made} features, and its feature_dim is {said}");
+            let problem = format!("its blocks return {made} features, but its feature_dim is {said}");
             return Err(Error::invalid(format!("blueprint {}", self.blueprint.name()), problem));
         }
         Ok(features)
@@ -142,7 +142,7 @@ const MAX_SIDE: usize = 1 << 14;
 /// Refuses a size of images, height and width, at which nothing would be left for the last layers, or that no memory
 /// holds.
 pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Result<()> {
-    // As for images: a file may say any size, and the memory of the check grows with it.
+    // As for images: a file may claim any size, and the memory of the check grows with it.
     if h > MAX_SIDE || w > MAX_SIDE {
         let problem = format!("{h} x {w} pixels; a side has {MAX_SIDE} at most");
         return Err(Error::invalid("input size", problem));
@@ -151,7 +151,7 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
         return Err(Error::invalid("input size", format!("{h} x {w} pixels; {} takes {why}", blueprint.name())));
     }
     if blueprint.is_opaque() {
-        // No dry run looks into closures; they say themselves what they cannot take.
+        // A dry run does not cover closures; they return their own errors.
         return Ok(());
     }
     let network = Network::build(blueprint, &Shapes)?;

@@ -23,7 +23,7 @@ impl Block {
         Self { name: name.into(), stage: None, layer: layer.into() }
     }
 
-    /// Sets the stage that it belongs to; without, it is a stage of its own. Layer decay goes by stages.
+    /// Sets its stage; by default it is a separate stage. Layer decay is per stage.
     pub fn stage(mut self, stage: impl Into<String>) -> Self {
         self.stage = Some(stage.into());
         self

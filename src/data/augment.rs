@@ -27,7 +27,7 @@ use std::fmt;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Augment {
-    /// Random resized crop: the smallest and largest share of the image's area.
+    /// Random resized crop: the smallest and largest fraction of the image's area.
     pub crop_scale: Option<(f32, f32)>,
     /// Random resized crop: the smallest and largest ratio of width to height.
     pub crop_ratio: (f32, f32),
@@ -43,7 +43,7 @@ pub struct Augment {
     pub contrast: f32,
     /// Saturation is multiplied by 1 - this to 1 + this. Gray images have none.
     pub saturation: f32,
-    /// Hue is rotated by up to this share of the colour circle either way, at most 0.5. Gray images have none.
+    /// Hue is rotated by up to this fraction of the colour circle either way, at most 0.5. Gray images have none.
     pub hue: f32,
     /// One of fourteen operations at a random strength for each image (TrivialAugment, wide).
     pub trivial: bool,

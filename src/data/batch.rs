@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Batch {
-    /// What the network takes.
+    /// The network's input.
     pub(crate) inputs: Inputs,
     /// The target of each sample.
     pub targets: Targets,
@@ -16,7 +16,7 @@ pub struct Batch {
     pub indices: Vec<usize>,
 }
 
-/// What a network takes: images, or features from which its learning part goes on.
+/// A network's input: images, or features at which its trainable part starts.
 #[derive(Debug, Clone)]
 pub(crate) enum Inputs {
     /// Images (N, C, H, W), normalised, on the loader's device.
@@ -49,7 +49,7 @@ impl Batch {
     /// A batch of images (N, C, H, W), normalised, with a target each.
     ///
     /// # Errors
-    /// If there are not as many targets as images.
+    /// If the numbers of targets and of images differ.
     pub fn new(images: Tensor, targets: Targets) -> Result<Self> {
         let (n, _, _, _) = images.dims4()?;
         if n != targets.len() {
@@ -88,7 +88,7 @@ impl Batch {
         }
     }
 
-    /// The cached features, if it has any; `made_by` is the fingerprint of the blocks whose features are wanted, where
+    /// The cached features, if it has any; `made_by` is the fingerprint of the blocks whose features are needed, where
     /// features are cached at all.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Joins targets. `name` gives what an error calls sample `k` of these.
+    /// Joins targets. `name` gives the name of sample `k` of these in an error.
     pub(crate) fn join(
         targets: &[Target],
         classes: usize,

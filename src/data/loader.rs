@@ -122,7 +122,7 @@ pub struct Batches {
     device: Device,
 }
 
-/// What the threads of one epoch share.
+/// The state that the threads of one epoch share.
 struct Job {
     loader: Loader,
     order: Vec<usize>,

@@ -1,4 +1,4 @@
-//! What can go wrong with the hub.
+//! The kinds of errors of the hub.
 
 /// The kinds of [`Error::Hub`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

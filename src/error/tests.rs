@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn errors_of_candle_carry_no_backtrace_into_messages() {
-    // What Candle makes of a failure where RUST_BACKTRACE is set.
+    // Candle's form of a failure if RUST_BACKTRACE is set.
     let traced = || candle_core::Error::WithBacktrace {
         inner: Box::new(candle_core::Error::Msg("shapes differ".into())),
         backtrace: Box::new(std::backtrace::Backtrace::force_capture()),

@@ -12,8 +12,8 @@ pub(super) fn listed(what: &str, names: &[String], most: usize) -> String {
     format!("{what} ({}): {}{more};", names.len(), first.join(", "))
 }
 
-/// An untrusted text, made safe for a message: characters that cannot be printed are escaped, so that it cannot control a
-/// terminal, and it is cut off, so that a file cannot flood a log.
+/// An untrusted text, made safe for a message: characters that cannot be printed are escaped, so that it cannot control
+/// a terminal, and it is cut off, so that a file cannot flood a log.
 pub(crate) fn shown(text: &str) -> String {
     tamed(text, 200)
 }
@@ -87,7 +87,7 @@ pub(super) fn first_of(mut items: Vec<String>, separator: &str) -> String {
 /// The remedy for a failed audit.
 pub(super) fn audit_remedy(not_finite: &[String]) -> &'static str {
     if not_finite.is_empty() {
-        " every learning parameter must contribute to the loss, and nothing may write to a backbone's tensors"
+        " every trainable parameter must contribute to the loss, and nothing may write to a backbone's tensors"
     } else {
         " lower the learning rate, clip the gradients, or check the loss and the images"
     }

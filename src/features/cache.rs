@@ -131,7 +131,7 @@ impl FeatureCache {
         Ok(Some(Part { store, rows: 0, bytes: 0, reserved: None }))
     }
 
-    /// Takes in what was computed. Row k is found by `keys[k]`, where there is one.
+    /// Stores computed rows. The key of row k is `keys[k]`, if it has one.
     pub(super) fn keep(&self, mut part: Part, keys: &[Option<RowKey>]) -> Arc<Part> {
         let mut contents = self.lock();
         part.reserved = None;
@@ -169,7 +169,7 @@ impl FeatureCache {
         found
     }
 
-    /// Drops the features that other blocks or weights than `made_by` made, if nobody else holds this cache.
+    /// Drops the features of other blocks or weights than `made_by`, if this is the only handle to the cache.
     pub(crate) fn forget_others(&self, made_by: Option<u64>) {
         if Arc::strong_count(&self.contents) > 1 {
             return;
@@ -361,7 +361,7 @@ mod tests {
         drop(keep(&cache, &[Some(key(2, 0)), Some(key(2, 1))], 2.0).unwrap());
         let other = cache.clone();
         cache.forget_others(None);
-        assert_eq!(cache.memory_bytes(), 160, "somebody else holds it");
+        assert_eq!(cache.memory_bytes(), 160, "another handle holds it");
         drop(other);
         cache.forget_others(Some(2));
         assert_eq!((cache.memory_bytes(), level(cache.find(&[Some(key(2, 1))])[0].as_ref())), (80, Some(2.0)));

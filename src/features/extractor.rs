@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-/// Where features are taken from a network.
+/// A place in a network where features are taken.
 ///
 /// ```
 /// use candle_finetune::Cut;
@@ -22,7 +22,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cut {
-    /// After so many blocks, at least one: their map (N, C, H, W), or the features (N, feature_dim) after all of them.
+    /// After this many blocks, at least one: their map (N, C, H, W), or the features (N, feature_dim) after all of
+    /// them.
     Boundary(usize),
     /// After each stage of [`Backbone::stages`](crate::Backbone::stages).
     Stages {
@@ -45,10 +46,11 @@ pub enum Cut {
 pub struct FeatureExtractor<'a> {
     network: &'a Network,
     weights: Vec<Weight>,
-    /// What features depend on besides weights and sample: layers and pooling, naming, input, type and device.
+    /// The settings that features depend on besides weights and sample: layers and pooling, naming, input, type and
+    /// device.
     setting: String,
     transform: Transform,
-    /// Stands for the seed and the augmentation where samples are augmented at random.
+    /// The fingerprint of seed and augmentation, if samples are augmented at random.
     augmentation: Option<u64>,
     seed: u64,
     workers: Option<usize>,
@@ -59,7 +61,7 @@ pub struct FeatureExtractor<'a> {
 
 /// A tensor of the network.
 pub(crate) struct Weight {
-    /// The block that it belongs to, from 0.
+    /// Its block, from 0.
     block: usize,
     name: String,
     tensor: Tensor,
@@ -84,13 +86,13 @@ impl Weight {
     }
 }
 
-/// One place of a [`Cut`]: what features are taken there, and what makes them.
+/// One place of a [`Cut`]: the features taken there, and their origin.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Output {
     /// The block or stage before it.
     pub name: String,
     pub blocks: usize,
-    /// Cells per side of the pooled map; `None` for what the blocks hand on.
+    /// Cells per side of the pooled map; `None` for the unpooled output of the blocks.
     pub grid: Option<usize>,
     /// The fingerprint of all that its features depend on besides the sample.
     pub made_by: u64,
@@ -108,7 +110,7 @@ impl<'a> FeatureExtractor<'a> {
         Self::over(network, profile, weights)
     }
 
-    /// The blocks of `network`, which hold `weights`; `profile` says what goes into it.
+    /// The blocks of `network`, which hold `weights`; `profile` describes its input.
     pub(crate) fn over(network: &'a Network, profile: &Profile, weights: Vec<Weight>) -> Result<Self> {
         let Profile { blueprint, naming, spec, dtype, device, .. } = profile;
         let network_id = blueprint.identity();
@@ -183,8 +185,7 @@ impl<'a> FeatureExtractor<'a> {
                 Cut::Boundary(k) => match k.checked_sub(1).and_then(|last| blocks.get(last)) {
                     Some(block) => add(&block.name, k, None),
                     None => {
-                        let problem =
-                            format!("after {k} blocks; the backbone has {}, and at least 1 is run", blocks.len());
+                        let problem = format!("after {k} blocks; the backbone has {}; use at least 1", blocks.len());
                         return Err(Error::invalid("cut", problem));
                     }
                 },

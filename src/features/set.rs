@@ -9,7 +9,8 @@ use crate::ops::is_finite;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
-/// What a frozen network makes of samples, at one or more cuts and for each of the fixed views, in memory or in a file.
+/// The features of samples from a frozen network, at one or more cuts and for each of the fixed views, in memory or in
+/// a file.
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, TensorDataset, candle_core::{DType, Device, Tensor}};
@@ -50,7 +51,7 @@ const SIZE: usize = 32;
 
 impl FeatureSet {
     /// The features of the samples `indices` of a dataset, each in `views` views (1 without random augmentation), at
-    /// each of the cuts: looked for in `cache`, and what is missing computed in one pass through the network. `None` if
+    /// each of the cuts: taken from `cache`, or computed in one pass through the network. `None` if
     /// the cache has no room for it, in memory or in a file.
     ///
     /// # Errors
@@ -67,7 +68,7 @@ impl FeatureSet {
         Self::gather_with(dataset, indices, views, extractor, cuts, cache, |_, _| {})
     }
 
-    /// As [`FeatureSet::gather`]; `progress` hears how many of the missing samples and views are computed.
+    /// As [`FeatureSet::gather`]; `progress` gets how many of the missing samples and views are computed.
     pub(crate) fn gather_with(
         dataset: &Arc<dyn Dataset>,
         indices: &[usize],
@@ -174,7 +175,7 @@ impl FeatureSet {
         if let Some(beyond) = at.iter().find(|&&k| k >= self.len()) {
             return Err(Error::invalid("features", format!("of sample {beyond} of {}", self.len())));
         }
-        // Some rows may lie in memory and others in a file, which returns half precision as f32, on the CPU.
+        // Some rows may be in memory and others in a file, which returns half precision as f32, on the CPU.
         let row = |k: &usize| Ok(gathered.rows[first + k].tensor()?.to_device(&self.device)?.to_dtype(self.dtype)?);
         let rows: Vec<Tensor> = at.iter().map(row).collect::<Result<_>>()?;
         Ok(Tensor::cat(&rows, 0)?)
@@ -196,7 +197,7 @@ impl FeatureSet {
         Ok(Batch { inputs, targets, indices })
     }
 
-    /// The fingerprint of what made the features at the first output.
+    /// The fingerprint of the features' origin, at the first output.
     pub(crate) fn made_by(&self) -> Result<u64> {
         Ok(self.gathered(0)?.output.made_by)
     }
@@ -229,7 +230,7 @@ fn only(features: Tensor, keep: impl Fn(usize) -> bool) -> Result<Tensor> {
     Ok(Tensor::cat(&rows, 0)?)
 }
 
-/// Refuses features that nothing can be learned from: not finite as computed, or as cached in a narrower type.
+/// Refuses features that are useless for training: not finite as computed, or as cached in a narrower type.
 fn check_finite(computed: &Tensor, stored: &Tensor, dataset: &dyn Dataset, indices: &[usize]) -> Result<()> {
     if is_finite(stored)? {
         return Ok(());

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The result of running a network over labelled data. [`Scores`](crate::Scores) makes it.
 ///
-/// As JSON it also holds the figures that follow from its counts: `interval`, `largest_class` and every
+/// As JSON it also holds the values derived from its counts: `interval`, `largest_class` and every
 /// [`Metric`](crate::Metric), such as `top1` and `balanced_accuracy`.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -36,7 +36,7 @@ impl Evaluation {
         self.loss.is_finite() && self.not_finite == 0
     }
 
-    /// Top-1 accuracy: the share of samples whose most probable class is the target's, in [0, 1].
+    /// Top-1 accuracy: the fraction of samples whose most probable class is the target's, in [0, 1].
     pub fn top1(&self) -> f64 {
         self.correct as f64 / self.total.max(1) as f64
     }
@@ -58,7 +58,7 @@ impl Evaluation {
         recalls.sum::<f64>() / classes.len().max(1) as f64
     }
 
-    /// The share of the most frequent class among the samples, in [0, 1]: the accuracy of always predicting it.
+    /// The fraction of the most frequent class among the samples, in [0, 1]: the accuracy of always predicting it.
     pub fn largest_class(&self) -> f64 {
         let most = self.confusion.samples().into_values().max().unwrap_or(0);
         most as f64 / self.total.max(1) as f64

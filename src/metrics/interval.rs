@@ -1,8 +1,8 @@
 //! Confidence interval of an accuracy.
 
-/// The 95 % confidence interval of a share of `correct` in `total`, by Wilson's score (Wilson 1927, "Probable
+/// The 95 % confidence interval of the fraction `correct` / `total`, by Wilson's score (Wilson 1927, "Probable
 /// inference, the law of succession, and statistical inference"): unlike the normal approximation it holds for small
-/// samples and for shares near 0 and 1. (0, 1) if `total` is 0.
+/// samples and for fractions near 0 and 1. (0, 1) if `total` is 0.
 ///
 /// ```
 /// use candle_finetune::wilson_interval;
@@ -15,9 +15,9 @@ pub fn wilson_interval(correct: usize, total: usize) -> (f64, f64) {
     if total == 0 {
         return (0.0, 1.0);
     }
-    let (n, share) = (total as f64, correct as f64 / total as f64);
-    let centre = share + Z * Z / (2.0 * n);
-    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let (n, fraction) = (total as f64, correct as f64 / total as f64);
+    let centre = fraction + Z * Z / (2.0 * n);
+    let half = Z * (fraction * (1.0 - fraction) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
     (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0))
 }

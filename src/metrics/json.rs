@@ -18,14 +18,14 @@ struct Counts {
     confusion: Confusion,
 }
 
-/// A figure as JSON.
+/// A value as JSON.
 #[derive(Serialize)]
 struct Figure(#[serde(with = "any_float")] f64);
 
-/// The figures of an evaluation, by name.
-struct Figures<'a>(&'a Evaluation);
+/// The values of an evaluation, by name.
+struct Values<'a>(&'a Evaluation);
 
-impl Serialize for Figures<'_> {
+impl Serialize for Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         // The loss is a field already.
@@ -43,14 +43,14 @@ struct Written<'a> {
     #[serde(flatten)]
     counts: Counts,
     #[serde(flatten)]
-    figures: Figures<'a>,
+    values: Values<'a>,
 }
 
 impl Serialize for Evaluation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { correct, total, not_finite, loss, confusion, outcomes: _ } = self.clone();
         let counts = Counts { correct, total, not_finite, loss, confusion };
-        Written { counts, figures: Figures(self) }.serialize(serializer)
+        Written { counts, values: Values(self) }.serialize(serializer)
     }
 }
 

@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 
-/// Makes the metrics of these rows: name of the variant, name in reports, whether higher is better, and the figure.
+/// Makes the metrics of these rows: name of the variant, name in reports, whether higher is better, and the value.
 macro_rules! metrics {
     ($($(#[$doc:meta])* $variant:ident, $name:literal, $higher_is_better:literal, $value:expr;)*) => {
-        /// A figure of an [`Evaluation`] by which epochs are compared.
+        /// A value of an [`Evaluation`] by which epochs are compared.
         ///
         /// ```
         /// use candle_finetune::Metric;
         /// assert!(Metric::Loss.compare(0.1, 0.2).is_gt()); // a lower loss is better
-        /// assert!(Metric::Top1.compare(f64::NAN, 0.0).is_lt()); // what is not finite ranks last
+        /// assert!(Metric::Top1.compare(f64::NAN, 0.0).is_lt()); // values that are not finite rank last
         /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
         #[non_exhaustive]

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::ops::softmax;
 use candle_core::Tensor;
 
-/// What a network predicts for a sample, and so how logits become probabilities and what is counted as correct.
+/// The kind of prediction, which determines how logits become probabilities and what is counted as correct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Task {

@@ -13,9 +13,9 @@ use std::sync::Arc;
 pub struct BlockInfo {
     /// The name, a prefix of the block's tensors as a rule: "layer1.0", "blocks.2.1"; the first is "stem".
     pub name: String,
-    /// The stage it belongs to: "layer1", "blocks.2".
+    /// Its stage: "layer1", "blocks.2".
     pub stage: String,
-    /// How many learnable parameters it holds.
+    /// How many trainable parameters it holds.
     pub parameters: usize,
 }
 
@@ -37,11 +37,11 @@ pub(crate) struct Builder<'a> {
     pub channels: usize,
     pub blocks: Vec<BlockInfo>,
     pub layers: Vec<Box<dyn Module>>,
-    /// Every tensor asked for, in order.
+    /// Every declared tensor, in order.
     pub declared: Vec<Declared>,
-    /// The folded convolutions, by name: what the audit watches.
+    /// The folded convolutions, by name, for the audit.
     pub folded: Vec<(String, Arc<Folded>)>,
-    /// Whether a layer is a closure that no dry run can look into.
+    /// Whether a layer is custom, so that a dry run does not cover it.
     pub opaque: bool,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Builder<'a> {
         Self { provider, channels, blocks: vec![], layers: vec![], declared: vec![], folded: vec![], opaque: false }
     }
 
-    /// Adds a block. Every tensor that `build` asks for belongs to it, so each belongs to exactly one.
+    /// Adds a block with every tensor that `build` declares, so each tensor is in exactly one block.
     pub fn block<L: Module + 'static>(
         &mut self,
         name: impl Into<String>,

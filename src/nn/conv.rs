@@ -8,13 +8,13 @@ use crate::params::{Facts, Slot};
 use candle_core::{Tensor, Var};
 use std::sync::Arc;
 
-/// The share of the new batch in running statistics, as PyTorch's default.
+/// The weight of the new batch in running statistics, as PyTorch's default.
 const MOMENTUM: f64 = 0.1;
 
 /// Larger settings of a convolution are refused: their products would not fit the machine's integers.
 const MOST: usize = 1 << 16;
 
-/// The facts of a convolution and what follows it.
+/// The facts of a convolution with its norm and activation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvSpec {
     pub inputs: usize,
@@ -93,7 +93,7 @@ impl ConvSpec {
         format!("{inputs} {outputs} {kernel} {stride} {groups} {padding} {norm} {}", act.name())
     }
 
-    /// Refuses what no convolution can be; `place` is what messages call it.
+    /// Refuses invalid settings; `place` is its name in messages.
     pub fn check(&self, place: &str) -> Result<()> {
         let Self { inputs, outputs, kernel, stride, groups, padding, .. } = *self;
         let large = |padding: Padding| matches!(padding, Padding::Even(pixels) if pixels > MOST);
@@ -122,7 +122,7 @@ enum Variant {
     Biased { filter: Filter, bias: Tensor },
     /// All frozen: the norm folded into the convolution.
     Folded(Arc<Folded>),
-    /// Running statistics; kernel, weight and bias may learn.
+    /// Running statistics; kernel, weight and bias may be trained.
     Fixed { filter: Filter, bias: Option<Tensor>, affine: [Tensor; 4] },
     /// The batch's statistics, which flow into the running ones.
     Batch { filter: Filter, bias: Option<Tensor>, affine: [Tensor; 2], running: [Var; 2] },
@@ -136,10 +136,10 @@ impl Module for Conv {
 
 impl Conv {
     /// Builds from the tensors `{conv}.weight` and, with a norm, `{norm}.{weight, bias, running_mean, running_var}`;
-    /// without one, or where the specification says so, `{conv}.bias`.
+    /// without one, or if the specification has one, `{conv}.bias`.
     pub fn new(b: &mut Builder, conv: &str, norm: &str, spec: ConvSpec) -> Result<Self> {
         let ConvSpec { inputs, outputs: k, kernel, groups, .. } = spec;
-        // Of a depthwise convolution every kernel has a fan-out of its own.
+        // In a depthwise convolution every kernel has a separate fan-out.
         let fan_out = if groups > 1 && groups == inputs { kernel * kernel } else { k * kernel * kernel };
         let facts = Facts::kernel(fan_out);
         let facts = if spec.on_images { facts.over_images(1) } else { facts };
@@ -204,7 +204,7 @@ impl Conv {
             }
             Variant::Batch { filter, bias, affine: [gamma, beta], running: [mean, var] } => {
                 // The batch's mean takes the bias away again. Its gradient is zero, but it has one. (A difference,
-                // because Candle cuts the graph where it multiplies by the number 0.)
+                // because Candle drops the gradient where it multiplies by the scalar 0.)
                 let moved = match bias {
                     Some(bias) => Some((beta + (bias - bias)?)?),
                     None => None,

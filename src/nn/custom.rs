@@ -6,7 +6,7 @@ use crate::ops::FeatureMap;
 use crate::params::{Facts, TensorInit};
 use candle_core::Tensor;
 
-/// Where a [`Layer::custom`](crate::Layer::custom) gets its tensors.
+/// The tensors of a [`Layer::custom`](crate::Layer::custom).
 pub struct LayerTensors<'a, 'b> {
     builder: &'a mut Builder<'b>,
     path: &'a str,
@@ -17,7 +17,7 @@ impl<'a, 'b> LayerTensors<'a, 'b> {
         Self { builder, path }
     }
 
-    /// A tensor of this shape, which learns unless its block is frozen. In files it is called `{layer}.{name}`. `init`:
+    /// A tensor of this shape, trained unless its block is frozen. Its name in files is `{layer}.{name}`. `init`:
     /// its values in a network without pretrained weights. Weight decay applies to tensors of rank 2 and more.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl<'a, 'b> LayerTensors<'a, 'b> {
 /// From images or a map (N, C, H, W) to another, or to features (N, D).
 pub(crate) type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>;
 
-/// A closure over tensors (N, C, H, W), on whatever device.
+/// A closure over tensors (N, C, H, W), on any device.
 pub(crate) struct Custom {
     pub forward: Forward,
 }

@@ -27,7 +27,7 @@ impl Folded {
         if let Some(folded) = self.once.get() {
             return Ok(folded);
         }
-        // On the CPU, since not every device knows f64.
+        // On the CPU, since not every device supports f64.
         let wide = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64);
         let [gamma, beta, mean, var] = &self.affine;
         let a = (wide(gamma)? / (wide(var)? + self.eps)?.sqrt()?)?;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// A layer of a [`Block`](crate::Block), for your own networks.
 ///
 /// All but [`Layer::custom`] run on the crate's own operations: fast on a CPU, with tested gradients, and counted in
-/// [`Plan::forecast`](crate::Plan::forecast). Names of tensors follow the position: `block1.0.conv.weight` is the kernel
-/// of the first layer of a sequence that is block `block1`.
+/// [`Plan::forecast`](crate::Plan::forecast). Names of tensors follow the position: `block1.0.conv.weight` is the
+/// kernel of the first layer of a sequence that is block `block1`.
 #[derive(Clone)]
 pub struct Layer(Kind);
 
@@ -190,8 +190,8 @@ impl fmt::Debug for Layer {
     }
 }
 
-/// A convolution (N, inputs, H, W) to (N, outputs, H', W') with what follows it: a batch norm or a bias, and an
-/// activation. As in PyTorch it pads with zeros; by default (kernel - 1) / 2 pixels, so stride 1 keeps odd kernels' size.
+/// A convolution (N, inputs, H, W) to (N, outputs, H', W') followed by a batch norm or a bias, and an activation. As in
+/// PyTorch it pads with zeros; by default (kernel - 1) / 2 pixels, so stride 1 keeps odd kernels' size.
 ///
 /// ```
 /// use candle_finetune::{Block, Conv2d};
@@ -216,7 +216,8 @@ impl Conv2d {
         self
     }
 
-    /// Sets the number of groups: each output sees inputs / groups channels; groups = inputs is a depthwise convolution.
+    /// Sets the number of groups: each output sees inputs / groups channels; groups = inputs is a depthwise
+    /// convolution.
     pub fn groups(mut self, groups: usize) -> Self {
         self.spec = self.spec.groups(groups);
         self
@@ -246,7 +247,7 @@ impl Conv2d {
         self
     }
 
-    /// Sets what the convolution and its norm are called in files, in place of "conv" and "norm".
+    /// Sets the names of the convolution and its norm in files, in place of "conv" and "norm".
     pub fn names(mut self, conv: impl Into<String>, norm: impl Into<String>) -> Self {
         self.names = Some((conv.into(), norm.into()));
         self

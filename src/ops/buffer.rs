@@ -1,8 +1,8 @@
 //! Pooled, 64-byte aligned memory for activations and gradients.
 //!
 //! A training step allocates the same sizes in every step. Returning buffers to a pool avoids the system allocator's
-//! page faults, and the alignment lets every vector load start on a cache line (worth 10 % of a step). The pool cuts
-//! blocks out of large segments and joins free neighbours again, so that the blocks one layer frees fit any later size:
+//! page faults, and the alignment lets every vector load start on a cache line (worth 10 % of a step). The pool takes
+//! blocks from large segments and joins free neighbours again, so that the blocks one layer frees fit any later size:
 //! a step then takes hardly more memory than is live at its peak.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -41,7 +41,7 @@ pub(crate) struct Buffer<T: Pod> {
 
 // SAFETY: a buffer owns its block exclusively, as a Vec does.
 unsafe impl<T: Pod> Send for Buffer<T> {}
-// SAFETY: shared access gives out shared slices only.
+// SAFETY: shared access returns shared slices only.
 unsafe impl<T: Pod> Sync for Buffer<T> {}
 
 impl<T: Pod> Buffer<T> {
@@ -134,7 +134,7 @@ pub(super) struct FreeList {
 }
 
 impl FreeList {
-    /// For a segment of at least `bytes` beside segments of `have` bytes: half as many as there are, so that segments
+    /// For a segment of at least `bytes` beside segments of `have` bytes: half of `have`, so that segments
     /// are few.
     pub fn new(bytes: usize, have: usize) -> Self {
         Self::of(bytes.max(SEGMENT).max(have / 2 / ALIGN * ALIGN))
@@ -181,12 +181,12 @@ impl FreeList {
     }
 }
 
-/// Memory that is cut into blocks.
+/// Memory that is divided into blocks.
 struct Segment {
-    /// What the system allocated, for deallocation.
+    /// The system's allocation, for deallocation.
     given: NonNull<u8>,
     layout: Layout,
-    /// The aligned start of what is cut.
+    /// The aligned start of the blocks.
     start: NonNull<u8>,
     list: FreeList,
 }
@@ -205,7 +205,7 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 impl Pool {
-    /// `bytes` of the first segment that has so many in one free block; of a new one if there is none.
+    /// `bytes` from the first segment with a free block of that size, else from a new segment.
     fn take(&mut self, bytes: usize) -> NonNull<u8> {
         for segment in &mut self.0 {
             if let Some(start) = segment.take(bytes) {
@@ -250,7 +250,7 @@ impl Segment {
             }
             list = FreeList::of((list.bytes / 2 / ALIGN * ALIGN).max(least));
         };
-        // SAFETY: less than the ALIGN bytes that were asked for on top.
+        // SAFETY: less than the ALIGN bytes that were allocated on top.
         let start = unsafe { given.add(given.as_ptr().align_offset(ALIGN)) };
         Self { given, layout, start, list }
     }
@@ -260,7 +260,7 @@ impl Segment {
         self.list.take(bytes).map(|offset| unsafe { self.start.add(offset) })
     }
 
-    /// How far from the segment's start this lies, if it does.
+    /// The offset from the segment's start, if this is inside.
     fn offset(&self, block: NonNull<u8>) -> Option<usize> {
         let offset = (block.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
         (offset < self.list.bytes).then_some(offset)

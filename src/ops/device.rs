@@ -1,6 +1,6 @@
-//! Parts that the device forms of several operations share.
+//! Parts that the composed forms of several operations share.
 //!
-//! A device form is composed of Candle's own operations, for CUDA and Metal. Only operations whose gradients are right
+//! A composed form consists of Candle's own operations, for CUDA and Metal. Only operations whose gradients are right
 //! are used: Candle's max-pool, average pool and layer norm are not among them. The composition runs on the CPU as
 //! well, where the tests differentiate it numerically.
 
@@ -27,7 +27,7 @@ pub(super) fn padded(x: &Tensor, g: &Geometry) -> Result<Tensor> {
     x.narrow(2, 0, reach(g.oh, g.kh))?.narrow(3, 0, reach(g.ow, g.kw))
 }
 
-/// One element per channel, shaped to meet (N, C, H, W).
+/// One element per channel, shaped to broadcast over (N, C, H, W).
 pub(super) fn per_channel(t: &Tensor) -> Result<Tensor> {
     t.reshape((1, t.elem_count(), 1, 1))
 }

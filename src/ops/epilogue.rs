@@ -2,7 +2,7 @@
 
 use super::activation::Activation;
 
-/// What happens to a convolution's sum before it is stored: y = act(sum + bias + residual).
+/// The operations on a convolution's sum before it is stored: y = act(sum + bias + residual).
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue<'a, T> {
     /// One element per output channel.

@@ -18,13 +18,13 @@ pub(crate) enum FeatureMap {
     Symbolic(Symbolic),
 }
 
-/// An operation on N feature maps, in each of its forms. The forms of one operation lie in one file of `op`.
+/// An operation on N feature maps, in its three forms, which are in one file of `op`.
 pub(super) trait Operation<const N: usize> {
-    /// On the CPU; records its gradient.
+    /// The CPU form; records its gradient.
     fn cpu<T: Differentiable>(&self, inputs: [&Value<T>; N]) -> Result<Value<T>>;
-    /// Composed of those operations of Candle whose gradients are right.
+    /// The composed form, of those operations of Candle whose gradients are right.
     fn device(&self, inputs: [&Tensor; N]) -> Result<Tensor>;
-    /// In the memory model: what the CPU form allocates, saves for backward, and allocates there.
+    /// The symbolic form: what the CPU form allocates, saves for backward, and allocates there.
     fn symbolic(&self, inputs: [&Symbolic; N]) -> Result<Symbolic>;
 }
 
@@ -43,7 +43,7 @@ impl FeatureMap {
         if let Some(inputs) = all(inputs, |map| if let Self::Symbolic(s) = map { Some(s) } else { None }) {
             return Ok(Self::Symbolic(operation.symbolic(inputs)?));
         }
-        bail!("the maps of one operation must have one number type and live on one device")
+        bail!("the maps of one operation must have one element type and live on one device")
     }
 
     /// From images (N, C, H, W) of f32 or f64 on any device.
@@ -54,11 +54,11 @@ impl FeatureMap {
         match images.dtype() {
             DType::F32 => Ok(Self::F32(Value::from_images(images)?)),
             DType::F64 => Ok(Self::F64(Value::from_images(images)?)),
-            other => bail!("images are f32 or f64, and these are {other:?}"),
+            other => bail!("images must be f32 or f64, but these are {other:?}"),
         }
     }
 
-    /// Over Candle's own operations, whatever the device: the path of other devices, tested on the CPU.
+    /// For the composed form on any device: the path of other devices, tested on the CPU.
     #[cfg_attr(not(test), expect(dead_code, reason = "only the tests take this path on the CPU"))]
     pub fn on_device(images: &Tensor) -> Self {
         Self::Device(images.clone())
@@ -110,7 +110,7 @@ impl FeatureMap {
     }
 }
 
-/// What `of` finds in each of the maps, if it finds it in all.
+/// The results of `of` for all maps, if it has one for each.
 fn all<'a, V, const N: usize>(
     maps: [&'a FeatureMap; N],
     of: impl Fn(&'a FeatureMap) -> Option<&'a V>,

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use std::any::Any;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// A convolution's kernel (K, C / groups, KH, KW) or a matrix (K, C), and its packed copies where it is frozen.
+/// A convolution's kernel (K, C / groups, KH, KW) or a matrix (K, C), and its packed copies if it is frozen.
 #[derive(Clone)]
 pub(crate) struct Filter(Arc<Inner>);
 
@@ -24,7 +24,7 @@ struct Inner {
     /// Whether to cache packed copies.
     caches: bool,
     packed: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
-    /// The kernel times its factors, where something reads it unpacked.
+    /// The kernel times its factors, if it is read unpacked.
     product: OnceLock<Tensor>,
 }
 
@@ -33,7 +33,7 @@ struct Inner {
 pub(crate) struct PreparedFilter<T: Lanes> {
     pub choice: Choice,
     weights: Weights,
-    /// A frozen filter is packed once. One that learns is packed for each use, and takes no memory in between.
+    /// A frozen filter is packed once. A trainable one is packed for each use, and takes no memory in between.
     packed: Option<Arc<Packed<T>>>,
 }
 
@@ -48,7 +48,7 @@ enum Weights {
 struct Packed<T: Lanes> {
     algorithm: Algorithm,
     forward: Buffer<T>,
-    /// Packed at the first use, if the order differs: most frozen kernels have nothing that learns before them.
+    /// Packed at the first use, if the order differs: most frozen kernels have no trainable tensor before them.
     backward: OnceLock<Buffer<T>>,
 }
 
@@ -93,7 +93,7 @@ impl Filter {
             })?;
             return Tensor::from_vec(product, tensor.shape(), &Device::Cpu);
         }
-        // On the CPU, since not every device knows f64.
+        // On the CPU, since not every device supports f64.
         let wide = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         wide.broadcast_mul(&factors.reshape(((), 1, 1, 1))?)?.to_dtype(tensor.dtype())?.to_device(tensor.device())
     }
@@ -115,7 +115,7 @@ impl Filter {
         if let [k, c] = *self.0.tensor.dims() { Ok((k, c, 1, 1)) } else { self.0.tensor.dims4() }
     }
 
-    /// Whether the kernel learns, or lies behind something that does.
+    /// Whether the kernel is trainable or computed from a trainable tensor.
     pub fn learns(&self) -> bool {
         self.0.tensor.track_op()
     }

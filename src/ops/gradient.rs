@@ -66,7 +66,7 @@ pub(super) fn stays_factored(images: usize, len: usize) -> bool {
 }
 
 impl<T: Lanes> Outer<T> {
-    /// The gradient of a matrix, from the gradient of its product and from what it was multiplied with.
+    /// The gradient of a matrix, from the gradient of its product and from the other factor.
     pub fn elements(images: usize, d: &[T], x: Buffer<T>) -> Elements<T> {
         let outer = Self { images, d: Buffer::copy_of(d), x };
         if stays_factored(images, outer.len()) { Elements::Outer(outer) } else { Elements::Full(outer.full()) }

@@ -4,7 +4,7 @@
 //! gradient. So a tracked value carries a one-element *token* in Candle's graph and an *accumulator* of its gradient.
 //! Candle sorts, walks and sums tokens; our `bwd` then moves or adds the real gradients from accumulator to
 //! accumulator, in place. Parameters enter by a token of their own and features leave as ordinary tensors, so a user's
-//! `loss.backward()` works, and a loss may be made of any of Candle's operations.
+//! `loss.backward()` works, and a loss may consist of any of Candle's operations.
 
 use super::buffer::{Buffer, Pod};
 use super::gradient::{Differentiable, Elements, Gradient, Gradients};
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static RECORDING: Cell<bool> = const { Cell::new(true) };
-    /// While `backward` runs: where parameters' gradients go instead of into Candle's store.
+    /// While `backward` runs: where parameters' gradients are stored instead of in Candle's store.
     static SINK: RefCell<Option<Vec<(TensorId, Gradient)>>> = const { RefCell::new(None) };
 }
 
@@ -42,7 +42,7 @@ impl<T: Differentiable> Edge<T> {
         self.give_elements(Elements::Full(gradient));
     }
 
-    /// The same for a gradient in whichever form.
+    /// The same for a gradient in either form.
     pub fn give_elements(&self, gradient: Elements<T>) {
         let mut sum = lock(&self.accumulator);
         *sum = Some(match sum.take() {
@@ -58,7 +58,7 @@ impl<T: Differentiable> Edge<T> {
             Some(sum) => (sum.full(), true),
             None => (Buffer::arbitrary(len), false),
         };
-        // What was not written in full is no gradient.
+        // A partly written buffer is no gradient.
         f(&mut gradient, add)?;
         *sum = Some(Elements::Full(gradient));
         Ok(())
@@ -96,7 +96,7 @@ impl<T: Differentiable> CustomOp1 for Enter<T> {
     }
 }
 
-/// The edge of a tensor that learns or lies behind one that does; `None` for a frozen one.
+/// The edge of a tensor that is trainable or computed from a trainable one; `None` for a frozen one.
 pub(crate) fn enter<T: Differentiable>(t: &Tensor) -> Result<Option<Edge<T>>> {
     if !t.track_op() || !RECORDING.get() {
         return Ok(None);
@@ -201,7 +201,7 @@ pub(crate) fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// The gradients of the named variables behind `loss`.
+/// The gradients of `loss` with respect to the named variables.
 ///
 /// The same gradients as `loss.backward()`, bit for bit, but those of our own operations are moved to the caller
 /// instead of being copied and added to zeros. A variable that the loss does not depend on has no entry.
@@ -257,7 +257,7 @@ pub(crate) fn read<T: Real>(t: &Tensor) -> Result<Buffer<T>> {
 
 /// Whether every element is finite.
 pub(crate) fn is_finite(t: &Tensor) -> Result<bool> {
-    // What is not finite minus itself is NaN; everything else is 0.
+    // x - x is NaN if x is not finite, else 0.
     let t = t.detach();
     let sum = (&t - &t)?.sum_all()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_scalar::<f32>()?;
     Ok(sum == 0.0)

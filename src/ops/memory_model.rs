@@ -55,12 +55,12 @@ impl Drop for Allocation {
     }
 }
 
-/// Where the gradient of a map is summed.
+/// The accumulator of a map's gradient.
 pub(super) type Accumulator = Arc<Mutex<Option<Allocation>>>;
 
 type Backward = Box<dyn FnOnce(&Tape, Allocation) + Send>;
 
-/// What backward does for one operation, given the gradient of its result.
+/// The backward of one operation, given the gradient of its result.
 struct Recorded {
     accumulator: Accumulator,
     backward: Backward,
@@ -70,7 +70,7 @@ struct Recorded {
 pub(super) struct Tape {
     arena: Arc<Mutex<Arena>>,
     recorded: Mutex<Vec<Recorded>>,
-    /// What lives to the end of the step: gradients of parameters, and packed copies of frozen kernels.
+    /// Allocations that live to the end of the step: gradients of parameters, and packed copies of frozen kernels.
     held: Mutex<Vec<Allocation>>,
     /// The most bytes that one thread keeps as scratch memory.
     scratch: Mutex<usize>,
@@ -82,7 +82,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Hands a gradient over. Where there is one already, it is added to that and freed.
+/// Adds a gradient to the accumulator: the first is kept, a later one is added and freed.
 pub(super) fn give(accumulator: &Accumulator, gradient: Allocation) {
     lock(accumulator).get_or_insert(gradient);
 }
@@ -121,7 +121,7 @@ impl Tape {
 /// Data of the dry run that is saved for backward.
 #[derive(Clone)]
 pub(super) struct SavedSymbolic {
-    /// How many elements are recomputed from what is held; `None` if the data itself is.
+    /// How many elements are recomputed from the held data; `None` if the data itself is.
     pub recomputed: Option<usize>,
     pub held: Vec<Arc<Allocation>>,
     /// Whether a max-pool's result is recomputed from it.

@@ -1,7 +1,7 @@
 //! The operations, one file or folder each, with their three forms side by side: the CPU form with its gradient, the
-//! form composed of Candle's operations, and the symbolic form of the memory model.
+//! composed form of Candle's operations, and the symbolic form of the memory model.
 //!
-//! An operation made of existing kernels is one new file here and its line below.
+//! An operation that uses existing kernels is one new file here and its line below.
 
 mod activate;
 mod add;

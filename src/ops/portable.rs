@@ -1,7 +1,7 @@
 //! Plain loops for any element type: `Algorithm::Portable`, operations that need nothing faster, and the reference that
 //! every fast kernel is tested against.
 //!
-//! Work is cut into pieces by the shapes alone, never by the number of threads, so results do not depend on it.
+//! Work is divided by the shapes alone, never by the number of threads, so results do not depend on it.
 
 pub(super) mod conv;
 #[cfg(test)]

@@ -245,7 +245,7 @@ proptest! {
     }
 }
 
-/// What reads a step's result that backward recomputes: a convolution, factors and the next norm.
+/// The readers of a step's result that backward recomputes: a convolution, factors and the next norm.
 #[test]
 fn chains_of_steps_differentiate() {
     for act in [Activation::Identity, Activation::Relu, Activation::Relu6, Activation::Silu] {

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 /// Elements that one task handles.
 const PIECE: usize = 1 << 14;
 
-/// What one step does to a parameter.
+/// The update of a parameter in one step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rule {
     /// PyTorch's SGD: g += decay w; m = momentum m + g (m = g at first); w -= lr (g + momentum m, or m).
@@ -20,7 +20,7 @@ pub(crate) enum Rule {
     AdamW { lr: f64, betas: (f64, f64), eps: f64, decay: f64, step: u64 },
 }
 
-/// The running moments of one parameter, in its own number type.
+/// The running moments of one parameter, in its own element type.
 pub(crate) enum Moments {
     F32(Vec<Buffer<f32>>),
     F64(Vec<Buffer<f64>>),
@@ -47,7 +47,7 @@ impl Moments {
         }
     }
 
-    /// The moments of a parameter like `like`, from what [`Moments::to_tensors`] gave.
+    /// The moments of a parameter like `like`, from the result of [`Moments::to_tensors`].
     pub fn from_tensors(like: &Tensor, moments: &[Tensor]) -> Result<Self> {
         if let Some(m) = moments.iter().find(|m| m.elem_count() != like.elem_count() || m.dtype() != like.dtype()) {
             bail!("moments {:?} {:?} for a parameter {:?} {:?}", m.dtype(), m.dims(), like.dtype(), like.dims());
@@ -106,7 +106,7 @@ fn on_cpu<T: Differentiable>(
     }
 }
 
-/// Where a gradient's elements come from.
+/// The source of a gradient's elements.
 enum GradientSource<'a, T: Differentiable> {
     Slice(&'a [T]),
     Elements(&'a Elements<T>),

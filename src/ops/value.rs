@@ -8,22 +8,22 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Data of shape (N, H, W, C) and, if something behind it learns, the edge that its gradient takes.
+/// Data of shape (N, H, W, C) and, if any earlier tensor is trainable, the edge of its gradient.
 #[derive(Clone)]
 pub(crate) struct Value<T: Differentiable> {
     pub data: Arc<Buffer<T>>,
     pub dims: [usize; 4],
     pub edge: Option<Edge<T>>,
-    /// How the data is recomputed from what backward keeps anyway.
+    /// How the data is recomputed from data that backward saves anyway.
     recompute: Option<Arc<dyn Recompute<T>>>,
 }
 
 /// A selection of elements, each of which stays in its channel: (N, H, W, C) to (N, H', W', C).
 pub(super) type Select<'a, T> = &'a dyn Fn(&[T]) -> Buffer<T>;
 
-/// Data that can be computed again, bit for bit, from what backward keeps anyway (Chen et al. 2016, arXiv 1604.06174).
+/// Data that can be recomputed, bit for bit, from data that backward saves anyway (Chen et al. 2016, arXiv 1604.06174).
 pub(super) trait Recompute<T: Differentiable>: Send + Sync {
-    /// The data, or what `select` picks of it: then the elements that it leaves out need not be computed.
+    /// The data, or the selection `select` of it, without computing the other elements.
     fn data(&self, select: Option<Select<T>>) -> Result<Buffer<T>>;
 
     /// Whether `data` takes a selection.

@@ -43,7 +43,10 @@ impl Plan {
             [("lr", o.lr), ("backbone_lr_scale", phase.backbone_lr_scale), ("layer_decay", phase.layer_decay)]
         {
             if !(value.is_finite() && value > 0.0) {
-                return wrong(&what(field), format!("{value}; it must be more than 0 (freeze what must not learn)"));
+                return wrong(
+                    &what(field),
+                    format!("{value}; it must be more than 0 (to keep weights unchanged, freeze them)"),
+                );
             }
         }
         if let Some(problem) = o.problem() {
@@ -59,7 +62,7 @@ impl Plan {
         phase.freeze.check(backbone.blueprint(), phase.batch_norm)?;
         let names = matches!(phase.freeze, FreezePolicy::Named(_));
         if self.init == Init::Random && (frozen > 0 || names) {
-            let problem = "freezes blocks that start from random weights, which would never learn anything";
+            let problem = "freezes blocks that start from random weights and so would never be trained";
             return wrong(&what("freeze"), problem);
         }
         Ok(())

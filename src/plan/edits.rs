@@ -3,7 +3,7 @@
 use super::Plan;
 use serde_json::Value;
 
-/// What a plan says about itself, which is no setting.
+/// Fields of a plan that are no settings.
 const NOT_SETTINGS: [&str; 4] = ["version", "strategy", "samples", "reasons"];
 
 impl Plan {
@@ -16,7 +16,7 @@ impl Plan {
     }
 }
 
-/// Where two values differ, each by its path.
+/// The differences of two values, each with its path.
 fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
     use Value::{Array, Object};
     let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };

@@ -5,16 +5,16 @@ use crate::optim::Optimizer;
 use crate::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
-/// A part of a [`Plan`](crate::Plan) during which the same tensors are frozen and the same tensors learn.
+/// A part of a [`Plan`](crate::Plan) with a fixed set of frozen and of trainable tensors.
 ///
-/// What is written of it belongs to the plan's version.
+/// The plan's version covers its serialised form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Phase {
     /// What is frozen.
     pub freeze: FreezePolicy,
-    /// How batch norms behave in blocks that learn.
+    /// How batch norms behave in trainable blocks.
     pub batch_norm: BatchNormMode,
     /// Passes over the training data.
     pub epochs: usize,
@@ -38,7 +38,7 @@ fn augmented() -> bool {
 }
 
 impl Phase {
-    /// A phase in which everything learns at the optimizer's rate, batch norms use the batch's statistics, and the
+    /// A phase in which everything is trained at the optimizer's rate, batch norms use the batch's statistics, and the
     /// plan's augmentation applies.
     ///
     /// ```
@@ -66,7 +66,7 @@ impl Phase {
         self
     }
 
-    /// Sets how batch norms behave in blocks that learn.
+    /// Sets how batch norms behave in trainable blocks.
     pub fn batch_norm(mut self, batch_norm: BatchNormMode) -> Self {
         self.batch_norm = batch_norm;
         self

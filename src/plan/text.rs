@@ -36,10 +36,10 @@ impl Plan {
         writeln!(f)?;
         for (i, p) in self.phases.iter().enumerate() {
             let frozen = match &p.freeze {
-                FreezePolicy::Nothing => "everything learns".to_string(),
-                FreezePolicy::Backbone => "the head learns".to_string(),
+                FreezePolicy::Nothing => "everything is trained".to_string(),
+                FreezePolicy::Backbone => "the head is trained".to_string(),
                 FreezePolicy::First(k) => format!("the first {k} blocks are frozen"),
-                FreezePolicy::AllBut(k) => format!("the last {k} blocks learn"),
+                FreezePolicy::AllBut(k) => format!("the last {k} blocks are trained"),
                 FreezePolicy::UpTo(name) => format!("frozen up to {name}"),
                 FreezePolicy::Named(names) => format!("frozen: {}", names.join(", ")),
             };
@@ -49,7 +49,7 @@ impl Plan {
                 let norms = match p.batch_norm {
                     BatchNormMode::Frozen => "batch norms frozen",
                     BatchNormMode::FrozenStats => "batch norms' statistics frozen",
-                    BatchNormMode::Train => "batch norms learn",
+                    BatchNormMode::Train => "batch norms are trained",
                 };
                 write!(f, ", {norms}")?;
             }

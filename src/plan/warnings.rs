@@ -5,7 +5,7 @@ use crate::backbone::Backbone;
 use crate::optim::OptimizerRule;
 
 impl Plan {
-    /// Settings that work and are probably a mistake: learning rates at which nothing is learnt, images far smaller than
+    /// Valid settings that are probably a mistake: learning rates at which training fails, images far smaller than
     /// the network was designed for, an unoptimised build. A run reports them once, when it starts.
     ///
     /// ```
@@ -25,7 +25,7 @@ impl Plan {
             };
             let (lr, rule) = (phase.optimizer.lr * phase.backbone_lr_scale.max(1.0), phase.optimizer.rule.name());
             if lr > highest {
-                warnings.push(format!("phase {}: a learning rate of {lr} is far above what {rule} can use", i + 1));
+                warnings.push(format!("phase {}: a learning rate of {lr} is far too high for {rule}", i + 1));
             }
         }
         let ((h, w), (usual, _)) = (backbone.input_spec().size, backbone.blueprint().input_spec().size);
@@ -39,8 +39,8 @@ impl Plan {
     }
 }
 
-/// The warning for a build of this crate at this optimisation level. The build script passes the level on: debug
-/// assertions do not tell it, since an optimised build may have them.
+/// The warning for a build of this crate at this optimisation level. The build script passes the level: debug
+/// assertions do not show it, since an optimised build may have them.
 fn unoptimised(level: &str) -> Option<String> {
     (level == "0").then(|| {
         "this build is not optimised and trains many times slower: build with --release, or set opt-level = 3 under \

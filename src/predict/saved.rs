@@ -90,5 +90,5 @@ fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &
     if width == labels {
         return Ok(());
     }
-    Err(Error::weights(path, format!("the head has {width} classes, and there are {labels} labels")))
+    Err(Error::weights(path, format!("the head has {width} classes, but there are {labels} labels")))
 }

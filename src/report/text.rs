@@ -55,7 +55,7 @@ impl Report {
                 epoch.seconds,
             );
         }
-        let _ = writeln!(text, "\n  {:<14} {:>12} {:>12}", "stage", "learning", "frozen");
+        let _ = writeln!(text, "\n  {:<14} {:>12} {:>12}", "stage", "trainable", "frozen");
         for stage in &self.parameters.stages {
             let _ = writeln!(text, "  {:<14} {:>12} {:>12}", stage.name, stage.learning, stage.frozen);
         }

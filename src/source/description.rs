@@ -14,7 +14,7 @@ use std::path::Path;
 /// 1: as 0.1 wrote it. 2: `pooling`, which a reader must know; files without one are still written as version 1.
 pub(crate) const DESCRIPTION_VERSION: u32 = 2;
 
-/// What every version of the description has.
+/// The fields that every version of the description has.
 #[derive(serde::Deserialize)]
 struct Versioned {
     version: u32,

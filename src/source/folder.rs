@@ -12,7 +12,7 @@ use object::{Object, PREPROCESSOR};
 use processor::preprocessed;
 use std::path::{Path, PathBuf};
 
-/// The weights in such a folder, and what the other files say of them.
+/// The weights in such a folder, and their description by the other files.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     /// The file of weights, or the index of its shards.
@@ -22,7 +22,7 @@ pub(crate) struct Snapshot {
     pub labels: Option<Vec<String>>,
     /// The repository of the hub that the folder came from.
     pub repository: Option<String>,
-    /// What the files leave out and was assumed.
+    /// Settings that the files lack and that were assumed.
     pub notes: Vec<String>,
     /// What the config says and only a saved predictor's own description can explain: a network that the crate does not
     /// have, or another pooling.
@@ -150,7 +150,7 @@ impl Snapshot {
                 _ => return Err(input.wrong("interpolation", "nearest, bilinear, bicubic or lanczos")),
             });
         }
-        if let Some(crop) = input.share("crop_pct")? {
+        if let Some(crop) = input.fraction("crop_pct")? {
             spec = spec.crop_pct(crop);
         }
         if let Some(mode) = input.text("crop_mode")? {
@@ -160,7 +160,7 @@ impl Snapshot {
                 "border" => CropMode::Border,
                 _ => return Err(input.wrong("crop_mode", "center, squash or border")),
             });
-            if spec.crop_mode != CropMode::Center && input.share("crop_pct")?.is_some_and(|crop| crop < 1.0) {
+            if spec.crop_mode != CropMode::Center && input.fraction("crop_pct")?.is_some_and(|crop| crop < 1.0) {
                 return Err(input.wrong("crop_pct", "1 where crop_mode is squash or border"));
             }
         }

@@ -19,11 +19,11 @@ pub(super) struct Matched {
     pub classifier: Option<(Tensor, Tensor)>,
     /// Names and shapes of a classifier that is not one linear layer over the features.
     pub unused: Vec<String>,
-    /// What was chosen, removed and skipped in the file.
+    /// Notes of what was chosen, removed and skipped in the file.
     pub notes: Vec<String>,
 }
 
-/// Common names of classifiers. A tensor of such a name, or below it, does not belong to the backbone.
+/// Common names of classifiers. A tensor with one of these names, or below one, is not part of the backbone.
 const HEADS: [&str; 5] = ["classifier", "fc", "head", "last_linear", "linear"];
 
 /// Finds every tensor of `arch` in the file, under the naming that fits best and under any prefix, and checks that its
@@ -119,7 +119,7 @@ impl Comparison {
             match shaped(tensor, d, map.naming)? {
                 Some(tensor) => drop(tensors.insert(d.name.clone(), tensor)),
                 None if tensor.dims() == d.shape => {
-                    shapes.push(format!("{file} holds {:?}, and weights are floating point", tensor.dtype()));
+                    shapes.push(format!("{file} holds {:?}, but weights are floating point", tensor.dtype()));
                 }
                 None => shapes.push(format!("{file} has {:?} and should have {:?}", tensor.dims(), d.shape)),
             }
@@ -156,7 +156,7 @@ impl Comparison {
         self.missing.is_empty() && self.shapes.is_empty() && self.unknown.is_empty()
     }
 
-    /// The error for what does not fit, with an architecture that does.
+    /// The error for tensors that do not fit, with an architecture that does.
     fn mismatch(self, arch: &Wanted, names: &Names<'_>, map: &NameMap, weights: &Weights) -> Error {
         let mut seen = BTreeSet::new();
         let others: BTreeMap<_, _> = weights.others.iter().map(|(n, what)| (unwrapped(n, &mut seen), what)).collect();
@@ -182,7 +182,7 @@ impl Comparison {
     }
 }
 
-/// The error for a file whose architecture is not known.
+/// The error for a file of unknown architecture.
 pub(super) fn of_unknown_arch(weights: &Weights) -> Error {
     let guess = Names::of(weights, None).ok().and_then(|names| looks_like(None, &names, weights));
     let guess = guess.map_or(String::new(), |arch| format!("; it looks like {arch}"));

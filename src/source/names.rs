@@ -97,12 +97,12 @@ impl<'a> Names<'a> {
         self.beside.iter().copied().chain(others).collect()
     }
 
-    /// What was removed from names, including this prefix.
+    /// The parts removed from names, including this prefix.
     pub fn removed(&self, prefix: &str) -> Vec<String> {
         self.removed.iter().cloned().chain((!prefix.is_empty()).then(|| prefix.to_owned())).collect()
     }
 
-    /// What all names begin with, up to a dot, for a message.
+    /// The common prefix of all names, up to a dot, for a message.
     pub fn common_prefix(&self) -> Option<&str> {
         let (first, last) = (self.tensors.keys().next()?, self.tensors.keys().next_back()?);
         // In a sorted list, what the first and the last have in common, all have.

@@ -69,7 +69,7 @@ pub(crate) struct Opened {
     channels: usize,
     /// The repository of the hub, or the file's name.
     name: Option<String>,
-    /// What was chosen, removed and skipped in the file.
+    /// Notes of what was chosen, removed and skipped in the file.
     notes: Vec<String>,
     /// Settings that the files beside the weights lack.
     folder_notes: Vec<String>,
@@ -78,7 +78,8 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Combines the settings of the user, of the file and of the files beside it (`beside`), in this order of precedence.
+    /// Combines the settings of the user, of the file and of the files beside it (`beside`), in this order of
+    /// precedence.
     pub(super) fn resolve(options: Options, weights: Weights, beside: Snapshot) -> Result<Self> {
         let path = &weights.path;
         let saved = Saved::in_file(&weights)?;
@@ -108,7 +109,6 @@ impl Opened {
         if let (None, Some(problem)) = (&saved, beside.problem) {
             return Err(problem);
         }
-        let pooling = pooling(&options, &wanted, saved.as_ref(), path)?;
         let is_f64 = || weights.tensors.values().any(|t| t.dtype() == DType::F64);
         let dtype = match options.saved_only {
             true if is_f64() => DType::F64,
@@ -116,6 +116,8 @@ impl Opened {
             false => options.dtype,
         };
         let found = matched(&wanted, &weights, options.prefix.as_deref(), dtype)?;
+        // Tensors that differ say more about another network than this does.
+        let pooling = pooling(&options, &wanted, saved.as_ref(), path)?;
         let detected = saved.as_ref().map_or(found.naming, |s| s.naming);
         let naming = match options.naming {
             Some(naming) => agreed(&wanted, naming, detected, saved.is_some(), path)?,
@@ -227,8 +229,8 @@ fn pooling(options: &Options, wanted: &Wanted, saved: Option<&Saved>, path: &Pat
     if pooling == stored && layers {
         return Ok(pooling);
     }
-    let what = if pooling == stored { "layers" } else { "pooling" };
-    let problem = format!("its predictor was trained with another {what} than the blueprint {wanted} has");
+    let what = if pooling == stored { "layers differ" } else { "pooling differs" };
+    let problem = format!("the {what} between its predictor and the blueprint {wanted}");
     Err(Error::weights(path, problem))
 }
 

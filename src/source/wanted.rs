@@ -51,7 +51,7 @@ impl Wanted {
         }
     }
 
-    /// The network for images of so many channels. A user's has those that it has.
+    /// The network for images of this many channels. A user's blueprint keeps its own.
     pub fn blueprint(&self, naming: Naming, channels: usize) -> Result<Blueprint> {
         match self {
             Self::Arch(arch) => arch.blueprint(naming, channels),
@@ -59,7 +59,7 @@ impl Wanted {
         }
     }
 
-    /// Every tensor of it, for images of so many channels.
+    /// Its tensors, for images of this many channels.
     pub fn declared(&self, channels: usize) -> Result<Vec<Declared>> {
         Ok(self.blueprint(Naming::Timm, channels)?.declared().to_vec())
     }
@@ -86,7 +86,7 @@ impl Wanted {
         }
     }
 
-    /// How images are prepared for weights of this naming.
+    /// The preprocessing for weights of this naming.
     pub fn input_spec_in(&self, naming: Naming) -> InputSpec {
         match self {
             Self::Arch(arch) => arch.input_spec_in(naming),

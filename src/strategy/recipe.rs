@@ -16,15 +16,16 @@ const PRETRAINED_SCALE: f64 = 0.1;
 
 /// The number of samples up to which this fraction of the blocks stays frozen.
 ///
-/// The first blocks hold generic features, edges and colours; the more data there is, the fewer blocks should stay frozen.
-/// DESIGN.md has the measurements.
+/// The first blocks hold generic features, edges and colours; the more data there is, the fewer blocks should stay
+/// frozen. DESIGN.md has the measurements.
 const FROZEN_FRACTION: [(usize, f64); 4] = [(1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
 
-/// What a plan depends on.
+/// The facts that a plan depends on.
 struct Facts {
     samples: usize,
-    /// Whether the backbone has few features, as CIFAR's ResNets do. Narrow networks take larger rates (AdamW's best rate
-    /// falls as 1 / width, Yang et al. 2022, arXiv 2203.03466), and with them batch statistics help in spite of their noise.
+    /// Whether the backbone has few features, as CIFAR's ResNets do. Narrow networks take larger rates (AdamW's best
+    /// rate falls as 1 / width, Yang et al. 2022, arXiv 2203.03466), and with them batch statistics help in spite of
+    /// their noise.
     narrow: bool,
 }
 
@@ -59,7 +60,7 @@ impl Facts {
 }
 
 impl Strategy {
-    /// The recipe for this backbone and number of training samples. It is plain data: change what you like.
+    /// The recipe for this backbone and number of training samples. It is plain data: edit it.
     ///
     /// ```
     /// use candle_finetune::{Arch, Backbone, Strategy, candle_core::Device};
@@ -140,7 +141,7 @@ fn tuned(facts: &Facts, freeze: FreezePolicy) -> Plan {
     }
     plan.phases.push(second);
     plan.reasons.push(format!(
-        "pretrained weights learn at {pretrained:.0e}, a tenth of the rate from scratch ({scratch:.0e})"
+        "pretrained weights are trained at {pretrained:.0e}, a tenth of the rate from scratch ({scratch:.0e})"
     ));
     plan
 }

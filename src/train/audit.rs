@@ -20,13 +20,13 @@ pub(super) struct Audit {
 type Sums = BTreeMap<String, u64>;
 
 impl Audit {
-    /// `wanted`: whether frozen tensors will be compared.
+    /// `wanted`: whether frozen tensors are compared.
     pub fn begin(phase: usize, slots: &Slots, wanted: bool) -> Result<Self> {
         let frozen = if wanted { sums(slots)? } else { Sums::new() };
         Ok(Self { phase, frozen, folded: None })
     }
 
-    /// After the first backward pass: every learning parameter was reached by a finite gradient. Returns those whose
+    /// After the first backward pass: every trainable parameter got a finite gradient. Returns those whose
     /// gradient is exactly zero.
     pub fn gradients(&self, learners: &Learners, gradients: &Gradients) -> Result<Vec<String>> {
         let (mut unreached, mut not_finite, mut zero) = (vec![], vec![], vec![]);

@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(winner(&best), Some(4));
     }
 
-    /// Where the two disagree on many samples, the error of their difference is larger.
+    /// If the two disagree on many samples, the error of their difference is larger.
     #[test]
     fn the_comparison_is_paired() {
         let most = evaluation(&[1, 1, 1, 1, 1, 1, 0, 0, 0, 0], 1.0);

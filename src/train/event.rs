@@ -13,7 +13,7 @@ pub enum Event<'a> {
     Phase {
         /// The phase, from 1.
         phase: usize,
-        /// How many there are.
+        /// The number of phases.
         phases: usize,
         /// How many leading blocks are frozen.
         frozen_blocks: usize,

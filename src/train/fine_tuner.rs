@@ -91,8 +91,8 @@ impl FineTuner {
         self
     }
 
-    /// Sets the strategy, which makes the plan for the data's size. If a plan is set as well, the plan is followed, and the
-    /// report lists where it differs from this strategy's.
+    /// Sets the strategy, which makes the plan for the data's size. If a plan is set as well, the plan is followed, and
+    /// the report lists where it differs from this strategy's.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
         self
@@ -149,8 +149,8 @@ impl FineTuner {
         self.on_event(super::event::progress_lines(std::io::stderr()))
     }
 
-    /// Continues the run that `state` was taken from, instead of starting a new one. Backbone, plan, seed, head and data
-    /// must be the same. See [`Session::resume`].
+    /// Continues the run that `state` was taken from, instead of starting a new one. Backbone, plan, seed, head and
+    /// data must be the same. See [`Session::resume`].
     pub fn resume(mut self, state: &RunState) -> Self {
         self.state = Some(state.clone());
         self
@@ -205,8 +205,8 @@ impl FineTuner {
     /// and [`Report::stopped`](crate::Report::stopped) has the reason.
     ///
     /// # Errors
-    /// As [`FineTuner::session`]; [`Error::Diverged`] if the validation of every epoch was NaN or infinite; and if a sample
-    /// cannot be read, the audit fails, or the validation data has other classes.
+    /// As [`FineTuner::session`]; [`Error::Diverged`] if the validation of every epoch was NaN or infinite; and if a
+    /// sample cannot be read, the audit fails, or the validation data has other classes.
     pub fn fit<D, V>(self, train: &D, valid: &V) -> Result<Fitted>
     where
         D: Dataset + Clone + 'static,

@@ -15,7 +15,7 @@ pub(super) struct Group {
     pub decays: bool,
 }
 
-/// A parameter that learns.
+/// A trainable parameter.
 pub(super) struct Learner {
     pub name: String,
     pub variable: Var,
@@ -66,11 +66,11 @@ impl Learner {
     }
 }
 
-/// All learning parameters, in the order of their names, and the optimizer state of those that pause.
+/// All trainable parameters, in the order of their names, and the optimizer state of those that pause.
 #[derive(Default)]
 pub(super) struct Learners {
     learning: Vec<Learner>,
-    /// Moments of parameters that learned in an earlier phase and are frozen in this one.
+    /// Moments of parameters that were trained in an earlier phase and are frozen in this one.
     paused: BTreeMap<String, (Moments, u64)>,
 }
 
@@ -217,7 +217,7 @@ mod tests {
         ]
     }
 
-    /// The figures are PyTorch 2.15's, for the same three steps: torch.optim.SGD and AdamW in float64.
+    /// The values are PyTorch 2.15's, for the same three steps: torch.optim.SGD and AdamW in float64.
     #[test]
     fn three_steps_as_pytorch_makes_them() {
         for (optimizer, count, expected) in optimizers() {

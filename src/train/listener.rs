@@ -4,7 +4,7 @@ use super::event::Event;
 
 type Hear = dyn FnMut(&Event<'_>) + Send;
 
-/// A listener, or nobody.
+/// A listener, or none.
 #[derive(Default)]
 pub(super) struct Listener(Option<Box<Hear>>);
 

@@ -24,7 +24,7 @@ pub(super) struct Model {
     pub head: Head,
     pub labels: Vec<String>,
     pub slots: Slots,
-    /// The names of tensors that have learned or moved.
+    /// The names of tensors that have been trained or updated.
     trained: BTreeSet<String>,
 }
 
@@ -32,13 +32,13 @@ pub(super) struct Model {
 pub(super) struct Entered {
     pub network: Network,
     pub frozen_blocks: usize,
-    /// What learns, in the order of the names.
+    /// The trainable parameters, in the order of the names.
     pub parameters: Vec<(String, Var, Group)>,
     pub counts: ParameterCounts,
 }
 
 impl Model {
-    /// The plan's initial weights with a new head. What learns is copied later; what is frozen stays shared.
+    /// The plan's initial weights with a new head. Trainable tensors are copied later; frozen ones stay shared.
     pub fn start(backbone: &Backbone, head: Head, labels: Vec<String>, init: Init, seed: u64) -> Result<Self> {
         let profile = backbone.inner.profile.clone();
         let tensors = match init {
@@ -63,14 +63,14 @@ impl Model {
         self.head.names(self.blueprint(), self.labels.len())
     }
 
-    /// Refuses a plan with a phase in which nothing would learn.
+    /// Refuses a plan with a phase in which nothing would be trained.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let heads = self.head_names();
         for (i, phase) in plan.phases.iter().enumerate() {
             let frozen = phase.freeze.resolve(self.blueprint(), &heads)?;
             let learns = |d: &Declared| frozen.role(d, phase.batch_norm) == Role::Param;
             if heads.iter().all(|name| frozen.names(name)) && !self.blueprint().declared().iter().any(learns) {
-                let problem = "freezes everything, the head too, so nothing would learn";
+                let problem = "freezes everything, the head too, so nothing would be trained";
                 return Err(Error::invalid(format!("plan: phase {} freeze", i + 1), problem));
             }
         }
@@ -116,7 +116,7 @@ impl Model {
         self.slots.iter().map(|(name, slot)| Ok((name.clone(), slot.detached().copy()?))).collect()
     }
 
-    /// Every tensor as a value: copies of what may change; what is frozen is shared.
+    /// Every tensor as a value: copies of those that may change; frozen ones are shared.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let keep = |slot: &Slot| match slot {
             Slot::Frozen(t) => Ok(t.clone()),
@@ -165,7 +165,7 @@ fn assign(slots: &mut Slots, declared: &[Declared], frozen: &Frozen, mode: Batch
     for (name, slot) in slots {
         let role = match backbone.get(name.as_str()) {
             Some(d) => frozen.role(d, mode),
-            // The head learns, unless it is named.
+            // The head is trained, unless it is named.
             None if frozen.names(name) => Role::Frozen,
             None => Role::Param,
         };
@@ -189,7 +189,7 @@ fn variable(t: &Tensor) -> Result<Var> {
     Ok(Var::from_tensor(&t.detach())?)
 }
 
-/// How each learning tensor is stepped: earlier stages at smaller rates, decay for kernels and weights alone.
+/// How each trainable tensor is stepped: earlier stages at smaller rates, decay for kernels and weights alone.
 fn groups(slots: &Slots, blueprint: &Blueprint, phase: &Phase) -> BTreeMap<String, Group> {
     let (blocks, declared) = (blueprint.blocks(), blueprint.declared());
     let mut stages: Vec<&str> = blocks.iter().map(|b| b.stage.as_str()).collect();
@@ -212,7 +212,7 @@ fn groups(slots: &Slots, blueprint: &Blueprint, phase: &Phase) -> BTreeMap<Strin
         .collect()
 }
 
-/// Counts what learns and what is frozen.
+/// Counts trainable and frozen parameters.
 fn count(slots: &Slots, blueprint: &Blueprint) -> ParameterCounts {
     let (blocks, declared) = (blueprint.blocks(), blueprint.declared());
     let mut all = ParameterCounts::default();
@@ -245,7 +245,7 @@ mod tests {
     use crate::{Arch, Backbone, FreezePolicy, Optimizer};
     use candle_core::{DType, Device};
 
-    /// Of a backbone with a linear head, in which everything learns.
+    /// Of a backbone with a linear head, in which everything is trained.
     fn groups_of(phase: &Phase) -> BTreeMap<String, Group> {
         let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
         let blueprint = backbone.blueprint();
@@ -260,7 +260,7 @@ mod tests {
         groups(&slots, blueprint, phase)
     }
 
-    /// Each stage learns at a share of the next one's rate, counted from the head.
+    /// Each stage's rate is a fraction of the next one's, counted from the head.
     #[test]
     fn layer_decay_falls_stage_by_stage() {
         let phase = Phase::new(1, Optimizer::adamw(1.0)).backbone_lr_scale(0.1).layer_decay(0.5);

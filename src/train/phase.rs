@@ -18,9 +18,9 @@ pub(super) struct RunningPhase {
     pub frozen_blocks: usize,
     /// The cached features of the training data.
     pub features: Option<FeatureSet>,
-    /// What made the cached features.
+    /// The fingerprint of the cached features' origin.
     pub made_by: Option<u64>,
-    /// Makes batches of images where no features are cached.
+    /// Makes batches of images if no features are cached.
     pub loader: Loader,
     pub audit: Audit,
     /// Batches of the whole phase.
@@ -32,7 +32,7 @@ pub(super) struct RunningPhase {
 /// An epoch in progress.
 pub(super) struct RunningEpoch {
     pub sampler: Sampler,
-    /// The loader's batches, where no features are cached.
+    /// The loader's batches, if no features are cached.
     batches: Option<Batches>,
     pub progress: Progress,
 }
@@ -90,7 +90,7 @@ impl RunningPhase {
         }
     }
 
-    /// Where the epoch in progress is.
+    /// The position in the epoch in progress.
     pub fn epoch_state(&self) -> Option<EpochState> {
         let epoch = self.epoch.as_ref()?;
         Some(EpochState { taken: epoch.sampler.taken(), progress: epoch.progress.paused() })

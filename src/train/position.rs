@@ -41,7 +41,7 @@ pub(super) struct EpochState {
     pub progress: Progress,
 }
 
-/// Where a run is in its plan.
+/// The position of a run in its plan.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Position {
     pub counters: Counters,

@@ -81,9 +81,9 @@ pub(super) struct Setting {
 const VERSION: u32 = 1;
 
 impl RunState {
-    /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed. Tensors
-    /// that are still those of the initial weights are not written; the file has their checksums, and a session takes
-    /// them from its backbone.
+    /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed.
+    /// Tensors that are still those of the initial weights are not written; the file has their checksums, and a session
+    /// takes them from its backbone.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
@@ -111,8 +111,8 @@ impl RunState {
         self.position.counters.steps
     }
 
-    /// Refuses to continue the run of another plan, seed, network or data than that of a session, which has `report` and
-    /// `head`.
+    /// Refuses to continue the run of another plan, seed, network or data than that of a session, which has `report`
+    /// and `head`.
     pub(super) fn check(&self, report: &Report, head: Head, setting: &Setting) -> Result<()> {
         let (old, new) = (&self.report, report);
         let parts = [

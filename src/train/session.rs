@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A run in progress: its own copy of what learns, the optimizer, and the position in the plan.
+/// A run in progress: its own copy of the trainable weights, the optimizer, and the position in the plan.
 ///
 /// The loops follow the plan: it has phases, a phase has epochs, an epoch has batches. [`FineTuner::fit`] is a thin
 /// wrapper around this; a custom loop is as short:
@@ -43,7 +43,7 @@ use std::time::Instant;
 /// while session.next_phase()? {
 ///     while session.next_epoch()? {
 ///         while let Some(batch) = session.next_batch()? {
-///             let logits = session.forward(&batch)?; // a Candle tensor with a graph
+///             let logits = session.forward(&batch)?; // a Candle tensor with gradients tracked
 ///             let loss = Loss::cross_entropy().forward(&logits, &batch.targets)?; // or any loss made of Candle's operations
 ///             session.backward_step(&loss)?;
 ///         }
@@ -54,7 +54,7 @@ use std::time::Instant;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// A call out of this order is an error that says which one is missing. [`Session::state`] copies a run out at any
+/// A call out of this order is an error that names the missing one. [`Session::state`] copies a run out at any
 /// moment, and [`Session::resume`] continues it.
 ///
 /// [`FineTuner::fit`]: crate::FineTuner::fit
@@ -72,16 +72,16 @@ pub struct Session {
     learners: Learners,
     counters: Counters,
     phase: Option<RunningPhase>,
-    /// Whether the next call of `next_phase` or `next_epoch` continues what a resumed state was in the middle of.
+    /// Whether the next call of `next_phase` or `next_epoch` continues the phase or epoch of a resumed state.
     continues: Continues,
     best: Best,
     report: Report,
     started: Instant,
-    /// Seconds of the run before `started`, where it was resumed.
+    /// Seconds of the run before `started`, if it was resumed.
     seconds_before: f64,
 }
 
-/// What a resumed state was in the middle of.
+/// Whether a resumed state was within a phase, and within an epoch.
 #[derive(Clone, Copy, Default)]
 struct Continues {
     phase: bool,
@@ -89,7 +89,7 @@ struct Continues {
 }
 
 impl Session {
-    /// A copy of every parameter that learns in this phase, by canonical name, as it is now.
+    /// A copy of every parameter that is trained in this phase, by canonical name, as it is now.
     ///
     /// The copies are linked to the parameters in Candle's graph, so that a loss may depend on them: a penalty on their
     /// size, or on their distance from the start.
@@ -115,12 +115,12 @@ impl Session {
     /// A copy of every tensor of backbone and head by canonical name, running statistics included.
     ///
     /// # Errors
-    /// If memory for a copy cannot be had on the device.
+    /// If the device has no memory for a copy.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         self.model.tensors()
     }
 
-    /// What the session knows so far.
+    /// The report so far.
     pub fn report(&self) -> &Report {
         &self.report
     }

@@ -26,8 +26,8 @@ impl Snapshot {
         initial.map(|(name, tensor)| Ok((name.clone(), checksum(tensor)?))).collect()
     }
 
-    /// Adds what is missing from `present`, the tensors of a session. Those must be the initial ones still, with the
-    /// checksums `sums`.
+    /// Adds the missing tensors from `present`, the tensors of a session. Those must be the initial ones still, with
+    /// the checksums `sums`.
     ///
     /// # Errors
     /// If the session's tensors are others than those that the run began with.

@@ -110,7 +110,7 @@ pub(super) enum Data {
 }
 
 impl Data {
-    /// A tensor on the CPU without a copy. The shape must have as many elements as the data.
+    /// A tensor on the CPU without a copy. The shape must match the data's length.
     pub fn into_tensor(self, shape: &[usize]) -> candle_core::Result<Tensor> {
         match self {
             Self::F64(data) => Tensor::from_vec(data, shape, &Device::Cpu),

@@ -13,7 +13,7 @@ pub(super) enum Format {
 /// The first bytes of what `torch.save` wrote before it wrote zips: a pickle of torch's magic number.
 const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
-/// What to do with weights of another framework.
+/// The remedy for weights of another framework.
 pub(super) const CONVERT: &str = "load it in Python with the library that wrote it, and save the PyTorch model's \
                                   state dict with safetensors.torch.save_file";
 

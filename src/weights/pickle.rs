@@ -1,11 +1,11 @@
 //! An interpreter for the pickles of `torch.save` that builds plain data and never runs anything.
 //!
-//! A pickle is a program for a stack machine, and Python's interpreter lets it call any function. This one calls nothing.
-//! It knows the results of the few functions in [`Callee`], which make tensors and dictionaries. Any other class or
-//! function, and the result of a call of it, is a [`Pickled::Opaque`], which has a name and no content. So a checkpoint
-//! may hold objects of any class besides its tensors, and a state dict that needs such an object is refused with the
-//! object's name. Values live in one table and refer to each other by position, so an object that is used a thousand
-//! times is stored once, and nothing grows faster than the pickle is long.
+//! A pickle is a program for a stack machine, and Python's interpreter lets it call any function. This one calls
+//! nothing. It knows the results of the few functions in [`Callee`], which make tensors and dictionaries. Any other
+//! class or function, and the result of a call of it, is a [`Pickled::Opaque`], which has a name and no content. So a
+//! checkpoint may hold objects of any class besides its tensors, and a state dict that needs such an object is refused
+//! with the object's name. Values live in one table and refer to each other by position, so an object that is used a
+//! thousand times is stored once, and nothing grows faster than the pickle is long.
 
 mod calls;
 mod cursor;
@@ -25,8 +25,8 @@ pub(super) const MAX_BYTES: u64 = 256 << 20;
 /// Longer texts are kept as [`Pickled::Other`]: in protocol 2, bytes are written as texts.
 const MAX_TEXT: usize = 16 << 20;
 
-/// At most this many instructions are executed and values made. A tensor takes about forty instructions, and checkpoints
-/// hold each up to five times, with its average and the optimizer's state.
+/// At most this many instructions are executed and values made. A tensor takes about forty instructions, and
+/// checkpoints hold each up to five times, with its average and the optimizer's state.
 const MAX_STEPS: usize = 1_000_000;
 
 /// At most this many values lie on the stack.
@@ -38,7 +38,7 @@ const MAX_KEY: usize = 64;
 /// The description of a global that is named by a number in another program's registry.
 const EXTENSION: &str = "an object of an extension registry";
 
-/// What is wrong with a pickle, for a message.
+/// The fault of a pickle, for a message.
 pub(super) type Problem = String;
 
 /// Runs a pickle to its end.

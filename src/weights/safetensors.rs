@@ -99,7 +99,7 @@ fn in_file_order(
     Ok(infos)
 }
 
-/// What the validation of the `safetensors` crate found, with the tensor at fault.
+/// The error of the `safetensors` crate's validation, with the tensor at fault.
 fn invalid(file: &OpenFile, infos: &[(String, TensorInfo)], cause: SafeTensorError) -> Error {
     if let SafeTensorError::InvalidOffset(name) = &cause
         && let Some(at) = infos.iter().position(|(of, _)| of == name)

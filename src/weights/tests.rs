@@ -33,7 +33,7 @@ fn raw(folder: &Path, header: &str, data: &[u8]) -> PathBuf {
     path
 }
 
-/// What reading this file says is wrong.
+/// The error of reading this file.
 pub(super) fn refusal(path: &Path) -> String {
     match Weights::read(path) {
         Err(error @ Error::Weights { .. }) => error.to_string(),

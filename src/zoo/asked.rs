@@ -9,24 +9,24 @@ use candle_nn::{Init, VarBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A tensor that the model asked for.
+/// A tensor that the model requested.
 pub(super) struct Asked {
     pub name: String,
     pub shape: Vec<usize>,
     init: Init,
 }
 
-/// All that a model asked for, in its order.
+/// All requests of a model, in order.
 #[derive(Default)]
 pub(super) struct Request {
-    /// What it has, each tensor once.
+    /// The tensors that it has, each once.
     pub tensors: Vec<Asked>,
-    /// What it only looked for, or asked for and does without.
+    /// Names that it only probed, or requested and does not need.
     pub probed: BTreeSet<String>,
 }
 
 impl Request {
-    /// Builds the model over zeros and notes what it asks for.
+    /// Builds the model over zeros and records its requests.
     pub fn of(row: &Row) -> Result<Self> {
         let recorder = Recorder { row, request: Mutex::default() };
         drop((row.build)(VarBuilder::from_backend(Box::new(&recorder), DType::F32, Device::Cpu))?);
@@ -37,7 +37,7 @@ impl Request {
         Ok(request)
     }
 
-    /// The facts of each tensor. A norm is a batch norm where the model asks for its running statistics.
+    /// The facts of each tensor. A norm is a batch norm if the model requests running statistics.
     pub fn facts(&self, row: &Row) -> Result<Vec<Facts>> {
         let norms: BTreeSet<&str> = self.tensors.iter().filter_map(|a| a.name.strip_suffix(".running_mean")).collect();
         self.tensors.iter().map(|asked| asked.facts(row, &norms)).collect()
@@ -145,7 +145,7 @@ impl SimpleBackend for &Recorder<'_> {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        bail!("the model asks for {name} without a shape")
+        bail!("the model requests {name} without a shape")
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
@@ -154,7 +154,7 @@ impl SimpleBackend for &Recorder<'_> {
     }
 }
 
-/// Answers with the tensors that the network has.
+/// Serves the network's tensors.
 struct Given<'a> {
     row: &'a Row,
     tensors: &'a BTreeMap<String, Tensor>,
@@ -168,7 +168,7 @@ impl SimpleBackend for Given<'_> {
         // As it is: a variable would lose its place in the graph by a conversion.
         let tensor = self.get_unchecked(name, dtype, device)?;
         if tensor.shape() != &shape {
-            bail!("{name} has shape {:?}, and the model wants {shape:?}", tensor.shape());
+            bail!("{name} has shape {:?}, but the model needs {shape:?}", tensor.shape());
         }
         Ok(tensor)
     }

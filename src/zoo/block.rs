@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// The name of the one block and of its stage.
 pub(super) const BLOCK: &str = "network";
 
-/// What a model asks for, with the facts of each tensor.
+/// The tensors that a model requests, with their facts.
 pub(super) struct Recorded {
     tensors: Vec<(String, Vec<usize>, Facts)>,
 }
@@ -38,7 +38,7 @@ impl Recorded {
         Ok(Self { tensors: tensors.collect() })
     }
 
-    /// The number of learnable elements.
+    /// The number of trainable elements.
     pub fn parameters(&self) -> usize {
         let learn = self.tensors.iter().filter(|(_, _, facts)| !facts.is_statistic());
         learn.map(|(_, shape, _)| shape.iter().product::<usize>()).sum()
@@ -48,7 +48,7 @@ impl Recorded {
         self.tensors.iter().any(|(_, _, facts)| facts.is_statistic())
     }
 
-    /// What the network cannot do.
+    /// The network's limits.
     pub fn limits(&self, row: &Row) -> Limits {
         let statistics = "candle-transformers builds its batch norms with fixed statistics; use \
                           `BatchNormMode::FrozenStats` or `Frozen`";
@@ -94,7 +94,7 @@ impl Model {
     fn forward(&self, images: &Tensor) -> candle_core::Result<Tensor> {
         if self.learns {
             // Some models compute weights of weights when they are built. Built once, they would go on with the first
-            // ones while those that they were made of learn.
+            // ones while their parts are trained.
             return build(self.row, &self.tensors)?(images);
         }
         match self.built.get() {

@@ -21,13 +21,13 @@ const FAMILY: Family = Family {
     is_position: |_| false,
     cut: None,
     sizes: None,
-    note: "learns at 64 pixels and more: over a map of one pixel, the gradient stops at the layer norms of the last stage, \
+    note: "trainable at 64 pixels and more: over a map of one pixel, the gradient stops at the layer norms of the last stage, \
            which the audit reports",
 };
 
 /// The model's features, and the norm of its head, which the model only has together with a classifier.
 fn build(config: &Config, dim: usize, vb: VarBuilder<'_>) -> Result<Features> {
-    #[allow(clippy::disallowed_methods)] // the original's; what learns takes another path below
+    #[allow(clippy::disallowed_methods)] // the original's; trainable parameters take another path below
     let norm = layer_norm(dim, 1e-6, vb.pp("head.norm"))?;
     let body = convnext_no_final_layer(config, vb)?;
     Ok(Box::new(move |images| {

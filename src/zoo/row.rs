@@ -18,14 +18,14 @@ pub(super) struct Row {
     pub feature_dim: usize,
     /// The classifier's name in the model.
     pub classifier: &'static str,
-    /// How the weights on the hub want their images.
+    /// The preprocessing of the weights on the hub.
     pub spec: fn() -> InputSpec,
     /// Builds the model up to its features.
     pub build: fn(VarBuilder<'_>) -> Result<Features>,
     pub family: &'static Family,
 }
 
-/// What the networks of a family have in common.
+/// The facts that the networks of a family share.
 pub(super) struct Family {
     pub name: &'static str,
     /// How candle-transformers gives the features, for the table.
@@ -34,12 +34,12 @@ pub(super) struct Family {
     pub has: fn(tensor: &str, network: &str) -> bool,
     /// Initial values of tensors for which the model gives none.
     pub init: fn(tensor: &str) -> Option<TensorInit>,
-    /// Tensors of rank 2 and more that weight decay is not meant for: tokens and positions.
+    /// Tensors of rank 2 and more without weight decay: tokens and positions.
     pub is_position: fn(tensor: &str) -> bool,
-    /// Why its parameters cannot learn, where the backward pass does not reach all of them.
+    /// Why its parameters cannot be trained, if the backward pass does not reach all of them.
     pub cut: Option<&'static str>,
-    /// Sizes of images that the model cannot take, though its tensors would allow them.
+    /// Sizes of images that the model cannot take, although its tensors would allow them.
     pub sizes: Option<SizeRule>,
-    /// What else to know, for the table.
+    /// Further notes, for the table.
     pub note: &'static str,
 }

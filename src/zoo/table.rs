@@ -5,10 +5,10 @@ use super::row::Row;
 use crate::error::Result;
 use std::fmt::Write as _;
 
-/// What each family can do, and each network's facts.
+/// The capabilities of each family, and the facts of each network.
 pub(super) fn of(rows: &[&'static Row]) -> Result<String> {
     let mut text = String::from(
-        "| networks | features | learn everything | `First(k)` | batch statistics | to know |\n|---|---|---|---|---|---|\n",
+        "| networks | features | train everything | `First(k)` | batch statistics | notes |\n|---|---|---|---|---|---|\n",
     );
     for family in rows.chunk_by(|a, b| a.family.name == b.family.name) {
         let Some(row) = family.first() else { continue };

@@ -1,5 +1,5 @@
-//! Vision transformers: ViT (Dosovitskiy et al. 2021, arXiv 2010.11929), DeiT (Touvron et al. 2021, arXiv 2012.12877) and
-//! DINOv2 (Oquab et al. 2023, arXiv 2304.07193).
+//! Vision transformers: ViT (Dosovitskiy et al. 2021, arXiv 2010.11929), DeiT (Touvron et al. 2021, arXiv 2012.12877)
+//! and DINOv2 (Oquab et al. 2023, arXiv 2304.07193).
 
 use super::row::{Family, Features, Row};
 use crate::input_spec::{CropMode, InputSpec, Interpolation};
@@ -64,7 +64,7 @@ fn vit_features(config: &vit::Config, vb: VarBuilder<'_>) -> Result<Features> {
     let vb = vb.pp("vit");
     let embeddings = vit::Embeddings::new(config, false, vb.pp("embeddings"))?;
     let encoder = vit::Encoder::new(config, vb.pp("encoder"))?;
-    #[allow(clippy::disallowed_methods)] // the original's; it never learns
+    #[allow(clippy::disallowed_methods)] // the original's; it is never trained
     let norm = layer_norm(config.hidden_size, config.layer_norm_eps, vb.pp("layernorm"))?;
     Ok(Box::new(move |images| {
         let (_, _, height, width) = images.dims4()?;
@@ -76,7 +76,7 @@ fn vit_features(config: &vit::Config, vb: VarBuilder<'_>) -> Result<Features> {
     }))
 }
 
-/// The model whose classifier hands through what it gets: its weights are 1 on the diagonal and 0 elsewhere.
+/// The model with an identity classifier: its weights are 1 on the diagonal and 0 elsewhere.
 fn dinov2_features(width: usize, layers: usize, heads: usize, vb: VarBuilder<'_>) -> Result<Features> {
     let model = dinov2::DinoVisionTransformer::new(vb, layers, width, heads)?;
     Ok(Box::new(move |images| {
@@ -92,7 +92,7 @@ fn dinov2_features(width: usize, layers: usize, heads: usize, vb: VarBuilder<'_>
     }))
 }
 
-/// 224 pixels, squashed, as Google's weights want them.
+/// 224 pixels, squashed, as for Google's weights.
 fn google() -> InputSpec {
     let spec = InputSpec::new(224).interpolation(Interpolation::Bilinear).crop_mode(CropMode::Squash).crop_pct(1.0);
     spec.normalize(&[0.5; 3], &[0.5; 3])

@@ -1,4 +1,4 @@
-//! What the networks of the zoo cannot do, and what files say of them.
+//! The limits of the zoo's networks, and their documentation in files.
 
 use super::{loaded, model, plan};
 use crate::support::{CPU, bits, images, tensors};
@@ -100,7 +100,7 @@ fn networks_without_complete_gradients_are_refused_before_training() {
             let text = refused(&backbone, plan);
             assert!(text.contains("layer_norm") && text.contains("FreezePolicy::Backbone"), "{text}");
         }
-        // What is frozen needs no gradient.
+        // Frozen tensors need no gradient.
         let frozen = Strategy::SmallDifferent.plan(&backbone, 4);
         assert!(frozen.forecast(&backbone, Head::linear(), 2).is_ok());
     }
@@ -203,5 +203,5 @@ fn the_table_in_the_documentation_is_the_generated_one() {
     for model in ZooModel::all() {
         assert!(text.contains(&format!("`{model}`")) && text.contains(model.hub_id()), "{model}");
     }
-    assert!(ZooModel::all().iter().any(ZooModel::can_learn));
+    assert!(ZooModel::all().iter().any(ZooModel::is_trainable));
 }

@@ -45,7 +45,7 @@ pub(super) fn saturation(image: &mut Image, factor: f32) {
     }
 }
 
-/// Rotates the hue by this share of the colour circle.
+/// Rotates the hue by this fraction of the colour circle.
 pub(super) fn hue(image: &mut Image, turn: f32) {
     if image.channels() != 3 {
         return;

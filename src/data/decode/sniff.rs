@@ -9,7 +9,7 @@ use std::path::Path;
 /// How many bytes at the beginning of a file are read.
 pub(in crate::data) const HEAD: usize = 1024;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::data) enum Content {
     /// An image of a supported format.
@@ -32,7 +32,8 @@ pub(in crate::data) fn broken(cause: impl std::fmt::Display) -> String {
     format!("broken: {cause}; replace or remove it")
 }
 
-/// What a directory entry is if it is neither a file nor a folder: opening it may block forever, and reading never end.
+/// The kind of a directory entry that is neither a file nor a folder: opening it may block forever, and reading never
+/// end.
 pub(in crate::data) fn special(kind: FileType) -> Option<&'static str> {
     #[cfg(unix)]
     {
@@ -50,14 +51,14 @@ pub(in crate::data) fn special(kind: FileType) -> Option<&'static str> {
     (!kind.is_file()).then_some("it is not a regular file")
 }
 
-/// What a file holds.
+/// The content of a file.
 pub(in crate::data) fn file(path: &Path) -> std::io::Result<Content> {
     let mut head = Vec::with_capacity(HEAD);
     std::fs::File::open(path)?.take(HEAD as u64).read_to_end(&mut head)?;
     Ok(content(&head))
 }
 
-/// What a file holds that begins with these bytes: its first [`HEAD`], or all.
+/// The content of a file that begins with these bytes: its first [`HEAD`], or all.
 pub(in crate::data) fn content(head: &[u8]) -> Content {
     if let Some(format) = format(head) {
         return Content::Image(format);

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the folders directly under a root are, if their names are ambiguous.
+/// The meaning of the folders directly under a root, if their names are ambiguous.
 ///
 /// See [`FolderOptions::layout`](crate::FolderOptions::layout).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ use std::str::FromStr;
 pub enum FolderLayout {
     /// Parts of a data set: train, valid, test. Other folders are ignored.
     Parts,
-    /// Classes, whatever their names.
+    /// Classes, with any names.
     Classes,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for FolderLayout {
     }
 }
 
-/// What a tree holds.
+/// The content of a tree.
 pub(super) enum Tree<'a> {
     /// The folders directly under this one are the classes.
     Classes(&'a Folder),

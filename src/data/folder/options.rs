@@ -33,7 +33,8 @@ pub struct FolderOptions {
 type Group = dyn Fn(&Path) -> Option<String> + Send + Sync;
 
 impl FolderOptions {
-    /// Sets what the folders under the root are, instead of deciding by their names ([`ImageFolder`] has the rule).
+    /// Sets the meaning of the folders under the root, instead of deciding by their names ([`ImageFolder`] has the
+    /// rule).
     ///
     /// With [`FolderLayout::Classes`] each is a class, whatever its name. With [`FolderLayout::Parts`] those with a
     /// part's name are parts; the others are ignored with a warning in the log, and [`Splits::ignored`] lists them.

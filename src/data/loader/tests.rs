@@ -78,7 +78,7 @@ fn bad_requests_are_refused() {
     assert!(matches!(loader.batch_size(0).batches(vec![0], 0, &Device::Cpu), Err(Error::Invalid { .. })));
 }
 
-/// Counts what is asked of it, and goes wrong where told.
+/// Counts the requests, and fails at a given sample.
 #[derive(Clone)]
 struct Odd {
     classes: Vec<String>,

@@ -87,7 +87,7 @@ fn several_cuts_in_one_pass_are_those_of_single_passes() {
     let single = |cut: &Cut| outputs(&scene.gather(&scene.all, &[*cut], &FeatureCache::new()).unwrap());
     assert_eq!(together, CUTS.iter().flat_map(single).collect::<Bits>());
 
-    // What the network itself gives for the first batch.
+    // The network's own output for the first batch.
     let first: Vec<usize> = (0..32).collect();
     let batch = images(35).narrow(0, 0, 32).unwrap();
     let set = scene.gather(&scene.all, &CUTS, &FeatureCache::new()).unwrap();

@@ -59,7 +59,7 @@ impl Passes {
         });
     }
 
-    /// x becomes act(a x + b), a and b per channel: the same elements as `affine` gives.
+    /// x becomes act(a x + b), a and b per channel: the same elements as `affine`.
     pub fn affine_in_place<T: Lanes>(self, x: &mut [T], a: &[T], b: &[T], act: Activation) {
         let level = self.level;
         if a.is_empty() {
@@ -116,7 +116,7 @@ impl Passes {
         }
     }
 
-    /// d becomes d times the activation's slope, told by its result.
+    /// d becomes d times the activation's slope, computed from its result.
     pub fn gate_by_result<T: Lanes>(self, y: &[T], act: Activation, d: &mut [T]) {
         let level = self.level;
         d.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(d, y)| {

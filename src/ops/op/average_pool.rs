@@ -79,7 +79,7 @@ impl Operation<1> for AveragePool {
                     m[i * windows.len() + j] = 1.0 / (to - from) as f64;
                 }
             }
-            // Rounded here, since not every device knows f64.
+            // Rounded here, since not every device supports f64.
             Tensor::from_vec(m, (size, windows.len()), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())
         };
         let across = x.reshape((n * c * h, w))?.matmul(&weights(w, &columns)?)?;

@@ -16,14 +16,14 @@ use crate::ops::value::Value;
 use candle_core::{Result, Tensor};
 use std::cell::Cell;
 
-/// A step, and the batch's statistics that it hands out beside its result.
+/// A step, which also returns the batch's statistics.
 struct Run<'a> {
     step: &'a ConvStep<'a>,
     statistics: Cell<Option<BatchStatistics>>,
 }
 
 impl FeatureMap {
-    /// Convolution, norm, residual and activation; the batch's statistics where the norm used them.
+    /// Convolution, norm, residual and activation; the batch's statistics if the norm used them.
     pub fn conv_step(&self, step: &ConvStep, residual: Option<&Self>) -> Result<(Self, Option<BatchStatistics>)> {
         let run = Run { step, statistics: Cell::new(None) };
         let y = match residual {

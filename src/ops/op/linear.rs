@@ -17,14 +17,14 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation
     let x = match x.dtype() {
         DType::F32 => FeatureMap::F32(Value::from_rows(x)?),
         DType::F64 => FeatureMap::F64(Value::from_rows(x)?),
-        other => bail!("features are f32 or f64, and these are {other:?}"),
+        other => bail!("features must be f32 or f64, but these are {other:?}"),
     };
     x.conv_step(&matrix_step(&Filter::new(weight.clone()), Some(bias), act), None)?.0.into_rows()
 }
 
-/// The device form, whatever the device.
+/// The composed form, on any device.
 pub(in crate::ops) fn on_device(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<Tensor> {
-    // A copy where it learns: an optimizer step between forward and backward must not change what backward reads.
+    // A copy if it is trainable: an optimizer step between forward and backward must not change what backward reads.
     let weight = if weight.track_op() { weight.copy()? } else { weight.clone() };
     Activate(act).device([&x.matmul(&weight.t()?)?.broadcast_add(bias)?])
 }

@@ -33,7 +33,7 @@ impl MaxPool {
         let (kernel, c) = (self.kernel, dims[3]);
         // Positions in a window are counted in a byte.
         if kernel > 15 {
-            bail!("a max-pool over more than 15 x 15 pixels is not supported, and this one is {kernel} x {kernel}");
+            bail!("a max-pool over more than 15 x 15 pixels is not supported, but this one is {kernel} x {kernel}");
         }
         Geometry::new(dims, (c, 1, kernel, kernel), self.stride, 1, c.max(1), self.padding)
     }

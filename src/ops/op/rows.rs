@@ -13,7 +13,7 @@ use rayon::prelude::*;
 /// Elements that one task of a layer norm's backward handles, about.
 const PIECE: usize = 1 << 14;
 
-/// Runs `$body` with `$t` as the tensor's number type.
+/// Runs `$body` with `$t` as the tensor's element type.
 macro_rules! by_type {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
@@ -25,7 +25,7 @@ macro_rules! by_type {
                 type $t = f64;
                 $body
             }
-            other => bail!("this operation takes f32 or f64, and got {other:?}"),
+            other => bail!("this operation takes f32 or f64, but got {other:?}"),
         }
     };
 }
@@ -231,7 +231,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
     let targets = targets.to_dtype(logits.dtype())?.detach();
     if logits.dims() != targets.dims() || logits.rank() != 2 || logits.elem_count() == 0 {
         bail!(
-            "cross entropy takes logits and targets (N, classes), and got {:?} and {:?}",
+            "cross entropy takes logits and targets (N, classes), but got {:?} and {:?}",
             logits.dims(),
             targets.dims()
         );

@@ -129,7 +129,7 @@ pub(crate) fn gate_apply<T: Real>(z: &[T], gate: &Gate<T>, k: [&[T]; 3], d: &mut
     }
 }
 
-/// d becomes d times the slope of `act` told by its result y.
+/// d becomes d times the slope of `act`, computed from its result y.
 pub(crate) fn gate_by_result<T: Real>(y: &[T], act: Activation, d: &mut [T]) {
     d.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(d, y)| {
         d.iter_mut().zip(y).for_each(|(d, &y)| *d *= act.slope(y));

@@ -31,10 +31,10 @@ pub(crate) fn max_row<T: Real>(x: &[T], g: &Geometry, n: usize, oy: usize, y: &m
     }
 }
 
-/// One window of `max`, for the `L` channels from `j` on: so few that they stay in registers.
+/// One window of `max`, for the `L` channels from `j` on, which stay in registers.
 #[inline(always)]
 fn max_window<T: Real, const L: usize>(x: &[T], g: &Geometry, [n, oy, ox, j]: [usize; 4], y: &mut [T], tap: &mut [u8]) {
-    // What an empty window gives: zero, from nowhere.
+    // The result of an empty window: zero, without a position.
     let (mut best, mut index) = ([T::zero(); L], [u32::from(u8::MAX); L]);
     let mut first = true;
     for a in 0..g.kh {

@@ -15,7 +15,7 @@ static FLAGS_32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 
 /// All bits set in the first `n` of 8 lanes.
 #[inline(always)]
 fn first_f32(n: usize) -> __m256i {
-    // SAFETY: eight elements follow position 8 - n of sixteen; only called with a token at hand.
+    // SAFETY: eight elements follow position 8 - n of sixteen; only called with a token.
     unsafe { _mm256_loadu_si256(FLAGS_32.as_ptr().add(8 - n.min(8)).cast()) }
 }
 

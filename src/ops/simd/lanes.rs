@@ -13,7 +13,7 @@ pub(crate) trait Job<T: Lanes> {
     fn run<S: Simd<T = T>>(self, s: S) -> Self::Output;
 }
 
-/// The vectors of one instruction set, for one number type.
+/// The vectors of one instruction set, for one element type.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type T: Lanes;
     /// A vector of `LANES` elements.
@@ -23,7 +23,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// How many sums fit in the registers: rows beside one vector, rows beside two.
     const TILE: [usize; 2];
-    /// Whether tiles with a pitch known beforehand are worth compiling.
+    /// Whether to compile tiles with a constant pitch: a subset, to limit compile time.
     const FIXED_PITCH: bool;
 
     /// Runs a job in a separate function that may use these instructions.
@@ -153,7 +153,7 @@ pub(crate) struct Exp<T: 'static> {
     pub series: &'static [T],
 }
 
-/// A number type with vectors.
+/// A element type with vectors.
 pub(crate) trait Lanes: Real + Scratch {
     const ZERO: Self;
     /// The nearest value.

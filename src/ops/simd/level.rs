@@ -8,7 +8,7 @@ pub(crate) struct Level(pub(super) Set);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Set {
-    /// What every processor of the target has (SSE2 on x86-64, NEON on ARM), found by the compiler.
+    /// The target's baseline (SSE2 on x86-64, NEON on ARM), found by the compiler.
     Portable,
     /// AVX2 and FMA: 256 bits.
     #[cfg(target_arch = "x86_64")]

@@ -24,7 +24,7 @@ fn zip<T: Copy, const L: usize>(a: [T; L], b: [T; L], f: impl Fn(T, T) -> T) -> 
     out
 }
 
-/// What differs between the number types: integers in the bits of an element, and fused products.
+/// The differences between the element types: integers in the bits of an element, and fused products.
 pub(crate) trait Bits: Lanes {
     fn scale(self, t: Self) -> Self;
     fn fused(a: Self, b: Self, c: Self) -> Self;

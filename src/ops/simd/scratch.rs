@@ -1,10 +1,10 @@
-//! Memory that a thread keeps between pieces of work, so that it stays in the thread's cache.
+//! Memory that a thread keeps between tasks, so that it stays in the thread's cache.
 
 use crate::ops::buffer::{Buffer, Pod, spoil};
 use std::cell::Cell;
 use std::thread::LocalKey;
 
-/// A number type with a buffer per thread.
+/// A element type with a buffer per thread.
 pub(crate) trait Scratch: Pod {
     fn kept() -> &'static LocalKey<Cell<Option<Buffer<Self>>>>;
 }

@@ -123,7 +123,7 @@ impl<T: Lanes> Job<T> for Transposed {
         let mut rows = [s.zero(); 16];
         for (i, row) in rows.iter_mut().enumerate().take(S::LANES) {
             let elements: Vec<T> = (0..S::LANES).map(|j| T::from_f32((100 * i + j) as f32)).collect();
-            // SAFETY: as many elements as a vector holds.
+            // SAFETY: a vector's number of elements.
             *row = unsafe { s.load(elements.as_ptr()) };
         }
         s.transpose(&mut rows);

@@ -1,4 +1,4 @@
-//! What the vectors of x86-64 have in common.
+//! The common parts of the vectors of x86-64.
 
 /// The part of `impl Simd` that differs between the vector lengths in the names of the intrinsics alone. Masks, partial
 /// loads and stores, and the last step of a transposition differ in kind and are written out for each.

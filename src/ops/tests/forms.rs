@@ -32,7 +32,7 @@ fn all_forms_give_results_of_one_shape() {
     assert_eq!(own, shapes(symbolic));
 }
 
-/// In the memory model every operation passes a gradient on to what learns behind it, and hands it a map's memory.
+/// In the memory model every operation passes a gradient on to earlier trainable tensors, with a map's memory.
 #[test]
 fn every_operation_is_in_the_memory_model() {
     let touched = |filter: &Filter, which: usize| {
@@ -55,11 +55,11 @@ fn maps_of_two_kinds_do_not_meet() {
     let single = FeatureMap::new(&x.to_dtype(DType::F32).unwrap()).unwrap();
     for (a, b) in [(&own, &device), (&device, &own), (&own, &single)] {
         let error = a.add(b).err().unwrap().to_string();
-        assert!(error.contains("one number type"), "{error}");
+        assert!(error.contains("one element type"), "{error}");
     }
 }
 
-/// The sums over many rows are cut into pieces of fixed size.
+/// The sums over many rows are divided into parts of fixed size.
 #[test]
 fn a_layer_norm_gives_the_same_gradients_for_any_number_of_threads() {
     let (rows, width) = (5003, 24);

@@ -115,7 +115,7 @@ fn one_value_per_channel_has_no_variance() {
     }
 }
 
-/// A frozen filter caches one packed copy per algorithm, of its product with the factors. A learning one caches none,
+/// A frozen filter caches one packed copy per algorithm, of its product with the factors. A trainable one caches none,
 /// and neither does a temporary one.
 #[test]
 fn packed_copies_are_cached_where_they_are_reused() {

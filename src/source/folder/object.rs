@@ -91,8 +91,8 @@ impl Object {
         self.field(field, "a number", Value::as_f64)
     }
 
-    pub fn share(&self, field: &str) -> Result<Option<f64>> {
-        self.field(field, "above 0 and at most 1", |value| value.as_f64().filter(|&share| share > 0.0 && share <= 1.0))
+    pub fn fraction(&self, field: &str) -> Result<Option<f64>> {
+        self.field(field, "above 0 and at most 1", |value| value.as_f64().filter(|&value| value > 0.0 && value <= 1.0))
     }
 
     pub fn count(&self, field: &str) -> Result<Option<usize>> {

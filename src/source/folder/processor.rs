@@ -113,7 +113,7 @@ fn sized(p: &Object, kind: &str, known: &Defaults) -> Result<InputSpec> {
         // For a ResNet whose processor has no type, transformers takes ConvNext's.
         (Some(short), None) if kind.contains("ConvNext") || kind.is_empty() || p.has("crop_pct") => {
             // From 384 pixels on, nothing is cropped.
-            let pct = if short < 384 { p.share("crop_pct")?.unwrap_or(224.0 / 256.0) } else { 1.0 };
+            let pct = if short < 384 { p.fraction("crop_pct")?.unwrap_or(224.0 / 256.0) } else { 1.0 };
             spec.size(short, short)
                 .crop_mode(if short < 384 { CropMode::Center } else { CropMode::Squash })
                 .crop_pct(pct)

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a question may take if the cache could serve instead.
+/// The timeout of a metadata request if the cache can serve instead.
 const HURRY: Duration = Duration::from_secs(10);
 
 impl Client {
@@ -135,7 +135,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.trim().to_string())
 }
 
-/// The pause that the hub asks for, in seconds.
+/// The Retry-After of the hub, in seconds.
 fn pause_in(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(text(headers, RETRY_AFTER.as_str())?.parse().ok()?))
 }

@@ -50,7 +50,7 @@ impl Cache {
         }
     }
 
-    /// Whether the hub has said that the commit has no such file.
+    /// Whether the hub has reported that the commit lacks the file.
     pub fn is_absent(&self, commit: &str, name: &str) -> bool {
         self.folder.join(".no_exist").join(commit).join(name).exists()
     }

@@ -9,7 +9,7 @@ use hf_hub::HFClient;
 pub(super) struct Client {
     pub settings: Settings,
     pub repository: Repository,
-    /// For questions about files. It follows no redirection, since the first answer holds the facts.
+    /// For metadata requests. It follows no redirection, since the first response holds the metadata.
     pub http: reqwest::Client,
     /// For downloads and commits.
     pub hf: HFClient,
@@ -22,7 +22,7 @@ impl Client {
         let agent = concat!("candle-finetune/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder().user_agent(agent).redirect(reqwest::redirect::Policy::none()).build();
         let http = http.map_err(|error| failed(error.into()))?;
-        // The retries are ours, which honour a pause that the hub asks for.
+        // The retries are ours, which honour Retry-After.
         let hf = HFClient::builder().endpoint(&settings.endpoint).user_agent(agent);
         let hf = hf.cache_enabled(false).retry_max_attempts(0);
         // Given no token, hf-hub searches for one in places that the settings rule out. No header can hold this one.

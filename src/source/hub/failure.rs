@@ -1,4 +1,4 @@
-//! Failures of the hub and of the connection as errors that say what to do.
+//! Failures of the hub and of the connection, as errors with a remedy.
 
 use super::client::Client;
 use super::repository::Repository;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Why an attempt failed.
 pub(super) enum Failure {
-    /// A retry may succeed, after the pause that the hub asks for.
+    /// A retry may succeed, after the hub's Retry-After.
     Retry(Error, Option<Duration>),
     Final(Error),
 }
@@ -58,7 +58,7 @@ impl Client {
     pub fn refusal(&self, status: StatusCode, code: Option<&str>, message: &str, after: Option<Duration>) -> Failure {
         let Repository { revision, .. } = &self.repository;
         let (id, endpoint) = (self.repository.id(), &self.settings.endpoint);
-        let said = if message.is_empty() { String::new() } else { format!(" (the hub says: {message})") };
+        let said = if message.is_empty() { String::new() } else { format!(" (the hub: {message})") };
         let anonymous = self.settings.token.is_none();
         let token = if anonymous { "set HF_TOKEN or Source::token" } else { "check whose token it is" };
         let (kind, problem) = match (status.as_u16(), code) {
@@ -83,7 +83,7 @@ impl Client {
                 let problem = format!("the hub keeps answering {status}{wait}; try again later{said}");
                 return Failure::Retry(self.repository.error(HubErrorKind::Busy, problem), after);
             }
-            _ => (HubErrorKind::Refused, format!("the hub answers {status}{said}")),
+            _ => (HubErrorKind::Refused, format!("the hub returned {status}{said}")),
         };
         Failure::Final(self.repository.error(kind, problem))
     }

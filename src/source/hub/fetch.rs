@@ -164,7 +164,7 @@ impl Fetcher {
         Ok((Some(commit), about))
     }
 
-    /// What the hub says of a file of the commit; `None` if only the cache is used.
+    /// The hub's metadata of a file of the commit; `None` if only the cache is used.
     async fn about(&mut self, commit: &str, name: &str, known: Option<About>) -> Result<Option<Answer>> {
         if let Some(known) = known {
             return Ok(Some(Answer::File(known)));
@@ -174,7 +174,7 @@ impl Fetcher {
         }
         match self.client.ask(commit, name, false).await {
             Ok(Answer::File(about)) if about.commit != commit => {
-                let problem = format!("the hub answers for commit {} when asked about {commit}", about.commit);
+                let problem = format!("the hub returned commit {} for a request of {commit}", about.commit);
                 Err(self.client.repository.error(HubErrorKind::Refused, problem))
             }
             Ok(answer) => Ok(Some(answer)),

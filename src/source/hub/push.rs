@@ -17,7 +17,7 @@ use tokio::time::timeout;
 /// The slowest upload that is waited for, in bytes per second.
 const SLOWEST: u64 = 20_000;
 
-/// Where on the hub a predictor is uploaded to, with the options of the upload.
+/// The destination of an upload on the hub, with its options.
 ///
 /// ```
 /// use candle_finetune::HubUpload;
@@ -76,7 +76,7 @@ impl HubUpload {
         plain.split('@').next().unwrap_or_default()
     }
 
-    /// Checks before a training what would fail after it: the repository's name, the token, whether the hub can be
+    /// Checks before training what could fail after it: the repository's name, the token, whether the hub can be
     /// reached and the repository exists. With [`HubUpload::create`] the repository is created now, which also proves
     /// that the token may write; without, only the push itself shows whether the token may write.
     ///
@@ -107,7 +107,7 @@ impl HubUpload {
         let settings = Settings::resolve(&self.remote, |name| std::env::var(name).ok())?;
         let repository = Repository::parse(&self.id, None)?;
         if settings.offline {
-            let problem = "HF_HUB_OFFLINE is set, and a push needs the network";
+            let problem = "HF_HUB_OFFLINE is set, but a push needs the network";
             return Err(repository.error(HubErrorKind::Offline, problem));
         }
         if repository.commit().is_some() {
@@ -130,7 +130,7 @@ impl HubUpload {
     }
 
     /// Uploads these files of a folder as one commit and checks that they arrived. Returns the commit's address. An
-    /// existing model card is kept unless `is_ours` says that it may be replaced.
+    /// existing model card is kept unless `is_ours` returns true for it.
     pub(crate) fn push(&self, folder: &Path, files: &[&str], is_ours: fn(&[u8]) -> bool) -> Result<String> {
         let (settings, repository) = self.resolve()?;
         // The card as it is now decides, not the one in the user's cache.

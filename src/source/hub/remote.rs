@@ -25,7 +25,7 @@ impl fmt::Display for HubDownload {
 
 pub(super) type Listener = Arc<dyn Fn(&HubDownload) + Send + Sync>;
 
-/// A repository and what the user said about reaching it. What is `None` comes from the environment.
+/// A repository and the user's options for reaching it. `None`: from the environment.
 #[derive(Clone)]
 pub(crate) struct Remote {
     pub(super) id: String,

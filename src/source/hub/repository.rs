@@ -41,7 +41,7 @@ impl Repository {
         }
         let revision = match (in_id, revision) {
             (Some(a), Some(b)) if a != b => {
-                return Err(wrong(format!("the name asks for revision {a:?}, and Source::revision for {b:?}")));
+                return Err(wrong(format!("the name has revision {a:?}, but Source::revision is {b:?}")));
             }
             (a, b) => a.or(b).unwrap_or("main"),
         };

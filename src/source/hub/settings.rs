@@ -13,7 +13,7 @@ pub(super) struct Settings {
     pub cache: PathBuf,
     pub token: Option<String>,
     pub offline: bool,
-    /// Attempts in all for what may succeed on a retry.
+    /// Attempts in all, for failures that may pass.
     pub attempts: u32,
     /// The wait before the second attempt; it doubles before each later one.
     pub pause: Duration,

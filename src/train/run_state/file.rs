@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What every version of the description has.
+/// The fields that every version of the description has.
 #[derive(Deserialize)]
 struct Versioned {
     run_state: u32,

@@ -9,8 +9,8 @@ use crate::train::progress::Progress;
 use crate::train::sampler::Sampler;
 
 impl Session {
-    /// Begins the next epoch of the phase, with a new random order of the samples; `false` when the phase is done, after
-    /// its last epoch or when the plan's patience is exhausted. An epoch in progress is ended first, without a
+    /// Begins the next epoch of the phase, with a new random order of the samples; `false` when the phase is done,
+    /// after its last epoch or when the plan's patience is exhausted. An epoch in progress is ended first, without a
     /// validation.
     ///
     /// After [`Session::resume`] the first call continues the epoch that the state was taken in.
@@ -44,10 +44,10 @@ impl Session {
         phase.begin(sampler, view, progress, &self.model.profile.device)
     }
 
-    /// The next batch of the epoch in progress; `None` after its last. Nothing else happens: [`Session::next_epoch`] and
-    /// [`Session::end_epoch`] end epochs.
+    /// The next batch of the epoch in progress; `None` after its last. Nothing else happens: [`Session::next_epoch`]
+    /// and [`Session::end_epoch`] end epochs.
     ///
-    /// Where the features of frozen blocks are cached, the batch holds those instead of images.
+    /// If the features of frozen blocks are cached, the batch holds those instead of images.
     ///
     /// # Errors
     /// If no epoch has begun, or a sample cannot be read.
@@ -106,7 +106,8 @@ impl Session {
         self.close_epoch(Some(valid))
     }
 
-    /// Restores the weights of the best epoch among those passed to `end_epoch`, and ends the phase in progress. Call it before [`Session::finish`]; training on from there changes the weights again.
+    /// Restores the weights of the best epoch among those passed to `end_epoch`, and ends the phase in progress. Call
+    /// it before [`Session::finish`]; further training changes the weights again.
     ///
     /// # Errors
     /// If no epoch was validated, and [`Error::Diverged`] if the losses of all were NaN or infinite.

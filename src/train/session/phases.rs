@@ -12,7 +12,7 @@ use crate::train::position::PhaseState;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What features are cached for.
+/// The purpose of cached features.
 enum Purpose {
     Training(Augment),
     Validation,
@@ -110,7 +110,7 @@ impl Session {
         features
     }
 
-    /// The features of the phase's frozen blocks for all samples, where they can be cached and that saves work.
+    /// The features of the phase's frozen blocks for all samples, if they can be cached and that saves work.
     fn cached(
         &mut self,
         dataset: &Arc<dyn Dataset>,

@@ -19,7 +19,7 @@ impl Session {
     /// A batch that was handed out and not stepped yet counts as taken: step it first.
     ///
     /// # Errors
-    /// If memory for a copy cannot be had on the device.
+    /// If the device has no memory for a copy.
     pub fn state(&self) -> Result<RunState> {
         Ok(RunState {
             head: self.model.head,
@@ -53,9 +53,10 @@ impl Session {
         }
     }
 
-    /// Puts a state back; the session goes on from there to the same bytes as the run that the state was taken from. It
-    /// must have the same network, plan, seed, head, metric, preparation of images, classes and training data; training data is
-    /// compared by [`Dataset::fingerprint`](crate::Dataset::fingerprint) where it has them. Cached features are looked up or computed again.
+    /// Restores a state; the session continues from there to the same bytes as the original run. It must have the same
+    /// network, plan, seed, head, metric, preparation of images, classes and training data; training data is compared by
+    /// [`Dataset::fingerprint`](crate::Dataset::fingerprint), if the dataset has them. Cached features are looked up or
+    /// computed again.
     ///
     /// The next [`Session::next_phase`] and [`Session::next_epoch`] continue the phase and the epoch that the state was
     /// taken in, so the usual loops resume in the middle:
@@ -85,7 +86,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// If the state is that of another run; then the session is as it was. After any other error it is of no use.
+    /// If the state is that of another run; then the session is unchanged. After any other error it is unusable.
     pub fn resume(&mut self, state: &RunState) -> Result<()> {
         state.check(&self.report, self.model.head, &self.setting())?;
         let state = state.completed(&self.model.profile.device, || self.model.snapshot())?;

@@ -9,12 +9,12 @@ use crate::train::event::Event;
 use candle_core::{DType, Device, Tensor};
 
 impl Session {
-    /// Logits (N, classes) with a graph: a Candle tensor from which any loss can be computed. Each call has its own
-    /// dropout mask.
+    /// Logits (N, classes), a Candle tensor with gradients tracked, from which any loss can be computed. Each call has
+    /// its own dropout mask.
     ///
     /// # Errors
-    /// Before the first phase, for images that the network cannot take, and for a batch with cached features of another
-    /// phase.
+    /// Before the first phase, for images that the network does not accept, and for a batch with cached features of
+    /// another phase.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         let phase = self.phase.as_ref().ok_or_else(no_phase)?;
         let features = phase.forward(batch, self.model.profile.dtype)?;
@@ -50,8 +50,8 @@ impl Session {
         Ok(value)
     }
 
-    /// One step of the optimizer with gradients by canonical name, those of [`Session::gradients`]: to look at them, or
-    /// to change them, before the step. `loss` is the loss for the report. Returns the norm of the gradients before
+    /// One step of the optimizer with gradients by canonical name, those of [`Session::gradients`]: to inspect or
+    /// change them before the step. `loss` is the loss for the report. Returns the norm of the gradients before
     /// clipping.
     ///
     /// ```
@@ -88,7 +88,7 @@ impl Session {
             };
             let shape = learner.variable.dims();
             if gradient.dims() != shape {
-                let problem = format!("has shape {:?}, and the parameter {shape:?}", gradient.dims());
+                let problem = format!("has shape {:?}, but the parameter {shape:?}", gradient.dims());
                 return Err(Error::invalid(format!("gradient of {name}"), problem));
             }
             if named.contains_key(&name) {

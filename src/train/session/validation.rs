@@ -26,7 +26,7 @@ impl Session {
         self.validate(&data, features.as_ref())
     }
 
-    /// As [`Session::evaluate`], from cached features where there are some.
+    /// As [`Session::evaluate`], from cached features if there are any.
     pub(in crate::train) fn validate(
         &mut self,
         valid: &Arc<dyn Dataset>,

@@ -25,8 +25,8 @@ impl Machine<'_> {
         Ok(self.table.len() as Id - 1)
     }
 
-    /// The result of a known function. Unexpected arguments give a value that is no tensor and no error, since the value
-    /// may lie where no tensor is looked for.
+    /// The result of a known function. Unexpected arguments give a value that is no tensor and no error, since the
+    /// value may lie where no tensor is looked for.
     fn known(&self, callee: Callee, arguments: &[Id]) -> Known {
         let other = |what| Known::New(Pickled::Other(what));
         match (callee, arguments) {

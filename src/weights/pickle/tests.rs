@@ -5,7 +5,7 @@ fn refusal(body: &[u8]) -> Problem {
     run(&[b"\x80\x02", body].concat()).unwrap_err()
 }
 
-/// What a pickle with this body is, in words.
+/// The description of a pickle with this body.
 fn described(body: &[u8]) -> String {
     let values = run(&[b"\x80\x02", body].concat()).unwrap();
     values.describe(values.root)
@@ -72,7 +72,7 @@ fn tensors_of_derived_classes_are_tensors() {
         b"}tR.",
     ];
     assert_eq!(described(&derived.concat()), "a tensor");
-    // Nested a thousand times, it is looked into once.
+    // Nested a thousand times, it is visited once.
     let [open, close] = [b"(h\x00h\x00".repeat(1000), b"}t".repeat(1000)];
     let nested = [b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00", &open[..], b")", &close, b"R."].concat();
     assert_eq!(described(&nested), "a tensor of a derived class");

@@ -26,8 +26,9 @@ impl Archive {
     pub fn open(file: OpenFile) -> Result<Self> {
         let OpenFile { path, reader, len: file_len } = file;
         let damaged = |cause| Error::weights_from(&path, "the zip is damaged or cut short, fetch it again", cause);
-        // torch.save begins at the first byte. The zip crate, if it has to find the beginning itself, mistakes the first
-        // record of the directory for the second where the first has 76 bytes, which depends on the file's name alone.
+        // torch.save begins at the first byte. The zip crate, if it has to find the beginning itself, mistakes the
+        // first record of the directory for the second where the first has 76 bytes, which depends on the file's name
+        // alone.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut zip = ZipArchive::with_config(config, BufReader::new(reader)).map_err(damaged)?;
         let mut names = BTreeSet::new();
@@ -118,7 +119,7 @@ impl Archive {
         let value = read(&mut entry, len).map_err(|cause| damaged(&self.path, cause))?;
         match entry.read(&mut [0]) {
             Ok(0) => Ok(value),
-            Ok(_) => Err(Error::weights(&self.path, format!("zip entry {name:?} is longer than it says"))),
+            Ok(_) => Err(Error::weights(&self.path, format!("zip entry {name:?} is longer than its declared size"))),
             Err(cause) => Err(damaged(&self.path, cause)),
         }
     }
@@ -128,7 +129,7 @@ impl Archive {
         let index = self.index(name);
         let len = index.and_then(|index| self.zip.by_index_data(index).ok().map(|entry| entry.size()));
         if let Some(len) = len.filter(|&len| len > limit) {
-            return Err(self.error(format!("refused: {name} has {len} bytes, and at most {limit} are read")));
+            return Err(self.error(format!("refused: {name} has {len} bytes, but at most {limit} are read")));
         }
         self.entry(name, |entry, len| {
             let mut bytes = vec![0; len as usize];

@@ -10,7 +10,7 @@ pub(super) fn root(name: &str) -> Option<&str> {
     name.strip_suffix("data.pkl").filter(|root| root.find('/').is_some_and(|slash| slash + 1 == root.len()))
 }
 
-/// What the zip is, with the remedy, if `torch.save` did not write it.
+/// The kind of zip, with the remedy, if `torch.save` did not write it.
 pub(super) fn other_than_weights(names: &BTreeSet<String>) -> Option<(String, &'static str)> {
     let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
     let below =

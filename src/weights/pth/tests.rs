@@ -38,7 +38,7 @@ fn packed(entries: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// What reading a zip with these entries says is wrong.
+/// The error of reading a zip with these entries.
 fn refuses(entries: &[(&str, &[u8])]) -> String {
     let dir = folder();
     let path = dir.path().join("w.pth");
@@ -168,7 +168,7 @@ fn what_is_no_state_dict_is_refused() {
     }
 }
 
-/// What Python would make of keys that are set twice, and of dictionaries that have the name of a state dict alone.
+/// As in Python: keys that are set twice, and of dictionaries that have the name of a state dict alone.
 #[test]
 fn the_dictionary_with_tensors_is_the_state_dict() {
     let tensor = one_tensor(1, 0, &[1], &[1]);

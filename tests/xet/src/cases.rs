@@ -1,4 +1,4 @@
-//! What can go well and wrong.
+//! The cases, with and without faults.
 
 use crate::Outcome;
 use crate::hub::{COMMIT, WEIGHTS};
@@ -176,7 +176,7 @@ fn cut_once(scene: &mut Scene) -> Outcome<String> {
     Ok(format!("right after {:.1} s, {} in {} requests", loaded.seconds, megabytes(bytes), asked.len()))
 }
 
-/// What ends in an error, and whether the same cache comes right afterwards.
+/// Cases that end in an error, and whether the same cache recovers afterwards.
 fn fails(scene: &Scene, user: &User, kind: &str, words: &[&str]) -> Outcome<String> {
     let loaded = scene.refused(user, kind, words)?;
     let (bytes, asked) = through_the_store(scene)?;

@@ -11,18 +11,18 @@ use std::thread;
 pub const WEIGHTS: &str = "model.safetensors";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the hub says, and how.
+/// The hub's responses.
 #[derive(Debug, Clone)]
 pub struct Says {
     /// The checksum that it announces of the weights.
     pub sum: String,
     /// Their size.
     pub size: u64,
-    /// What they are called in the store.
+    /// Their name in the store.
     pub hash: String,
     /// Where the store is.
     pub store: String,
-    /// What asking for the store's token gets instead of one, so many times.
+    /// The status returned in place of the store's token, this many times.
     pub token: Option<(u16, usize)>,
     /// How many of the tokens to come have ended already.
     pub stale: usize,
@@ -67,7 +67,7 @@ impl Hub {
         self.shared.says.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was asked since the last time: method, path, who asks, and the range where there is one.
+    /// The requests since the last call: method, path, client, and the range if there is one.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }

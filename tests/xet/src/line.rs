@@ -9,18 +9,18 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Manner {
     Good,
-    /// Breaks so many connections after so many bytes from the store.
+    /// Breaks this many connections, each after this many bytes from the store.
     Cut {
         after: u64,
         times: u64,
     },
-    /// Breaks everything once so many bytes have come from the store, for good.
+    /// Breaks everything, for good, after this many bytes from the store.
     Dead {
         after: u64,
     },
-    /// Lets so many bytes per second through, all connections together.
+    /// Limits all connections together to this many bytes per second.
     Slow(u64),
-    /// Lets so many bytes through, and then keeps connections open and says nothing more.
+    /// Passes this many bytes, then keeps connections open and sends nothing more.
     Silent {
         after: u64,
     },

@@ -56,7 +56,7 @@ fn clean(home: &Path) -> Outcome<Command> {
     Ok(command)
 }
 
-/// What a user does; and what came of it.
+/// A user's action, and its outcome.
 fn load(url: &str, cache: &Path) -> Value {
     match Backbone::load(Source::hub("acme/net").endpoint(url).cache_dir(cache), &Device::Cpu) {
         Ok(backbone) => match digest(&backbone) {

@@ -19,7 +19,7 @@ pub struct Scene {
     pub store: Store,
     pub line: Line,
     pub hub: Hub,
-    /// What the hub says when nothing is wrong.
+    /// The hub's responses without a fault.
     truth: Says,
     bytes: Vec<u8>,
     weights: String,
@@ -34,7 +34,7 @@ pub struct User {
     pub limit: Duration,
 }
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Debug)]
 pub struct Loaded {
     pub weights: Option<String>,
@@ -151,7 +151,7 @@ impl Scene {
         Ok(loaded)
     }
 
-    /// Loads, which must end in an error of this kind that says these words.
+    /// Loads, which must end in an error of this kind whose message contains these words.
     pub fn refused(&self, user: &User, kind: &str, words: &[&str]) -> Outcome<Loaded> {
         let loaded = self.load(user)?;
         check(loaded.kind == kind, || format!("should be {kind}: {loaded:?}"))?;

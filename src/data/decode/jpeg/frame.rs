@@ -51,7 +51,7 @@ impl Frame {
             return Err(Fault::Unsupported(format!("a JPEG of {} bit", self.bits)));
         }
         if self.height == 0 {
-            return Err(Fault::Unsupported("a JPEG that tells its height after the image data".into()));
+            return Err(Fault::Unsupported("a JPEG whose height follows the image data".into()));
         }
         if self.width == 0
             || !self.components.iter().all(|c| (1..=4).contains(&c.horizontal) && (1..=4).contains(&c.vertical))
@@ -123,7 +123,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Records the tables of a segment: a class and number, 16 counts, and as many symbols each.
+    /// Records the tables of a segment: a class and number, 16 counts, and that many symbols each.
     pub fn define(&mut self, mut segment: &[u8]) {
         while let [which, counts @ ..] = segment {
             let Some((counts, rest)) = counts.split_at_checked(16) else { return };

@@ -26,7 +26,7 @@ pub(crate) fn fits(g: &Geometry) -> bool {
     g.groups == g.c && g.k == g.c
 }
 
-/// From (C, 1, KH, KW) to [block][kh][kw][channel], zeros behind the last channel.
+/// From (C, 1, KH, KW) to [block][kh][kw][channel], zeros after the last channel.
 pub(crate) fn pack<T: Lanes>(w: &[T], g: &Geometry) -> Buffer<T> {
     let taps = g.kh * g.kw;
     let mut out = Buffer::zeros(g.c.div_ceil(BLOCK) * taps * BLOCK);

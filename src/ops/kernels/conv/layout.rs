@@ -1,6 +1,6 @@
 //! How channels are divided into blocks and panels, and outputs into tasks.
 
-/// How the channels that are summed over are cut into blocks.
+/// How the channels that are summed over are divided into blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocks {
     pub channels: usize,
@@ -26,7 +26,7 @@ impl Blocks {
     }
 }
 
-/// How the channels of the result are cut into panels: two vectors each, the last one perhaps one.
+/// How the channels of the result are divided into panels of two vectors each, the last one perhaps of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Panels {
     pub channels: usize,
@@ -64,7 +64,7 @@ impl Panels {
     }
 }
 
-/// Rows per task: as many as keep the packed rows within `budget` elements, but enough tasks for many threads where a
+/// Rows per task: the most whose packed rows fit in `budget` elements, but enough tasks for many threads where a
 /// task still has some work. `work` is the number of products per row.
 pub(super) fn rows_per_task(images: usize, rows: usize, most: usize, work: usize) -> usize {
     const TASKS: usize = 32;
@@ -82,7 +82,7 @@ pub(super) struct Piece<'a, T> {
     pub data: &'a mut [T],
 }
 
-/// Cuts images of `row` elements per row into pieces of `rows` rows.
+/// Divides images of `row` elements per row into parts of `rows` rows.
 pub(super) fn pieces<T>(data: &mut [T], image: usize, row: usize, rows: usize) -> Vec<Piece<'_, T>> {
     let cut = |(n, image): (usize, _)| {
         <[T]>::chunks_mut(image, rows * row).enumerate().map(move |(i, data)| Piece { image: n, from: i * rows, data })
@@ -90,7 +90,7 @@ pub(super) fn pieces<T>(data: &mut [T], image: usize, row: usize, rows: usize) -
     data.chunks_mut(image.max(1)).enumerate().flat_map(cut).collect()
 }
 
-/// Cuts `data` into pieces of these lengths.
+/// Divides `data` into parts of these lengths.
 pub(super) fn cut<T>(mut data: &mut [T], lens: impl Iterator<Item = usize>) -> Vec<&mut [T]> {
     let mut out = Vec::new();
     for len in lens {

@@ -1,10 +1,11 @@
-//! With stride s, the input pixels of a convolution fall into s x s residues that meet different taps of the kernel.
+//! With stride s, the input pixels of a convolution fall into s x s residues that are read by different taps of the
+//! kernel.
 
 use crate::ops::geometry::Geometry;
 
-/// The taps of one axis that the input positions of one residue meet: every `step`-th, starting at `class`.
+/// The taps of one axis that read the input positions of one residue: every `step`-th, starting at `class`.
 ///
-/// With stride s and dilation d, input position y meets tap a if y + pad - a d is a multiple of s. Taps that meet the
+/// With stride s and dilation d, tap a reads input position y if y + pad - a d is a multiple of s. Taps that read the
 /// same positions form a class; they are s / gcd(s, d) apart.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Classes {
@@ -33,13 +34,13 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The positions `residue`, `residue + stride`, ... of one input axis and the output positions they meet.
+/// The positions `residue`, `residue + stride`, ... of one input axis and the output positions that read them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Residue {
     /// Which class of taps, if any.
     pub class: Option<usize>,
     pub taps: usize,
-    /// The output position that the first position meets at the first tap.
+    /// The output position that reads the first position at the first tap.
     pub first: isize,
     /// From tap to tap, in output positions.
     pub step: usize,
@@ -58,13 +59,13 @@ impl Residue {
             None => Self { class: None, taps: 0, first: 0, step },
         }
     }
-    /// One past the last output position that the first position meets.
+    /// One past the last output position that reads the first position.
     pub fn end(&self) -> isize {
         self.first + ((self.taps.max(1) - 1) * self.step) as isize + 1
     }
 }
 
-/// The residues of one axis, and the output positions that position 0 of any of them meets.
+/// The residues of one axis, and the output positions that read position 0 of any of them.
 pub(super) fn residues(taps: usize, g: &Geometry, pad: usize) -> (Vec<Residue>, isize, isize) {
     let classes = Classes::new(taps, g.stride, g.dilation);
     let list: Vec<Residue> = (0..g.stride).map(|p| Residue::new(p, classes, g.stride, g.dilation, pad)).collect();

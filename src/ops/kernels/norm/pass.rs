@@ -3,7 +3,7 @@
 use super::act::Act;
 use crate::ops::simd::{Job, Lanes, Level, Simd};
 
-/// Reads `n` elements from position `at` on, zeros behind them.
+/// Reads `n` elements from position `at` on, then zeros.
 /// # Safety
 /// `at + n` is at most the length, and n at most `LANES`.
 #[inline(always)]
@@ -23,7 +23,7 @@ unsafe fn put<S: Simd>(s: S, to: &mut [S::T], at: usize, v: S::V, n: usize) {
     unsafe { s.store_first(p, v, n) }
 }
 
-/// What a pass does with one vector.
+/// The operation of a pass on one vector.
 pub(super) trait Pass<T: Lanes> {
     /// Whether all streams have `len` elements, all coefficients `period`.
     fn fits(&self, len: usize, period: usize) -> bool;
@@ -168,7 +168,7 @@ impl<T: Lanes, A: Act> Pass<T> for GateApply<'_, T, A> {
     }
 }
 
-/// d becomes d times the slope told by the result y.
+/// d becomes d times the slope, computed from the result y.
 pub(super) struct GateByResult<'a, T, A> {
     pub y: &'a [T],
     pub d: &'a mut [T],

@@ -6,16 +6,16 @@ use super::period::{GROUP, piece};
 use crate::ops::simd::{Job, Lanes, Level, Simd};
 use rayon::prelude::*;
 
-/// Periods that are summed in vectors before f64 takes over: a sum of so few terms has hardly lost precision.
+/// Periods that are summed in vectors before they are added in f64: short sums hardly lose precision.
 const RUN: usize = 64;
 /// Lanes of a group of vectors, at most.
 const MOST: usize = GROUP * 16;
 
-/// What is summed: two terms for each element.
+/// The summands: two terms for each element.
 pub(super) trait Terms<T: Lanes>: Sync {
     /// Whether all streams have `len` elements, all coefficients `period`.
     fn fits(&self, len: usize, period: usize) -> bool;
-    /// The terms of `n` elements from position `at` on, whose coefficients start at `column`; zeros behind them.
+    /// The terms of `n` elements from position `at` on, whose coefficients start at `column`; then zeros.
     /// # Safety
     /// `fits` holds for a `len` of at least `at + n` and a `period` of at least `column + n`; n is at most `LANES`.
     unsafe fn terms<S: Simd<T = T>>(&self, s: S, at: usize, column: usize, n: usize) -> [S::V; 2];

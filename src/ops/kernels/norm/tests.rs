@@ -116,7 +116,7 @@ fn channels_of_all_sorts() {
     }
 }
 
-/// What a step gate computes from u when no result was saved: u > 0, for values without rounding.
+/// The step gate from u when no result was saved: u > 0, for values without rounding.
 #[test]
 fn gates_from_the_input() {
     let (z, dy) = ([-2.0f32, -1.0, 0.0, 1.0, 2.0, 9.0, f32::NAN], [1.0f32; 7]);

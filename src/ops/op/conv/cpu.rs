@@ -55,7 +55,7 @@ fn biased<T: Differentiable>(
     let bias = bias.map(enter::<T>).transpose()?.flatten();
     let (input, residual) = (x.edge.clone(), res.and_then(|r| r.edge.clone()));
     let parents = [input.as_ref(), residual.as_ref(), weight.as_ref(), bias.as_ref()].map(Option::<&_>::cloned);
-    // What backward does not read is not saved.
+    // Only data that backward reads is saved.
     let saved = step.saves_result(res.is_some()).then(|| y.clone());
     let conv = ConvBackward::new(x, filter, g, weight, input);
     let (k, act) = (g.k, step.act);
@@ -142,13 +142,13 @@ fn normed<T: Differentiable>(
     Ok((Value::new(y, [g.n, g.oh, g.ow, g.k], edge).recomputed_by(recompute), statistics))
 }
 
-/// The gradients of a convolution's kernel and input, each only if something learns there.
+/// The gradients of a convolution's kernel and input, each only if it is needed.
 struct ConvBackward<T: Differentiable> {
     choice: Choice,
     g: Geometry,
-    /// Where the kernel's gradient goes, and the input that it is computed from.
+    /// The edge of the kernel's gradient, and the input that it is computed from.
     weight: Option<(Edge<T>, Saved<T>)>,
-    /// Where the input's gradient goes, and the filter that it is computed from.
+    /// The edge of the input's gradient, and the filter that it is computed from.
     input: Option<(Edge<T>, PreparedFilter<T>)>,
 }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// The sums of a convolution that a batch norm reads in backward.
 pub(super) enum Sums<T: Differentiable> {
     Saved(Arc<Buffer<T>>),
-    /// Recomputed for each of the two that ask: the next convolution and the norm.
+    /// Recomputed for each of its two readers: the next convolution and the norm.
     Recompute {
         x: Saved<T>,
         filter: PreparedFilter<T>,
@@ -64,7 +64,7 @@ impl<T: Differentiable> Recompute<T> for Normed<T> {
         if let Some(select) = select {
             z = Arc::new(select(&z));
         }
-        // What was computed for this alone is changed in place.
+        // Data computed for this alone is changed in place.
         match Arc::try_unwrap(z) {
             Ok(mut y) => {
                 norm::choose().affine_in_place(&mut y, a, b, self.act);

@@ -1,4 +1,4 @@
-//! A step as a value, and what its forms decide alike.
+//! A convolution step as a value, and the decisions that its forms share.
 
 use crate::ops::activation::Activation;
 use crate::ops::filter::Filter;
@@ -6,7 +6,7 @@ use crate::ops::geometry::{Geometry, Padding};
 use crate::ops::kernels::conv::{Algorithm, Choice};
 use candle_core::{Result, Tensor, bail};
 
-/// What follows the convolution's sum.
+/// The norm after the convolution's sum.
 #[derive(Clone, Copy)]
 pub(crate) enum Norm<'a> {
     /// A bias or nothing; also a frozen batch norm, folded into kernel and bias.
@@ -41,7 +41,7 @@ impl ConvStep<'_> {
         Geometry::new(dims, self.filter.dims()?, self.stride, self.dilation, self.groups, self.padding)
     }
 
-    /// Whether a norm follows the sum, learning or not.
+    /// Whether a norm follows the sum, trainable or not.
     pub fn is_normed(&self) -> bool {
         !matches!(self.norm, Norm::None { .. })
     }
@@ -69,10 +69,10 @@ impl ConvStep<'_> {
     }
 }
 
-/// Whether backward recomputes the sums that a norm reads, instead of saving them. So few terms cost no more than a few
-/// passes over memory. It is a first convolution, over the colours alone, or the expansion of a few channels: the
-/// largest maps of all. `depth`: how many convolutions the input itself is recomputed by, one from the other's result;
-/// a long chain of them would take time that grows with the square of its length.
+/// Whether backward recomputes the sums that a norm reads, instead of saving them. Sums of few terms cost no more than
+/// a few passes over memory. It is a first convolution, over the colours alone, or the expansion of a few channels: the
+/// largest maps of all. `depth` is the number of convolutions by which the input itself is recomputed, one from the
+/// other's result; a long chain of them would take time that grows with the square of its length.
 pub(super) fn recomputes_sums(g: &Geometry, depth: usize) -> bool {
     g.groups == 1 && g.c * g.kh * g.kw <= 32 && depth < 2
 }

@@ -1,4 +1,4 @@
-//! What lies around the tensors: the zip, and the checkpoint.
+//! The containers of the tensors: the zip, and the checkpoint.
 
 use super::*;
 
@@ -8,8 +8,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
 }
 
-/// A zip as `torch.save` writes it: elements aligned to 64 bytes by a field "FB" in the local header, lengths behind the
-/// elements, and the end of the directory in both forms.
+/// A zip as `torch.save` writes it: elements aligned to 64 bytes by a field "FB" in the local header, lengths behind
+/// the elements, and the end of the directory in both forms.
 fn torch_zip(stem: &str, entries: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut zip, mut directory) = (Vec::new(), Vec::new());
     let u16s = |values: &[u16]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
@@ -57,7 +57,7 @@ fn files_of_any_name_are_read() {
         fs::write(&path, torch_zip(&"n".repeat(length), &entries)).unwrap();
         assert_eq!(Weights::read(&path).unwrap().tensors.len(), 1);
     }
-    // What was put before it is no part of a zip of torch's.
+    // Data before the zip is not part of torch's zip.
     let good = torch_zip("archive", &entries);
     for before in [&b"junk"[..], b"#!/bin/sh\n", b"PK\x03\x04 and more", &good[..200]] {
         fs::write(&path, [before, &good].concat()).unwrap();

@@ -117,7 +117,7 @@ impl<T: Lanes> Job<T> for Products<'_, T> {
 
 /// The sums of `K` neighbouring taps from (a, b) on, over all pixels; returns K.
 /// # Safety
-/// All slices hold what the geometry says, and the taps lie inside the kernel.
+/// All slices have the geometry's sizes, and the taps lie inside the kernel.
 #[inline(always)]
 unsafe fn taps<S: Simd, const K: usize>(s: S, p: &mut Products<S::T>, a: usize, b: usize) -> usize {
     let g = p.g;

@@ -42,13 +42,13 @@ pub(super) fn compact(g: &Geometry) -> (Geometry, Steps) {
     (Geometry { h: g.oh, w: g.ow, stride: 1, ..*g }, steps)
 }
 
-/// A 1x1 convolution that reads all pixels is a product over them, whatever the rows and images. How long its rows are
-/// decides what a task can be made of, whole rows, and how well those fill tiles of `tile` pixels.
+/// A 1x1 convolution that reads all pixels is a product over them, for any rows and images. How long its rows are
+/// decides which whole rows a task can take, and how well those fill tiles of `tile` pixels.
 pub(super) fn flatten((g, steps): (Geometry, Steps), tile: usize) -> (Geometry, Steps) {
     if !one_pixel(&g) || g.stride != 1 || steps != Steps::of(&g) {
         return (g, steps);
     }
-    /// Elements of a row, more than what a task of several takes (`PACKED`): with 2048 channels at 7x7, 28 pixels lie
+    /// Elements of a row, more than a task of several rows takes (`PACKED`): with 2048 channels at 7x7, 28 pixels lie
     /// side by side, and fill tiles of six to 93 %, where 14 would fill them to 78.
     const ROW: usize = 64 * 1024;
     let rows = g.n * g.h;

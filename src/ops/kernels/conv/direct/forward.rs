@@ -108,7 +108,7 @@ impl<T: Lanes> Job<T> for Grid<'_, T> {
     fn run<S: Simd<T = T>>(self, s: S) {
         let depth = self.walk.depth();
         let walk = self.walk.flat();
-        // Where one row begins as the one before ends, on both sides, they are one: 1x1 kernels, mostly.
+        // Rows that are contiguous in input and output are merged: 1x1 kernels, mostly.
         let joined = self.row_step == self.columns * walk.pitch && self.out_row == self.columns * self.out_pitch;
         let (rows, columns) = if joined { (1, self.rows * self.columns) } else { (self.rows, self.columns) };
         for p in 0..self.panels.count() {

@@ -1,7 +1,7 @@
 //! The gradient of a convolution's input.
 //!
-//! With stride s the input pixels fall into s x s residue classes. The pixels of one class meet the same taps, at
-//! output pixels that follow each other: a small correlation per class, without inserted zeros, whose results
+//! With stride s the input pixels fall into s x s residue classes. The pixels of one class are read by the same taps,
+//! at output pixels that follow each other: a small correlation per class, without inserted zeros, whose results
 //! interleave.
 
 use super::flatten::{Steps, backward_layout, flatten};

@@ -44,7 +44,7 @@ struct Packed<'a, T> {
 }
 
 impl<T: Lanes> Plan<'_, T> {
-    /// The input rows behind `rows` output rows from `from` on.
+    /// The input rows that `rows` output rows from `from` on read.
     fn window(&self, from: usize, rows: usize) -> Window {
         let g = &self.g;
         Window {
@@ -86,7 +86,7 @@ impl<T: Lanes> Plan<'_, T> {
         T::run(self.level, PackPanels { data, pitch: g.k, first, pixels, panels: self.panels, out: panels });
     }
 
-    /// Adds the products of what is packed to the gradient of panel `p` and block `b`, or writes them.
+    /// Adds the products of the packed elements to the gradient of panel `p` and block `b`, or writes them.
     fn accumulate(&self, packed: Packed<T>, p: usize, b: usize, add: bool, out: &mut [T]) {
         T::run(self.level, Accumulate { plan: self, packed, p, b, add, out });
     }
@@ -111,7 +111,7 @@ impl<T: Lanes> Job<T> for Accumulate<'_, '_, T> {
         let window = &packed.window;
         let walk = walk(blocks, window, [g.kh, g.kw], [g.dilation; 2], g.stride);
         let pixels = packed.rows * g.ow;
-        // Where one row begins as the one before ends, they are one.
+        // Contiguous rows are merged.
         let joined = g.stride * window.row_len(blocks) == g.ow * walk.pitch;
         let (tall, wide) = if joined { (1, pixels) } else { (packed.rows, g.ow) };
         let at_once = (NEAR / (window.block_len(blocks) + pixels * width)).clamp(1, packed.images);
@@ -156,7 +156,7 @@ pub(crate) fn weight_gradient<T: Lanes>(level: Level, x: &[T], dy: &[T], g: &Geo
     }
     let (blocks, panels) = forward_layout(g, T::lanes(level));
     let few = is_small(g);
-    // Pixels are summed over here and fill no tile: short rows share out best.
+    // Pixels are summed over here and fill no tile: short rows divide best.
     let (g, steps) = if few { flatten(compact(g), 1) } else { compact(g) };
     let one = dw.len() / g.groups;
     for (group, dw) in dw.chunks_exact_mut(one).enumerate() {
@@ -188,11 +188,11 @@ pub(crate) fn weight_gradient_len(g: &Geometry) -> usize {
     group_len(g) + PACKED_AT_ONCE.min((g.input_len() + g.output_len()) / g.groups)
 }
 
-/// How the rows of a small gradient are shared out. It depends on the shape alone, since it decides the order of the
-/// sums.
+/// How the rows of a small gradient are divided among tasks. It depends on the shape alone, since it decides the order
+/// of the sums.
 #[derive(Debug)]
 struct Shares {
-    /// Units of rows in each image: what is packed and summed at once.
+    /// Units of rows in each image that are packed and summed at once.
     units: usize,
     /// Tasks, each of some units and with separate sums.
     slices: usize,
@@ -203,7 +203,7 @@ impl Shares {
         const SLICES: usize = 32;
         /// Units that there should be at least, for a few threads.
         const UNITS: usize = 4;
-        /// Products that are worth a task.
+        /// Minimum products per task.
         const WORK: usize = 1 << 19;
         let len = group_len(g);
         let tasks = (g.n * g.oh * g.ow * g.kernel_len() / g.groups / WORK).max(1);
@@ -214,12 +214,12 @@ impl Shares {
     }
 }
 
-/// Where part `i` of `parts` begins: parts of the same size, as nearly as can be.
-fn share(whole: usize, i: usize, parts: usize) -> usize {
+/// The start of part `i` of `parts`: parts of the same size, as nearly as can be.
+fn part_start(whole: usize, i: usize, parts: usize) -> usize {
     whole * i / parts
 }
 
-/// Several tasks, each with separate sums over a share of the rows; then the sum of the sums, in order.
+/// Several tasks, each with separate sums over a part of the rows; then the sum of the sums, in order.
 fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
     let (g, len) = (&plan.g, plan.len());
     let Shares { units: per_image, slices } = Shares::new(g);
@@ -230,11 +230,11 @@ fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
     sums.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(slice, sums)| {
         with_scratch(window.len(&plan.blocks) + panels_len, |scratch| {
             let (input, panels) = scratch.split_at_mut(window.len(&plan.blocks));
-            let first = share(units, slice, slices);
-            for unit in first..share(units, slice + 1, slices) {
+            let first = part_start(units, slice, slices);
+            for unit in first..part_start(units, slice + 1, slices) {
                 let (image, i) = (unit / per_image, unit % per_image);
-                let from = share(g.oh, i, per_image);
-                let rows = share(g.oh, i + 1, per_image) - from;
+                let from = part_start(g.oh, i, per_image);
+                let rows = part_start(g.oh, i + 1, per_image) - from;
                 plan.pack(image, from, rows, input, panels);
                 let packed = Packed { images: 1, rows, window: plan.window(from, rows), input, panels };
                 let pairs = plan.depth() / plan.blocks.count;
@@ -243,7 +243,7 @@ fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
                     let at = plan.panels.first(p) * plan.depth() + b * pairs * width;
                     plan.accumulate(packed, p, b, unit > first, &mut sums[at..][..pairs * width]);
                 };
-                // The smaller side stays near while the larger one passes by once.
+                // The smaller side stays in cache while the larger one is read once.
                 if window.len(&plan.blocks) > panels_len {
                     (0..plan.blocks.count).for_each(|b| (0..plan.panels.count()).for_each(|p| products(p, b)));
                 } else {
@@ -262,7 +262,7 @@ fn small<T: Lanes>(plan: &Plan<T>) -> Buffer<T> {
     sums
 }
 
-/// One task per panel and block, each over as many images as `packed` elements hold, then over the next ones.
+/// One task per panel and block, each over the images that fit in `packed` elements, then over the next ones.
 fn large<T: Lanes>(plan: &Plan<T>, packed: usize) -> Buffer<T> {
     let g = &plan.g;
     let window = plan.window(0, g.oh);
@@ -301,7 +301,7 @@ mod tests {
         for (n, h, w) in (1..9).flat_map(|n| (1..70).flat_map(move |h| [1, 7, 57, 300, 900].map(|w| (n, h, w)))) {
             let g = geometry(n, [h, w], 64, 64);
             let Shares { units, slices } = Shares::new(&g);
-            let heights = (0..units).map(|i| share(h, i + 1, units) - share(h, i, units));
+            let heights = (0..units).map(|i| part_start(h, i + 1, units) - part_start(h, i, units));
             let (least, most) = (heights.clone().min().unwrap(), heights.max().unwrap());
             assert!(least > 0 && most - least <= 1 && (most == 1 || most * w <= PIXELS), "{n} {h} {w}: {units}");
             assert!((1..=n * units).contains(&slices), "{n} {h} {w}: {units} {slices}");

@@ -31,7 +31,7 @@ pub(crate) fn pack<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Buffer<T> {
     out
 }
 
-/// Where element (input channel, tap) of one output channel of OIHW lies in [tap][input channel][width].
+/// The position of element (input channel, tap) of one output channel of OIHW in [tap][input channel][width].
 #[derive(Clone, Copy)]
 pub(super) struct PackedOrder {
     pub taps: usize,
@@ -62,7 +62,7 @@ impl<T: Lanes> Job<T> for PackBlock<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
         let Self { w, pitch, run, outputs, order, out } = self;
-        // Squares of LANES output channels and as many elements of each; the last ones may overlap those before.
+        // Blocks of LANES output channels and LANES elements of each; the last ones may overlap those before.
         let in_squares = if run < S::LANES { 0 } else { outputs / S::LANES * S::LANES };
         assert!(in_squares == 0 || (in_squares - 1) * pitch + run <= w.len() && in_squares <= order.width);
         assert!(run <= order.size * order.taps && order.taps * order.size * order.width <= out.len());
@@ -130,7 +130,7 @@ pub(crate) fn pack_backward<T: Lanes>(level: Level, w: &[T], g: &Geometry) -> Bu
             for (i, j) in (0..axes[0].len(row)).flat_map(|i| (0..axes[1].len(column)).map(move |j| (i, j))) {
                 let t = axes[0].tap(row, i) * g.kw + axes[1].tap(column, j);
                 let Some(out) = steps.next() else { return };
-                // Where channel c of this panel and output channel k of this block lie.
+                // The position of channel c of this panel and output channel k of this block.
                 let at = |c: usize, k: usize| {
                     let (c, k) = (panels.first(p) + c, b * blocks.size + k);
                     let q = k / (2 * lanes);

@@ -5,7 +5,7 @@
 use crate::ops::activation::Activation;
 use crate::ops::simd::{Job, Lanes, Simd};
 
-/// Where the factors of a tile's sums lie in the packed input: blocks of rows of runs of elements.
+/// The positions of a tile's factors in the packed input: blocks of rows of runs of elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Walk {
     pub blocks: usize,
@@ -238,7 +238,7 @@ macro_rules! two_vectors {
     };
 }
 
-/// Computes a tile of `pixels` pixels (as `next_size` says) and `vectors` vectors of channels.
+/// Computes a tile of `pixels` pixels (from `next_size`) and `vectors` vectors of channels.
 #[inline(always)]
 pub(crate) fn product<S: Simd>(s: S, pixels: usize, vectors: usize, mut t: Tile<S::T>) {
     let t = &mut t;
@@ -318,7 +318,7 @@ impl<T: Lanes, const M: usize, const N: usize> Job<T> for SizedGradient<'_, '_, 
     }
 }
 
-/// Computes a tile of `pairs` pairs (as `next_size` says) and `vectors` vectors of channels.
+/// Computes a tile of `pairs` pairs (from `next_size`) and `vectors` vectors of channels.
 #[inline(always)]
 pub(crate) fn gradient_product<S: Simd>(s: S, pairs: usize, vectors: usize, mut t: GradientTile<S::T>) {
     let t = &mut t;

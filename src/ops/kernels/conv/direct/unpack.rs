@@ -44,7 +44,7 @@ impl<T: Lanes> Job<T> for UnpackBlock<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T = T>>(self, s: S) {
         let Self { sums, order, dw, pitch, run, outputs } = self;
-        // As when packing: squares of vectors, which may overlap.
+        // As when packing: LANES x LANES blocks, which may overlap.
         let in_squares = if run < S::LANES { 0 } else { outputs / S::LANES * S::LANES };
         assert!(in_squares == 0 || (in_squares - 1) * pitch + run <= dw.len() && in_squares <= order.width);
         assert!(run <= order.size * order.taps && order.taps * order.size * order.width <= sums.len());

@@ -74,7 +74,7 @@ fn some_channels<T: Lanes, const P: usize>(
             let from = start + i * RUN;
             let count = RUN.min(count - from);
             if count < RUN {
-                // What is missing from the last run adds nothing.
+                // The missing tiles of the last run add nothing.
                 values.fill(T::ZERO);
                 gradients.fill(T::ZERO);
             }

@@ -63,7 +63,7 @@ pub(super) fn from_points<T: Lanes, const P: usize>(
 }
 
 struct KernelToPoints<'a, T, const P: usize> {
-    /// Nine runs of as many elements as each of `points` has.
+    /// Nine runs, each of the length of one of `points`.
     plain: &'a [T],
     points: Vec<&'a mut [T]>,
 }

@@ -33,7 +33,7 @@ impl Tiles {
     }
 }
 
-/// One vector of channels and where it goes: at `to + tile * step` of a point's elements.
+/// One vector of channels and its destination: at `to + tile * step` of a point's elements.
 #[derive(Clone, Copy)]
 pub(super) struct Destination {
     pub channel: usize,
