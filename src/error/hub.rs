@@ -1,6 +1,6 @@
 //! The kinds of errors of the hub.
 
-/// The kinds of [`Error::Hub`].
+/// The kinds of [`Error::Hub`](crate::Error::Hub).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HubErrorKind {
