@@ -113,7 +113,7 @@ fn what_cannot_work_is_refused_before_it_starts() {
         ("weight_decay", |p| p.phases[0].optimizer.weight_decay = -0.1),
         ("warmup", |p| p.phases[0].schedule.warmup = 1.0),
         ("momentum", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).momentum(1.0)),
-        ("Nesterov", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).nesterov(true)),
+        ("nesterov", |p| p.phases[0].optimizer = Optimizer::sgd(0.1).nesterov(true)),
         ("betas", |p| p.phases[0].optimizer = Optimizer::adamw(0.1).momentum(-0.1)),
         ("freeze", |p| p.phases[0].freeze = FreezePolicy::AllBut(11)),
         ("augment", |p| p.augment = Augment::none().flip(2.0)),
