@@ -73,6 +73,8 @@ impl Batch {
     /// # let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3)).freeze(FreezePolicy::Backbone)]);
     /// let tuner = FineTuner::new(backbone).plan(plan); // freezes the backbone
     /// let mut session = tuner.cache(&FeatureCache::off()).session(&train)?;
+    /// session.next_phase()?;
+    /// session.next_epoch()?;
     /// let batch = session.next_batch()?.unwrap();
     /// assert_eq!(batch.images()?.dims(), [4, 3, 32, 32]); // an error with the default cache
     /// # Ok::<(), candle_finetune::Error>(())
