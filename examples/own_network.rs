@@ -5,17 +5,17 @@
 //! ```
 //!
 //! The images are those of assets/fashion. Five classes, with all their images, pretrain the network; the other five
-//! have 10 images each for training, 10 for validation and 50 for the test. Fifty images are too few for a network with
-//! random weights; one that was pretrained on similar images needs no more. Prints both reports, and last the test
-//! accuracies: `scratch top1 0.6480 162/250` and `top1 0.7720 193/250`.
+//! have 5 images each for training, 10 for validation and 50 for the test. So few images are not enough for a network
+//! with random weights; pretraining on similar images makes up for some of them. Prints all reports, and last the test
+//! accuracies from scratch and fine-tuned, after equally many epochs: `scratch top1 0.5960 149/250` and `top1 0.6840 171/250`.
 
 #[path = "support/run.rs"]
 mod run;
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{
-    Augment, Backbone, BatchNormMode, Block, Blueprint, Conv2d, Dataset, FineTuner, Fitted, ImageFolder, Init,
-    InputSpec, Layer, Optimizer, Phase, Plan, Predictor, Sample, Schedule, Splits, Target, VecDataset,
+    Augment, Backbone, Block, Blueprint, Conv2d, Dataset, FineTuner, Fitted, FreezePolicy, ImageFolder, Init,
+    InputSpec, Layer, Optimizer, Phase, Plan, Predictor, Sample, Schedule, Splits, Subset, Target, VecDataset,
 };
 use clap::Parser;
 use run::Failure;
@@ -34,29 +34,21 @@ struct Options {
 }
 
 /// The classes that the network is fine-tuned on; the others pretrain it.
-const NEW: [&str; 5] = ["coat", "dress", "sandal", "shirt", "sneaker"];
+const NEW: [&str; 5] = ["bag", "boot", "coat", "dress", "shirt"];
 
 fn main() -> ExitCode {
     let options = Options::parse();
     run::run(|| own_network(&options))
 }
 
-/// Two convolutions, and two residual blocks at half and a quarter of the size, for gray images of 28 x 28 pixels.
+/// Five convolutions for gray images of 28 x 28 pixels; two of them halve the size.
 fn small_cnn() -> candle_finetune::Result<Blueprint> {
     let spec = InputSpec::new(28).crop_pct(1.0).normalize(&[0.5], &[0.5]);
-    let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).batch_norm();
-    let residual = |inputs, outputs| {
-        Layer::residual_with(
-            Layer::sequential([conv(inputs, outputs).stride(2).relu().into(), conv(outputs, outputs).into()]),
-            Conv2d::new(inputs, outputs, 1).stride(2).batch_norm(),
-        )
-    };
-    let blocks = vec![
-        Block::new("stem", conv(1, 16).relu()),
-        Block::new("block1", conv(16, 16).relu()),
-        Block::new("block2", residual(16, 32)),
-        Block::new("block3", residual(32, 64)),
-    ];
+    let conv = |inputs, outputs| Conv2d::new(inputs, outputs, 3).relu();
+    let pair =
+        |inputs, outputs| Layer::sequential([conv(inputs, outputs).stride(2).into(), conv(outputs, outputs).into()]);
+    let blocks =
+        vec![Block::new("stem", conv(1, 16)), Block::new("block1", pair(16, 32)), Block::new("block2", pair(32, 64))];
     Blueprint::from_blocks("small_cnn", spec, 64, blocks)
 }
 
@@ -83,18 +75,19 @@ fn own_network(options: &Options) -> Result<(), Failure> {
 
     let new = |class: &str| NEW.contains(&class);
     let (train, valid, test) = (of_classes(&[&train], new)?, of_classes(&[&valid], new)?, of_classes(&[&test], new)?);
-    let head = Phase::new(10, Optimizer::adamw(1e-2)).freeze(candle_finetune::FreezePolicy::Backbone);
-    let rest = Phase::new(20, Optimizer::adamw(1e-3).weight_decay(0.05))
-        .freeze(candle_finetune::FreezePolicy::UpTo("block1".into()))
+    let train = Subset::new(&train, (0..train.len()).filter(|i| i % 10 < 5).collect())?; // 5 of each class's 10
+    let head = Phase::new(20, Optimizer::adamw(1e-2)).freeze(FreezePolicy::Backbone).augmented(false);
+    let rest = Phase::new(40, Optimizer::adamw(3e-3).weight_decay(0.05))
+        .freeze(FreezePolicy::UpTo("block1".into()))
         .backbone_lr_scale(0.3)
         .schedule(Schedule::cosine());
-    let tuned = Plan::new(vec![head, rest]).batch_size(10);
+    let tuned = Plan::new(vec![head, rest]).batch_size(10).augment(augment());
     let mut tuned = fit(options, pretrained, tuned, &train, &valid)?;
     let top1 = tuned.test(&test)?;
     println!("{}", tuned.report);
 
     // The same network with random weights, on the same images.
-    let mut scratch = fit(options, backbone, from_scratch(30).batch_size(10), &train, &valid)?;
+    let mut scratch = fit(options, backbone, from_scratch(60).batch_size(10), &train, &valid)?;
     let scratch_top1 = scratch.test(&test)?;
     println!("from scratch: {}", run::interval(&scratch_top1));
     println!("fine-tuned: {}", run::interval(&top1));
@@ -103,18 +96,21 @@ fn own_network(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything is trained, with the batches' own statistics.
+/// Everything is trained.
 fn from_scratch(epochs: usize) -> Plan {
-    let optimizer = Optimizer::adamw(3e-3).weight_decay(0.05);
-    let phase = Phase::new(epochs, optimizer).batch_norm(BatchNormMode::Train).schedule(Schedule::cosine());
-    Plan::new(vec![phase]).init(Init::Random).batch_size(25).augment(Augment::none().pad_crop(2).flip(0.5))
+    let phase = Phase::new(epochs, Optimizer::adamw(1e-3).weight_decay(0.05)).schedule(Schedule::cosine());
+    Plan::new(vec![phase]).init(Init::Random).batch_size(25).augment(augment())
+}
+
+fn augment() -> Augment {
+    Augment::none().pad_crop(2).flip(0.5)
 }
 
 fn fit(
     options: &Options,
     backbone: Backbone,
     plan: Plan,
-    train: &VecDataset,
+    train: &(impl Dataset + Clone + 'static),
     valid: &VecDataset,
 ) -> Result<Fitted, Failure> {
     let tuner = FineTuner::new(backbone).plan(plan).seed(options.seed).on_event(run::progress());
