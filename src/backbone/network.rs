@@ -147,8 +147,11 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
         let problem = format!("{h} x {w} pixels; a side has {MAX_SIDE} at most");
         return Err(Error::invalid("input size", problem));
     }
-    if let Some(why) = blueprint.limits().sizes.and_then(|rule| rule((h, w), blueprint.input_spec().size)) {
-        return Err(Error::invalid("input size", format!("{h} x {w} pixels; {} takes {why}", blueprint.name())));
+    let (height, width) = blueprint.input_spec().size;
+    if let Some(why) = blueprint.limits().sizes.and_then(|rule| rule((h, w), (height, width))) {
+        let name = blueprint.name();
+        let problem = format!("{h} x {w} pixels; {name} takes {why}; its own size is {height} x {width}");
+        return Err(Error::invalid("input size", problem));
     }
     if blueprint.is_opaque() {
         // A dry run does not cover closures; they return their own errors.
