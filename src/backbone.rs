@@ -248,7 +248,8 @@ impl Backbone {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     ///
-    /// Every architecture here is convolutional and takes any size that leaves pixels for its last layers.
+    /// The crate's architectures are convolutional and take any size that leaves pixels for their last layers. Vision
+    /// transformers of the zoo take fewer sizes, and the error names them.
     ///
     /// # Errors
     /// If the size is too small; the message has the smallest one.

@@ -78,6 +78,20 @@ pub enum TensorInit {
     Uniform(f64),
 }
 
+impl TensorInit {
+    /// Refuses values that no tensor can start with; `what` is the tensor.
+    pub(crate) fn check(self, what: &str) -> Result<()> {
+        let problem = match self {
+            Self::Constant(value) if !value.is_finite() => format!("starts as {value}; it must be finite"),
+            Self::Normal(size) | Self::Uniform(size) if !(size.is_finite() && size >= 0.0) => {
+                format!("starts at random within {size}; that must be finite and not negative")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::invalid(what, problem))
+    }
+}
+
 impl Facts {
     const fn new(kind: Kind, init: TensorInit, decays: bool) -> Self {
         Self { kind, init, decays, image_channels: None }

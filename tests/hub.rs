@@ -525,7 +525,7 @@ fn a_folder_without_hub() {
     let back = Predictor::load(Source::dir(&folder), &CPU).unwrap();
     assert_eq!(file_of(&back), saved(&fitted));
     let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
-    assert!(card.contains("Source::dir(") && card.contains("timm does not have this network"), "{card}");
+    assert!(card.contains("Source::dir(") && card.contains("timm cannot load"), "{card}");
     // A model card that a person wrote stays, in any encoding.
     std::fs::write(folder.join("README.md"), b"\xe0 moi").unwrap();
     fitted.predictor.save_folder(&folder).unwrap();

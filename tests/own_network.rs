@@ -452,6 +452,8 @@ fn a_network_called_like_an_architecture_is_another_network() {
     let own = Blueprint::from_blocks("small_cnn", InputSpec::new(32), 8, blocks()).unwrap();
     let tuned = fit(&Backbone::random(&own, 1, &CPU).unwrap(), plan(FreezePolicy::Nothing, BatchNormMode::Frozen));
     tuned.predictor.save_folder(&folder).unwrap();
+    let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(card.contains(".blueprint(&blueprint)") && !card.contains("Predictor::load(Source::dir"), "{card}");
     let error = Predictor::load(Source::dir(&folder), &CPU).map(drop).unwrap_err().to_string();
     assert!(error.contains("small_cnn") && error.contains("from_file_as"), "{error}");
     assert!(Predictor::load(Source::dir(&folder).blueprint(&own), &CPU).is_ok());
@@ -474,4 +476,36 @@ fn a_chain_of_narrow_layers_trains_in_linear_time() {
     let (short, long) = (step(&of(6)), step(&of(24)));
     assert!(long > 2 * short, "{short} {long}");
     fit(&of(24), plan(FreezePolicy::Nothing, BatchNormMode::Train));
+}
+
+#[test]
+fn layers_that_cannot_be_are_refused_and_not_a_panic() {
+    let blueprint = |layer: Layer| Blueprint::from_blocks("net", InputSpec::new(8), 3, vec![Block::new("a", layer)]);
+    let starting = |init: TensorInit| {
+        Layer::custom(move |tensors| {
+            let shift = tensors.get("shift", &[1, 3, 1, 1], init)?;
+            Ok(move |x: &Tensor| x.broadcast_add(&shift))
+        })
+    };
+    for init in [
+        TensorInit::Uniform(-1.0),
+        TensorInit::Uniform(f64::INFINITY),
+        TensorInit::Normal(f64::NAN),
+        TensorInit::Constant(f64::NAN),
+    ] {
+        let error = blueprint(starting(init)).map(drop).unwrap_err().to_string();
+        assert!(error.contains("a.shift") && error.contains("finite"), "{init:?}: {error}");
+    }
+    // A width of 0 is a value like any other.
+    let zero = Backbone::random(blueprint(starting(TensorInit::Uniform(0.0))).unwrap(), 1, &CPU).unwrap();
+    assert!(zero.tensors().values().all(|tensor| bits(tensor).iter().all(|&bits| bits == 0)));
+    let error = blueprint(Conv2d::new(3, 3, 0).into()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("kernel"), "{error}");
+    let error = blueprint(Linear::new(2, usize::MAX).into()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("a.weight") || error.contains("linear"), "{error}");
+    // A closure that drops an image.
+    let fewer = Layer::custom(|_| Ok(|x: &Tensor| x.narrow(0, 0, 1)));
+    let backbone = Backbone::random(blueprint(fewer).unwrap(), 1, &CPU).unwrap();
+    let error = backbone.forward(&images(2)).unwrap_err().to_string();
+    assert!(error.contains("number of images"), "{error}");
 }

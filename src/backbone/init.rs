@@ -48,5 +48,7 @@ pub(crate) fn normal(count: usize, std: f64, name: &str, seed: u64) -> Vec<f32> 
 /// Uniform values in (-bound, bound) from the stream of a tensor's name.
 pub(crate) fn uniform(count: usize, bound: f64, name: &str, seed: u64) -> Vec<f32> {
     let mut rng = Seed(seed).stream(&format!("init {name}"), &[]);
-    (0..count).map(|_| rng.random_range(-bound..bound) as f32).collect()
+    // A range without a width holds no value.
+    let value = |_| if bound > 0.0 { rng.random_range(-bound..bound) as f32 } else { 0.0 };
+    (0..count).map(value).collect()
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 ///
 /// Clones share their features: give one cache to several runs, folds or strategies, and each sample's features are
 /// computed by the first that needs them. The key of a sample's features is made of the bytes of the frozen weights,
-/// the cut, the [`InputSpec`](crate::InputSpec), the view where augmentation is random, and
+/// the layers and pooling, the cut, the [`InputSpec`](crate::InputSpec), the type that is stored, the view where augmentation is random, and
 /// [`Dataset::fingerprint`](crate::Dataset::fingerprint). Samples without a fingerprint are cached for one phase of one
 /// run. Training on cached features ends in the same bytes as without a cache.
 ///

@@ -1,7 +1,7 @@
 //! Collects the blocks and tensors of a network under construction.
 
 use super::folded::Folded;
-use crate::error::Result;
+use crate::error::{Error, Result, shown};
 use crate::ops::{FeatureMap, Filter};
 use crate::params::{Declared, Facts, Provider, Slot};
 use candle_core::Tensor;
@@ -29,6 +29,9 @@ impl Module for Box<dyn Module> {
         self.as_ref().forward(x)
     }
 }
+
+/// Elements of one tensor, at most; more are taken for a mistake.
+const MOST_ELEMENTS: usize = 1 << 36;
 
 /// Collects the blocks of a network while an architecture's code builds it.
 pub(crate) struct Builder<'a> {
@@ -71,6 +74,11 @@ impl<'a> Builder<'a> {
 
     /// The tensor called `name` of this shape.
     pub fn slot(&mut self, name: String, shape: Vec<usize>, facts: Facts) -> Result<Slot> {
+        let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+        if elements.is_none_or(|elements| elements > MOST_ELEMENTS) {
+            let problem = format!("has shape {shape:?}; at most {MOST_ELEMENTS} elements are possible");
+            return Err(Error::invalid(format!("tensor {}", shown(&name)), problem));
+        }
         let block = self.blocks.len().saturating_sub(1);
         let declared = Declared { name, shape, facts, block };
         let slot = self.provider.slot(&declared)?;

@@ -35,7 +35,7 @@ pub(crate) struct ConvSpec {
 impl ConvSpec {
     /// A convolution with even padding (kernel - 1) / 2, a batch norm of epsilon 1e-5 and no activation.
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
-        let padding = Padding::Even((kernel - 1) / 2);
+        let padding = Padding::Even(kernel.saturating_sub(1) / 2);
         let act = Activation::Identity;
         Self {
             inputs,
@@ -97,8 +97,8 @@ impl ConvSpec {
     pub fn check(&self, place: &str) -> Result<()> {
         let Self { inputs, outputs, kernel, stride, groups, padding, .. } = *self;
         let large = |padding: Padding| matches!(padding, Padding::Even(pixels) if pixels > MOST);
-        let problem = if inputs == 0 || outputs == 0 || stride == 0 || groups == 0 {
-            "inputs, outputs, stride and groups are at least 1".to_string()
+        let problem = if [inputs, outputs, kernel, stride, groups].contains(&0) {
+            "inputs, outputs, kernel, stride and groups are at least 1".to_string()
         } else if [inputs, outputs, kernel, stride].into_iter().any(|size| size > MOST) || large(padding) {
             format!("inputs, outputs, kernel, stride and padding are at most {MOST}")
         } else if inputs % groups != 0 || outputs % groups != 0 {

@@ -21,11 +21,12 @@ impl<'a, 'b> LayerTensors<'a, 'b> {
     /// its values in a network without pretrained weights. Weight decay applies to tensors of rank 2 and more.
     ///
     /// # Errors
-    /// If the weights lack the tensor or have it in another shape.
+    /// If the weights lack the tensor or have it in another shape, and for an `init` that cannot be.
     pub fn get(&mut self, name: &str, shape: &[usize], init: TensorInit) -> Result<Tensor> {
         if name.is_empty() {
             return Err(Error::invalid(format!("tensor of {}", shown(self.path)), "its name is empty"));
         }
+        init.check(&format!("tensor {}.{name}", self.path))?;
         let facts = Facts::parameter(init, shape.len());
         let slot = self.builder.slot(format!("{}.{name}", self.path), shape.to_vec(), facts)?;
         Ok(slot.tensor().clone())
@@ -42,7 +43,8 @@ pub(crate) struct Custom {
 
 impl Module for Custom {
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
-        let y = (self.forward)(&x.to_images()?)?;
+        let images = x.to_images()?;
+        let y = (self.forward)(&images)?;
         // Features are a map of one pixel.
         let y = match y.rank() {
             2 => y.unsqueeze(2)?.unsqueeze(3)?,
@@ -52,6 +54,11 @@ impl Module for Custom {
                 return Err(Error::invalid("custom layer", problem));
             }
         };
+        if y.dims().first() != images.dims().first() {
+            let problem =
+                format!("returned shape {:?} for {:?}; it keeps the number of images", y.dims(), images.dims());
+            return Err(Error::invalid("custom layer", problem));
+        }
         Ok(FeatureMap::like(x, &y)?)
     }
 }

@@ -72,6 +72,9 @@ impl Layer {
     /// A layer made of Candle's operations: `build` declares its tensors and returns a closure that maps an input
     /// (N, C, H, W) to (N, C, H, W) or to features (N, D).
     ///
+    /// `build` runs when a phase begins, so whatever is computed from the tensors belongs into the closure: a value that
+    /// `build` derives from them stays as it was while they are trained.
+    ///
     /// It runs on Candle's graph, on the CPU as well. Some of Candle's own gradients are wrong or missing there, with
     /// candle-core 0.11: `max_pool2d` (wrong where windows overlap), convolutions whose stride leaves a rest of pixels
     /// (an error), `candle_nn::ops::{softmax_last_dim, layer_norm, rms_norm}` and `rotary_emb` (the gradient stops
@@ -207,7 +210,7 @@ pub struct Conv2d {
 impl Conv2d {
     /// A convolution with a bias, kernels of `kernel` x `kernel` pixels and no activation.
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
-        Self { spec: ConvSpec::new(inputs, outputs, kernel.max(1)).norm(None), names: None }
+        Self { spec: ConvSpec::new(inputs, outputs, kernel).norm(None), names: None }
     }
 
     /// Sets the stride.

@@ -27,8 +27,8 @@ impl Plan {
         if !(0.0..1.0).contains(&self.loss.label_smoothing) {
             return wrong("label_smoothing", format!("{} is not in [0, 1)", self.loss.label_smoothing));
         }
-        if let Some(clip) = self.clip.filter(|c| c.is_nan() || *c <= 0.0) {
-            return wrong("clip", format!("{clip}; it must be more than 0, or None"));
+        if let Some(clip) = self.clip.filter(|c| !c.is_finite() || *c <= 0.0) {
+            return wrong("clip", format!("{clip}; it must be finite and more than 0, or None"));
         }
         self.phases.iter().enumerate().try_for_each(|(i, phase)| self.check_phase(i + 1, phase, backbone))
     }

@@ -152,7 +152,12 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     }
     let name = id.unwrap_or("FOLDER");
     line(format_args!("## Use\n\nIn Rust, with candle-finetune:\n\n```rust"));
-    if id.is_some() {
+    if !predictor.backbone.blueprint().is_built_in() {
+        let source = if id.is_some() { "hub" } else { "dir" };
+        line(format_args!("// `blueprint`: the one that it was trained with, whose layers no file describes."));
+        line(format_args!("let source = Source::{source}(\"{name}\").blueprint(&blueprint);"));
+        line(format_args!("let predictor = Predictor::load(source, &Device::Cpu)?;"));
+    } else if id.is_some() {
         line(format_args!("let predictor = Predictor::from_hub(\"{name}\", &Device::Cpu)?;"));
     } else {
         line(format_args!("let predictor = Predictor::load(Source::dir(\"{name}\"), &Device::Cpu)?;"));
@@ -163,7 +168,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("In Python, with timm:\n\n```python"));
         line(format_args!("model = timm.create_model(\"{place}:{name}\", pretrained=True).eval()\n```"));
     } else {
-        line(format_args!("timm does not have this network and cannot load it."));
+        line(format_args!("timm cannot load this folder."));
     }
     Ok(card)
 }

@@ -77,8 +77,8 @@ impl Saved {
     /// The error for a file whose network the crate does not have.
     pub fn without_blueprint(path: &Path, name: &str) -> Error {
         let problem = format!(
-            "holds the custom network {}, whose layers no file describes; load it with `Predictor::from_file_as` and \
-             its blueprint",
+            "holds the custom network {}, whose layers no file describes; load it with its blueprint: \
+             `Predictor::from_file_as`, or `Source::blueprint` for a folder, the hub or the backbone alone",
             shown(name)
         );
         Error::weights(path, problem)

@@ -230,7 +230,9 @@ fn pooling(options: &Options, wanted: &Wanted, saved: Option<&Saved>, path: &Pat
         return Ok(pooling);
     }
     let what = if pooling == stored { "layers differ" } else { "pooling differs" };
-    let problem = format!("the {what} between its predictor and the blueprint {wanted}");
+    let problem = format!(
+        "the {what} between its predictor and the blueprint {wanted}; use the blueprint that it was trained with"
+    );
     Err(Error::weights(path, problem))
 }
 

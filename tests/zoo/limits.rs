@@ -113,7 +113,8 @@ fn over_maps_of_one_pixel_the_audit_finds_what_no_gradient_reaches() {
     let tuner = FineTuner::new(backbone).plan(plan(FreezePolicy::Nothing, BatchNormMode::Frozen));
     match tuner.fit(&train, &train.clone()).unwrap_err() {
         Error::Audit { unreached, .. } => {
-            assert!(unreached.iter().all(|name| name.starts_with("stages.3.")), "{unreached:?}");
+            let reached = |name: &String| !name.starts_with("stages.3.");
+            assert!(!unreached.is_empty() && !unreached.iter().any(reached), "{unreached:?}");
         }
         other => panic!("{other}"),
     }

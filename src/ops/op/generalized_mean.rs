@@ -34,10 +34,13 @@ impl Operation<1> for GeneralizedMean {
         // An image at a time, its pixels in order: the sums do not depend on the number of threads.
         y.par_chunks_mut(c.max(1)).zip(x.data.par_chunks(row)).for_each(|(y, x)| {
             for (j, y) in y.iter_mut().enumerate() {
-                let sum: f64 = x.iter().skip(j).step_by(c).map(|v| v.to_f64().max(LEAST).powf(p)).sum();
+                let values = || x.iter().skip(j).step_by(c).map(|v| v.to_f64().max(LEAST));
+                // Relative to the largest value: large powers of the values themselves are infinite, or 0.
+                let most = values().fold(LEAST, f64::max);
+                let sum: f64 = values().map(|v| (v / most).powf(p)).sum();
                 // A NaN passes through `max` as the other argument, and must not vanish.
                 let nan = x.iter().skip(j).step_by(c).any(|v| v.to_f64().is_nan());
-                *y = T::from_f64(if nan { f64::NAN } else { (sum / pixels as f64).powf(1.0 / p) });
+                *y = T::from_f64(if nan { f64::NAN } else { most * (sum / pixels as f64).powf(1.0 / p) });
             }
         });
         let (saved, means, input) = (x.saved(), y.iter().map(|y| y.to_f64()).collect::<Vec<_>>(), x.edge.clone());
@@ -81,5 +84,29 @@ impl Operation<1> for GeneralizedMean {
                 drop(recomputed);
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    /// Against the closed form for two pixels, whose powers alone are infinite or 0.
+    #[test]
+    fn large_exponents_come_close_to_the_maximum() {
+        for (values, p) in [([1e4f32, 9e3], 100.0), ([1e-5, 9e-6], 70.0), ([3e-6, 2e-6], 500.0), ([2.0, -1.0], 60.0)] {
+            let x = Var::from_vec(values.to_vec(), (1, 1, 1, 2), &Device::Cpu).unwrap();
+            let y = FeatureMap::new(x.as_tensor()).unwrap().generalized_mean(p).unwrap().into_rows().unwrap();
+            let most = f64::from(values[0]);
+            let ratio = (f64::from(values[1]).max(LEAST) / most).powf(p);
+            let expected = most * f64::midpoint(1.0, ratio).powf(1.0 / p);
+            let got = f64::from(y.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
+            assert!((got / expected - 1.0).abs() < 1e-5, "{values:?} {p}: {got} {expected}");
+            let gradients = y.sum_all().unwrap().backward().unwrap();
+            let gradient = gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let slope = (most / expected).powf(p - 1.0) / 2.0;
+            assert!((f64::from(gradient[0]) / slope - 1.0).abs() < 1e-3, "{values:?} {p}: {gradient:?} {slope}");
+        }
     }
 }
