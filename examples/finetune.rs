@@ -6,6 +6,8 @@
 //! ```
 //!
 //! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders. Without valid/, 15 % of train/ are split off.
+//! Without --strategy it measures the images and chooses one.
+//!
 //! Prints the data, the plan, a line per epoch, a summary and, last, the accuracy on test/ (without test/, on the
 //! validation images): `top1 0.9412 144/153`. With --dry-run it trains nothing.
 
@@ -21,7 +23,7 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Fine-tunes a backbone on a folder of images; --strategy has no default
+/// Fine-tunes a backbone on a folder of images; without --strategy, the images are measured to choose one
 #[derive(Parser)]
 struct Options {
     /// File of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it
@@ -46,8 +48,7 @@ fn main() -> ExitCode {
     let source = options.arch.into_iter().fold(source, Source::arch);
     let source = options.prefix.iter().fold(source, Source::prefix);
     run::run(|| {
-        if let Some((_, accuracy)) = job::finetune(&options.job, (source, options.weights.as_deref()), None, || Ok(()))?
-        {
+        if let Some((_, accuracy)) = job::finetune(&options.job, (source, options.weights.as_deref()), || Ok(()))? {
             println!("{accuracy}");
         }
         Ok(())

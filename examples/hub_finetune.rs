@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The environment sets the hub, the cache and the token: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE.
-//! Without --strategy, only the head is trained. Everything else is as in the example `finetune`; the last line is the
+//! Without --strategy, the images are measured to choose one. Everything else is as in the example `finetune`; the last line is the
 //! accuracy: `top1 0.9412 144/153`. With --push the result is pushed to the hub: repository and token are checked
 //! before the training, and the --out file is saved before the upload.
 
@@ -17,11 +17,11 @@ mod job;
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Arch, HubUpload, Source, Strategy};
+use candle_finetune::{Arch, HubUpload, Source};
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Fine-tunes a backbone from the Hugging Face hub; the default strategy is small-similar: only the head is trained
+/// Fine-tunes a backbone from the Hugging Face hub; without --strategy, the images are measured to choose one
 #[derive(Parser)]
 struct Options {
     /// Repository: OWNER/NAME, or OWNER/NAME@REVISION
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         let source = source.on_download(run::downloads());
         let push = options.push.as_ref().map(|id| HubUpload::to(id).create());
         let check = || push.as_ref().map_or(Ok(()), |push| Ok(push.check()?));
-        let tuned = job::finetune(&options.job, (source, None), Some(Strategy::SmallSimilar), check)?;
+        let tuned = job::finetune(&options.job, (source, None), check)?;
         let Some((tuned, accuracy)) = tuned else { return Ok(()) };
         if let Some(push) = &push {
             match tuned.predictor.push_to_hub(push) {

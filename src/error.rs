@@ -68,13 +68,6 @@ pub enum Error {
     #[error("{0}")]
     WeightsMismatch(Box<WeightsMismatch>),
 
-    /// A fine-tuner has neither a strategy nor a plan.
-    #[error(
-        "no strategy or plan is set: set a strategy (`--strategy small-similar`, small-different, large-similar or \
-         large-different) or a plan"
-    )]
-    NoStrategy,
-
     /// The audit found that training does not follow the plan.
     #[error(
         "the audit of phase {phase} failed:{}{}{}{}",

@@ -9,6 +9,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod advisor;
 mod arch;
 mod backbone;
 #[doc(hidden)]
@@ -33,6 +34,7 @@ mod optim;
 mod params;
 mod plan;
 mod predict;
+mod probe;
 mod report;
 mod rng;
 mod schedule;
@@ -43,6 +45,7 @@ mod weights;
 #[cfg(feature = "zoo")]
 mod zoo;
 
+pub use advisor::{Advice, Advisor, Evidence, Probe, SizeFigures, StageProbe};
 pub use arch::{Arch, Naming};
 pub use backbone::Backbone;
 pub use blueprint::{Block, Blueprint, Pooling};

@@ -153,6 +153,9 @@ pub struct EpochReport {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Timings {
+    /// Advice on the strategy, where there was any.
+    #[serde(default)]
+    pub advice: f64,
     /// Computing the features of frozen blocks, once.
     pub features: f64,
     /// Training steps, loading included.

@@ -36,7 +36,11 @@ const FLOORS: &[&[(&str, &str)]] = &[
         ("strategy", "the four recipes of transfer learning"),
         ("forecast", "memory of a training step, known before it runs"),
     ],
-    &[("features", "the output of frozen blocks, computed once and cached")],
+    &[
+        ("features", "the output of frozen blocks, computed once and cached"),
+        ("probe", "classifiers in closed form, to measure features"),
+    ],
+    &[("advisor", "measures a dataset and advises a strategy")],
     &[("inference", "a frozen network over data"), ("report", "the results of a run")],
     &[("predict", "predictors: labels for images, saved and loaded")],
     &[("train", "the training loop, its state and its audit")],

@@ -1,5 +1,7 @@
 //! All integration tests, in one binary.
 
+#[cfg(feature = "image")]
+mod advice;
 mod api;
 mod audit;
 mod datasets;

@@ -74,13 +74,7 @@ fn the_report_lists_the_edits_of_a_strategys_plan() {
 
 #[test]
 fn what_cannot_work_is_refused_before_it_starts() {
-    let (train, valid) = data();
-    let error = FineTuner::new(backbone()).fit(&train, &valid).unwrap_err();
-    assert!(matches!(error, Error::NoStrategy));
-    for strategy in Strategy::ALL {
-        assert!(error.to_string().contains(strategy.name()), "{error}");
-    }
-
+    let (train, _) = data();
     let other = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         TensorDataset::new(crate::support::images(2, 3, 32, 1), vec![0, 1], names).unwrap()

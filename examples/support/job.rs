@@ -4,8 +4,8 @@ use crate::folders::Folders;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
-    Augment, Backbone, Dataset, Error, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Plan, Source, Splits,
-    Strategy,
+    Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Plan,
+    Source, Splits, Strategy,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ pub struct Job {
     data: PathBuf,
     #[command(flatten)]
     folders: Folders,
-    /// Strategy: small-similar, small-different, large-similar or large-different
-    #[arg(long)]
-    strategy: Option<Strategy>,
+    /// Strategy: small-similar, small-different, large-similar, large-different, or auto, which measures the images
+    #[arg(long, default_value = "auto")]
+    strategy: Choice,
     /// Blocks to freeze in the last phase: a count, or the last stage or block ("layer2")
     #[arg(long)]
     freeze: Option<String>,
@@ -65,6 +65,21 @@ pub struct Job {
 /// How many skipped images are listed; all are counted.
 const SKIPPED_SHOWN: usize = 10;
 
+/// A strategy, or the advisor's.
+#[derive(Clone, Copy)]
+enum Choice {
+    Auto,
+    Named(Strategy),
+}
+
+impl std::str::FromStr for Choice {
+    type Err = candle_finetune::Error;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == "auto" { Ok(Self::Auto) } else { name.parse().map(Self::Named) }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Augmentation {
     None,
@@ -74,12 +89,11 @@ enum Augmentation {
 }
 
 /// Trains by the options, prints the summary, saves the results and returns them with the last line to print: the
-/// accuracy. Returns `None` after a dry run. `weights` is the file of weights, if they come from one. `default` is the
-/// strategy if the options name none. `before` is a further check, after all others and before the training.
+/// accuracy. Returns `None` after a dry run. `weights` is the file of weights, if they come from one. `before` is a
+/// further check, after all others and before the training.
 pub fn finetune(
     options: &Job,
     (source, weights): (Source, Option<&Path>),
-    default: Option<Strategy>,
     before: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Option<(Fitted, String)>, Failure> {
     let outputs: Vec<&Path> = [&options.out, &options.report].into_iter().flatten().map(PathBuf::as_path).collect();
@@ -98,10 +112,21 @@ pub fn finetune(
     }
     let splits = open(options)?;
     let Splits { train, valid, test, .. } = &splits;
-    let strategy = options.strategy.or(default).ok_or(Error::NoStrategy)?;
-
-    let plan = plan(options, strategy, &backbone, train.len());
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
+    let cache = FeatureCache::new();
+    let advice = match options.strategy {
+        Choice::Auto => Some(Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).advise(train)?),
+        Choice::Named(_) => None,
+    };
+    let (strategy, plan) = match (&advice, options.strategy) {
+        (None, Choice::Named(strategy)) => (strategy, strategy.plan(&backbone, train.len())),
+        (Some(advice), _) => {
+            println!("{advice}");
+            (advice.strategy, advice.plan.clone())
+        }
+        (None, Choice::Auto) => return Err("no advice".into()),
+    };
+    let plan = edited(options, plan);
     if options.dry_run {
         print!("{strategy}\n{plan}");
         for warning in plan.warnings(&backbone) {
@@ -111,7 +136,9 @@ pub fn finetune(
         return Ok(None);
     }
     before()?;
-    let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed);
+    let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache);
+    let tuner = advice.iter().fold(tuner, FineTuner::advice);
+    drop(cache); // the tuner's is the last handle, so that it drops features when they have served
     let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
 
     // Save the result before anything else can fail, and again with the accuracy on test data.
@@ -170,9 +197,8 @@ fn open(options: &Job) -> Result<Splits, Failure> {
     Ok(splits)
 }
 
-/// The strategy's plan, changed by the options.
-fn plan(options: &Job, strategy: Strategy, backbone: &Backbone, samples: usize) -> Plan {
-    let mut plan = strategy.plan(backbone, samples);
+/// The plan, changed by the options.
+fn edited(options: &Job, mut plan: Plan) -> Plan {
     if let Some(augment) = options.augment {
         plan = plan.augment(match augment {
             Augmentation::None => Augment::none(),

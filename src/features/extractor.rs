@@ -192,7 +192,9 @@ impl<'a> FeatureExtractor<'a> {
                 Cut::Stages { pooled: pooled @ (1 | 4) } => {
                     for (i, block) in blocks.iter().enumerate() {
                         if blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
-                            add(&block.stage, i + 1, Some(pooled));
+                            // The network's own features: the same rows as those of the boundary after all blocks.
+                            let own = pooled == 1 && i + 1 == blocks.len();
+                            add(&block.stage, i + 1, (!own).then_some(pooled));
                         }
                     }
                 }
@@ -224,8 +226,8 @@ impl<'a> FeatureExtractor<'a> {
             self.network.each_map(&images, last, |blocks, map| {
                 for (made, output) in made.iter_mut().zip(outputs).filter(|(_, output)| output.blocks == blocks) {
                     *made = Some(match output.grid {
-                        Some(1) if blocks < self.network.blocks().len() => map.mean_pixels()?.into_rows()?,
-                        None | Some(1) => self.network.handed_on(map, blocks)?,
+                        Some(1) => map.mean_pixels()?.into_rows()?,
+                        None => self.network.handed_on(map, blocks)?,
                         Some(grid) => cells(map, grid)?,
                     });
                 }

@@ -131,8 +131,12 @@ impl fmt::Display for Report {
         let s = &self.seconds;
         write!(
             f,
-            "  {:.1} s: features {:.1}, training {:.1}, validation {:.1}",
-            s.total, s.features, s.train, s.valid
+            "  {:.1} s: {}features {:.1}, training {:.1}, validation {:.1}",
+            s.total,
+            if s.advice > 0.0 { format!("advice {:.1}, ", s.advice) } else { String::new() },
+            s.features,
+            s.train,
+            s.valid
         )?;
         if let Some(peak) = self.peak_rss_mb {
             write!(f, "; peak memory {peak:.0} MB")?;

@@ -71,13 +71,18 @@ impl Strategy {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     pub fn plan(self, backbone: &Backbone, samples: usize) -> Plan {
+        self.plan_freezing(backbone, samples, usize::MAX)
+    }
+
+    /// The same with at most `most` blocks frozen in the phase that trains a part of the backbone.
+    pub(crate) fn plan_freezing(self, backbone: &Backbone, samples: usize, most: usize) -> Plan {
         let facts = Facts::new(backbone, samples);
         let blocks = backbone.blocks().len();
         let crops = if facts.narrow { Augment::none().pad_crop(2) } else { Augment::none().crop_scale(0.7, 1.0) };
         let mut plan = match self {
             Self::SmallSimilar => head_only(&facts),
             Self::SmallDifferent => {
-                let k = frozen_blocks(blocks, samples);
+                let k = frozen_blocks(blocks, samples).min(most).max(1);
                 let mut plan = tuned(&facts, FreezePolicy::up_to(backbone, k));
                 plan.reasons.push(format!("with {samples} samples the first {k} of {blocks} blocks stay frozen"));
                 plan

@@ -6,6 +6,7 @@ use super::listener::Listener;
 use super::run_state::RunState;
 use super::session::Session;
 use super::setup::Setup;
+use crate::advisor::{Advice, Advisor};
 use crate::backbone::Backbone;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -36,7 +37,7 @@ use std::sync::Arc;
 ///
 /// | set on the tuner | set on the plan |
 /// |---|---|
-/// | `strategy` or `plan` | `phases`: what is frozen, epochs, schedule ... |
+/// | `strategy`, `plan` or `advice` | `phases`: what is frozen, epochs, schedule ... |
 /// | `head` | `optimizer`, `loss`, `clip` |
 /// | `seed`, `workers` | `batch_size`, `augment`, `views` |
 /// | `cache`, `audit` | `patience` |
@@ -58,6 +59,7 @@ pub struct FineTuner {
     head: Head,
     strategy: Option<Strategy>,
     plan: Option<Plan>,
+    advice: Option<Advice>,
     seed: u64,
     workers: Option<usize>,
     cache: FeatureCache,
@@ -68,13 +70,15 @@ pub struct FineTuner {
 }
 
 impl FineTuner {
-    /// A tuner with a linear head and seed 0. It needs a strategy or a plan.
+    /// A tuner with a linear head and seed 0. Without a strategy or a plan, the [`Advisor`] chooses them for the
+    /// training data.
     pub fn new(backbone: Backbone) -> Self {
         Self {
             backbone,
             head: Head::linear(),
             strategy: None,
             plan: None,
+            advice: None,
             seed: 0,
             workers: None,
             cache: FeatureCache::new(),
@@ -101,6 +105,15 @@ impl FineTuner {
     /// Sets the plan. If a strategy made it, the report names the strategy and lists the settings that were edited.
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plan = Some(plan);
+        self
+    }
+
+    /// Follows the advice, and counts the seconds that it took. A plan that is set as well is followed instead, and the
+    /// report lists where it differs from the advised one.
+    ///
+    /// Without advice, strategy and plan, the run asks the advisor itself.
+    pub fn advice(mut self, advice: &Advice) -> Self {
+        self.advice = Some(advice.clone());
         self
     }
 
@@ -159,16 +172,28 @@ impl FineTuner {
     /// Starts a session over the training data, for custom training loops.
     ///
     /// # Errors
-    /// [`Error::NoStrategy`] without strategy and plan, [`Error::Invalid`] for a plan that cannot work.
+    /// [`Error::Invalid`] for a plan that cannot work; without strategy and plan also those of [`Advisor::advise`].
     pub fn session<D: Dataset + Clone + 'static>(self, train: &D) -> Result<Session> {
         self.start(Arc::new(train.clone()))
     }
 
     /// As [`FineTuner::session`], compiled once for all kinds of datasets.
-    fn start(self, train: Arc<dyn Dataset>) -> Result<Session> {
-        let strategy = self.strategy.or(self.plan.as_ref().and_then(|plan| plan.strategy));
+    fn start(mut self, train: Arc<dyn Dataset>) -> Result<Session> {
+        if self.strategy.is_none() && self.plan.is_none() && self.advice.is_none() {
+            self.cache.check()?;
+            let advisor = Advisor::new(&self.backbone).head(self.head).seed(self.seed).cache(&self.cache);
+            let advisor = self.workers.into_iter().fold(advisor, Advisor::workers);
+            self.advice = Some(advisor.advise_on(&train)?);
+        }
+        let advice_seconds = self.advice.as_ref().map_or(0.0, |advice| advice.evidence.seconds);
+        let advised = self.advice.as_ref().map(|advice| &advice.plan);
+        let set = self.plan.as_ref().or(advised.filter(|_| self.strategy.is_none()));
+        let strategy = self.strategy.or(set.and_then(|plan| plan.strategy));
         let samples = self.plan.as_ref().and_then(|plan| plan.samples).unwrap_or(train.len());
-        let of_strategy = strategy.map(|strategy| strategy.plan(&self.backbone, samples));
+        let of_strategy = strategy.map(|strategy| match advised {
+            Some(plan) if plan.strategy == Some(strategy) => plan.clone(),
+            _ => strategy.plan(&self.backbone, samples),
+        });
         let (plan, overrides) = match (self.plan, of_strategy) {
             (Some(plan), None) => (plan, vec![]),
             (Some(plan), Some(of_strategy)) => {
@@ -177,7 +202,8 @@ impl FineTuner {
                 (plan, edits)
             }
             (None, Some(of_strategy)) => (of_strategy, vec![]),
-            (None, None) => return Err(Error::NoStrategy),
+            // Not reached: without a plan and a strategy there is advice, which names one.
+            (None, None) => return Err(Error::invalid("fine-tuner", "neither strategy nor plan nor advice is set")),
         };
         self.cache.check()?;
         let setup = Setup {
@@ -186,6 +212,7 @@ impl FineTuner {
             plan,
             strategy,
             overrides,
+            advice_seconds,
             seed: self.seed,
             workers: self.workers,
             cache: self.cache,

@@ -15,6 +15,8 @@ pub(super) struct Setup {
     pub plan: Plan,
     pub strategy: Option<Strategy>,
     pub overrides: Vec<String>,
+    /// Seconds that the advice took before the run.
+    pub advice_seconds: f64,
     pub seed: u64,
     pub workers: Option<usize>,
     pub cache: FeatureCache,

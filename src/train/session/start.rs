@@ -19,8 +19,8 @@ use std::time::{Instant, SystemTime};
 impl Session {
     pub(in crate::train) fn start(setup: Setup, data: Arc<dyn Dataset>) -> Result<Self> {
         let started = Instant::now();
-        let Setup { backbone, head, plan, strategy, overrides, seed, workers, cache, audit, metric, mut listener } =
-            setup;
+        let Setup { backbone, head, plan, strategy, overrides, advice_seconds, seed, .. } = setup;
+        let Setup { workers, cache, audit, metric, mut listener, .. } = setup;
         plan.check(&backbone)?;
         let mut plan = plan.with_names(&backbone)?;
         if data.is_empty() {
@@ -44,7 +44,8 @@ impl Session {
         drop(backbone);
         model.check(&plan)?;
         let report = Report { base_model, strategy, overrides, warnings, ..report(&plan, &model, seed, &data) };
-        let report = Report { metric, ..report };
+        let seconds = Timings { advice: advice_seconds, ..Timings::default() };
+        let report = Report { metric, seconds, ..report };
         report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         listener.tell(&Event::Start(&report));
         Ok(Self {
@@ -64,7 +65,7 @@ impl Session {
             best: Best::new(metric),
             report,
             started,
-            seconds_before: 0.0,
+            seconds_before: advice_seconds,
         })
     }
 }
