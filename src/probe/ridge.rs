@@ -206,14 +206,19 @@ mod tests {
 
     #[test]
     fn neighbours_of_the_same_group_have_no_vote() {
-        // Rows 0 and 1 are equal and of one class; without their group they vote for each other.
-        let x = Tensor::new(&[[9f32, 0.0], [9.0, 0.1], [8.0, 3.0], [8.0, 3.1], [0.0, 9.0], [0.1, 9.0]], &Device::Cpu);
-        let gram = Gram::new(&x.unwrap()).unwrap();
-        let labels = |units: Vec<Vec<usize>>| Labels { classes: vec![0, 0, 1, 1, 1, 1], count: 2, units };
-        let alone = gram.neighbours(&labels((0..6).map(|i| vec![i]).collect())).unwrap();
-        let grouped = gram.neighbours(&labels(vec![vec![0, 1], vec![2], vec![3], vec![4], vec![5]])).unwrap();
-        assert!(!grouped.correct[0] && !grouped.correct[1], "{grouped:?}");
-        assert_eq!(alone.correct.len(), 6);
+        // Six rows of each class, each class near its own axis: alone, all five neighbours are of the same class.
+        let rows: Vec<f32> = (0..6u8).flat_map(|i| [9.0 + f32::from(i) * 0.1, 0.0]).collect();
+        let others: Vec<f32> = (0..6u8).flat_map(|i| [0.0, 9.0 + f32::from(i) * 0.1]).collect();
+        let x = Tensor::from_vec([rows, others].concat(), (12, 2), &Device::Cpu).unwrap();
+        let gram = Gram::new(&x).unwrap();
+        let classes: Vec<u32> = (0..12).map(|i| i / 6).collect();
+        let labels = |units: Vec<Vec<usize>>| Labels { classes: classes.clone(), count: 2, units };
+        let alone = gram.neighbours(&labels((0..12).map(|i| vec![i]).collect())).unwrap();
+        assert!(alone.correct.iter().all(|&correct| correct), "{alone:?}");
+        // With the first class in one group, only the other class is left to vote on it.
+        let grouped = (6..12).map(|i| vec![i]).chain([(0..6).collect()]).collect();
+        let grouped = gram.neighbours(&labels(grouped)).unwrap();
+        assert_eq!(grouped.correct, (0..12).map(|i| i >= 6).collect::<Vec<_>>());
         assert!((grouped.top1() + grouped.error - 1.0).abs() < 1e-12);
     }
 

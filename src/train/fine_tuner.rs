@@ -108,10 +108,24 @@ impl FineTuner {
         self
     }
 
-    /// Follows the advice, and counts the seconds that it took. A plan that is set as well is followed instead, and the
-    /// report lists where it differs from the advised one.
+    /// Follows the advice, and counts the seconds that it took ([`Timings::advice`](crate::Timings::advice)). A plan or a
+    /// strategy that is set as well is followed instead; for a plan, the report lists where it differs from the advised
+    /// one.
     ///
     /// Without advice, strategy and plan, the run asks the advisor itself.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, TensorDataset, candle_core::{Device, Tensor}};
+    /// use candle_finetune::{Advisor, FineTuner};
+    ///
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// let advice = Advisor::new(&backbone).advise(&train)?;
+    /// let session = FineTuner::new(backbone).advice(&advice).session(&train)?;
+    /// assert_eq!(session.report().strategy, Some(advice.strategy));
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     pub fn advice(mut self, advice: &Advice) -> Self {
         self.advice = Some(advice.clone());
         self
