@@ -3,18 +3,20 @@
 //! ```text
 //! cargo run --release --example advise -- --data DIR
 //! cargo run --release --example advise -- --data DIR --arch resnet18 --weights resnet18.safetensors --json
+//! cargo run --release --example advise -- --data DIR --budget 5 --memory 500
 //! ```
 //!
 //! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders; the training images alone are looked at. Without
 //! --weights or --hub it takes the backbone that comes with the crate. Prints the accuracy of linear classifiers after
-//! each stage of the frozen network, the strategy, why, and its plan; with --json the same as JSON. It trains nothing.
+//! each stage of the frozen network, the strategy, why, the minutes and the memory of each strategy, and the plan; with
+//! --json the same as JSON. --budget and --memory exclude strategies that take more. It trains nothing.
 
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Advisor, Arch, Backbone, Source};
+use candle_finetune::{Advisor, Arch, Backbone, Dataset, Source};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -50,6 +52,12 @@ struct Options {
     /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Minutes that the training may take
+    #[arg(long, value_name = "MINUTES")]
+    budget: Option<f64>,
+    /// Megabytes of memory that a training step may take
+    #[arg(long, value_name = "MB")]
+    memory: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,7 +78,14 @@ fn advise(options: &Options) -> Result<(), Failure> {
         backbone = backbone.for_input_size(size, size)?;
     }
     let splits = options.folders.options().splits(&options.data, options.seed)?;
-    let advice = Advisor::new(&backbone).seed(options.seed).advise(&splits.train)?;
+    let mut advisor = Advisor::new(&backbone).seed(options.seed).valid(splits.valid.len());
+    if let Some(minutes) = options.budget {
+        advisor = advisor.budget(minutes);
+    }
+    if let Some(mb) = options.memory {
+        advisor = advisor.memory(mb.saturating_mul(1_000_000));
+    }
+    let advice = advisor.advise(&splits.train)?;
     if options.json {
         println!("{}", advice.to_json()?);
     } else {

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example finetune -- --data DIR --arch resnet18 --weights resnet18.safetensors \
 //!     --strategy small-similar --out tuned.safetensors --report report.json
+//! cargo run --release --example finetune -- --data DIR --embedded --strategy intermediate
 //! ```
 //!
 //! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders. Without valid/, 15 % of train/ are split off.
@@ -11,6 +12,8 @@
 //! Prints the data, the plan, a line per epoch, a summary and, last, the accuracy on test/ (without test/, on the
 //! validation images): `top1 0.9412 144/153`. With --dry-run it trains nothing.
 
+#[path = "support/choice.rs"]
+mod choice;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/job.rs"]

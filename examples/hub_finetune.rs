@@ -10,6 +10,8 @@
 //! accuracy: `top1 0.9412 144/153`. With --push the result is pushed to the hub: repository and token are checked
 //! before the training, and the --out file is saved before the upload.
 
+#[path = "support/choice.rs"]
+mod choice;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/job.rs"]

@@ -1,21 +1,33 @@
 //! Measures a dataset against a backbone, and advises a strategy.
 
 mod advice;
+mod candidate;
+mod cost;
 mod evidence;
+mod limits;
 mod measure;
 mod policy;
+mod speed;
+mod views;
 
 pub use advice::Advice;
-pub use evidence::{Evidence, Probe, SizeFigures, StageProbe};
+pub use cost::StrategyCost;
+pub use evidence::{Evidence, Probe, SizeFigures, StageProbe, ViewProbe};
 
 use crate::backbone::Backbone;
 use crate::data::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::FeatureCache;
+use crate::forecast::Workload;
 use crate::head::Head;
-use crate::strategy::Strategy;
+use crate::strategy::{Seen, Strategy, is_narrow};
+use candidate::Candidate;
+use cost::choose;
+use limits::Limits;
 use policy::{Policy, runner_up};
+use speed::Speed;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Chooses a [`Strategy`] for a dataset by measuring it.
 ///
@@ -37,24 +49,31 @@ use std::sync::Arc;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// Only training data should be shown to it. The result depends on the seed alone, through the sample that is taken of
-/// more than 800 images.
+/// Only training data should be shown to it. The strategy depends on the seed alone, through the sample that is taken of
+/// more than 800 images, unless a budget is set: the advisor also forecasts the minutes and the memory of each strategy
+/// ([`Advice::costs`]), and a strategy beyond [`Advisor::budget`] or [`Advisor::memory`] gives way to a smaller one.
 pub struct Advisor {
     backbone: Backbone,
     head: Head,
     cache: FeatureCache,
     workers: Option<usize>,
     seed: u64,
+    valid: Option<usize>,
+    limits: Limits,
 }
+
+/// The share of validation samples that is assumed, of the training samples.
+const VALID: f64 = 0.15;
 
 impl Advisor {
     /// An advisor for this backbone, with seed 0.
     pub fn new(backbone: &Backbone) -> Self {
         let (backbone, head) = (backbone.clone(), Head::linear());
-        Self { backbone, head, cache: FeatureCache::new(), workers: None, seed: 0 }
+        let (cache, limits) = (FeatureCache::new(), Limits::default());
+        Self { backbone, head, cache, workers: None, seed: 0, valid: None, limits }
     }
 
-    /// Sets the head that will be trained, for the forecast of memory.
+    /// Sets the head that will be trained, for the forecasts of time and memory.
     pub fn head(mut self, head: Head) -> Self {
         self.head = head;
         self
@@ -79,42 +98,108 @@ impl Advisor {
         self
     }
 
+    /// Sets the number of validation samples, for the forecast of time. By default 15 % of the training samples are
+    /// assumed.
+    pub fn valid(mut self, samples: usize) -> Self {
+        self.valid = Some(samples);
+        self
+    }
+
+    /// Sets how many minutes the training may take on this machine, as forecast in [`StrategyCost::minutes`]. A
+    /// strategy that would take longer, or whose minutes are unknown, gives way to one that takes less:
+    /// [`Strategy::LargeSimilar`] and [`Strategy::LargeDifferent`] to [`Strategy::SmallDifferent`], and that one to
+    /// [`Strategy::SmallSimilar`]. The reasons say so.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, TensorDataset, candle_core::{Device, Tensor}};
+    /// use candle_finetune::{Advisor, Error};
+    ///
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// let advice = Advisor::new(&backbone).budget(600.0).memory(4 << 30).advise(&train)?;
+    /// for cost in &advice.costs {
+    ///     println!("{}: {:?} minutes, {:?} bytes", cost.strategy, cost.minutes, cost.memory);
+    /// }
+    /// let none = Advisor::new(&backbone).budget(0.0).advise(&train);
+    /// assert!(matches!(none, Err(Error::NoStrategyFits { .. })));
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn budget(mut self, minutes: f64) -> Self {
+        self.limits.minutes = Some(minutes);
+        self
+    }
+
+    /// Sets how many bytes a training step may take, as [`Plan::forecast`](crate::Plan::forecast) knows them. A
+    /// strategy that would take more, or whose memory is unknown, gives way as for [`Advisor::budget`].
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.limits.memory = Some(bytes);
+        self
+    }
+
     /// Measures the training data and advises a strategy and a plan. The features that are looked at take 256 MB at
     /// most.
     ///
+    /// A strategy that the network does not support, since it cannot be trained, gives way as for [`Advisor::budget`].
+    ///
     /// # Errors
-    /// For data without samples or with one class, for label sets, and if a sample cannot be read.
+    /// For data without samples or with one class, for label sets, and if a sample cannot be read;
+    /// [`Error::NoStrategyFits`](crate::Error::NoStrategyFits) if no strategy fits the limits, and
+    /// [`Error::Invalid`](crate::Error::Invalid) for a budget that is no number of minutes.
     pub fn advise<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Advice> {
         self.advise_on(&(Arc::new(data.clone()) as Arc<dyn Dataset>))
     }
 
     /// As [`Advisor::advise`], compiled once for all kinds of datasets.
     pub(crate) fn advise_on(&self, data: &Arc<dyn Dataset>) -> Result<Advice> {
+        self.limits.check()?;
+        let begun = Instant::now();
         let (policy, backbone) = (Policy::DEFAULT, &self.backbone);
-        let evidence = measure::measure(backbone, data, &policy, &self.cache, self.workers, self.seed)?;
+        let mut evidence = measure::measure(backbone, data, &policy, &self.cache, self.workers, self.seed)?;
         let (similarity, fits) = policy.similarity(&evidence);
         let (size, enough) = policy.size(&evidence, similarity);
-        let strategy = Strategy::new(size, similarity);
         // Stages after the one that separates the classes best are worth training.
         let peak = Policy::worth_freezing(&evidence).map(|stage| stage.stage.as_str());
         let most =
             backbone.blocks().iter().rposition(|block| Some(block.stage.as_str()) == peak).map_or(1, |at| at + 1);
-        let mut plan = strategy.plan_freezing(backbone, data.len(), most);
-        let reasons = vec![fits, enough];
+        let mut reasons = vec![fits, enough];
+        let (wanted, all_stages) = policy.way(Strategy::new(size, similarity), &evidence, is_narrow(backbone));
+        reasons.extend(all_stages);
+        let mut seen = Seen { most_frozen: most, views: None };
+        // A head is trained on the features of images as they are.
+        if !matches!(wanted, Strategy::SmallSimilar | Strategy::Intermediate) {
+            evidence.views = views::measure_views(backbone, data, policy.views, &self.cache, self.workers, self.seed)?;
+            let views = evidence.views.as_ref().and_then(|probe| policy.views(probe, data.classes().len()));
+            reasons.extend(views.as_ref().map(|(_, reason)| reason.clone()));
+            seen.views = views.map(|(views, _)| views);
+        }
+        let plan = |strategy: Strategy| strategy.plan_seen(backbone, data.len(), &seen);
+        let mut warnings = warnings(&policy, &evidence);
+
+        let load = Workload {
+            train: data.len(),
+            valid: self.valid.unwrap_or((data.len() as f64 * VALID).round() as usize),
+            cache: self.cache.room_bytes(backbone.inner.profile.dtype),
+        };
+        let head = (self.head, data.classes().len());
+        let candidates = Candidate::all(backbone, head, &load, &self.limits, plan)?;
+        let speed = Speed::measure(backbone, head, &candidates, (data, self.workers)).unwrap_or_else(|error| {
+            warnings.push(format!("the minutes are unknown, since a training step failed: {error}"));
+            Speed::default()
+        });
+        let costs: Vec<StrategyCost> =
+            candidates.iter().map(|candidate| StrategyCost::new(candidate, &speed, &self.limits)).collect();
+        let (strategy, beyond) = choose(wanted, &costs, &self.limits)?;
+        reasons.extend(beyond);
+        let chosen = candidates.into_iter().find(|candidate| candidate.strategy == strategy);
+        let Some(Candidate { mut plan, forecast: Some(forecast), .. }) = chosen else {
+            return Err(Error::invalid("advisor", format!("has no plan for {strategy}")));
+        };
         plan.reasons.splice(0..0, reasons.iter().cloned());
-        let forecast = plan.forecast(backbone, self.head, data.classes().len())?;
-        let warnings = warnings(&policy, &evidence);
-        Ok(Advice {
-            size,
-            similarity,
-            strategy,
-            runner_up: runner_up(strategy),
-            reasons,
-            warnings,
-            evidence,
-            plan,
-            forecast,
-        })
+        let next = runner_up(strategy);
+        let runner_up = costs.iter().any(|cost| cost.strategy == next && cost.fits()).then_some(next);
+        evidence.seconds = begun.elapsed().as_secs_f64();
+        Ok(Advice { size, similarity, strategy, runner_up, reasons, warnings, evidence, costs, plan, forecast })
     }
 }
 

@@ -4,8 +4,8 @@ mod init;
 mod network;
 
 pub(crate) use init::{random_tensors, uniform as init_uniform};
-pub(crate) use network::Network;
 use network::check_size;
+pub(crate) use network::{Network, spatial_blocks};
 
 use crate::arch::{Arch, Naming};
 use crate::blueprint::Blueprint;

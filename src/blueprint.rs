@@ -202,6 +202,27 @@ impl Blueprint {
         Err(Error::invalid(format!("blueprint {name}"), problem))
     }
 
+    /// The number of columns of a head over all stages: for each stage the mean and 4 x 4 cells of each channel. `None`
+    /// if closures hide it.
+    pub(crate) fn columns(&self) -> Option<usize> {
+        let Inner { input, feature_dim, blocks, .. } = &*self.inner;
+        if self.is_opaque() {
+            return None;
+        }
+        let mut b = Builder::new(&Shapes, input.channels);
+        self.build(&mut b).ok()?;
+        let size = (1, input.channels, input.size.0, input.size.1);
+        let (mut x, mut channels) = (FeatureMap::Symbolic(Symbolic::new(size, DType::F32, None)), vec![]);
+        for (i, layer) in b.layers.iter().enumerate() {
+            x = layer.forward(&x).ok()?;
+            if blocks.get(i + 1).is_none_or(|next| next.stage != blocks[i].stage) {
+                channels.push(x.dims().ok()?.1);
+            }
+        }
+        let last = channels.last().copied().unwrap_or(0);
+        Some(17 * channels.iter().sum::<usize>() + feature_dim - last)
+    }
+
     /// Records the blocks and tensors that `build` declares.
     pub(crate) fn new(
         name: impl Into<String>,

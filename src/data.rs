@@ -8,9 +8,12 @@ mod batch;
 #[cfg(feature = "image")]
 mod decode;
 #[cfg(feature = "image")]
+mod encode;
+#[cfg(feature = "image")]
 mod folder;
 mod image;
 mod info;
+mod joined;
 mod loader;
 mod memory;
 mod resample;
@@ -24,10 +27,16 @@ pub(crate) use batch::{Inputs, batch_count, batch_end, largest};
 pub use folder::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use image::Image;
 pub use info::SampleInfo;
+pub use joined::Joined;
 pub use loader::{Batches, Loader};
 pub use memory::{TensorDataset, VecDataset};
+#[cfg(feature = "plots")]
+pub(crate) use resample::resized;
+pub(crate) use split::folds;
 pub use split::{Subset, k_fold, split};
 pub use transform::Transform;
+#[cfg(feature = "plots")]
+pub(crate) use transform::visible;
 
 use crate::Result;
 use candle_core::Tensor;

@@ -151,6 +151,17 @@ pub enum Error {
         known: u32,
     },
 
+    /// No strategy fits the limits that the advisor was given.
+    #[error("no strategy fits: {}; raise it, or take fewer or smaller images or a smaller network", needs.join(", and "))]
+    NoStrategyFits {
+        /// What the least demanding strategies need, and the limits that this exceeds, as sentences.
+        needs: Vec<String>,
+        /// The fewest minutes that a strategy takes, if known.
+        minutes: Option<f64>,
+        /// The least memory that a strategy takes, in bytes, if known.
+        memory: Option<usize>,
+    },
+
     /// A plan asks a network for something that it cannot do.
     #[error("{network} cannot {what}: {why}")]
     Unsupported {

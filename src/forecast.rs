@@ -1,20 +1,29 @@
-//! The memory of a training step, forecast by a dry run.
+//! The memory of a training step and the work of a training, known before it runs from a dry run.
 
-use crate::backbone::{Backbone, Network, Profile};
+mod rehearsal;
+mod work;
+
+pub use work::MultiplyAdds;
+pub(crate) use work::{ImageWork, Work, Workload};
+
+use crate::backbone::{Backbone, Profile};
 use crate::error::{Error, Result};
-use crate::freeze::{Frozen, Role};
+use crate::freeze::{BatchNormMode, FreezePolicy};
 use crate::head::Head;
-use crate::ops::{StepMemory, Symbolic};
-use crate::params::{Declared, Provider, Slot};
+use crate::ops::StepMemory;
+use crate::optim::Optimizer;
 use crate::plan::{Phase, Plan};
-use candle_core::{DType, Device, Var};
+use rehearsal::Rehearsal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The memory of a training step on the CPU, in bytes, in the phase of the plan that takes most.
+/// The memory of a training step on the CPU, in bytes, in the phase of the plan that takes most, and that phase's
+/// multiply-adds.
 ///
 /// The dataset, its loader, cached features and the program itself come on top. Features of frozen blocks are counted
-/// as if they were computed in every step.
+/// as if they were computed in every step. For a plan without phases, whose head is fitted and not trained, it is the
+/// memory of a batch of features; the matrices of the fit come on top, less than 1.5 GB
+/// ([`HeadStart`](crate::HeadStart)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Forecast {
@@ -25,6 +34,9 @@ pub struct Forecast {
     /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with
     /// custom layers ([`Layer::custom`](crate::Layer::custom)).
     pub step: Option<usize>,
+    /// The multiply-adds of an image in a step, forward and backward; `None` for a network with custom layers.
+    #[serde(default)]
+    pub multiply_adds: Option<MultiplyAdds>,
 }
 
 impl Forecast {
@@ -51,7 +63,7 @@ impl fmt::Display for Forecast {
 
 impl Plan {
     /// The memory of a step of this plan, from a dry run in which the layers pass on sizes instead of images. Measured
-    /// processes take within 15 % of it. `classes` is the dataset's number of classes, as in
+    /// processes take within 15 % of it. The same run counts the multiply-adds of an image. `classes` is the dataset's number of classes, as in
     /// [`FineTuner::session`](crate::FineTuner::session).
     ///
     /// ```
@@ -69,7 +81,11 @@ impl Plan {
     /// For a plan or head that could not run either, and for batches whose images take more than 16 GB.
     pub fn forecast(&self, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
         self.check(backbone)?;
+        let head = self.head(head)?;
         head.check(backbone, classes)?;
+        if self.phases.is_empty() {
+            return of_fit(backbone, head, classes);
+        }
         let phases: Vec<Forecast> =
             self.phases.iter().map(|phase| of_phase(self, phase, backbone, head, classes)).collect::<Result<_>>()?;
         let most = phases.into_iter().max_by_key(|f| f.weights + f.moments + f.step.unwrap_or(0));
@@ -77,21 +93,35 @@ impl Plan {
     }
 }
 
+/// Of a head that is fitted and not trained: its features are computed in batches. A head over all stages counts as if
+/// it kept all columns.
+fn of_fit(backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
+    let phase = Phase::new(1, Optimizer::sgd(1.0)).freeze(FreezePolicy::Backbone).batch_norm(BatchNormMode::Frozen);
+    let plan = Plan::new(vec![phase.clone()]).batch_size(BATCH);
+    let linear = of_phase(&plan, &phase, backbone, Head::linear(), classes)?;
+    let shapes = |head: Head| head.shapes(backbone.blueprint(), classes);
+    let size = |shapes: Vec<(String, Vec<usize>)>| {
+        shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>()
+            * backbone.inner.profile.dtype.size_in_bytes()
+    };
+    Ok(Forecast { weights: linear.weights - size(shapes(Head::linear())) + size(shapes(head)), ..linear })
+}
+
+/// Images of a batch whose features are computed.
+const BATCH: usize = 32;
+
 /// The largest batch of images that is forecast, in bytes.
 const MOST: usize = 16 << 30;
 
 fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes: usize) -> Result<Forecast> {
     let Profile { blueprint, spec, dtype, .. } = &backbone.inner.profile;
     let size = dtype.size_in_bytes();
-    let declared = blueprint.declared();
-    let of_head = head.shapes(blueprint, classes);
-    let frozen = phase.freeze.resolve(blueprint, &head.names(blueprint, classes))?;
+    let rehearsal = Rehearsal::new(phase, backbone, head, classes)?;
     let elements = |shape: &[usize]| shape.iter().product::<usize>();
-    let all: usize = declared.iter().map(|d| elements(&d.shape)).chain(of_head.iter().map(|(_, s)| elements(s))).sum();
-    let in_backbone = declared.iter().filter(|d| frozen.role(d, phase.batch_norm) == Role::Param);
-    let in_head = of_head.iter().filter(|(name, _)| !frozen.names(name));
-    let learns: Vec<usize> =
-        in_backbone.map(|d| elements(&d.shape)).chain(in_head.map(|(_, shape)| elements(shape))).collect();
+    let of_head = head.shapes(blueprint, classes);
+    let of_backbone = blueprint.declared().iter().map(|d| elements(&d.shape));
+    let all: usize = of_backbone.chain(of_head.iter().map(|(_, s)| elements(s))).sum();
+    let learns = rehearsal.learns();
     let learning: usize = learns.iter().sum();
 
     let moments = phase.optimizer.moments() * learning * size;
@@ -102,15 +132,10 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
         return Err(Error::invalid("plan: batch_size", problem));
     };
     if blueprint.is_opaque() {
-        return Ok(Forecast { weights: all * size, moments, step: None });
+        return Ok(Forecast { weights: all * size, moments, step: None, multiply_adds: None });
     }
-    let provider = DryRun { frozen: &frozen, phase, dtype: *dtype };
-    let network = Network::build(blueprint, &provider)?;
-    let shape = (plan.batch_size, spec.channels, height, width);
     let step = |before: Option<&StepMemory>, moments: &[usize]| -> Result<StepMemory> {
-        let features = network.dry_run(Symbolic::new(shape, *dtype, before))?;
-        let logits = head.dry_run(features, blueprint, classes, *dtype, |name| frozen.names(name))?;
-        Ok(logits.into_symbolic()?.backward(moments))
+        Ok(rehearsal.run(plan.batch_size, before)?.logits.backward(moments))
     };
     // In the second step the moments exist that the first one's update allocated.
     let per_element = phase.optimizer.moments();
@@ -121,24 +146,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let step = images + touched.saturating_sub(moments);
     // At its start a session copies the trainable parameters, before it allocates moments.
     let step = step.max((learning * size).saturating_sub(moments));
-    Ok(Forecast { weights: all * size, moments, step: Some(step) })
-}
-
-/// Tensors in the phase's roles whose storage is one element each: the dry run reads their shapes alone.
-struct DryRun<'a> {
-    frozen: &'a Frozen,
-    phase: &'a Phase,
-    dtype: DType,
-}
-
-impl Provider for DryRun<'_> {
-    fn slot(&self, declared: &Declared) -> Result<Slot> {
-        let shape = declared.shape.as_slice();
-        let zero = || Var::zeros(1, self.dtype, &Device::Cpu);
-        Ok(match self.frozen.role(declared, self.phase.batch_norm) {
-            Role::Frozen => Slot::Frozen(zero()?.detach().broadcast_as(shape)?),
-            Role::Param => Slot::Symbolic(zero()?.broadcast_as(shape)?),
-            Role::Buffer => Slot::Buffer(Var::zeros(shape, self.dtype, &Device::Cpu)?),
-        })
-    }
+    let of_image = |all: u64| all / plan.batch_size as u64;
+    let multiply_adds = MultiplyAdds { forward: of_image(first.forward), backward: of_image(first.backward) };
+    Ok(Forecast { weights: all * size, moments, step: Some(step), multiply_adds: Some(multiply_adds) })
 }

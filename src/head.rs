@@ -33,6 +33,9 @@ pub struct Head {
 /// The largest number of parameters of a head, 16 GB in f32; more are taken for a mistake.
 const MOST_ELEMENTS: f64 = 4e9;
 
+/// The last part of the name of the tensor that holds the columns of a head over all stages.
+pub(crate) const COLUMNS: &str = "columns";
+
 /// The layers of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,6 +47,14 @@ pub enum HeadKind {
     Mlp(usize),
     /// The classifier that came with the weights.
     Original,
+    /// One linear layer over some of the columns that the stages of the network give: fitted in closed form by a plan
+    /// with [`HeadStart::Stages`](crate::HeadStart::Stages), and never trained.
+    ///
+    /// The columns are the means of all stages in their order, as from
+    /// [`Backbone::stage_features`](crate::Backbone::stage_features), then the means over a grid of 4 x 4 cells of all
+    /// stages in their order: channel by channel, the cells of each row by row. Its tensors are the columns that it
+    /// keeps (kept), weight (classes, kept) and bias (classes).
+    Stages,
 }
 
 impl Head {
@@ -74,18 +85,26 @@ impl Head {
         let (name, dim) = (blueprint.classifier(), blueprint.feature_dim());
         match self.kind {
             HeadKind::Linear | HeadKind::Original => vec![(name.to_string(), classes, dim)],
+            // All columns, where their number is known: what a fit may keep at most.
+            HeadKind::Stages => {
+                vec![(name.to_string(), classes, blueprint.columns().unwrap_or(dim))]
+            }
             HeadKind::Mlp(hidden) => {
                 vec![(format!("{name}.0"), hidden, dim), (format!("{name}.2"), classes, hidden)]
             }
         }
     }
 
-    /// The head's tensor names, weight and bias of each layer.
+    /// The head's tensor names: weight and bias of each layer, and the columns of a head over all stages.
     pub(crate) fn names(self, blueprint: &Blueprint, classes: usize) -> Vec<String> {
+        let name = blueprint.classifier();
+        if self.kind == HeadKind::Stages {
+            return ["weight", "bias", COLUMNS].map(|suffix| format!("{name}.{suffix}")).to_vec();
+        }
         self.shapes(blueprint, classes).into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Name and shape of each of its tensors.
+    /// Name and shape of each of its parameters.
     pub(crate) fn shapes(self, blueprint: &Blueprint, classes: usize) -> Vec<(String, Vec<usize>)> {
         let of = |(name, out, dim): (String, usize, usize)| {
             [(format!("{name}.weight"), vec![out, dim]), (format!("{name}.bias"), vec![out])]
@@ -164,6 +183,15 @@ impl Head {
             return Ok(vec![(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]);
         }
         let mut tensors = Vec::new();
+        if self.kind == HeadKind::Stages {
+            // Until it is fitted: one column, without weight.
+            let name = backbone.blueprint().classifier();
+            let zeros = |shape: &[usize]| Tensor::zeros(shape, profile.dtype, &profile.device);
+            tensors.push((format!("{name}.weight"), zeros(&[classes, 1])?));
+            tensors.push((format!("{name}.bias"), zeros(&[classes])?));
+            tensors.push((format!("{name}.{COLUMNS}"), Tensor::zeros(1, DType::I64, &profile.device)?));
+            return Ok(tensors);
+        }
         for (name, out, dim) in self.layers(backbone.blueprint(), classes) {
             let bound = 1.0 / (dim as f64).sqrt();
             for (suffix, shape) in [("weight", vec![out, dim]), ("bias", vec![out])] {
@@ -176,7 +204,8 @@ impl Head {
         Ok(tensors)
     }
 
-    /// Logits (N, classes). `random`, while training: the seed and the index of the forward pass, for dropout.
+    /// Logits (N, classes) of features (N, feature_dim), or of the columns of all stages. `random`, while training: the
+    /// seed and the index of the forward pass, for dropout.
     pub(crate) fn forward(
         self,
         features: &Tensor,
@@ -188,12 +217,18 @@ impl Head {
             Some((seed, forward)) if self.dropout > 0.0 => dropped(features, self.dropout, seed, forward)?,
             _ => features.clone(),
         };
+        let tensor = |name: &str, suffix: &str| {
+            let name = format!("{name}.{suffix}");
+            slots.get(&name).map(Slot::tensor).ok_or_else(|| Error::invalid(format!("tensor {name}"), "is missing"))
+        };
+        if self.kind == HeadKind::Stages {
+            let name = blueprint.classifier();
+            x = x.index_select(tensor(name, COLUMNS)?, 1)?;
+            return Ok(linear(&x, tensor(name, "weight")?, tensor(name, "bias")?, Activation::Identity)?);
+        }
         let layers = self.layers(blueprint, 0);
         for (i, (name, ..)) in layers.iter().enumerate() {
-            let get = |suffix: &str| {
-                let name = format!("{name}.{suffix}");
-                slots.get(&name).map(Slot::tensor).ok_or_else(|| Error::invalid(format!("tensor {name}"), "is missing"))
-            };
+            let get = |suffix: &str| tensor(name, suffix);
             let act = if i + 1 < layers.len() { Activation::Relu } else { Activation::Identity };
             x = linear(&x, get("weight")?, get("bias")?, act)?;
         }

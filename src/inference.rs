@@ -1,11 +1,15 @@
 //! Evaluates a frozen network over data; training's validation and predictors share it, so that their results agree to
 //! the bit.
 
+mod class_map;
+
+pub(crate) use class_map::ClassMap;
+
 use crate::backbone::{Backbone, Network, Profile};
 use crate::blueprint::Blueprint;
 use crate::data::{Dataset, Image, Loader, Transform};
 use crate::error::{Error, Result};
-use crate::head::Head;
+use crate::head::{Head, HeadKind};
 use crate::metrics::{Evaluation, Scores, Task};
 use crate::ops::no_grad;
 use crate::params::{AllFrozen, Slots};
@@ -50,6 +54,10 @@ impl Inference {
         Ok(Self { blueprint: profile.blueprint.clone(), network, head, slots, transform, labels, device, dtype })
     }
 
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
     pub fn head(&self) -> Head {
         self.head
     }
@@ -73,7 +81,12 @@ impl Inference {
     /// Logits from the output of the first `from` blocks.
     pub fn logits_from(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         no_grad(|| {
-            let features = if from == 0 { self.network.features(x)? } else { self.network.suffix(x, from)? };
+            let features = match (self.head.kind, from) {
+                (HeadKind::Stages, 0) => self.network.columns(x)?,
+                (HeadKind::Stages, _) => return Err(Error::invalid("head", "over all stages needs images")),
+                (_, 0) => self.network.features(x)?,
+                _ => self.network.suffix(x, from)?,
+            };
             Ok(self.head.forward(&features.detach(), &self.slots, &self.blueprint, None)?.detach())
         })
     }

@@ -1,4 +1,8 @@
-// The README's snippets use files and the hub, and so are this page where both are there.
+// The README's snippets use files and the hub, and so are this page where both are there. Its pictures have paths within
+// the repository, which mean nothing on docs.rs: of two definitions of a link the first one counts.
+#![doc = "[probes]: https://raw.githubusercontent.com/candle-finetune/candle-finetune/HEAD/docs/probes.png"]
+#![doc = "[grad-cam]: https://raw.githubusercontent.com/candle-finetune/candle-finetune/HEAD/docs/grad_cam.png"]
+#![doc = ""]
 #![cfg_attr(all(feature = "hub", feature = "image"), doc = include_str!("../README.md"))]
 #![cfg_attr(
     not(all(feature = "hub", feature = "image")),
@@ -33,6 +37,8 @@ mod ops;
 mod optim;
 mod params;
 mod plan;
+#[cfg(feature = "plots")]
+mod plots;
 mod predict;
 mod probe;
 mod report;
@@ -45,20 +51,20 @@ mod weights;
 #[cfg(feature = "zoo")]
 mod zoo;
 
-pub use advisor::{Advice, Advisor, Evidence, Probe, SizeFigures, StageProbe};
+pub use advisor::{Advice, Advisor, Evidence, Probe, SizeFigures, StageProbe, StrategyCost, ViewProbe};
 pub use arch::{Arch, Naming};
 pub use backbone::Backbone;
 pub use blueprint::{Block, Blueprint, Pooling};
 pub use candle_core;
 pub use data::{
-    Augment, Batch, Batches, Dataset, Image, Loader, Sample, SampleInfo, Subset, Target, Targets, TensorDataset,
-    Transform, VecDataset, k_fold, split,
+    Augment, Batch, Batches, Dataset, Image, Joined, Loader, Sample, SampleInfo, Subset, Target, Targets,
+    TensorDataset, Transform, VecDataset, k_fold, split,
 };
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use error::{BoxError, Error, HubErrorKind, Result, WeightsMismatch};
 pub use features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
-pub use forecast::Forecast;
+pub use forecast::{Forecast, MultiplyAdds};
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 pub use input_spec::{CropMode, InputSpec, Interpolation};
@@ -67,14 +73,16 @@ pub use metrics::{Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
 pub use nn::{BlockInfo, Conv2d, Layer, LayerTensors, Linear};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
-pub use plan::{Init, Phase, Plan};
-pub use predict::{Prediction, Predictor};
-pub use report::{EpochReport, ParameterCounts, Report, SampleCounts, StageParameters, Timings};
+pub use plan::{HeadStart, Init, Phase, Plan};
+#[cfg(feature = "plots")]
+pub use plots::{PictureGrid, TopActivations};
+pub use predict::{GradCam, Prediction, Predictor};
+pub use report::{EpochReport, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters, Timings};
 pub use schedule::{Schedule, ScheduleShape};
 pub use source::Source;
 #[cfg(feature = "hub")]
 pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{Event, FineTuner, Fitted, RunState, Session, progress_lines};
+pub use train::{CrossValidation, Event, FineTuner, Fitted, Fold, Folds, RunState, Session, progress_lines};
 #[cfg(feature = "zoo")]
 pub use zoo::ZooModel;

@@ -12,6 +12,7 @@ mod task;
 pub use confusion::Confusion;
 pub use evaluation::Evaluation;
 pub(crate) use float::{any_float, any_float_option};
+pub(crate) use interval::interval_of_units;
 pub use interval::wilson_interval;
 pub use metric::Metric;
 pub use scores::Scores;

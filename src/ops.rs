@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | CPU | NHWC buffers | the crate's own kernels, with gradients |
 //! | composed | an NCHW tensor | Candle's operations, for other devices; tested on the CPU |
-//! | symbolic | sizes | the memory model: what the CPU form allocates and saves |
+//! | symbolic | sizes | the memory model: what the CPU form allocates and saves, and its multiply-adds |
 //!
 //! From the bottom up: facts (`number`, `buffer`, `geometry`, `activation`, `epilogue`); `simd` and the plain loops of
 //! `portable`; `kernels` with a chooser per operation; the graph (`gradient`, `graph`, `saved`, `filter`, `update`);

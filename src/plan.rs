@@ -2,11 +2,13 @@
 
 mod check;
 mod edits;
+mod head_start;
 mod phase;
 mod text;
 mod version;
 mod warnings;
 
+pub use head_start::HeadStart;
 pub use phase::Phase;
 
 use crate::backbone::Backbone;
@@ -62,6 +64,8 @@ pub struct Plan {
     pub samples: Option<usize>,
     /// Which weights the backbone starts from.
     pub init: Init,
+    /// How the head starts. If it is fitted, there may be no phases: then the fitted head is the result.
+    pub head_start: HeadStart,
     /// The phases, in order.
     pub phases: Vec<Phase>,
     /// Samples per step.
@@ -85,7 +89,7 @@ pub struct Plan {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
-    /// [`version::VERSION`]; checked before anything else is read.
+    /// [`version::of`] the plan; checked before anything else is read.
     #[serde(default)]
     version: u32,
     #[serde(default)]
@@ -93,6 +97,8 @@ struct Stored {
     #[serde(default)]
     samples: Option<usize>,
     init: Init,
+    #[serde(default, skip_serializing_if = "HeadStart::is_random")]
+    head_start: HeadStart,
     phases: Vec<Phase>,
     batch_size: usize,
     augment: Augment,
@@ -105,9 +111,24 @@ struct Stored {
 
 impl From<Plan> for Stored {
     fn from(plan: Plan) -> Self {
-        let Plan { strategy, samples, init, phases, batch_size, augment, views, loss, clip, patience, reasons } = plan;
-        let version = version::VERSION;
-        Self { version, strategy, samples, init, phases, batch_size, augment, views, loss, clip, patience, reasons }
+        let version = version::of(plan.head_start, plan.strategy);
+        let Plan { strategy, samples, init, head_start, phases, .. } = plan;
+        let Plan { batch_size, augment, views, loss, clip, patience, reasons, .. } = plan;
+        Self {
+            version,
+            strategy,
+            samples,
+            init,
+            head_start,
+            phases,
+            batch_size,
+            augment,
+            views,
+            loss,
+            clip,
+            patience,
+            reasons,
+        }
     }
 }
 
@@ -122,11 +143,13 @@ impl TryFrom<Unchecked> for Plan {
     fn try_from(Unchecked(value): Unchecked) -> Result<Self, String> {
         version::check(&value)?;
         let stored: Stored = serde_json::from_value(value).map_err(|error| format!("plan: {error}"))?;
-        let Stored {
-            version: _,
+        let Stored { version: _, strategy, samples, init, head_start, phases, .. } = stored;
+        let Stored { batch_size, augment, views, loss, clip, patience, reasons, .. } = stored;
+        Ok(Self {
             strategy,
             samples,
             init,
+            head_start,
             phases,
             batch_size,
             augment,
@@ -135,8 +158,7 @@ impl TryFrom<Unchecked> for Plan {
             clip,
             patience,
             reasons,
-        } = stored;
-        Ok(Self { strategy, samples, init, phases, batch_size, augment, views, loss, clip, patience, reasons })
+        })
     }
 }
 
@@ -147,6 +169,7 @@ impl Plan {
             strategy: None,
             samples: None,
             init: Init::Pretrained,
+            head_start: HeadStart::Random,
             phases,
             batch_size: 32,
             augment: Augment::none(),
@@ -161,6 +184,20 @@ impl Plan {
     /// Sets which weights the backbone starts from.
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
+        self
+    }
+
+    /// Sets how the head starts.
+    ///
+    /// ```
+    /// use candle_finetune::{HeadStart, Optimizer, Phase, Plan};
+    /// // A fitted head, then everything is trained; and the fitted head alone.
+    /// let plan = Plan::new(vec![Phase::new(5, Optimizer::adamw(1e-4))]).head_start(HeadStart::Probe);
+    /// let head_alone = Plan::new(vec![]).head_start(HeadStart::Probe);
+    /// # let _ = (plan, head_alone);
+    /// ```
+    pub fn head_start(mut self, head_start: HeadStart) -> Self {
+        self.head_start = head_start;
         self
     }
 

@@ -1,7 +1,10 @@
 //! Predictors: trained networks that classify images.
 
 mod folder;
+mod grad_cam;
 mod saved;
+
+pub use grad_cam::GradCam;
 
 use crate::backbone::Backbone;
 use crate::blueprint::Blueprint;

@@ -51,9 +51,13 @@ pub struct Report {
     pub skipped: Option<usize>,
     /// The classes.
     pub classes: Vec<String>,
+    /// How the head was fitted before the first phase, if the plan says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_fit: Option<HeadFit>,
     /// Every epoch of every phase.
     pub epochs: Vec<EpochReport>,
-    /// The epoch, counted over all phases from 1, whose weights were kept; `None` for those at the end of the run.
+    /// The epoch, counted over all phases from 1, whose weights were kept; 0 for the head as it was fitted, before the
+    /// first phase; `None` for the weights at the end of the run.
     pub best_epoch: Option<usize>,
     /// Validation accuracy of the kept weights, in [0, 1], if they were validated.
     pub valid_top1: Option<f64>,
@@ -65,6 +69,10 @@ pub struct Report {
     /// The evaluation on test data.
     #[serde(default)]
     pub test: Option<Evaluation>,
+    /// The second training on all data, whose weights the predictor has ([`FineTuner::refit`](crate::FineTuner::refit)).
+    /// Epochs and validation are those of the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<Refit>,
     /// How long each part took, in seconds.
     pub seconds: Timings,
     /// Trainable and frozen parameters in the last phase.
@@ -75,6 +83,20 @@ pub struct Report {
     pub cached_mb: f64,
     /// The peak resident memory of the process in megabytes, where the system provides it.
     pub peak_rss_mb: Option<f64>,
+}
+
+/// A second training, on training and validation data together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Refit {
+    /// Samples that it was trained on.
+    pub samples: usize,
+    /// Steps in each phase: as many as the first training made until its best epoch.
+    pub steps: Vec<usize>,
+    /// Whose accuracy the report's validation is, and what it has chosen.
+    pub validation: String,
+    /// Seconds that it took.
+    pub seconds: f64,
 }
 
 /// The number of samples in each part of the data.
@@ -110,6 +132,31 @@ impl From<AnySamples> for SampleCounts {
             AnySamples::Parts { train, valid, test } => Self { train, valid, test },
         }
     }
+}
+
+/// How a head was fitted in closed form ([`HeadStart`](crate::HeadStart)).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HeadFit {
+    /// Training samples that it was fitted to: all, or a sample of them.
+    pub samples: usize,
+    /// Columns of the features that the head keeps.
+    pub kept: usize,
+    /// All columns of the features.
+    pub columns: usize,
+    /// The ridge penalty, as a multiple of the mean of the Gram matrix's diagonal.
+    pub penalty: f64,
+    /// What the answers of the regression were multiplied by, to serve as logits.
+    pub temperature: f64,
+    /// Accuracy on training samples that were left out, in [0, 1].
+    pub top1: f64,
+    /// Cross entropy of the fitted head on the validation data, if it was validated
+    /// ([`Session::offer_start`](crate::Session::offer_start)).
+    #[serde(default, with = "any_float_option")]
+    pub valid_loss: Option<f64>,
+    /// Accuracy of the fitted head on the validation data, in [0, 1].
+    #[serde(default)]
+    pub valid_top1: Option<f64>,
 }
 
 /// The report of one epoch.
@@ -192,9 +239,10 @@ pub struct StageParameters {
 
 impl Report {
     /// The same without measurements, which differ from run to run, so that equal seeds save equal files.
-    fn without_measurements(&self) -> Self {
+    pub(crate) fn without_measurements(&self) -> Self {
         let seconds = Timings::default();
         let mut report = Self { date: None, seconds, peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
+        report.refit.iter_mut().for_each(|refit| refit.seconds = 0.0);
         for epoch in &mut report.epochs {
             (epoch.seconds, epoch.images_per_second) = (0.0, 0.0);
         }

@@ -12,7 +12,7 @@ mod names;
 mod opened;
 mod wanted;
 
-pub(crate) use description::{DESCRIPTION_VERSION, Saved};
+pub(crate) use description::Saved;
 pub(crate) use embedded::imagenet_labels;
 pub(crate) use finite::check_finite;
 pub(crate) use folder::Snapshot;

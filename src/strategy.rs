@@ -1,6 +1,8 @@
-//! Four preset plans, by amount of data and similarity to the pretraining data.
+//! Preset plans: four by amount of data and similarity to the pretraining data, and two more.
 
 mod recipe;
+
+pub(crate) use recipe::{Cropped, Seen, Views, is_narrow};
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -29,12 +31,15 @@ pub enum Similarity {
     Different,
 }
 
-/// One of the four quadrants of transfer learning.
+/// A way to fine-tune: one of the four quadrants of transfer learning, or one of two others.
 ///
 /// | | similar to the pretraining data | different |
 /// |---|---|---|
 /// | little data | train only the new head | freeze the first blocks, train the rest |
 /// | much data | train everything at a small rate | keep the architecture, train from scratch |
+///
+/// [`Strategy::Intermediate`] is for data unlike the pretraining data at the cost of a head, and
+/// [`Strategy::ProbeThenTune`] trains everything, from a head that is fitted first.
 ///
 /// ```
 /// use candle_finetune::{DataSize, Similarity, Strategy};
@@ -54,11 +59,29 @@ pub enum Strategy {
     LargeSimilar,
     /// Much data, different: the architecture is kept and trained from random weights.
     LargeDifferent,
+    /// A linear head over the features of all stages of the frozen network, of which the useful ones are selected
+    /// (after Head2Toe, Evci et al. 2022, arXiv 2201.03529). It is fitted in closed form
+    /// ([`HeadStart::Stages`](crate::HeadStart::Stages)): each image passes the network once.
+    Intermediate,
+    /// A linear head is fitted to the features first ([`HeadStart::Probe`](crate::HeadStart::Probe)), then everything
+    /// is trained from the pretrained weights at a small rate (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
+    ProbeThenTune,
 }
 
 impl Strategy {
-    /// All four.
-    pub const ALL: [Self; 4] = [Self::SmallSimilar, Self::SmallDifferent, Self::LargeSimilar, Self::LargeDifferent];
+    /// The four of the table by size and similarity.
+    pub const QUADRANTS: [Self; 4] =
+        [Self::SmallSimilar, Self::SmallDifferent, Self::LargeSimilar, Self::LargeDifferent];
+
+    /// All.
+    pub const ALL: [Self; 6] = [
+        Self::SmallSimilar,
+        Self::SmallDifferent,
+        Self::LargeSimilar,
+        Self::LargeDifferent,
+        Self::Intermediate,
+        Self::ProbeThenTune,
+    ];
 
     /// The strategy for this size and similarity.
     pub fn new(size: DataSize, similarity: Similarity) -> Self {
@@ -77,10 +100,12 @@ impl Strategy {
             Self::SmallDifferent => "small-different",
             Self::LargeSimilar => "large-similar",
             Self::LargeDifferent => "large-different",
+            Self::Intermediate => "intermediate",
+            Self::ProbeThenTune => "probe-then-tune",
         }
     }
 
-    /// Why this is done in this quadrant.
+    /// Why this is done: in a quadrant, or at all.
     pub fn reason(self) -> &'static str {
         match self {
             Self::SmallSimilar => {
@@ -97,6 +122,14 @@ impl Strategy {
             }
             Self::LargeDifferent => {
                 "much data unlike the pretraining data: the architecture is kept, its weights are randomly initialised"
+            }
+            Self::Intermediate => {
+                "data unlike the pretraining data, at the cost of a head: the features of earlier stages are more \
+                 generic than the last ones, so the head sees all stages, and the useful columns are kept"
+            }
+            Self::ProbeThenTune => {
+                "data that resembles the pretraining data: a head that fits the features from the start does not distort \
+                 them while all weights are trained at a small rate"
             }
         }
     }

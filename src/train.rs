@@ -4,21 +4,25 @@
 
 mod audit;
 mod best;
+mod cross_validation;
 mod event;
 mod fine_tuner;
 mod fitted;
+mod head_fit;
 mod learner;
 mod listener;
 mod model;
 mod phase;
 mod position;
 mod progress;
+mod refit;
 mod run_state;
 mod sampler;
 mod session;
 mod setup;
 mod snapshot;
 
+pub use cross_validation::{CrossValidation, Fold, Folds};
 pub use event::{Event, progress_lines};
 pub use fine_tuner::FineTuner;
 pub use fitted::Fitted;

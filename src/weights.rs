@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
+#[cfg(feature = "image")]
+pub(crate) use atomic::write_bytes;
 pub(crate) use atomic::write_text;
 pub(crate) use elements::read_tensor;
 pub(crate) use shards::names as shard_names;

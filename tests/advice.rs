@@ -8,6 +8,8 @@ use candle_finetune::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+mod limits;
+
 /// A dataset that counts how often its samples are read, and puts each pair of samples into a group if asked to.
 #[derive(Clone)]
 struct Counted {
@@ -77,8 +79,9 @@ fn the_crates_own_images_are_few_and_different() {
 fn a_head_is_trained_on_the_features_of_the_advice() {
     let (train, cache) = (counted(false), FeatureCache::new());
     Advisor::new(&backbone()).cache(&cache).advise(&train).unwrap();
-    // One more for the size of a sample's features.
-    assert_eq!(train.reads.swap(0, Ordering::SeqCst), 24 + 1);
+    // One more for the size of a sample's features, one to see whether there are images that can be mirrored, and eight
+    // to time the reading.
+    assert_eq!(train.reads.swap(0, Ordering::SeqCst), 24 + 1 + 1 + 8);
     let plan = Strategy::SmallSimilar.plan(&backbone(), 24);
     let fit = |cache: &FeatureCache| {
         FineTuner::new(backbone()).plan(plan.clone()).cache(cache).fit(&train, &train.inner.clone()).unwrap()

@@ -33,16 +33,17 @@ const FLOORS: &[&[(&str, &str)]] = &[
     ],
     &[
         ("plan", "the training recipe, as plain data"),
-        ("strategy", "the four recipes of transfer learning"),
-        ("forecast", "memory of a training step, known before it runs"),
+        ("strategy", "the recipes of transfer learning"),
+        ("forecast", "memory and work of a training, known before it runs"),
     ],
     &[
         ("features", "the output of frozen blocks, computed once and cached"),
-        ("probe", "classifiers in closed form, to measure features"),
+        ("probe", "classifiers in closed form: to measure features, and as heads"),
     ],
     &[("advisor", "measures a dataset and advises a strategy")],
     &[("inference", "a frozen network over data"), ("report", "the results of a run")],
     &[("predict", "predictors: labels for images, saved and loaded")],
+    &[("plots", "pictures of what a network has learned")],
     &[("train", "the training loop, its state and its audit")],
     &[("lib", "the public names"), ("bench", "what the benchmarks call"), ("fuzzing", "what the fuzzers call")],
 ];

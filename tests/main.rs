@@ -9,6 +9,8 @@ mod datasets;
 mod folder_layout;
 mod forecast;
 mod freezing;
+mod grad_cam;
+mod heads;
 mod house;
 #[cfg(feature = "hub")]
 mod hub;
@@ -20,6 +22,8 @@ mod loading;
 mod own_network;
 mod parity;
 mod plans;
+#[cfg(feature = "plots")]
+mod plots;
 mod predictor;
 mod readme;
 mod recipes;

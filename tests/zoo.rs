@@ -280,3 +280,17 @@ fn frozen_features_train_a_head_and_the_predictor_loads_to_the_same_bits() {
         assert_eq!(again.labels(), class_names(2));
     }
 }
+
+/// A network of one block has one stage, whose columns a run shows.
+#[test]
+fn a_head_over_all_stages_is_fitted_and_saved() {
+    let backbone = Backbone::random(model("zoo/convnext_atto"), 1, &CPU).unwrap().for_input_size(32, 32).unwrap();
+    let data = tensors(8, 32, 2, 1);
+    let tuned = FineTuner::new(backbone).strategy(Strategy::Intermediate).fit(&data, &data).unwrap();
+    assert_eq!(tuned.report.head_fit.as_ref().unwrap().columns, 17 * model("zoo/convnext_atto").feature_dim());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    tuned.predictor.save(file.path()).unwrap();
+    let loaded = Predictor::from_file(file.path(), &CPU).unwrap();
+    let batch = images(2, 3, 32, 3);
+    assert_eq!(bits(&loaded.logits(&batch).unwrap()), bits(&tuned.predictor.logits(&batch).unwrap()));
+}

@@ -1,11 +1,12 @@
 //! Fine-tuning on a folder of images, as several examples do it: the options, the training, the results.
 
+use crate::choice::Choice;
 use crate::folders::Folders;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
     Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Plan,
-    Source, Splits, Strategy,
+    Source, Splits,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ pub struct Job {
     data: PathBuf,
     #[command(flatten)]
     folders: Folders,
-    /// Strategy: small-similar, small-different, large-similar, large-different, or auto, which measures the images
+    /// Strategy: small-similar, small-different, large-similar, large-different, intermediate, probe-then-tune, or
+    /// auto, which measures the images
     #[arg(long, default_value = "auto")]
     strategy: Choice,
     /// Blocks to freeze in the last phase: a count, or the last stage or block ("layer2")
@@ -45,6 +47,9 @@ pub struct Job {
     /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Train once more at the end, on training and validation images together
+    #[arg(long)]
+    refit: bool,
     /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -64,21 +69,6 @@ pub struct Job {
 
 /// How many skipped images are listed; all are counted.
 const SKIPPED_SHOWN: usize = 10;
-
-/// A strategy, or the advisor's.
-#[derive(Clone, Copy)]
-enum Choice {
-    Auto,
-    Named(Strategy),
-}
-
-impl std::str::FromStr for Choice {
-    type Err = candle_finetune::Error;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if name == "auto" { Ok(Self::Auto) } else { name.parse().map(Self::Named) }
-    }
-}
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Augmentation {
@@ -126,7 +116,7 @@ pub fn finetune(
         }
         (None, Choice::Auto) => return Err("no advice".into()),
     };
-    let plan = edited(options, plan);
+    let plan = edited(options, plan)?;
     if options.dry_run {
         print!("{strategy}\n{plan}");
         for warning in plan.warnings(&backbone) {
@@ -136,7 +126,7 @@ pub fn finetune(
         return Ok(None);
     }
     before()?;
-    let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache);
+    let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache).refit(options.refit);
     let tuner = advice.iter().fold(tuner, FineTuner::advice);
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served
     let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
@@ -198,7 +188,17 @@ fn open(options: &Job) -> Result<Splits, Failure> {
 }
 
 /// The plan, changed by the options.
-fn edited(options: &Job, mut plan: Plan) -> Plan {
+fn edited(options: &Job, mut plan: Plan) -> Result<Plan, Failure> {
+    let of_phases = [
+        ("--freeze", options.freeze.is_some()),
+        ("--epochs", options.epochs.is_some()),
+        ("--batch-size", options.batch_size.is_some()),
+        ("--lr", options.lr.is_some()),
+        ("--augment", options.augment.is_some()),
+    ];
+    if let Some((option, _)) = of_phases.into_iter().find(|(_, given)| *given && plan.phases.is_empty()) {
+        return Err(format!("{option} has no effect: this strategy fits a head and trains no phase").into());
+    }
     if let Some(augment) = options.augment {
         plan = plan.augment(match augment {
             Augmentation::None => Augment::none(),
@@ -221,5 +221,5 @@ fn edited(options: &Job, mut plan: Plan) -> Plan {
     if let Some(batch_size) = options.batch_size {
         plan.batch_size = batch_size;
     }
-    plan
+    Ok(plan)
 }

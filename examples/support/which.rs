@@ -37,6 +37,16 @@ impl Which {
         self.predictor.is_some()
     }
 
+    /// Whether the options name a network.
+    pub fn is_given(&self) -> bool {
+        let places = [&self.predictor, &self.weights, &self.dir];
+        #[cfg(feature = "hub")]
+        if self.hub.is_some() {
+            return true;
+        }
+        places.into_iter().any(Option::is_some)
+    }
+
     /// The file that it is loaded from, if any.
     pub fn file(&self) -> Option<&Path> {
         self.predictor.as_deref().or(self.weights.as_deref())

@@ -1,6 +1,7 @@
 //! The advice: a strategy and a plan, with what was measured and why.
 
-use super::evidence::Evidence;
+use super::cost::{StrategyCost, table};
+use super::evidence::{Evidence, ViewProbe};
 use crate::error::{Error, Result, wrapped};
 use crate::forecast::Forecast;
 use crate::plan::Plan;
@@ -18,16 +19,19 @@ pub struct Advice {
     pub size: DataSize,
     /// Whether the data resembles what the backbone was trained on.
     pub similarity: Similarity,
-    /// The strategy of this size and similarity.
+    /// The strategy of this size and similarity or, where that one exceeds a limit or the network does not support it, a
+    /// smaller one.
     pub strategy: Strategy,
-    /// The strategy to try if this one disappoints.
-    pub runner_up: Strategy,
+    /// The strategy to try if this one disappoints; `None` if that one exceeds a limit or is not supported.
+    pub runner_up: Option<Strategy>,
     /// Why, as sentences.
     pub reasons: Vec<String>,
     /// Circumstances under which fine-tuning may not be the answer.
     pub warnings: Vec<String>,
     /// What was measured.
     pub evidence: Evidence,
+    /// What each strategy takes, in the order of [`Strategy::ALL`].
+    pub costs: Vec<StrategyCost>,
     /// The recipe.
     pub plan: Plan,
     /// The memory of a step of the plan.
@@ -42,7 +46,7 @@ impl Advice {
     }
 
     fn describe(&self, f: &mut String) -> fmt::Result {
-        let Evidence { size, samples, stages, seconds } = &self.evidence;
+        let Evidence { size, samples, stages, together, views, seconds } = &self.evidence;
         writeln!(f, "{} images of {} classes, {} to {} of a class", size.samples, size.classes, size.least, size.most)?;
         writeln!(f, "  {samples} of them went through the frozen network and its probes, in {seconds:.1} s\n")?;
         writeln!(f, "  accuracy of classifiers on the features after each stage, each image judged by the others:")?;
@@ -56,6 +60,16 @@ impl Advice {
                 stage.stage, mean.ridge, mean.neighbours, grid.ridge, grid.neighbours
             )?;
         }
+        if let Some(together) = together {
+            writeln!(f, "  {:<16} {:>28.3} {:>11.3}", "all together", together.ridge, together.neighbours)?;
+        }
+        if let Some(views) = views {
+            let ViewProbe { samples, top1, mirrored, cropped } = views;
+            writeln!(
+                f,
+                "\n  of {samples} images: as they are {top1:.3}, mirrored {mirrored:.3}, cropped {cropped:.3}"
+            )?;
+        }
         let size = if self.size == DataSize::Small { "little" } else { "much" };
         let similarity = if self.similarity == Similarity::Similar { "similar" } else { "different" };
         writeln!(f, "\n{size} data, {similarity}: {}", self.strategy)?;
@@ -65,7 +79,11 @@ impl Advice {
         for warning in &self.warnings {
             writeln!(f, "  warning: {warning}")?;
         }
-        writeln!(f, "  next to try: {}", self.runner_up)?;
+        if let Some(runner_up) = self.runner_up {
+            writeln!(f, "  next to try: {runner_up}")?;
+        }
+        writeln!(f, "\nminutes of training on this machine, and memory of a step:")?;
+        table(&self.costs, f)?;
         writeln!(f, "\nthe plan, whose steps take {}", self.forecast)?;
         write!(f, "{}", self.plan)
     }

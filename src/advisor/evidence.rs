@@ -14,8 +14,28 @@ pub struct Evidence {
     pub samples: usize,
     /// The probes after each stage.
     pub stages: Vec<StageProbe>,
-    /// Seconds that it took.
+    /// The probe of the features of all stages together, which [`Strategy::Intermediate`](crate::Strategy::Intermediate)
+    /// would see; `None` without stages.
+    pub together: Option<Probe>,
+    /// How mirrored and cropped views are recognised; `None` if the plan trains from unchanged images anyway.
+    pub views: Option<ViewProbe>,
+    /// Seconds that the whole advice took.
     pub seconds: f64,
+}
+
+/// How well a classifier of images as they are recognises views of them, by the features of the stage that recognises
+/// the images best. Each image, and its view, is judged by the others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ViewProbe {
+    /// Images that were looked at.
+    pub samples: usize,
+    /// The accuracy on the images, in [0, 1].
+    pub top1: f64,
+    /// The accuracy on their mirror images, in [0, 1].
+    pub mirrored: f64,
+    /// The accuracy on crops of 35 to 100 % of their area, in [0, 1].
+    pub cropped: f64,
 }
 
 /// How many images there are of each class.
@@ -54,8 +74,12 @@ impl Evidence {
 
     /// The standard error of the difference in accuracy between a stage and the last one, sample by sample.
     pub(super) fn paired_error(&self, stage: &StageProbe, grid: bool) -> f64 {
+        self.paired_error_of(if grid { &stage.grid } else { &stage.mean })
+    }
+
+    /// The same of any probe.
+    pub(super) fn paired_error_of(&self, probe: &Probe) -> f64 {
         let Some(last) = self.stages.last() else { return 0.0 };
-        let probe = if grid { &stage.grid } else { &stage.mean };
         let pairs = probe.correct.iter().zip(&last.mean.correct);
         let differ = pairs.filter(|(a, b)| a != b).count() as f64;
         differ.sqrt() / self.samples.max(1) as f64

@@ -3,13 +3,10 @@
 use super::evidence::{Evidence, Probe, SizeFigures, StageProbe};
 use super::policy::Policy;
 use crate::backbone::Backbone;
-use crate::data::{Dataset, Target, largest};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
-use crate::probe::{Gram, Labels};
-use crate::rng::Seed;
-use rand::seq::SliceRandom;
-use std::collections::BTreeMap;
+use crate::probe::{Classes, Gram, Labels, units};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,51 +19,10 @@ pub(super) struct Sampled {
 
 /// Takes at most `most` samples, of each class the same fraction, at random.
 pub(super) fn sample(data: &dyn Dataset, most: usize, seed: u64) -> Result<Sampled> {
-    let count = data.classes().len();
-    let mut of_class: Vec<Vec<usize>> = vec![vec![]; count];
-    for i in 0..data.len() {
-        let info = data.info(i);
-        let class = match &info.target {
-            Target::Class(class) => *class as usize,
-            Target::Soft(p) => largest(p),
-            Target::Labels(_) => {
-                let problem = "its samples have label sets, which the advisor cannot judge; choose a strategy yourself";
-                return Err(Error::invalid("dataset", problem));
-            }
-        };
-        let Some(members) = of_class.get_mut(class) else {
-            return Err(Error::LabelOutOfRange { sample: info.to_string(), label: class as u64, classes: count });
-        };
-        members.push(i);
-    }
-    let sizes: Vec<usize> = of_class.iter().map(Vec::len).collect();
-    let size = SizeFigures::new(&sizes);
-    let fraction = (most as f64 / data.len().max(1) as f64).min(1.0);
-    let mut taken: Vec<(usize, u32)> = vec![];
-    for (class, mut members) in of_class.into_iter().enumerate() {
-        // At least two, where there are two: one to learn from and one to judge.
-        let wanted = (members.len() as f64 * fraction).round() as usize;
-        members.shuffle(&mut Seed(seed).stream("advice", &[class as u64]));
-        members.truncate(wanted.max(2));
-        taken.extend(members.into_iter().map(|i| (i, class as u32)));
-    }
-    taken.sort_unstable();
-    let (indices, classes) = taken.into_iter().unzip();
+    let classes = Classes::of(data, "the advisor cannot judge; choose a strategy yourself")?;
+    let size = SizeFigures::new(&classes.sizes());
+    let (indices, classes) = classes.sample(most, seed, "advice");
     Ok(Sampled { indices, classes, size })
-}
-
-/// The rows that are left out together: the samples of a group, or one sample.
-fn units(data: &dyn Dataset, indices: &[usize]) -> Vec<Vec<usize>> {
-    let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    let mut units = vec![];
-    for (row, &i) in indices.iter().enumerate() {
-        match data.info(i).group {
-            Some(group) => groups.entry(group).or_default().push(row),
-            None => units.push(vec![row]),
-        }
-    }
-    units.extend(groups.into_values());
-    units
 }
 
 /// The probes of every stage, on features pooled to one cell and to 4 x 4 cells, of a sample of the data in one pass.
@@ -102,9 +58,15 @@ pub(super) fn measure(
     };
     let labels = Labels { classes, count: data.classes().len(), units: units(data.as_ref(), &indices) };
     let all: Vec<usize> = (0..indices.len()).collect();
-    let probe = |output: usize| -> Result<Probe> {
+    let judged = |gram: &Gram| -> Result<Probe> { Ok(Probe::new(&gram.ridge(&labels)?, &gram.neighbours(&labels)?)) };
+    let mut together: Option<Gram> = None;
+    let mut probe = |output: usize| -> Result<Probe> {
         let gram = Gram::new(&set.features(output, &all, 0)?)?;
-        Ok(Probe::new(&gram.ridge(&labels)?, &gram.neighbours(&labels)?))
+        together = Some(match &together {
+            Some(before) => before.beside(&gram)?,
+            None => gram.clone(),
+        });
+        judged(&gram)
     };
     let names: Vec<String> = set.outputs().map(str::to_string).collect();
     let count = names.len() / cuts.len();
@@ -112,5 +74,7 @@ pub(super) fn measure(
     let stages = stages
         .map(|(at, stage)| Ok(StageProbe { stage, mean: probe(at)?, grid: probe(count + at)? }))
         .collect::<Result<_>>()?;
-    Ok(Evidence { size, samples: indices.len(), stages, seconds: begun.elapsed().as_secs_f64() })
+    let together = together.as_ref().map(judged).transpose()?;
+    let (samples, seconds) = (indices.len(), begun.elapsed().as_secs_f64());
+    Ok(Evidence { size, samples, stages, together, views: None, seconds })
 }

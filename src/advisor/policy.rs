@@ -1,7 +1,7 @@
 //! The thresholds of the advice, as data, and the decision that follows from them.
 
-use super::evidence::{Evidence, StageProbe};
-use crate::strategy::{DataSize, Similarity, Strategy};
+use super::evidence::{Evidence, StageProbe, ViewProbe};
+use crate::strategy::{Cropped, DataSize, Similarity, Strategy, Views};
 
 /// The thresholds. They were set on the tasks in DESIGN.md, whole sets at a time and none to a single task.
 #[derive(Debug, Clone)]
@@ -16,10 +16,18 @@ pub(super) struct Policy {
     errors: f64,
     /// The last stage's accuracy below which the data is different, on a scale from 0 for guessing to 1.
     fitting: f64,
+    /// Standard errors by which the features of all stages must be better than the last ones, from which a head sees all.
+    together: f64,
     /// Samples from which similar data is large: enough to train all pretrained weights further.
     large_similar: usize,
     /// Samples from which different data is large: enough to train from random weights.
     large_different: usize,
+    /// Images whose views are looked at, at most.
+    pub views: usize,
+    /// The share of the accuracy above guessing that views keep, from which an image may be mirrored.
+    mirrors: f64,
+    /// The same for crops, from which an image may be cropped a little, and much.
+    crops: (f64, f64),
     /// Samples of a class below which its figures say little.
     pub few: usize,
 }
@@ -31,8 +39,12 @@ impl Policy {
         avoided: 0.35,
         errors: 2.0,
         fitting: 0.5,
+        together: 1.0,
         large_similar: 1_000,
         large_different: 20_000,
+        views: 200,
+        mirrors: 0.85,
+        crops: (0.7, 0.9),
         few: 5,
     };
 
@@ -88,6 +100,48 @@ impl Policy {
         (size, format!("{samples} images, {class}, are {compared} {what}: that takes {large}"))
     }
 
+    /// The strategy of the quadrant or, for little data, a head over all stages where their features together are better
+    /// than the last ones by more than the error of the comparison; with the reason. Narrow networks, which have few
+    /// features and cost little, are trained where the data is different.
+    pub fn way(&self, quadrant: Strategy, evidence: &Evidence, narrow: bool) -> (Strategy, Option<String>) {
+        let head_alone = quadrant == Strategy::SmallSimilar || quadrant == Strategy::SmallDifferent && !narrow;
+        let (last, Some(together)) = (evidence.last_top1(), evidence.together.as_ref()) else {
+            return (quadrant, None);
+        };
+        if !head_alone || together.ridge - last <= self.together * evidence.paired_error_of(together) {
+            return (quadrant, None);
+        }
+        let reason = format!(
+            "a linear classifier on the features of all stages together is right for {:.3} of the images, and one on the \
+             last ones for {last:.3}: a head over all stages costs little, and has them all",
+            together.ridge
+        );
+        (Strategy::Intermediate, Some(reason))
+    }
+
+    /// The views that keep their class, and the reason; `None` if the images are not recognised well enough to tell.
+    pub fn views(&self, probe: &ViewProbe, classes: usize) -> Option<(Views, String)> {
+        let guess = 1.0 / classes.max(2) as f64;
+        let error = (guess * (1.0 - guess) / probe.samples.max(1) as f64).sqrt();
+        if probe.top1 < guess + 3.0 * error {
+            return None;
+        }
+        let kept = |top1: f64| (top1 - guess) / (probe.top1 - guess);
+        let mirrored = kept(probe.mirrored) >= self.mirrors;
+        let (cropped, crops) = match kept(probe.cropped) {
+            kept if kept >= self.crops.1 => (Cropped::Much, "cropped"),
+            kept if kept >= self.crops.0 => (Cropped::Little, "cropped a little"),
+            _ => (Cropped::Not, "not cropped"),
+        };
+        let ViewProbe { top1, mirrored: of_mirrored, cropped: of_cropped, .. } = probe;
+        let reason = format!(
+            "training images are {} and {crops}: a classifier of images as they are is right for {top1:.3} of them, for \
+             {of_mirrored:.3} of their mirror images and for {of_cropped:.3} of crops",
+            if mirrored { "mirrored at random" } else { "not mirrored" },
+        );
+        Some((Views { mirrored, cropped }, reason))
+    }
+
     /// How many blocks hold features worth keeping: up to the first stage that separates the classes as well as the
     /// best one, within its standard error.
     pub fn worth_freezing(evidence: &Evidence) -> Option<&StageProbe> {
@@ -103,9 +157,26 @@ impl Policy {
 /// The strategy to try if the first one disappoints.
 pub(super) fn runner_up(strategy: Strategy) -> Strategy {
     match strategy {
-        Strategy::SmallSimilar | Strategy::LargeSimilar => Strategy::SmallDifferent,
-        Strategy::SmallDifferent | Strategy::LargeDifferent => Strategy::LargeSimilar,
+        Strategy::SmallSimilar | Strategy::LargeSimilar | Strategy::Intermediate => Strategy::SmallDifferent,
+        Strategy::SmallDifferent | Strategy::LargeDifferent | Strategy::ProbeThenTune => Strategy::LargeSimilar,
     }
+}
+
+/// The strategies to fall back on where one exceeds a limit or the network does not support it, the best first: each
+/// takes less than those before it.
+const FALLBACKS: [(Strategy, &[Strategy]); 6] = [
+    (Strategy::SmallSimilar, &[]),
+    (Strategy::SmallDifferent, &[Strategy::Intermediate, Strategy::SmallSimilar]),
+    (Strategy::LargeSimilar, &[Strategy::SmallDifferent, Strategy::SmallSimilar]),
+    (Strategy::LargeDifferent, &[Strategy::SmallDifferent, Strategy::Intermediate, Strategy::SmallSimilar]),
+    (Strategy::Intermediate, &[Strategy::SmallSimilar]),
+    (Strategy::ProbeThenTune, &[Strategy::SmallDifferent, Strategy::SmallSimilar]),
+];
+
+/// The strategy and those to fall back on, in order.
+pub(super) fn preferences(strategy: Strategy) -> impl Iterator<Item = Strategy> {
+    let others = FALLBACKS.iter().filter(move |(of, _)| *of == strategy).flat_map(|(_, others)| *others);
+    std::iter::once(strategy).chain(others.copied())
 }
 
 #[cfg(test)]
@@ -127,7 +198,14 @@ mod tests {
             grid: probe(grid),
         };
         let stages = vec![stage("layer1", first), stage("layer2", last)];
-        Evidence { size: SizeFigures::new(&[samples / 10; 10]), samples: 200, stages, seconds: 0.0 }
+        Evidence {
+            size: SizeFigures::new(&[samples / 10; 10]),
+            samples: 200,
+            stages,
+            together: None,
+            views: None,
+            seconds: 0.0,
+        }
     }
 
     #[test]
@@ -159,5 +237,45 @@ mod tests {
         let worth = |evidence: &Evidence| Policy::worth_freezing(evidence).map(|stage| stage.stage.clone());
         assert_eq!(worth(&evidence([100, 189], [190, 180], 500)).as_deref(), Some("layer1"));
         assert_eq!(worth(&evidence([100, 150], [190, 180], 500)).as_deref(), Some("layer2"));
+    }
+
+    #[test]
+    fn a_head_sees_all_stages_where_they_are_better_together() {
+        let way = |quadrant: Strategy, together: usize, narrow: bool| {
+            let mut evidence = evidence([150, 170], [180, 175], 500);
+            evidence.together = Some(probe(together));
+            let (strategy, reason) = Policy::DEFAULT.way(quadrant, &evidence, narrow);
+            assert_eq!(reason.is_some(), strategy != quadrant);
+            strategy
+        };
+        let (similar, different) = (Strategy::SmallSimilar, Strategy::SmallDifferent);
+        // The last stage has 180 right.
+        assert_eq!(way(similar, 170, false), similar);
+        assert_eq!(way(similar, 180, false), similar);
+        assert_eq!(way(similar, 184, false), Strategy::Intermediate);
+        assert_eq!(way(different, 184, false), Strategy::Intermediate);
+        // A narrow network is trained; much data trains everything.
+        assert_eq!(way(similar, 184, true), Strategy::Intermediate);
+        assert_eq!(way(different, 184, true), different);
+        assert_eq!(way(Strategy::LargeSimilar, 199, false), Strategy::LargeSimilar);
+        // As many more are right, but not of the same images: that is within the error of the comparison.
+        let mut others = evidence([150, 170], [180, 175], 500);
+        others.together = Some(Probe { correct: (0..200).map(|i| (10..194).contains(&i)).collect(), ..probe(184) });
+        assert_eq!(Policy::DEFAULT.way(similar, &others, false).0, similar);
+        assert_eq!(Policy::DEFAULT.way(similar, &evidence([0, 0], [0, 0], 500), false), (similar, None));
+    }
+
+    #[test]
+    fn views_are_used_where_they_are_recognised() {
+        let views = |top1: f64, mirrored: f64, cropped: f64| {
+            let probe = ViewProbe { samples: 200, top1, mirrored, cropped };
+            Policy::DEFAULT.views(&probe, 10).map(|(views, _)| (views.mirrored, views.cropped))
+        };
+        // Ten classes: guessing is right for 0.1.
+        assert_eq!(views(0.9, 0.88, 0.85), Some((true, Cropped::Much)));
+        assert_eq!(views(0.9, 0.75, 0.70), Some((false, Cropped::Little)));
+        assert_eq!(views(0.9, 0.38, 0.54), Some((false, Cropped::Not)));
+        // Hardly better than guessing: nothing can be told.
+        assert_eq!(views(0.15, 0.15, 0.15), None);
     }
 }

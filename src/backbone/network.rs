@@ -63,6 +63,38 @@ impl Network {
         if count == self.layers.len() { self.features_of(x.clone()) } else { Ok(x.to_images()?) }
     }
 
+    /// The places after each stage: its name, and the number of blocks so far.
+    pub fn stages(&self) -> impl Iterator<Item = (&str, usize)> {
+        let blocks = self.blocks();
+        let ends = move |i: &usize| blocks.get(i + 1).is_none_or(|next| next.stage != blocks[*i].stage);
+        (0..blocks.len()).filter(ends).map(move |i| (blocks[i].stage.as_str(), i + 1))
+    }
+
+    /// The map `x` of the first `count` blocks, pooled to the means over a grid of `grid` x `grid` cells: (N, C) for
+    /// one cell, otherwise (N, C, grid, grid). The one cell of the last block is the network's own pooling, the
+    /// features.
+    pub fn pooled(&self, x: &FeatureMap, count: usize, grid: usize) -> Result<Tensor> {
+        match grid {
+            1 if count == self.layers.len() => self.features_of(x.clone()),
+            1 => averaged(x.clone()),
+            _ => cells(x, grid),
+        }
+    }
+
+    /// The columns of a head over all stages, (N, columns): the means of the stages, then their cells.
+    pub fn columns(&self, images: &Tensor) -> Result<Tensor> {
+        let (mut means, mut grids, mut stages) = (vec![], vec![], self.stages().peekable());
+        self.each_map(images, self.layers.len(), |blocks, map| {
+            if stages.next_if(|&(_, count)| count == blocks).is_some() {
+                means.push(self.pooled(map, blocks, 1)?);
+                grids.push(self.pooled(map, blocks, GRID)?.flatten_from(1)?);
+            }
+            Ok(())
+        })?;
+        means.extend(grids);
+        Ok(Tensor::cat(&means, 1)?)
+    }
+
     /// The blocks from `from` on, over the result of [`Network::handed_on`]: features (N, D).
     pub fn suffix(&self, x: &Tensor, from: usize) -> Result<Tensor> {
         if from == self.layers.len() {
@@ -71,19 +103,22 @@ impl Network {
         self.rest(FeatureMap::new(x)?, from)
     }
 
+    /// Features (N, D) of the map (N, C, H, W) after the first `from` blocks; the pooling alone after all of them.
+    pub fn features_from_map(&self, map: &Tensor, from: usize) -> Result<Tensor> {
+        self.rest(FeatureMap::new(map)?, from)
+    }
+
     /// The output of each stage, averaged over its pixels: (N, channels), with the stage's name.
     pub fn stage_features(&self, images: &Tensor) -> Result<Vec<(String, Tensor)>> {
         self.on_images(images, |mut x| {
-            let (mut stages, blocks) = (Vec::new(), self.blueprint.blocks());
-            for (i, (layer, block)) in self.layers.iter().zip(blocks).enumerate() {
+            let (mut features, mut stages) = (Vec::new(), self.stages().peekable());
+            for (i, layer) in self.layers.iter().enumerate() {
                 x = layer.forward(&x)?;
-                if blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
-                    let pooled =
-                        if i + 1 == blocks.len() { self.features_of(x.clone())? } else { averaged(x.clone())? };
-                    stages.push((block.stage.clone(), pooled));
+                if let Some((stage, count)) = stages.next_if(|&(_, count)| count == i + 1) {
+                    features.push((stage.to_string(), self.pooled(&x, count, 1)?));
                 }
             }
-            Ok(stages)
+            Ok(features)
         })
     }
 
@@ -120,9 +155,17 @@ impl Network {
         Ok(features)
     }
 
-    /// All blocks and the pooling, by sizes alone.
-    pub fn dry_run(&self, x: Symbolic) -> Result<FeatureMap> {
-        self.blueprint.pooling().apply(&through(&self.layers, FeatureMap::Symbolic(x))?)
+    /// All blocks and the pooling, by sizes alone; `visit` gets the map after each block, with the number of blocks so
+    /// far.
+    pub fn dry_run(&self, x: Symbolic, mut visit: impl FnMut(usize, &Symbolic)) -> Result<FeatureMap> {
+        let mut x = FeatureMap::Symbolic(x);
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x)?;
+            if let FeatureMap::Symbolic(map) = &x {
+                visit(i + 1, map);
+            }
+        }
+        self.blueprint.pooling().apply(&x)
     }
 
     /// The checksums of every folded convolution and of its packed copies, as far as they are made, by name.
@@ -134,6 +177,26 @@ impl Network {
         }
         Ok(all)
     }
+}
+
+/// Cells on a side, of the grids of a head over all stages.
+const GRID: usize = 4;
+
+/// For each block, whether its map has more than one pixel for images of the blueprint's own size; `None` for a network
+/// with closures, whose sizes no dry run knows.
+pub(crate) fn spatial_blocks(blueprint: &Blueprint) -> Result<Option<Vec<bool>>> {
+    if blueprint.is_opaque() {
+        return Ok(None);
+    }
+    let (channels, (height, width)) = (blueprint.input_spec().channels, blueprint.input_spec().size);
+    let mut x = FeatureMap::Symbolic(Symbolic::new((1, channels, height, width), DType::F32, None));
+    let mut spatial = vec![];
+    for layer in &Network::build(blueprint, &Shapes)?.layers {
+        x = layer.forward(&x)?;
+        let (_, _, h, w) = x.dims()?;
+        spatial.push(h * w > 1);
+    }
+    Ok(Some(spatial))
 }
 
 /// The longest side of an input in pixels.
@@ -160,7 +223,7 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
     let network = Network::build(blueprint, &Shapes)?;
     let channels = blueprint.input_spec().channels;
     let takes = |h: usize, w: usize| {
-        h > 0 && w > 0 && network.dry_run(Symbolic::new((1, channels, h, w), DType::F32, None)).is_ok()
+        h > 0 && w > 0 && network.dry_run(Symbolic::new((1, channels, h, w), DType::F32, None), |_, _| {}).is_ok()
     };
     if takes(h, w) {
         return Ok(());
@@ -180,4 +243,19 @@ fn through(layers: &[Box<dyn Module>], x: FeatureMap) -> Result<FeatureMap> {
 /// The mean over all pixels: (N, C, H, W) to (N, C).
 fn averaged(x: FeatureMap) -> Result<Tensor> {
     Ok(x.mean_pixels()?.into_rows()?)
+}
+
+/// The means over a grid of cells, (N, C, grid, grid): cell i covers the pixels from floor(i size / grid) to
+/// ceil((i + 1) size / grid), so cells of small maps share pixels.
+fn cells(map: &FeatureMap, grid: usize) -> Result<Tensor> {
+    let mut images = map.to_images()?;
+    for dim in [2, 3] {
+        let size = images.dim(dim)?;
+        let cell = |i: usize| {
+            let (from, to) = (i * size / grid, ((i + 1) * size).div_ceil(grid));
+            images.narrow(dim, from, to - from)?.mean_keepdim(dim)
+        };
+        images = Tensor::cat(&(0..grid).map(cell).collect::<candle_core::Result<Vec<_>>>()?, dim)?;
+    }
+    Ok(images)
 }

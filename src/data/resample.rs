@@ -84,6 +84,13 @@ pub(super) fn resize(
     Image::from_parts(keep.height, keep.width, channels, bytes)
 }
 
+/// The whole image, resized to `height` x `width`.
+#[cfg(feature = "plots")]
+pub(crate) fn resized(image: &Image, height: usize, width: usize, filter: Interpolation) -> Image {
+    let whole = Region { top: 0, left: 0, height, width };
+    resize(image, Region::whole(image), (height, width), filter, whole)
+}
+
 /// One row of `C` channels.
 fn horizontal<const C: usize>(row: &[u8], out: &mut [u8], columns: &Weights) {
     for (span, out) in columns.spans.iter().zip(out.chunks_exact_mut(C)) {

@@ -27,6 +27,11 @@ impl Subset {
         Self::of(Arc::new(dataset.clone()), indices, skipped)
     }
 
+    /// As [`Subset::new`], of a shared dataset.
+    pub(crate) fn over(dataset: &Arc<dyn Dataset>, indices: Vec<usize>) -> Result<Self> {
+        Self::of(Arc::clone(dataset), indices, None)
+    }
+
     /// `skipped`: how many of the dataset's skipped samples count here.
     fn of(dataset: Arc<dyn Dataset>, indices: Vec<usize>, skipped: Option<usize>) -> Result<Self> {
         if let Some(i) = indices.iter().find(|&&i| i >= dataset.len()) {
@@ -104,7 +109,7 @@ pub fn split<D: Dataset + Clone + 'static>(dataset: &D, fraction: f64, seed: u64
 /// # Errors
 /// If `k` is below 2 or above the number of samples and groups, or a fold would be empty.
 pub fn k_fold<D: Dataset + Clone + 'static>(dataset: &D, k: usize, seed: u64) -> Result<Vec<(Subset, Subset)>> {
-    let folds = fold_numbers(dataset, k, seed)?;
+    let folds = folds(dataset, k, seed)?;
     let dataset: Arc<dyn Dataset> = Arc::new(dataset.clone());
     (0..k)
         .map(|fold| {
@@ -129,21 +134,26 @@ pub(super) fn split_indices(dataset: &dyn Dataset, fraction: f64, seed: u64) -> 
     let mut in_valid = vec![false; dataset.len()];
     let wanted: Vec<f64> = units.class_sizes.iter().map(|&n| wanted_of(n, fraction)).collect();
     let mut valid = vec![0usize; wanted.len()];
-    for unit in &units.units {
-        // A unit moves to valid if that brings the classes closer to their targets and uses none of them up.
-        let gain: f64 = unit
-            .counts
-            .iter()
-            .map(|&(class, n)| {
-                let missing = wanted[class] - valid[class] as f64;
-                missing.powi(2) - (missing - n as f64).powi(2)
-            })
-            .sum();
+    // How much closer to their targets the classes come if the unit moves to valid; `None` if that uses one of them up.
+    let gain = |unit: &Unit, valid: &[usize]| -> Option<f64> {
         let uses_up = unit.counts.iter().any(|&(class, n)| valid[class] + n >= units.class_sizes[class]);
-        if gain > 0.0 && !uses_up {
+        let closer = |&(class, n): &(usize, usize)| {
+            let missing = wanted[class] - valid[class] as f64;
+            missing.powi(2) - (missing - n as f64).powi(2)
+        };
+        (!uses_up).then(|| unit.counts.iter().map(closer).sum())
+    };
+    for unit in &units.units {
+        if gain(unit, &valid).is_some_and(|gain| gain > 0.0) {
             unit.counts.iter().for_each(|&(class, n)| valid[class] += n);
             unit.samples.iter().for_each(|&i| in_valid[i] = true);
         }
+    }
+    // Where every group is larger than what valid should hold, it holds the one that fits best.
+    if !in_valid.contains(&true) {
+        let gains = units.units.iter().filter_map(|unit| Some((unit, gain(unit, &valid)?)));
+        let best = gains.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        best.iter().for_each(|(unit, _)| unit.samples.iter().for_each(|&i| in_valid[i] = true));
     }
     let (valid, train): (Vec<usize>, Vec<usize>) = (0..dataset.len()).partition(|&i| in_valid[i]);
     if valid.is_empty() || train.is_empty() {
@@ -162,8 +172,8 @@ fn wanted_of(n: usize, fraction: f64) -> f64 {
     if n < 2 { 0.0 } else { (n as f64 * fraction).round().clamp(1.0, n as f64 - 1.0) }
 }
 
-/// The fold in which each sample is validated.
-fn fold_numbers(dataset: &dyn Dataset, k: usize, seed: u64) -> Result<Vec<usize>> {
+/// The fold in which each sample is validated, of `k` folds as those of [`k_fold`].
+pub(crate) fn folds(dataset: &dyn Dataset, k: usize, seed: u64) -> Result<Vec<usize>> {
     let units = Units::new(dataset, seed);
     if k < 2 || k > units.units.len() {
         let problem = format!("k is {k}; use 2 to {}, the number of samples or groups", units.units.len());

@@ -131,50 +131,75 @@ fn check_spec(spec: &InputSpec) -> Result<()> {
     Ok(())
 }
 
-/// The image at the network's size, without augmentation.
-fn fit(image: &Image, spec: &InputSpec) -> Image {
-    let (h, w) = spec.size;
-    let (ih, iw) = (image.height(), image.width());
-    let from = Region::whole(image);
-    match spec.crop_mode {
-        CropMode::Squash => {
-            resize(image, from, (h, w), spec.interpolation, Region { top: 0, left: 0, height: h, width: w })
-        }
-        CropMode::Center => {
-            // A quotient that differs from a whole number in its last bit counts as that number, as in 224 / (224 /
-            // 232): crop_pct is often the quotient of two sizes. (timm rounds these down; none of its own networks has
-            // one.)
-            let enlarged = |side: usize| (side as f64 / spec.crop_pct + 1e-9).floor() as usize;
-            let (sh, sw) = (enlarged(h), enlarged(w));
-            let resized = if sh == sw {
-                // torchvision's Resize: the shorter side is exact, the longer one is truncated to whole pixels.
-                let long = |long: usize, short: usize| (sh as f64 * long as f64 / short as f64) as usize;
-                if ih <= iw { (sh, long(iw, ih)) } else { (long(ih, iw), sh) }
-            } else {
-                keep_ratio(
-                    image,
-                    f64::min(ih as f64 / sh as f64, iw as f64 / sw as f64),
-                    (h, w),
-                    (usize::MAX, usize::MAX),
-                )
-            };
-            let centre = |outer: usize, inner: usize| ((outer - inner) as f64 / 2.0).round_ties_even() as usize;
-            let keep = Region { top: centre(resized.0, h), left: centre(resized.1, w), height: h, width: w };
-            resize(image, from, resized, spec.interpolation, keep)
-        }
-        CropMode::Border => {
-            let (rh, rw) = keep_ratio(image, f64::max(ih as f64 / h as f64, iw as f64 / w as f64), (1, 1), (h, w));
-            let whole = Region { top: 0, left: 0, height: rh, width: rw };
-            let inner = resize(image, from, (rh, rw), spec.interpolation, whole);
-            paste(&inner, (h, w), ((h - rh) / 2, (w - rw) / 2), &mean_colour(spec))
+/// How an image is fitted: the size that it is resized to, and what is cropped from or pasted around it.
+struct Fitting {
+    resized: (usize, usize),
+    /// Rows and columns that are cropped before the network's input.
+    cropped: (usize, usize),
+    /// Rows and columns of border before the resized image.
+    border: (usize, usize),
+}
+
+impl Fitting {
+    /// For an image of `ih` x `iw` pixels.
+    fn new(spec: &InputSpec, (ih, iw): (usize, usize)) -> Self {
+        let (h, w) = spec.size;
+        match spec.crop_mode {
+            CropMode::Squash => Self { resized: (h, w), cropped: (0, 0), border: (0, 0) },
+            CropMode::Center => {
+                // A quotient that differs from a whole number in its last bit counts as that number, as in 224 / (224 /
+                // 232): crop_pct is often the quotient of two sizes. (timm rounds these down; none of its own networks
+                // has one.)
+                let enlarged = |side: usize| (side as f64 / spec.crop_pct + 1e-9).floor() as usize;
+                let (sh, sw) = (enlarged(h), enlarged(w));
+                let resized = if sh == sw {
+                    // torchvision's Resize: the shorter side is exact, the longer one is truncated to whole pixels.
+                    let long = |long: usize, short: usize| (sh as f64 * long as f64 / short as f64) as usize;
+                    if ih <= iw { (sh, long(iw, ih)) } else { (long(ih, iw), sh) }
+                } else {
+                    let ratio = f64::min(ih as f64 / sh as f64, iw as f64 / sw as f64);
+                    keep_ratio((ih, iw), ratio, (h, w), (usize::MAX, usize::MAX))
+                };
+                let centre = |outer: usize, inner: usize| ((outer - inner) as f64 / 2.0).round_ties_even() as usize;
+                Self { resized, cropped: (centre(resized.0, h), centre(resized.1, w)), border: (0, 0) }
+            }
+            CropMode::Border => {
+                let ratio = f64::max(ih as f64 / h as f64, iw as f64 / w as f64);
+                let resized = keep_ratio((ih, iw), ratio, (1, 1), (h, w));
+                Self { resized, cropped: (0, 0), border: ((h - resized.0) / 2, (w - resized.1) / 2) }
+            }
         }
     }
 }
 
-/// The size of the image divided by `ratio`, with each side clamped, since rounding could exceed the bounds.
-fn keep_ratio(image: &Image, ratio: f64, least: (usize, usize), most: (usize, usize)) -> (usize, usize) {
+/// The image at the network's size, without augmentation.
+fn fit(image: &Image, spec: &InputSpec) -> Image {
+    let (h, w) = spec.size;
+    let Fitting { resized, cropped, border } = Fitting::new(spec, (image.height(), image.width()));
+    let (top, left) = cropped;
+    let keep = Region { top, left, height: h.min(resized.0), width: w.min(resized.1) };
+    let inner = resize(image, Region::whole(image), resized, spec.interpolation, keep);
+    if (inner.height(), inner.width()) == (h, w) {
+        return inner;
+    }
+    paste(&inner, (h, w), border, &mean_colour(spec))
+}
+
+/// The part of an image of `height` x `width` pixels that a network sees, in pixels of the image: top, left, height and
+/// width. Where a border is added it extends beyond the image.
+#[cfg(feature = "plots")]
+pub(crate) fn visible(spec: &InputSpec, (height, width): (usize, usize)) -> [f64; 4] {
+    let Fitting { resized, cropped, border } = Fitting::new(spec, (height, width));
+    let scale = (height as f64 / resized.0 as f64, width as f64 / resized.1 as f64);
+    let first = |cropped: usize, border: usize, scale: f64| (cropped as f64 - border as f64) * scale;
+    let (top, left) = (first(cropped.0, border.0, scale.0), first(cropped.1, border.1, scale.1));
+    [top, left, spec.size.0 as f64 * scale.0, spec.size.1 as f64 * scale.1]
+}
+
+/// Height and width divided by `ratio`, with each side clamped, since rounding could exceed the bounds.
+fn keep_ratio(size: (usize, usize), ratio: f64, least: (usize, usize), most: (usize, usize)) -> (usize, usize) {
     let side = |side: usize| (side as f64 / ratio).round_ties_even() as usize;
-    (side(image.height()).clamp(least.0, most.0), side(image.width()).clamp(least.1, most.1))
+    (side(size.0).clamp(least.0, most.0), side(size.1).clamp(least.1, most.1))
 }
 
 /// The mean colour in bytes, which fills pixels outside of the image.

@@ -94,6 +94,16 @@ impl FeatureCache {
         self.lock().memory_bytes()
     }
 
+    /// Rows of features that were computed and stored here so far: a sample, in one view, at one cut.
+    pub fn computed(&self) -> usize {
+        self.lock().computed
+    }
+
+    /// Rows of features that were found here so far, instead of being computed again.
+    pub fn reused(&self) -> usize {
+        self.lock().reused
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         match self.dtype {
             None | Some(DType::F16 | DType::BF16 | DType::F32 | DType::F64) => Ok(()),
@@ -107,6 +117,12 @@ impl FeatureCache {
     /// Whether it caches nothing.
     pub(crate) fn is_off(&self) -> bool {
         self.budget == 0 && self.dir.is_none()
+    }
+
+    /// Bytes of features that it has room for, as they are in `dtype`.
+    pub(crate) fn room_bytes(&self, dtype: DType) -> usize {
+        let (own, stored) = (dtype.size_in_bytes(), self.stored(dtype).size_in_bytes());
+        if self.dir.is_some() { usize::MAX } else { self.budget / stored.max(1) * own }
     }
 
     /// The type in which features are stored, of a network that computes in `dtype`.
@@ -138,6 +154,7 @@ impl FeatureCache {
         let part = Arc::new(part);
         contents.alive.retain(|part| part.strong_count() > 0);
         contents.alive.push(Arc::downgrade(&part));
+        contents.computed += keys.len();
         let mut found_by = 0;
         for (row, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
@@ -164,6 +181,7 @@ impl FeatureCache {
                 Some(Row { part: part.upgrade()?, number: *number })
             })
             .collect();
+        contents.reused += found.iter().flatten().count();
         // The least recently used come first, and are dropped first.
         contents.held.sort_by_cached_key(|part| found.iter().flatten().any(|row| Arc::ptr_eq(&row.part, part)));
         found
@@ -199,6 +217,8 @@ struct Contents {
     /// All parts that take memory.
     alive: Vec<Weak<Part>>,
     rows: HashMap<RowKey, (Weak<Part>, usize)>,
+    computed: usize,
+    reused: usize,
 }
 
 impl Contents {

@@ -6,7 +6,7 @@ use crate::data::{Dataset, Loader, Transform};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::nn::checksum;
-use crate::ops::{FeatureMap, no_grad};
+use crate::ops::no_grad;
 use crate::params::Declared;
 use candle_core::{DType, Device, Tensor};
 use std::cell::OnceCell;
@@ -153,6 +153,11 @@ impl<'a> FeatureExtractor<'a> {
         Ok(self.outputs(&[cut], cache.stored(self.dtype))?.first().map_or(0, |output| output.made_by))
     }
 
+    /// The number of blocks of its network.
+    pub(crate) fn blocks(&self) -> usize {
+        self.network.blocks().len()
+    }
+
     /// Whether samples are augmented at random.
     pub(super) fn is_random(&self) -> bool {
         self.augmentation.is_some()
@@ -190,12 +195,10 @@ impl<'a> FeatureExtractor<'a> {
                     }
                 },
                 Cut::Stages { pooled: pooled @ (1 | 4) } => {
-                    for (i, block) in blocks.iter().enumerate() {
-                        if blocks.get(i + 1).is_none_or(|next| next.stage != block.stage) {
-                            // The network's own features: the same rows as those of the boundary after all blocks.
-                            let own = pooled == 1 && i + 1 == blocks.len();
-                            add(&block.stage, i + 1, (!own).then_some(pooled));
-                        }
+                    for (stage, count) in self.network.stages() {
+                        // The network's own features: the same rows as those of the boundary after all blocks.
+                        let own = pooled == 1 && count == blocks.len();
+                        add(stage, count, (!own).then_some(pooled));
                     }
                 }
                 Cut::Stages { pooled } => {
@@ -226,9 +229,8 @@ impl<'a> FeatureExtractor<'a> {
             self.network.each_map(&images, last, |blocks, map| {
                 for (made, output) in made.iter_mut().zip(outputs).filter(|(_, output)| output.blocks == blocks) {
                     *made = Some(match output.grid {
-                        Some(1) => map.mean_pixels()?.into_rows()?,
                         None => self.network.handed_on(map, blocks)?,
-                        Some(grid) => cells(map, grid)?,
+                        Some(grid) => self.network.pooled(map, blocks, grid)?,
                     });
                 }
                 Ok(())
@@ -236,19 +238,4 @@ impl<'a> FeatureExtractor<'a> {
         })?;
         Ok(made.into_iter().flatten().collect())
     }
-}
-
-/// The means over a grid of cells, (N, C, grid, grid): cell i covers the pixels from floor(i size / grid) to
-/// ceil((i + 1) size / grid), so cells of small maps share pixels.
-fn cells(map: &FeatureMap, grid: usize) -> Result<Tensor> {
-    let mut images = map.to_images()?;
-    for dim in [2, 3] {
-        let size = images.dim(dim)?;
-        let cell = |i: usize| {
-            let (from, to) = (i * size / grid, ((i + 1) * size).div_ceil(grid));
-            images.narrow(dim, from, to - from)?.mean_keepdim(dim)
-        };
-        images = Tensor::cat(&(0..grid).map(cell).collect::<candle_core::Result<Vec<_>>>()?, dim)?;
-    }
-    Ok(images)
 }

@@ -22,6 +22,10 @@ impl Confusion {
         *self.cells.entry((truth as u32, Some(predicted as u32))).or_default() += 1;
     }
 
+    pub(super) fn add_all(&mut self, other: &Self) {
+        other.cells.iter().for_each(|(cell, count)| *self.cells.entry(*cell).or_default() += count);
+    }
+
     /// A sample whose logits are not finite.
     pub(super) fn add_unpredicted(&mut self, truth: usize) {
         *self.cells.entry((truth as u32, None)).or_default() += 1;

@@ -31,6 +31,24 @@ impl Evaluation {
         Self { outcomes: vec![], ..self.clone() }
     }
 
+    /// Whether each sample was correct, in the data's order: to compare two evaluations of the same data sample by sample.
+    /// Empty for an evaluation out of a report.
+    pub fn outcomes(&self) -> &[bool] {
+        &self.outcomes
+    }
+
+    /// The evaluation of these samples and then those of `other`.
+    pub(crate) fn join(mut self, other: &Self) -> Self {
+        let total = self.total + other.total;
+        self.loss = (self.loss * self.total as f64 + other.loss * other.total as f64) / total.max(1) as f64;
+        self.correct += other.correct;
+        self.not_finite += other.not_finite;
+        self.total = total;
+        self.confusion.add_all(&other.confusion);
+        self.outcomes.extend_from_slice(&other.outcomes);
+        self
+    }
+
     /// Whether all logits and the loss were finite.
     pub(crate) fn is_finite(&self) -> bool {
         self.loss.is_finite() && self.not_finite == 0

@@ -98,6 +98,12 @@ impl Geometry {
         self.k * (self.c / self.groups) * self.kh * self.kw
     }
 
+    /// Multiply-adds of the convolution, computed directly.
+    pub fn multiply_adds(&self) -> u64 {
+        let terms = (self.c / self.groups) * self.kh * self.kw;
+        (self.output_len() as u64).saturating_mul(terms as u64)
+    }
+
     /// The input row that tap `a` of output row `oy` reads, if it lies inside.
     #[inline(always)]
     pub fn row(&self, oy: usize, a: usize) -> Option<usize> {

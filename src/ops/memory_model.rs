@@ -3,10 +3,12 @@
 //! A [`Symbolic`] map has sizes alone and goes through the same layers as a real one. Where the CPU form of an
 //! operation takes a buffer, its symbolic form makes an [`Allocation`] of the same size in an [`Arena`], and it saves
 //! the same ones for backward. The arena places blocks as the pool of buffers does; the pages that it has touched are
-//! the step's memory. A test compares it with what real steps take.
+//! the step's memory. A test compares it with what real steps take. The multiply-adds of convolutions and fully connected
+//! layers are counted on the way.
 
 use super::buffer::{FreeList, POOLED, block_size};
 use candle_core::DType;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Segments as the pool of buffers has them, and which of their pages were ever touched.
@@ -76,6 +78,23 @@ pub(super) struct Tape {
     scratch: Mutex<usize>,
     /// Bytes per element.
     element: usize,
+    forward: Counter,
+    backward: Counter,
+}
+
+/// Counts multiply-adds.
+#[derive(Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, count: u64) {
+        // One thread walks through the layers.
+        self.0.store(self.get().saturating_add(count), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,6 +130,16 @@ impl Tape {
         lock(&self.held).push(allocation);
     }
 
+    /// Counts multiply-adds of the forward pass.
+    pub fn compute(&self, multiply_adds: u64) {
+        self.forward.add(multiply_adds);
+    }
+
+    /// Counts multiply-adds of the backward pass.
+    pub fn compute_backward(&self, multiply_adds: u64) {
+        self.backward.add(multiply_adds);
+    }
+
     /// Notes how many bytes of scratch memory each thread keeps, given the bytes of an element.
     pub fn scratch(&self, bytes: impl FnOnce(usize) -> usize) {
         let mut most = lock(&self.scratch);
@@ -128,11 +157,14 @@ pub(super) struct SavedSymbolic {
     pub selectable: bool,
     /// How many convolutions are recomputed one from the other's result.
     pub depth: usize,
+    /// Multiply-adds of recomputing it.
+    pub multiply_adds: u64,
 }
 
 impl SavedSymbolic {
-    /// The memory of recomputed data, for as long as it lives.
+    /// The memory of recomputed data, for as long as it lives. Counts the multiply-adds of recomputing it.
     pub fn data(&self, tape: &Tape) -> Option<Allocation> {
+        tape.compute_backward(self.multiply_adds);
         self.recomputed.map(|elements| tape.allocate(elements))
     }
 }
@@ -155,8 +187,15 @@ impl Symbolic {
     pub fn new((n, c, h, w): (usize, usize, usize, usize), dtype: DType, before: Option<&StepMemory>) -> Self {
         let arena = before.map(|b| b.arena.clone()).unwrap_or_default();
         let element = dtype.size_in_bytes();
-        let tape =
-            Tape { arena, recorded: Mutex::default(), held: Mutex::default(), scratch: Mutex::default(), element };
+        let tape = Tape {
+            arena,
+            recorded: Mutex::default(),
+            held: Mutex::default(),
+            scratch: Mutex::default(),
+            element,
+            forward: Counter::default(),
+            backward: Counter::default(),
+        };
         let data = Arc::new(tape.allocate(n * c * h * w));
         Self { tape: Arc::new(tape), dims: [n, h, w, c], data, accumulator: None, recompute: None }
     }
@@ -171,9 +210,20 @@ impl Symbolic {
         self.dims.iter().product()
     }
 
+    /// Multiply-adds of the forward pass so far.
+    pub fn multiply_adds(&self) -> u64 {
+        self.tape.forward.get()
+    }
+
     /// The data, saved for backward.
     pub(super) fn saved(&self) -> SavedSymbolic {
-        let data = || SavedSymbolic { recomputed: None, held: vec![self.data.clone()], selectable: false, depth: 0 };
+        let data = || SavedSymbolic {
+            recomputed: None,
+            held: vec![self.data.clone()],
+            selectable: false,
+            depth: 0,
+            multiply_adds: 0,
+        };
         self.recompute.clone().unwrap_or_else(data)
     }
 
@@ -231,7 +281,8 @@ impl Symbolic {
         }
         let moments = moments.iter().map(|&elements| tape.allocate(elements)).collect();
         let scratch = rayon::current_num_threads() * *lock(&tape.scratch);
-        StepMemory { arena: tape.arena.clone(), _moments: moments, scratch }
+        let (forward, backward) = (tape.forward.get(), tape.backward.get());
+        StepMemory { arena: tape.arena.clone(), _moments: moments, scratch, forward, backward }
     }
 }
 
@@ -240,6 +291,10 @@ pub(crate) struct StepMemory {
     arena: Arc<Mutex<Arena>>,
     _moments: Vec<Allocation>,
     scratch: usize,
+    /// Multiply-adds of the forward pass.
+    pub forward: u64,
+    /// Multiply-adds of the backward pass, with what it recomputes.
+    pub backward: u64,
 }
 
 impl StepMemory {

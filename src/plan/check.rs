@@ -1,9 +1,10 @@
 //! Validates a plan.
 
-use super::{Init, Phase, Plan};
+use super::{HeadStart, Init, Phase, Plan};
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
 use crate::freeze::FreezePolicy;
+use crate::head::{Head, HeadKind};
 
 fn wrong(what: &str, problem: impl Into<String>) -> Result<()> {
     Err(Error::invalid(format!("plan: {what}"), problem))
@@ -12,8 +13,19 @@ fn wrong(what: &str, problem: impl Into<String>) -> Result<()> {
 impl Plan {
     /// Refuses values that cannot work.
     pub(crate) fn check(&self, backbone: &Backbone) -> Result<()> {
-        if self.phases.is_empty() {
-            return wrong("phases", "there are none");
+        match self.head_start {
+            HeadStart::Random if self.phases.is_empty() => {
+                return wrong("phases", "there are none; only a plan whose head is fitted (head_start) may do without");
+            }
+            HeadStart::Stages if !self.phases.is_empty() => {
+                let problem = "a head over the features of all stages is fitted and never trained; remove the phases, or \
+                               fit a head for them with HeadStart::Probe";
+                return wrong("phases", problem);
+            }
+            HeadStart::Probe | HeadStart::Stages if self.init == Init::Random && self.phases.is_empty() => {
+                return wrong("init", "random weights that no phase trains; use Init::Pretrained");
+            }
+            _ => {}
         }
         if self.batch_size == 0 {
             return wrong("batch_size", "0; it must be at least 1");
@@ -31,6 +43,31 @@ impl Plan {
             return wrong("clip", format!("{clip}; it must be finite and more than 0, or None"));
         }
         self.phases.iter().enumerate().try_for_each(|(i, phase)| self.check_phase(i + 1, phase, backbone))
+    }
+
+    /// The head that the plan trains or fits, where `asked` is the one that the user sets.
+    ///
+    /// # Errors
+    /// For a head that does not fit the plan.
+    pub(crate) fn head(&self, asked: Head) -> Result<Head> {
+        let wrong = |problem: &str| Err(Error::invalid("head", problem));
+        match (self.head_start, asked.kind) {
+            (HeadStart::Random, HeadKind::Stages) => {
+                wrong("over the features of all stages is fitted and never trained; use a plan with HeadStart::Stages")
+            }
+            (HeadStart::Random, _) | (HeadStart::Probe, HeadKind::Linear) => Ok(asked),
+            (HeadStart::Probe, HeadKind::Original) => {
+                wrong("a fit would replace the original classifier; use HeadStart::Random, or Head::linear()")
+            }
+            (HeadStart::Probe | HeadStart::Stages, _) if !matches!(asked.kind, HeadKind::Linear | HeadKind::Stages) => {
+                wrong("only one linear layer is fitted in closed form; use Head::linear(), or HeadStart::Random")
+            }
+            (HeadStart::Probe, _) => wrong("over the features of all stages needs HeadStart::Stages"),
+            (HeadStart::Stages, _) if asked.dropout != 0.0 => {
+                wrong("dropout has no effect on a head that is fitted and not trained; use Head::linear()")
+            }
+            (HeadStart::Stages, _) => Ok(Head { kind: HeadKind::Stages, ..asked }),
+        }
     }
 
     fn check_phase(&self, number: usize, phase: &Phase, backbone: &Backbone) -> Result<()> {

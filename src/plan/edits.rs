@@ -9,7 +9,14 @@ const NOT_SETTINGS: [&str; 4] = ["version", "strategy", "samples", "reasons"];
 impl Plan {
     /// The settings in which this plan differs from its strategy's, with both values.
     pub(crate) fn edits(&self, of_strategy: &Self) -> Vec<String> {
-        let value = |plan: &Self| serde_json::to_value(plan).unwrap_or_default();
+        let value = |plan: &Self| {
+            let mut value = serde_json::to_value(plan).unwrap_or_default();
+            // Left out of older versions.
+            if let Value::Object(fields) = &mut value {
+                fields.insert("head_start".into(), serde_json::to_value(plan.head_start).unwrap_or_default());
+            }
+            value
+        };
         let mut found = vec![];
         differences("", &value(self), &value(of_strategy), &mut found);
         found

@@ -26,7 +26,7 @@ fn full() -> Plan {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
     let mut plan = Strategy::SmallDifferent.plan(&backbone, 800).augment(Augment::standard()).views(3).patience(4);
     plan.phases[0].optimizer = Optimizer::sgd(0.1).momentum(0.9);
-    plan
+    plan.head_start(HeadStart::Probe)
 }
 
 fn read(value: Value) -> Result<Plan, String> {
@@ -36,23 +36,26 @@ fn read(value: Value) -> Result<Plan, String> {
 #[test]
 fn a_plan_is_read_as_it_was_written() {
     let plan = full();
+    assert_eq!(serde_json::to_value(plan.clone()).unwrap()["version"], json!(3));
+    let plan = plan.head_start(HeadStart::Random); // as version 2 has it
     let text = serde_json::to_string_pretty(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
     // In reports it goes through a value.
     let value = serde_json::to_value(&plan).unwrap();
     assert_eq!((value["version"].clone(), value["strategy"].clone()), (json!(2), json!("small-different")));
+    assert_eq!(value.get("head_start"), None);
     assert_eq!(read(value).unwrap(), plan);
 }
 
 #[test]
 fn a_newer_plan_is_refused_by_name_and_not_for_its_fields() {
     let mut value = serde_json::to_value(full()).unwrap();
-    value["version"] = json!(3);
+    value["version"] = json!(4);
     value["phases"][0]["momentum_schedule"] = json!("cosine");
     for text in
         [read(value.clone()).unwrap_err(), serde_json::from_str::<Plan>(&value.to_string()).unwrap_err().to_string()]
     {
-        assert!(text.contains("newer version") && text.contains("format 3"), "{text}");
+        assert!(text.contains("newer version") && text.contains("format 4"), "{text}");
         assert!(!text.contains("momentum_schedule"), "{text}");
     }
     for wrong in [json!(0), json!(-1), json!(1.5), json!("2"), json!(null)] {
@@ -64,7 +67,7 @@ fn a_newer_plan_is_refused_by_name_and_not_for_its_fields() {
 
 #[test]
 fn a_field_that_no_known_version_has_is_refused_by_name() {
-    for version in [None, Some(1), Some(2)] {
+    for version in [None, Some(1), Some(2), Some(3)] {
         for place in ["", "/phases/1", "/loss", "/phases/0/schedule"] {
             let mut value = serde_json::to_value(full()).unwrap();
             value.as_object_mut().unwrap().remove("version");
@@ -98,7 +101,7 @@ fn fields(path: &str, value: &Value, found: &mut BTreeSet<String>) {
 fn this_version_has_these_fields() {
     let expected = "augment.brightness augment.contrast augment.crop_ratio augment.crop_scale augment.erase augment.flip \
                     augment.hue augment.pad_crop augment.saturation augment.trivial augment.vertical_flip batch_size clip \
-                    init loss.label_smoothing patience phases.augmented phases.backbone_lr_scale phases.batch_norm \
+                    head_start init loss.label_smoothing patience phases.augmented phases.backbone_lr_scale phases.batch_norm \
                     phases.epochs phases.freeze phases.freeze.up_to phases.layer_decay phases.optimizer.decay_all \
                     phases.optimizer.lr phases.optimizer.rule.adamw.beta1 phases.optimizer.rule.adamw.beta2 \
                     phases.optimizer.rule.adamw.eps phases.optimizer.rule.sgd.momentum \
@@ -111,7 +114,7 @@ fn this_version_has_these_fields() {
         expected,
         "raise plan::version::VERSION, say in its comment what changed, and keep reading what was written before"
     );
-    assert_eq!(version::VERSION, 2, "the fields above are those of this version");
+    assert_eq!(version::VERSION, 3, "the fields above are those of this version");
 }
 
 #[test]
@@ -133,4 +136,40 @@ fn plans_of_0_1_are_read() {
     let mut value: Value = serde_json::from_str(OF_0_1).unwrap();
     value["phases"][0].as_object_mut().unwrap().remove("augment");
     assert!(read(value).unwrap().phases[0].augmented);
+}
+
+/// The oldest version that has all of a plan, so that files of the four strategies stay as they are.
+#[test]
+fn a_plan_is_written_as_the_oldest_version_that_has_it() {
+    let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+    for strategy in Strategy::ALL {
+        let plan = strategy.plan(&backbone, 500);
+        let version = if Strategy::QUADRANTS.contains(&strategy) { 2 } else { 3 };
+        let value = serde_json::to_value(&plan).unwrap();
+        assert_eq!(
+            (&value["version"], value.get("head_start").is_some()),
+            (&json!(version), version == 3),
+            "{strategy}"
+        );
+        assert_eq!(read(value).unwrap(), plan);
+        // A strategy that older crates do not know, whatever the head.
+        let value = serde_json::to_value(plan.head_start(HeadStart::Random)).unwrap();
+        assert_eq!(value["version"], json!(version), "{strategy}");
+    }
+    for name in ["random", "probe", "stages"] {
+        let mut value = serde_json::to_value(full()).unwrap();
+        value["head_start"] = json!(name);
+        assert_eq!(serde_json::to_value(read(value).unwrap().head_start).unwrap(), json!(name));
+    }
+}
+
+#[test]
+fn an_edit_of_the_heads_start_is_listed() {
+    let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+    let plan = Strategy::SmallSimilar.plan(&backbone, 500);
+    let edited = plan.clone().head_start(HeadStart::Probe).batch_size(7);
+    let edits = edited.edits(&plan);
+    assert_eq!(edits.len(), 2, "{edits:?}");
+    assert!(edits.contains(&"head_start \"probe\" (the strategy has \"random\")".to_string()), "{edits:?}");
+    assert_eq!(plan.edits(&edited).len(), 2);
 }

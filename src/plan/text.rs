@@ -1,6 +1,6 @@
 //! Plans as text.
 
-use super::{Init, Plan};
+use super::{HeadStart, Init, Plan};
 use crate::error::wrapped;
 use crate::freeze::{BatchNormMode, FreezePolicy};
 use std::fmt::{self, Write as _};
@@ -20,6 +20,14 @@ impl Plan {
             writeln!(f, "  because {reason}")?;
         }
         let start = if self.init == Init::Pretrained { "pretrained weights" } else { "random weights" };
+        match self.head_start {
+            HeadStart::Random => {}
+            HeadStart::Probe => writeln!(f, "  the head is fitted to the features of the {start}")?,
+            HeadStart::Stages => writeln!(f, "  the head is fitted to the features of all stages of the {start}")?,
+        }
+        if self.phases.is_empty() {
+            return writeln!(f, "  no phases: the fitted head is the result");
+        }
         write!(f, "  start from {start}, batches of {}, {}", self.batch_size, self.augment)?;
         if let Some(views) = self.views.filter(|_| self.augment.is_random()) {
             write!(f, " in {views} fixed views")?;

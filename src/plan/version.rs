@@ -1,14 +1,23 @@
 //! The version of a saved plan.
 
+use super::head_start::HeadStart;
+use crate::strategy::Strategy;
 use serde_json::Value;
 
-/// The version that is written. Raise it with every field or variant that is added, removed or renamed in a plan or in
+/// The newest version. Raise it with every field or variant that is added, removed or renamed in a plan or in
 /// what it holds (phases, optimizer, schedule, freeze policy, loss, augmentation); the test of the fields here fails
 /// until then.
 ///
 /// 1: as 0.1 wrote them, without a `version`; a phase's `augmented` was called `augment`.
 /// 2: `version`, `strategy`, `samples`.
-pub(super) const VERSION: u32 = 2;
+/// 3: `head_start`, and the strategies `intermediate` and `probe-then-tune`.
+pub(super) const VERSION: u32 = 3;
+
+/// The version that a plan is written as: the oldest that has all of it, so that older crates read what they know.
+pub(super) fn of(head_start: HeadStart, strategy: Option<Strategy>) -> u32 {
+    let known = strategy.is_none_or(|strategy| Strategy::QUADRANTS.contains(&strategy));
+    if head_start.is_random() && known { 2 } else { VERSION }
+}
 
 /// Refuses versions that this crate does not read. A plan without one is of version 1.
 pub(super) fn check(plan: &Value) -> Result<(), String> {

@@ -98,7 +98,9 @@ fn rounded(values: &[f32]) -> Vec<serde_json::Value> {
 /// Whether timm has the architecture, with this kind of head.
 fn in_timm(predictor: &Predictor, arch: Option<Arch>) -> bool {
     let averages = predictor.backbone.blueprint().pooling() == Pooling::Mean;
-    averages && arch.is_some_and(Arch::in_timm) && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_))
+    averages
+        && arch.is_some_and(Arch::in_timm)
+        && !matches!(predictor.inference.head().kind, HeadKind::Mlp(_) | HeadKind::Stages)
 }
 
 /// The model card: base model, training, accuracy, and how to use it.

@@ -1,10 +1,12 @@
 //! A predictor's file: writing and reading.
 
 use super::Predictor;
-use crate::backbone::Inner;
+use crate::backbone::{Backbone, Inner};
 use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result};
-use crate::source::{DESCRIPTION_VERSION, Opened, Saved, Source, check_finite};
+use crate::head::{COLUMNS, HeadKind};
+use crate::ops::no_grad;
+use crate::source::{Opened, Saved, Source, check_finite};
 use crate::weights::write as write_weights;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
     let (blueprint, custom) = (&profile.blueprint, !profile.blueprint.is_built_in());
     let pooling = Some(blueprint.pooling()).filter(|pooling| *pooling != Pooling::Mean);
     let description = Saved {
-        version: if pooling.is_some() { DESCRIPTION_VERSION } else { 1 },
+        version: Saved::version_for(pooling, predictor.inference.head()),
         arch: blueprint.name().to_string(),
         custom,
         pooling,
@@ -66,10 +68,18 @@ pub(super) fn assemble(opened: &Opened, saved: Saved, device: &Device) -> Result
             .get(&name)
             .ok_or_else(|| Error::weights(path, format!("the head's tensor {name} is missing")))?;
         check_finite(path, &name, tensor, dtype, false)?;
-        head.push((name, tensor.to_dtype(dtype)?.to_device(device)?));
+        let is_index = name.ends_with(COLUMNS) && tensor.dtype() == DType::I64;
+        let tensor = if is_index { tensor.clone() } else { tensor.to_dtype(dtype)? };
+        head.push((name, tensor.to_device(device)?));
     }
-    check_head(&head, blueprint.feature_dim(), saved.labels.len(), path)?;
+    let stages = saved.head.kind == HeadKind::Stages;
+    if !stages {
+        check_head(&head, blueprint.feature_dim(), saved.labels.len(), path)?;
+    }
     let backbone = opened.backbone_beside_head(device)?;
+    if stages {
+        check_stages(&head, &backbone, saved.labels.len(), path)?;
+    }
     Predictor::assemble(backbone, saved.head, head, saved.labels, saved.report)
 }
 
@@ -91,4 +101,39 @@ fn check_head(head: &[(String, Tensor)], features: usize, labels: usize, path: &
         return Ok(());
     }
     Err(Error::weights(path, format!("the head has {width} classes, but there are {labels} labels")))
+}
+
+/// Refuses a head over all stages whose tensors do not match each other, the labels and the network.
+fn check_stages(head: &[(String, Tensor)], backbone: &Backbone, labels: usize, path: &Path) -> Result<()> {
+    let [(name, weight), (_, bias), (index, columns)] = head else {
+        return Err(Error::weights(path, format!("a head over all stages has 3 tensors, and this one {}", head.len())));
+    };
+    let kept = match (weight.dims(), bias.dims(), columns.dims(), columns.dtype()) {
+        (&[out, dim], &[n], &[kept], DType::I64) if out == labels && n == labels && dim == kept && kept > 0 => kept,
+        (w, b, c, dtype) => {
+            let problem = format!(
+                "the head's {name} of shape {w:?}, with a bias of {b:?} and {index} of {c:?} {dtype:?}, is not one over \
+                 all stages with {labels} labels"
+            );
+            return Err(Error::weights(path, problem));
+        }
+    };
+    let all = match backbone.blueprint().columns() {
+        Some(all) => all,
+        // Only a run shows how many columns there are where closures hide them.
+        None => {
+            let spec = backbone.input_spec();
+            let shape = (1, spec.channels, spec.size.0, spec.size.1);
+            let images = Tensor::zeros(shape, weight.dtype(), backbone.device())?;
+            no_grad(|| backbone.inner.network.columns(&images))?.dim(1)?
+        }
+    };
+    let columns: Vec<i64> = columns.to_vec1()?;
+    match columns.iter().find(|&&column| usize::try_from(column).map_or(true, |column| column >= all)) {
+        Some(column) => {
+            let problem = format!("the head's {index} of {kept} has {column}, and the network {all} columns");
+            Err(Error::weights(path, problem))
+        }
+        None => Ok(()),
+    }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Labels {
 ///
 /// The best of them is taken by the same left-out samples that give the accuracy, which flatters every stage alike by
 /// less than its standard error.
-const PENALTIES: [f64; 3] = [0.01, 0.1, 1.0];
+pub(super) const PENALTIES: [f64; 3] = [0.01, 0.1, 1.0];
 
 /// Neighbours that vote.
 const NEIGHBOURS: usize = 5;
@@ -41,10 +41,13 @@ impl Verdict {
 }
 
 /// The inner products of all pairs of rows, of features that were centred and scaled column by column.
+#[derive(Clone)]
 pub(crate) struct Gram {
     /// (n, n), f64, on the CPU; the mean of its diagonal is 1.
     products: Tensor,
     n: usize,
+    /// The mean of the diagonal before: the number of columns that vary.
+    columns: f64,
 }
 
 impl Gram {
@@ -64,7 +67,22 @@ impl Gram {
             (0..n).map(|i| products.get(i)?.get(i)?.to_scalar::<f64>()).sum::<candle_core::Result<f64>>()?
                 / n.max(1) as f64;
         let products = if diagonal > 0.0 { (products / diagonal)? } else { products };
-        Ok(Self { products, n })
+        Ok(Self { products, n, columns: diagonal })
+    }
+
+    /// Of the columns of both together.
+    pub fn beside(&self, other: &Self) -> Result<Self> {
+        let columns = self.columns + other.columns;
+        if columns <= 0.0 {
+            return Ok(Self { products: self.products.clone(), ..*self });
+        }
+        let share = |gram: &Self| &gram.products * (gram.columns / columns);
+        Ok(Self { products: (share(self)? + share(other)?)?, n: self.n, columns })
+    }
+
+    /// (n, n), f64.
+    pub(super) fn products(&self) -> &Tensor {
+        &self.products
     }
 
     /// Ridge regression of all classes at once, by the best of the penalties.
@@ -85,21 +103,7 @@ impl Gram {
             let c = inverse(&((&self.products + 1.0)? + (identity(self.n)? * penalty)?)?)?;
             let a: Vec<f64> = c.matmul(&y)?.flatten_all()?.to_vec1()?;
             let c: Vec<f64> = c.flatten_all()?.to_vec1()?;
-            let mut residuals = vec![0f64; self.n * count];
-            for unit in units {
-                let m = unit.len();
-                let mut block: Vec<f64> = unit
-                    .iter()
-                    .flat_map(|&i| unit.iter().map(move |&j| (i, j)))
-                    .map(|(i, j)| c[i * self.n + j])
-                    .collect();
-                factor(&mut block, m);
-                for class in 0..*count {
-                    let mut r: Vec<f64> = unit.iter().map(|&i| a[i * count + class]).collect();
-                    solve(&block, &mut r);
-                    unit.iter().zip(r).for_each(|(&i, r)| residuals[i * count + class] = r);
-                }
-            }
+            let residuals = left_out(units, *count, &a, |unit| pairs(unit, |i, j| c[i * self.n + j]));
             let verdict = verdict(&targets, &residuals, classes, *count);
             if best.as_ref().is_none_or(|best| verdict.error < best.error) {
                 best = Some(verdict);
@@ -137,7 +141,33 @@ impl Gram {
     }
 }
 
-fn largest(values: &[f64]) -> usize {
+/// The residuals of each unit by a fit to the others, B_u⁻¹ R_u, for a matrix R (rows, classes) and the blocks B of the
+/// units.
+pub(super) fn left_out(
+    units: &[Vec<usize>],
+    count: usize,
+    right: &[f64],
+    block: impl Fn(&[usize]) -> Vec<f64>,
+) -> Vec<f64> {
+    let mut residuals = vec![0f64; right.len()];
+    for unit in units {
+        let mut block = block(unit);
+        factor(&mut block, unit.len());
+        for class in 0..count {
+            let mut r: Vec<f64> = unit.iter().map(|&i| right[i * count + class]).collect();
+            solve(&block, &mut r);
+            unit.iter().zip(r).for_each(|(&i, r)| residuals[i * count + class] = r);
+        }
+    }
+    residuals
+}
+
+/// `of` for all pairs of a unit's rows, row by row.
+pub(super) fn pairs(unit: &[usize], of: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    unit.iter().flat_map(|&i| unit.iter().map(move |&j| (i, j))).map(|(i, j)| of(i, j)).collect()
+}
+
+pub(super) fn largest(values: &[f64]) -> usize {
     values.iter().enumerate().fold(0, |best, (i, v)| if *v > values[best] { i } else { best })
 }
 
@@ -220,6 +250,17 @@ mod tests {
         let grouped = gram.neighbours(&labels(grouped)).unwrap();
         assert_eq!(grouped.correct, (0..12).map(|i| i >= 6).collect::<Vec<_>>());
         assert!((grouped.top1() + grouped.error - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_columns_of_two_are_those_of_both_beside_each_other() {
+        let (x, labels) = case();
+        let y = (x.sqr().unwrap() + 0.5).unwrap().narrow(1, 0, 3).unwrap();
+        let both = Gram::new(&Tensor::cat(&[&x, &y], 1).unwrap()).unwrap();
+        let beside = Gram::new(&x).unwrap().beside(&Gram::new(&y).unwrap()).unwrap();
+        let difference = (both.products() - beside.products()).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(difference.to_scalar::<f64>().unwrap() < 1e-6);
+        assert_eq!(both.ridge(&labels).unwrap().correct, beside.ridge(&labels).unwrap().correct);
     }
 
     #[test]

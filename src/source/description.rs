@@ -11,8 +11,9 @@ use std::path::Path;
 /// The version of the description inside a saved predictor. It covers the input specification and the head; the plan in
 /// the report has a version of its own.
 ///
-/// 1: as 0.1 wrote it. 2: `pooling`, which a reader must know; files without one are still written as version 1.
-pub(crate) const DESCRIPTION_VERSION: u32 = 2;
+/// 1: as 0.1 wrote it. 2: `pooling`, which a reader must know. 3: a head over all stages. A file is written as the
+/// oldest version that has all of it.
+const DESCRIPTION_VERSION: u32 = 3;
 
 /// The fields that every version of the description has.
 #[derive(serde::Deserialize)]
@@ -23,7 +24,7 @@ struct Versioned {
 /// The description of a saved predictor.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct Saved {
-    /// [`DESCRIPTION_VERSION`].
+    /// [`Saved::version_for`] it.
     pub version: u32,
     /// The name of the architecture, or of the blueprint.
     pub arch: String,
@@ -67,6 +68,15 @@ impl Saved {
         serde_json::from_str(text).map_err(damaged)
     }
 
+    /// The oldest version that has this pooling and this head.
+    pub fn version_for(pooling: Option<Pooling>, head: Head) -> u32 {
+        match (head.kind, pooling) {
+            (HeadKind::Stages, _) => 3,
+            (_, Some(_)) => 2,
+            (_, None) => 1,
+        }
+    }
+
     /// The error for a file that should be a saved predictor and has no description.
     pub fn missing(path: &Path) -> Error {
         let problem = "this is not a saved predictor (it has no description of one); load weights with \
@@ -89,6 +99,7 @@ impl Saved {
         match self.head.kind {
             HeadKind::Mlp(hidden) => format!("head of two layers with {hidden} hidden units"),
             HeadKind::Linear | HeadKind::Original => "linear head".into(),
+            HeadKind::Stages => "head over all stages".into(),
         }
     }
 }

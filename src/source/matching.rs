@@ -5,6 +5,7 @@ use super::names::{NameMap, Names, outer_wrapper, unwrapped};
 use super::wanted::Wanted;
 use crate::arch::{Arch, Naming};
 use crate::error::{Error, Result, WeightsMismatch, shown, shown_list};
+use crate::head::COLUMNS;
 use crate::params::{Declared, Kind};
 use crate::weights::Weights;
 use candle_core::{DType, Tensor};
@@ -235,6 +236,10 @@ fn classifier(
 ) -> Result<Option<(Tensor, Tensor)>> {
     let [weight, bias] = ["weight", "bias"].map(|s| map.name(arch, &format!("{}.{s}", arch.classifier())));
     let (Some((_, w)), Some((_, b))) = (names.get(&weight), names.get(&bias)) else { return Ok(None) };
+    // A head over all stages, whatever its width.
+    if names.get(&map.name(arch, &format!("{}.{COLUMNS}", arch.classifier()))).is_some() {
+        return Ok(None);
+    }
     let dim = arch.feature_dim();
     let linear = match (w.dims(), b.dims()) {
         // Some files store it as a convolution of one pixel.

@@ -5,7 +5,7 @@ use crate::backbone::Backbone;
 use crate::data::Augment;
 use crate::freeze::{BatchNormMode, FreezePolicy};
 use crate::optim::Optimizer;
-use crate::plan::{Init, Phase, Plan};
+use crate::plan::{HeadStart, Init, Phase, Plan};
 use crate::schedule::Schedule;
 
 /// The head's learning rate while the backbone is frozen.
@@ -20,6 +20,36 @@ const PRETRAINED_SCALE: f64 = 0.1;
 /// frozen. DESIGN.md has the measurements.
 const FROZEN_FRACTION: [(usize, f64); 4] = [(1_000, 0.4), (3_000, 0.3), (10_000, 0.2), (50_000, 0.1)];
 
+/// What is known of the data besides its size.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// Blocks that hold features worth keeping: more are not frozen in the phase that trains a part of the backbone.
+    pub most_frozen: usize,
+    /// The views that keep an image's class, if they were looked at.
+    pub views: Option<Views>,
+}
+
+/// The views that keep an image's class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Views {
+    pub mirrored: bool,
+    pub cropped: Cropped,
+}
+
+/// How much of an image may be cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cropped {
+    Not,
+    Little,
+    Much,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { most_frozen: usize::MAX, views: None }
+    }
+}
+
 /// The facts that a plan depends on.
 struct Facts {
     samples: usize,
@@ -29,9 +59,14 @@ struct Facts {
     narrow: bool,
 }
 
+/// Whether the backbone has few features.
+pub(crate) fn is_narrow(backbone: &Backbone) -> bool {
+    backbone.feature_dim() <= 128
+}
+
 impl Facts {
     fn new(backbone: &Backbone, samples: usize) -> Self {
-        Self { samples, narrow: backbone.feature_dim() <= 128 }
+        Self { samples, narrow: is_narrow(backbone) }
     }
 
     /// AdamW's rate for randomly initialised weights.
@@ -71,31 +106,59 @@ impl Strategy {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     pub fn plan(self, backbone: &Backbone, samples: usize) -> Plan {
-        self.plan_freezing(backbone, samples, usize::MAX)
+        self.plan_seen(backbone, samples, &Seen::default())
     }
 
-    /// The same with at most `most` blocks frozen in the phase that trains a part of the backbone.
-    pub(crate) fn plan_freezing(self, backbone: &Backbone, samples: usize, most: usize) -> Plan {
+    /// The same where more is known of the data than its size.
+    pub(crate) fn plan_seen(self, backbone: &Backbone, samples: usize, seen: &Seen) -> Plan {
         let facts = Facts::new(backbone, samples);
         let blocks = backbone.blocks().len();
         let crops = if facts.narrow { Augment::none().pad_crop(2) } else { Augment::none().crop_scale(0.7, 1.0) };
+        let augment = |unseen: Augment| match seen.views {
+            None => unseen,
+            Some(Views { mirrored, cropped }) => {
+                let flip = if mirrored { 0.5 } else { 0.0 };
+                let cropped = match cropped {
+                    Cropped::Not => Augment::none(),
+                    Cropped::Little => crops.clone(),
+                    Cropped::Much => Augment::none().crop_scale(0.35, 1.0),
+                };
+                cropped.flip(flip)
+            }
+        };
         let mut plan = match self {
             Self::SmallSimilar => head_only(&facts),
             Self::SmallDifferent => {
+                let augment = augment(Augment::none());
+                // New views of the images in each epoch keep more blocks from overfitting, and leave no features to cache.
+                let most = if augment.is_random() { 1 } else { seen.most_frozen };
                 let k = frozen_blocks(blocks, samples).min(most).max(1);
-                let mut plan = tuned(&facts, FreezePolicy::up_to(backbone, k));
-                plan.reasons.push(format!("with {samples} samples the first {k} of {blocks} blocks stay frozen"));
+                let mut plan = tuned(&facts, FreezePolicy::up_to(backbone, k), augment, seen.views.is_some());
+                plan.reasons.push(match k {
+                    1 => format!("the first of {blocks} blocks stays frozen"),
+                    k => format!("with {samples} samples the first {k} of {blocks} blocks stay frozen"),
+                });
                 plan
             }
             Self::LargeSimilar => {
-                let mut plan = tuned(&facts, FreezePolicy::Nothing);
-                plan.augment = crops.flip(0.5);
-                plan
+                tuned(&facts, FreezePolicy::Nothing, augment(crops.clone().flip(0.5)), seen.views.is_some())
             }
             Self::LargeDifferent => {
                 let mut plan = from_scratch(&facts);
-                plan.augment = crops;
-                plan.reasons.push("no horizontal flips: they can change the meaning of images such as digits".into());
+                plan.augment = augment(crops.clone());
+                if seen.views.is_none() {
+                    let reason = "no horizontal flips: they can change the meaning of images such as digits";
+                    plan.reasons.push(reason.into());
+                }
+                plan
+            }
+            Self::Intermediate => Plan::new(vec![]).head_start(HeadStart::Stages).batch_size(facts.batch_size()),
+            Self::ProbeThenTune => {
+                let augment = augment(crops.clone().flip(0.5));
+                let mut plan = tuned(&facts, FreezePolicy::Nothing, augment, seen.views.is_some());
+                plan = plan.head_start(HeadStart::Probe);
+                // The head is fitted, so it needs no phase of its own.
+                plan.phases.remove(0);
                 plan
             }
         };
@@ -130,16 +193,23 @@ fn head_only(facts: &Facts) -> Plan {
 
 /// First the head alone on frozen features, because gradients through a randomly initialised head would distort them
 /// (Kumar et al. 2022, arXiv 2202.10054), then everything that is not frozen at a tenth of the scratch rate.
-fn tuned(facts: &Facts, freeze: FreezePolicy) -> Plan {
+fn tuned(facts: &Facts, freeze: FreezePolicy, augment: Augment, longer: bool) -> Plan {
     let mut plan = head_only(facts).clip(1.0);
     let (scratch, pretrained) = (facts.scratch_rate(), facts.pretrained_rate());
+    // New views of the images keep a longer training from overfitting, and need it.
+    let epochs = if longer && augment.is_random() {
+        facts.epochs(1000, 5, 80)
+    } else {
+        facts.epochs(400, 5, if facts.narrow { 30 } else { 10 })
+    };
     let second = Phase {
         freeze,
         batch_norm: if facts.narrow { BatchNormMode::Train } else { BatchNormMode::FrozenStats },
         backbone_lr_scale: PRETRAINED_SCALE,
         schedule: Schedule::cosine().warmup(0.1),
-        ..Phase::new(facts.epochs(400, 5, if facts.narrow { 30 } else { 10 }), Optimizer::adamw(scratch))
+        ..Phase::new(epochs, Optimizer::adamw(scratch))
     };
+    plan.augment = augment;
     if facts.narrow {
         // With so few features the head converges soon.
         plan.phases[0].epochs = facts.epochs(150, 3, 10);
@@ -173,7 +243,7 @@ mod tests {
             let backbone = Backbone::random(arch, 1, &Device::Cpu).unwrap();
             for samples in [50, 500, 5_000, 50_000] {
                 let scratch = rate(&Strategy::LargeDifferent.plan(&backbone, samples).phases[0]);
-                for strategy in [Strategy::SmallSimilar, Strategy::SmallDifferent, Strategy::LargeSimilar] {
+                for strategy in Strategy::ALL.into_iter().filter(|strategy| *strategy != Strategy::LargeDifferent) {
                     // In every phase, also where the backbone is frozen and a user may unfreeze it.
                     for phase in &strategy.plan(&backbone, samples).phases {
                         assert!((rate(phase) * 10.0 - scratch).abs() < 1e-12, "{arch} {strategy} {samples}");

@@ -28,7 +28,7 @@ pub(super) struct Best {
 /// An epoch with its weights.
 #[derive(Debug, Clone)]
 pub(super) struct Epoch {
-    /// Over all phases, from 1.
+    /// Over all phases, from 1; 0 for the head as it was fitted.
     pub number: usize,
     pub evaluation: Evaluation,
     pub weights: Snapshot,

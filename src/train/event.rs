@@ -1,6 +1,6 @@
 //! Events reported during training.
 
-use crate::report::{EpochReport, Report};
+use crate::report::{EpochReport, HeadFit, Report};
 use std::io::Write;
 
 /// Something that happened in a run, for progress bars and logs.
@@ -25,6 +25,8 @@ pub enum Event<'a> {
         /// All samples.
         total: usize,
     },
+    /// The head was fitted in closed form, and validated if the run validates.
+    HeadFit(&'a HeadFit),
     /// An optimizer step is done.
     Step {
         /// The epoch of the phase, from 1.
@@ -42,6 +44,15 @@ pub enum Event<'a> {
     },
     /// An epoch is done and validated.
     Epoch(&'a EpochReport),
+    /// A fold of a cross-validation is trained and predicted.
+    Fold {
+        /// The fold, counted over all repeats from 1.
+        number: usize,
+        /// The folds of all repeats.
+        folds: usize,
+        /// The accuracy on the fold, in [0, 1].
+        top1: f64,
+    },
 }
 
 /// A listener that writes the plan, then a line per epoch.
@@ -62,7 +73,9 @@ pub fn progress_lines(mut out: impl Write + Send + 'static) -> impl FnMut(&Event
         let _ = match event {
             Event::Start(report) => writeln!(out, "{}", report.header()),
             Event::Features { done, total } if done == total => writeln!(out, "features of {total} samples computed"),
+            Event::HeadFit(fit) => writeln!(out, "{fit}"),
             Event::Epoch(report) => writeln!(out, "{report}"),
+            Event::Fold { number, folds, top1 } => writeln!(out, "fold {number} of {folds}: top1 {top1:.4}"),
             _ => Ok(()),
         };
     }

@@ -3,17 +3,20 @@
 use super::event::Event;
 use super::fitted::Fitted;
 use super::listener::Listener;
+use super::position::Stop;
+use super::refit::{self, stops};
 use super::run_state::RunState;
 use super::session::Session;
 use super::setup::Setup;
 use crate::advisor::{Advice, Advisor};
 use crate::backbone::Backbone;
-use crate::data::Dataset;
+use crate::data::{Dataset, Joined};
 use crate::error::{Error, Result};
 use crate::features::FeatureCache;
 use crate::head::Head;
 use crate::metrics::Metric;
 use crate::plan::Plan;
+use crate::report::Report;
 use crate::strategy::Strategy;
 use std::sync::Arc;
 
@@ -41,7 +44,7 @@ use std::sync::Arc;
 /// | `head` | `optimizer`, `loss`, `clip` |
 /// | `seed`, `workers` | `batch_size`, `augment`, `views` |
 /// | `cache`, `audit` | `patience` |
-/// | `on_event`, `progress` | `init` |
+/// | `on_event`, `progress` | `init`, `head_start` |
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Strategy, TensorDataset};
@@ -54,19 +57,24 @@ use std::sync::Arc;
 /// assert!(session.report().overrides[0].starts_with("batch_size 4"));
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
+///
+/// A clone has the same settings, and shares cache and listener.
+#[derive(Clone)]
 pub struct FineTuner {
-    backbone: Backbone,
+    pub(super) backbone: Backbone,
     head: Head,
-    strategy: Option<Strategy>,
-    plan: Option<Plan>,
-    advice: Option<Advice>,
-    seed: u64,
+    pub(super) strategy: Option<Strategy>,
+    pub(super) plan: Option<Plan>,
+    pub(super) advice: Option<Advice>,
+    pub(super) seed: u64,
     workers: Option<usize>,
-    cache: FeatureCache,
+    pub(super) cache: FeatureCache,
     audit: bool,
     metric: Metric,
-    listener: Listener,
+    pub(super) listener: Listener,
     state: Option<RunState>,
+    refit: bool,
+    stops: Option<Vec<Stop>>,
 }
 
 impl FineTuner {
@@ -86,6 +94,8 @@ impl FineTuner {
             metric: Metric::default(),
             listener: Listener::default(),
             state: None,
+            refit: false,
+            stops: None,
         }
     }
 
@@ -183,6 +193,31 @@ impl FineTuner {
         self
     }
 
+    /// Sets whether [`FineTuner::fit`] trains once more at the end (no by default), on training and validation data
+    /// together, for as many steps as were best.
+    ///
+    /// With little data, the samples held out for validation would have been worth points. The second training takes the
+    /// same plan and makes as many steps as the first one made until its best epoch, with the learning rates that those
+    /// steps had. Its weights are in the predictor. There is no data left to validate them on: the report keeps the
+    /// validation of the first training, and [`Report::refit`](crate::Report::refit) says so.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let data = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let plan = Plan::new(vec![Phase::new(2, Optimizer::adamw(1e-3))]).batch_size(2);
+    /// let (train, valid) = candle_finetune::split(&data, 0.25, 0)?;
+    /// let tuned = FineTuner::new(backbone).plan(plan).refit(true).fit(&train, &valid)?;
+    /// assert_eq!(tuned.report.refit.unwrap().samples, 8);
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn refit(mut self, refit: bool) -> Self {
+        self.refit = refit;
+        self
+    }
+
     /// Starts a session over the training data, for custom training loops.
     ///
     /// # Errors
@@ -192,8 +227,8 @@ impl FineTuner {
     }
 
     /// As [`FineTuner::session`], compiled once for all kinds of datasets.
-    fn start(mut self, train: Arc<dyn Dataset>) -> Result<Session> {
-        if self.strategy.is_none() && self.plan.is_none() && self.advice.is_none() {
+    pub(super) fn start(mut self, train: Arc<dyn Dataset>) -> Result<Session> {
+        if self.chooses() && self.advice.is_none() {
             self.cache.check()?;
             let advisor = Advisor::new(&self.backbone).head(self.head).seed(self.seed).cache(&self.cache);
             let advisor = self.workers.into_iter().fold(advisor, Advisor::workers);
@@ -233,6 +268,7 @@ impl FineTuner {
             audit: self.audit,
             metric: self.metric,
             listener: self.listener,
+            stops: self.stops,
         };
         let mut session = Session::start(setup, train)?;
         if let Some(state) = &self.state {
@@ -259,19 +295,53 @@ impl FineTuner {
     /// As [`FineTuner::fit`], compiled once for all kinds of datasets.
     fn run(self, train: Arc<dyn Dataset>, valid: Arc<dyn Dataset>) -> Result<Fitted> {
         same_classes(&train, &valid)?;
+        let again = self.refit.then(|| self.clone());
+        let fitted = self.trained(Arc::clone(&train), &valid)?.finish()?;
+        match again {
+            Some(tuner) => {
+                let (stops, report) = (stops(&fitted.report), fitted.report);
+                let all = tuner.again(&report, &stops, Arc::new(Joined::of(train, valid)?))?;
+                let validation = "that of the training before, and chose the number of steps".into();
+                refit::with_report(refit::train(all, &stops)?, report, validation)
+            }
+            None => Ok(fitted),
+        }
+    }
+
+    /// A session over `all` by the plan of a report, up to these steps.
+    pub(super) fn again(mut self, chosen: &Report, stops: &[Stop], all: Arc<dyn Dataset>) -> Result<Session> {
+        let mut plan = chosen.plan.clone();
+        plan.phases.truncate(stops.len());
+        (self.plan, self.strategy, self.advice) = (Some(plan), chosen.strategy, None);
+        self.stops = Some(stops.to_vec());
+        self.start(all)
+    }
+
+    /// Whether the training data chooses the plan.
+    pub(super) fn chooses(&self) -> bool {
+        self.strategy.is_none() && self.plan.is_none()
+    }
+
+    /// A session that has trained by the plan, with the weights of the best epoch.
+    pub(super) fn trained(self, train: Arc<dyn Dataset>, valid: &Arc<dyn Dataset>) -> Result<Session> {
         let mut session = self.start(train)?;
-        session.note_valid(&valid);
-        match train_on(&mut session, &valid) {
+        session.note_valid(valid);
+        match train_on(&mut session, valid) {
             Err(error) if session.survives(&error) => {}
             trained => trained?,
         }
         session.restore_best()?;
-        session.finish()
+        Ok(session)
     }
 }
 
-/// Trains by the plan, with a validation after each epoch.
+/// Trains by the plan, with a validation after each epoch, and of a fitted head before the first.
 fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
+    session.fit_head()?;
+    if session.has_start_to_offer() {
+        let evaluation = session.validate(valid, None)?;
+        session.offer_start(&evaluation)?;
+    }
     while session.next_phase()? {
         let features = session.valid_features(valid)?;
         while session.next_epoch()? {
@@ -285,7 +355,7 @@ fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
     Ok(())
 }
 
-fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
+pub(super) fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
     if valid.is_empty() {
         return Err(Error::invalid("validation data", "is empty; use `split` to hold out samples"));
     }

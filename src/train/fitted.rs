@@ -29,4 +29,10 @@ impl Fitted {
         self.predictor.report = Some(self.report.saved_form()?);
         Ok(evaluation)
     }
+
+    /// The same, with this report in the predictor.
+    pub(super) fn with_report(mut self) -> Result<Self> {
+        self.predictor.report = Some(self.report.saved_form()?);
+        Ok(self)
+    }
 }

@@ -7,7 +7,7 @@ use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
 use crate::features::Weight;
 use crate::freeze::{BatchNormMode, Frozen, Role};
-use crate::head::Head;
+use crate::head::{Head, HeadKind};
 use crate::inference::Inference;
 use crate::ops::overwrite;
 use crate::params::{Declared, Slot, Slots};
@@ -45,13 +45,28 @@ impl Model {
             Init::Pretrained => backbone.tensors().clone(),
             Init::Random => random_tensors(&profile.blueprint, seed, profile.dtype, &profile.device)?,
         };
-        let mut slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
+        let slots: Slots = tensors.into_iter().map(|(name, t)| (name, Slot::Frozen(t))).collect();
         let mut trained = BTreeSet::new();
-        for (name, tensor) in head.start(backbone, labels.len(), seed)? {
-            slots.insert(name.clone(), Slot::Param(variable(&tensor)?));
-            trained.insert(name);
+        let of_head = head.start(backbone, labels.len(), seed)?;
+        trained.extend(of_head.iter().map(|(name, _)| name.clone()));
+        let mut model = Self { profile, head, labels, slots, trained };
+        model.set_head(of_head)?;
+        Ok(model)
+    }
+
+    /// Sets the head's tensors.
+    pub fn set_head(&mut self, tensors: Vec<(String, Tensor)>) -> Result<()> {
+        for (name, tensor) in tensors {
+            // An index, such as the columns of a head over all stages, is no parameter.
+            let slot = if tensor.dtype().is_float() { Slot::Param(variable(&tensor)?) } else { Slot::Frozen(tensor) };
+            self.slots.insert(name, slot);
         }
-        Ok(Self { profile, head, labels, slots, trained })
+        Ok(())
+    }
+
+    /// How many parameters are trainable in the present roles.
+    pub fn counts(&self) -> ParameterCounts {
+        count(&self.slots, self.blueprint())
     }
 
     pub fn blueprint(&self) -> &Blueprint {
@@ -142,12 +157,16 @@ impl Model {
 
     /// Puts a snapshot back, with everything frozen until the next phase is entered.
     pub fn reset(&mut self, from: &Snapshot) -> Result<()> {
+        let heads = self.head_names();
         for (name, slot) in &mut self.slots {
             let Some(tensor) = from.tensors.get(name) else {
                 return Err(Error::invalid("run state", format!("lacks the tensor {name}")));
             };
             let present = slot.tensor();
-            if tensor.dims() != present.dims() || tensor.dtype() != present.dtype() {
+            // How many columns a head over all stages keeps is known when it is fitted.
+            let fitted = self.head.kind == HeadKind::Stages && heads.contains(name);
+            let same = tensor.dims() == present.dims() || fitted;
+            if !same || tensor.dtype() != present.dtype() {
                 let found = format!("{:?} {:?}", tensor.dtype(), tensor.dims());
                 let problem = format!("has {name} as {found}, not {:?} {:?}", present.dtype(), present.dims());
                 return Err(Error::invalid("run state", problem));
@@ -231,7 +250,8 @@ fn count(slots: &Slots, blueprint: &Blueprint) -> ParameterCounts {
     let mut head = StageParameters { name: "head".into(), learning: 0, frozen: 0 };
     for (_, slot) in slots.iter().filter(|(name, _)| !known.contains(name.as_str())) {
         let learns = matches!(slot, Slot::Param(_));
-        *(if learns { &mut head.learning } else { &mut head.frozen }) += slot.tensor().elem_count();
+        let parameters = if slot.tensor().dtype().is_float() { slot.tensor().elem_count() } else { 0 };
+        *(if learns { &mut head.learning } else { &mut head.frozen }) += parameters;
     }
     all.stages.push(head);
     all.learning = all.stages.iter().map(|s| s.learning).sum();

@@ -23,8 +23,12 @@ pub(super) struct RunningPhase {
     /// Makes batches of images if no features are cached.
     pub loader: Loader,
     pub audit: Audit,
-    /// Batches of the whole phase.
+    /// Batches that the schedule spans: those of the whole phase.
     pub all_batches: usize,
+    /// Batches of one epoch.
+    pub per_epoch: usize,
+    /// The batches after which the phase ends, if that is before the end of its epochs.
+    pub last_batch: Option<usize>,
     pub state: PhaseState,
     pub epoch: Option<RunningEpoch>,
 }
@@ -48,9 +52,9 @@ impl RunningPhase {
         self.phase.optimizer.lr * self.factor()
     }
 
-    /// Steps or batches of one epoch.
-    pub fn batches_per_epoch(&self) -> usize {
-        self.all_batches / self.phase.epochs.max(1)
+    /// Whether the phase has handed out all batches that it may, before the end of its epochs.
+    pub fn is_stopped(&self) -> bool {
+        self.last_batch.is_some_and(|last| self.state.batches >= last)
     }
 
     /// Begins an epoch with the order of `sampler`; `view` is the number of its augmentation.
@@ -68,7 +72,7 @@ impl RunningPhase {
         let Some(running) = &mut self.epoch else {
             return Err(Error::invalid("session", "no epoch has begun; call next_epoch first"));
         };
-        if running.sampler.is_done() {
+        if running.sampler.is_done() || self.last_batch.is_some_and(|last| self.state.batches >= last) {
             return Ok(None);
         }
         let batch = match (&self.features, &mut running.batches) {

@@ -15,6 +15,12 @@ pub(super) struct Counters {
     pub steps: usize,
     /// Forward passes in training: each has its own dropout mask.
     pub forwards: u64,
+    /// Whether the head was fitted, if the plan says so.
+    #[serde(default)]
+    pub head_fitted: bool,
+    /// Whether the fitted head was offered as epoch 0.
+    #[serde(default)]
+    pub start_offered: bool,
 }
 
 /// The phase in progress.
@@ -49,4 +55,13 @@ pub(super) struct Position {
     pub phase: Option<PhaseState>,
     /// The epoch in progress.
     pub epoch: Option<EpochState>,
+}
+
+/// Where a phase ends, in steps: with more data an epoch has more of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stop {
+    /// The steps that the schedule of the learning rate spans.
+    pub scheduled: usize,
+    /// The steps that are made of them.
+    pub made: usize,
 }

@@ -2,6 +2,7 @@
 
 mod epochs;
 mod finish;
+mod head_fit;
 mod phases;
 mod resume;
 mod start;
@@ -13,7 +14,7 @@ use super::learner::Learners;
 use super::listener::Listener;
 use super::model::Model;
 use super::phase::RunningPhase;
-use super::position::Counters;
+use super::position::{Counters, Stop};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::FeatureCache;
@@ -72,6 +73,8 @@ pub struct Session {
     learners: Learners,
     counters: Counters,
     phase: Option<RunningPhase>,
+    /// Where each phase ends, if not with its epochs.
+    stops: Option<Vec<Stop>>,
     /// Whether the next call of `next_phase` or `next_epoch` continues the phase or epoch of a resumed state.
     continues: Continues,
     best: Best,

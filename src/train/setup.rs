@@ -1,6 +1,7 @@
 //! The settings that a session starts with.
 
 use super::listener::Listener;
+use super::position::Stop;
 use crate::backbone::Backbone;
 use crate::features::FeatureCache;
 use crate::head::Head;
@@ -23,4 +24,6 @@ pub(super) struct Setup {
     pub audit: bool,
     pub metric: Metric,
     pub listener: Listener,
+    /// Where each phase ends, if not with its epochs.
+    pub stops: Option<Vec<Stop>>,
 }

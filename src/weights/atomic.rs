@@ -51,7 +51,12 @@ pub(crate) fn replace<D: Disk>(
 
 /// Replaces the file at `path`, or creates it, with this text.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
-    replace(&mut Os, path, |out| out.write(text.as_bytes()))
+    write_bytes(path, text.as_bytes())
+}
+
+/// Replaces the file at `path`, or creates it, with these bytes.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(&mut Os, path, |out| out.write(bytes))
 }
 
 /// A file that is being written, through the seam.

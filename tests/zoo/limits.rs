@@ -4,7 +4,8 @@ use super::{loaded, model, plan};
 use crate::support::{CPU, bits, images, tensors};
 use candle_finetune::candle_core::DType;
 use candle_finetune::{
-    Backbone, BatchNormMode, Error, FineTuner, FreezePolicy, Head, Init, Plan, Predictor, Source, Strategy, ZooModel,
+    Advisor, Backbone, BatchNormMode, DataSize, Error, FineTuner, FreezePolicy, Head, Init, Plan, Predictor,
+    Similarity, Source, Strategy, StrategyCost, ZooModel,
 };
 use std::path::Path;
 
@@ -104,6 +105,19 @@ fn networks_without_complete_gradients_are_refused_before_training() {
         let frozen = Strategy::SmallDifferent.plan(&backbone, 4);
         assert!(frozen.forecast(&backbone, Head::linear(), 2).is_ok());
     }
+}
+
+/// A thousand images that fit would be enough to train everything.
+#[test]
+fn of_a_network_that_cannot_be_trained_the_head_alone_is_advised() {
+    let backbone = Backbone::random(model("zoo/vit_small_patch14_dinov2"), 1, &CPU).unwrap();
+    let backbone = backbone.for_input_size(14, 14).unwrap();
+    let advice = Advisor::new(&backbone).advise(&tensors(1_000, 14, 2, 1)).unwrap();
+    assert_eq!((advice.size, advice.similarity), (DataSize::Large, Similarity::Similar), "{advice}");
+    assert_eq!((advice.strategy, advice.plan.strategy), (Strategy::SmallSimilar, Some(Strategy::SmallSimilar)));
+    assert!(advice.reasons.iter().any(|reason| reason.contains("large-similar is not possible")), "{advice}");
+    assert_eq!(advice.costs.iter().map(StrategyCost::fits).collect::<Vec<_>>(), [true, false, false, false]);
+    assert!(advice.costs[0].minutes.is_some() && advice.costs[2].minutes.is_none() && advice.runner_up.is_none());
 }
 
 #[test]

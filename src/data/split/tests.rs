@@ -125,3 +125,19 @@ fn subsets_of_subsets() {
     assert_eq!(inner.info(1).to_string(), "sample 5");
     assert!(Subset::new(&outer, vec![3]).is_err());
 }
+
+#[test]
+fn groups_larger_than_the_part_are_still_split() {
+    // Four groups of six samples, two of each class: 15 % would be less than a group.
+    let data = Labels::new(&[8, 8, 8], |i| Some(i as u32 % 8 / 2));
+    for seed in 0..4 {
+        let (train, valid) = split(&data, 0.15, seed).unwrap();
+        assert_eq!((train.len(), valid.len(), groups_of(&valid).len()), (18, 6, 1));
+        assert!(groups_of(&train).is_disjoint(&groups_of(&valid)));
+    }
+    // The group that fits best: the smallest one here.
+    let data = Labels::new(&[20], |i| Some(if i < 4 { 0 } else { 1 + (i as u32) / 12 }));
+    assert_eq!(groups_of(&split(&data, 0.1, 0).unwrap().1).into_iter().collect::<Vec<_>>(), [0]);
+    // One group holds a class whole, so nothing can be held out.
+    assert!(split(&Labels::new(&[3], |_| Some(0)), 0.3, 0).is_err());
+}

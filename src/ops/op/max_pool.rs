@@ -135,6 +135,7 @@ impl Operation<1> for MaxPool {
                 held: of.held.iter().chain([&tap]).cloned().collect(),
                 selectable: false,
                 depth: of.depth,
+                multiply_adds: of.multiply_adds,
             });
         Ok(Symbolic { recompute, ..x.record_simple_with([g.n, g.oh, g.ow, g.c], y, Some(tap)) })
     }

@@ -116,7 +116,8 @@ impl Session {
         self.end_phase()?;
         let Some(best) = self.best.winner() else {
             let Some(loss) = self.report.epochs.iter().rev().find_map(|epoch| epoch.valid_loss) else {
-                let problem = "no epoch was validated; call end_epoch with an evaluation after each";
+                let problem = "no epoch was validated; call end_epoch with an evaluation after each (offer_start for a \
+                               fitted head)";
                 return Err(Error::invalid("session", problem));
             };
             return Err(Error::Diverged { what: "validation loss", step: self.counters.steps, loss });
@@ -147,7 +148,7 @@ impl Session {
         phase.state.epoch += 1;
         self.counters.epochs += 1;
         let exhausted = phase.state.patience.is_exhausted(self.plan.patience);
-        if phase.state.epoch >= phase.phase.epochs || exhausted {
+        if phase.state.epoch >= phase.phase.epochs || exhausted || phase.is_stopped() {
             self.leave_phase()?;
         }
         Ok(best)

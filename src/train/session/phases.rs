@@ -19,8 +19,9 @@ enum Purpose {
 }
 
 impl Session {
-    /// Enters the next phase of the plan: freezes its frozen tensors, and computes and caches their features where that
-    /// saves work. `false` when the plan is done. A phase in progress is ended first, as by [`Session::end_phase`].
+    /// Enters the next phase of the plan, after [`Session::fit_head`] before the first: freezes its frozen tensors, and
+    /// computes and caches their features where that saves work. `false` when the plan is done. A phase in progress is
+    /// ended first, as by [`Session::end_phase`].
     ///
     /// After [`Session::resume`] the first call continues the phase that the state was taken in.
     ///
@@ -31,6 +32,7 @@ impl Session {
             return Ok(true);
         }
         self.end_phase()?;
+        self.fit_head()?;
         if self.counters.next_phase >= self.plan.phases.len() {
             return Ok(false);
         }
@@ -63,7 +65,9 @@ impl Session {
         let transform = Transform::train(&self.model.profile.spec, &augment)?;
         let loader = Loader::new(&self.dataset, transform).batch_size(self.plan.batch_size).seed(self.seed);
         let loader = self.workers.into_iter().fold(loader, Loader::workers);
-        let all_batches = batch_count(self.dataset.len(), self.plan.batch_size).saturating_mul(phase.epochs);
+        let per_epoch = batch_count(self.dataset.len(), self.plan.batch_size);
+        let stop = self.stops.as_ref().and_then(|stops| stops.get(state.index));
+        let all_batches = stop.map_or(per_epoch.saturating_mul(phase.epochs), |stop| stop.scheduled);
         let audit = Audit::begin(state.index + 1, &self.model.slots, self.audit)?;
         let mut running = RunningPhase {
             phase,
@@ -74,6 +78,8 @@ impl Session {
             loader,
             audit,
             all_batches,
+            per_epoch,
+            last_batch: stop.map(|stop| stop.made),
             state,
             epoch: None,
         };
@@ -143,7 +149,7 @@ impl Session {
         let cut = Cut::Boundary(phase.frozen_blocks);
         self.cache.forget_others(Some(extractor.made_by(cut, &self.cache)?));
         let all: Vec<usize> = (0..dataset.len()).collect();
-        let listener = &mut self.listener;
+        let listener = &self.listener;
         let progress = |done, total| listener.tell(&Event::Features { done, total });
         let features = FeatureSet::gather_with(dataset, &all, views, &extractor, &[cut], &self.cache, progress)?;
         if features.is_none() {

@@ -20,8 +20,9 @@ impl Session {
     pub(in crate::train) fn start(setup: Setup, data: Arc<dyn Dataset>) -> Result<Self> {
         let started = Instant::now();
         let Setup { backbone, head, plan, strategy, overrides, advice_seconds, seed, .. } = setup;
-        let Setup { workers, cache, audit, metric, mut listener, .. } = setup;
+        let Setup { workers, cache, audit, metric, listener, stops, .. } = setup;
         plan.check(&backbone)?;
+        let head = plan.head(head)?;
         let mut plan = plan.with_names(&backbone)?;
         if data.is_empty() {
             return Err(Error::invalid("dataset", "holds no samples"));
@@ -61,6 +62,7 @@ impl Session {
             learners: Learners::default(),
             counters: Counters::default(),
             phase: None,
+            stops,
             continues: Continues::default(),
             best: Best::new(metric),
             report,
@@ -88,12 +90,14 @@ fn report(plan: &Plan, model: &Model, seed: u64, data: &Arc<dyn Dataset>) -> Rep
         samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
         skipped: data.skipped(),
         classes: model.labels.clone(),
+        head_fit: None,
         epochs: vec![],
         best_epoch: None,
         valid_top1: None,
         valid: None,
         top1: None,
         test: None,
+        refit: None,
         seconds: Timings::default(),
         parameters: ParameterCounts::default(),
         zero_gradients: vec![],

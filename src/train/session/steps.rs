@@ -144,7 +144,7 @@ impl Session {
         // These are no longer the weights of an epoch that was restored.
         (self.report.best_epoch, self.report.valid_top1, self.report.valid) = (None, None, None);
         phase.state.steps += 1;
-        let (lr, steps, epoch_number) = (phase.lr(), phase.batches_per_epoch(), phase.state.epoch + 1);
+        let (lr, steps, epoch_number) = (phase.lr(), phase.per_epoch, phase.state.epoch + 1);
         if let Some(epoch) = &mut phase.epoch {
             epoch.progress.step(loss, norm);
             let step = epoch.progress.steps();

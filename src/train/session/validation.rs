@@ -3,9 +3,10 @@
 use super::Session;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::features::FeatureSet;
+use crate::features::{Cut, FeatureExtractor, FeatureSet};
 use crate::inference::{BATCH, Inference};
 use crate::metrics::{Evaluation, Scores};
+use crate::plan::Phase;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,35 @@ impl Session {
         self.validate(&data, features.as_ref())
     }
 
+    /// Runs the restored weights over labelled data, between phases. Blocks that no phase has trained hold the weights
+    /// that they had, and their features are cached.
+    pub(in crate::train) fn evaluate_restored(&mut self, data: &Arc<dyn Dataset>) -> Result<Evaluation> {
+        Inference::check(&self.model.labels, data)?;
+        let begun = Instant::now();
+        let inference = self.model.inference()?;
+        let heads = self.model.head_names();
+        let trained = &self.plan.phases[..self.counters.next_phase];
+        let prefix = |phase: &Phase| Ok(phase.freeze.resolve(self.model.blueprint(), &heads)?.prefix);
+        let prefixes: Vec<usize> = trained.iter().map(prefix).collect::<Result<_>>()?;
+        let untouched = prefixes.into_iter().min().unwrap_or(0);
+        let mut features = None;
+        if untouched > 0 && !self.cache.is_off() {
+            let extractor = FeatureExtractor::over(inference.network(), &self.model.profile, self.model.weights())?
+                .must_be_finite(false);
+            let extractor = self.workers.into_iter().fold(extractor, FeatureExtractor::workers);
+            let all: Vec<usize> = (0..data.len()).collect();
+            features = FeatureSet::gather(data, &all, 1, &extractor, &[Cut::Boundary(untouched)], &self.cache)?;
+            self.report.seconds.features += begun.elapsed().as_secs_f64();
+        }
+        let begun = Instant::now();
+        let evaluation = match &features {
+            Some(features) => from_features(&inference, features, untouched)?,
+            None => inference.evaluate(data, self.workers)?,
+        };
+        self.report.seconds.valid += begun.elapsed().as_secs_f64();
+        Ok(evaluation)
+    }
+
     /// As [`Session::evaluate`], from cached features if there are any.
     pub(in crate::train) fn validate(
         &mut self,
@@ -35,16 +65,7 @@ impl Session {
         let begun = Instant::now();
         let inference = self.model.inference()?;
         let evaluation = match (features, &self.phase) {
-            (Some(features), Some(phase)) => {
-                let mut scores = Scores::new(Inference::TASK);
-                for places in features.in_order(BATCH) {
-                    let batch = features.batch(&places, 0)?;
-                    let Some(rows) = batch.features_of(Some(features.made_by()?))? else { continue };
-                    let logits = inference.logits_from(rows, phase.frozen_blocks)?;
-                    scores.add(&logits, &batch.targets)?;
-                }
-                scores.evaluation()
-            }
+            (Some(features), Some(phase)) => from_features(&inference, features, phase.frozen_blocks)?,
             _ => inference.evaluate(valid, self.workers)?,
         };
         let took = begun.elapsed();
@@ -78,4 +99,15 @@ impl Session {
         self.report.samples.valid = Some(valid.len());
         self.report.skipped = self.dataset.skipped().zip(valid.skipped()).map(|(train, valid)| train + valid);
     }
+}
+
+/// The evaluation of samples by the features that their first `blocks` blocks made.
+fn from_features(inference: &Inference, features: &FeatureSet, blocks: usize) -> Result<Evaluation> {
+    let mut scores = Scores::new(Inference::TASK);
+    for places in features.in_order(BATCH) {
+        let batch = features.batch(&places, 0)?;
+        let Some(rows) = batch.features_of(Some(features.made_by()?))? else { continue };
+        scores.add(&inference.logits_from(rows, blocks)?, &batch.targets)?;
+    }
+    Ok(scores.evaluation())
 }

@@ -1,4 +1,4 @@
-//! The symbolic form: what the CPU form allocates, saves for backward, and allocates there.
+//! The symbolic form: what the CPU form allocates, saves for backward, and allocates there, and its multiply-adds.
 
 use super::step::{ConvStep, Norm, check_residual, is_sum_of_outer_products, recomputes_sums};
 use crate::ops::feature_map::Operation;
@@ -24,7 +24,8 @@ pub(super) fn conv_step(x: &Symbolic, step: &ConvStep, residual: Option<&Symboli
         Norm::Batch { gamma, beta, .. } | Norm::Fixed { gamma, beta, .. } => gamma.track_op() || beta.track_op(),
     };
     let choice = choose(&g);
-    let out_len = g.output_len();
+    let (out_len, multiply_adds) = (g.output_len(), g.multiply_adds());
+    tape.compute(multiply_adds);
 
     let packed = tape.allocate(choice.packed_len(&g));
     tape.scratch(|element| choice.scratch_bytes(&g, element));
@@ -38,17 +39,21 @@ pub(super) fn conv_step(x: &Symbolic, step: &ConvStep, residual: Option<&Symboli
 
     let (input, through) = (x.accumulator.clone(), residual.and_then(|r| r.accumulator.clone()));
     let recorded = learns || affine_learns || input.is_some() || through.is_some();
-    let input_depth = x.saved().depth;
+    let saved_input = x.saved();
+    let input_depth = saved_input.depth;
     let recomputes = normed && recomputes_sums(&g, input_depth);
-    let saved_x = learns.then(|| x.saved());
+    let recomputing = if recomputes { multiply_adds.saturating_add(saved_input.multiply_adds) } else { 0 };
+    let saved_x = learns.then_some(saved_input);
     let saved_z = (normed && !recomputes).then(|| z.clone());
     let saved_y = step.saves_result(residual.is_some()).then(|| y.clone());
     let recompute = (recorded && step.is_recomputable(residual.is_some())).then(|| {
         let depth = if recomputes { 1 + input_depth } else { 0 };
-        SavedSymbolic { recomputed: Some(out_len), held: saved_z.iter().cloned().collect(), selectable: true, depth }
+        let held = saved_z.iter().cloned().collect();
+        SavedSymbolic { recomputed: Some(out_len), held, selectable: true, depth, multiply_adds: recomputing }
     });
     drop(z);
     let backward = move |tape: &Tape, d: Allocation| {
+        tape.compute_backward(recomputing);
         let sums = recomputes.then(|| tape.allocate(out_len));
         let passed = (normed && through.is_some()).then(|| tape.allocate(out_len));
         drop((sums, saved_z, saved_y));
@@ -60,11 +65,13 @@ pub(super) fn conv_step(x: &Symbolic, step: &ConvStep, residual: Option<&Symboli
             let len = g.kernel_len();
             let factored = is_sum_of_outer_products(choice, &g) && stays_factored(g.n, len);
             let gradient = tape.allocate(if factored { g.n * (g.k + g.c * g.h * g.w) } else { len });
+            tape.compute_backward(multiply_adds);
             let temporary = tape.allocate(choice.weight_gradient_len(&g));
             drop((temporary, recomputed));
             tape.hold(gradient);
         }
         if let Some(input) = input {
+            tape.compute_backward(multiply_adds);
             tape.write(&input, g.input_len());
             drop(tape.allocate(choice.packed_len(&g)));
         }
