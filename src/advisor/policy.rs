@@ -100,23 +100,31 @@ impl Policy {
         (size, format!("{samples} images, {class}, are {compared} {what}: that takes {large}"))
     }
 
-    /// The strategy of the quadrant or, for little data, a head over all stages where their features together are better
-    /// than the last ones by more than the error of the comparison; with the reason. Narrow networks, which have few
-    /// features and cost little, are trained where the data is different.
+    /// The strategy of the quadrant or, for little data, another where the features of all stages together are better than
+    /// the last ones by more than the error of the comparison; with the reason. Wide networks get a head over all
+    /// stages. Narrow ones have few features and cost little, so they are trained.
     pub fn way(&self, quadrant: Strategy, evidence: &Evidence, narrow: bool) -> (Strategy, Option<String>) {
-        let head_alone = quadrant == Strategy::SmallSimilar || quadrant == Strategy::SmallDifferent && !narrow;
         let (last, Some(together)) = (evidence.last_top1(), evidence.together.as_ref()) else {
             return (quadrant, None);
         };
-        if !head_alone || together.ridge - last <= self.together * evidence.paired_error_of(together) {
+        let better = together.ridge - last > self.together * evidence.paired_error_of(together);
+        if !better || !matches!(quadrant, Strategy::SmallSimilar | Strategy::SmallDifferent) {
+            return (quadrant, None);
+        }
+        let (strategy, what) = if narrow {
+            (Strategy::SmallDifferent, "the network is small enough to train more than a head")
+        } else {
+            (Strategy::Intermediate, "a head over all stages costs little, and has them all")
+        };
+        if strategy == quadrant {
             return (quadrant, None);
         }
         let reason = format!(
             "a linear classifier on the features of all stages together is right for {:.3} of the images, and one on the \
-             last ones for {last:.3}: a head over all stages costs little, and has them all",
+             last ones for {last:.3}: {what}",
             together.ridge
         );
-        (Strategy::Intermediate, Some(reason))
+        (strategy, Some(reason))
     }
 
     /// The views that keep their class, and the reason; `None` if the images are not recognised well enough to tell.
@@ -255,7 +263,8 @@ mod tests {
         assert_eq!(way(similar, 184, false), Strategy::Intermediate);
         assert_eq!(way(different, 184, false), Strategy::Intermediate);
         // A narrow network is trained; much data trains everything.
-        assert_eq!(way(similar, 184, true), Strategy::Intermediate);
+        assert_eq!(way(similar, 184, true), different);
+        assert_eq!(way(similar, 180, true), similar);
         assert_eq!(way(different, 184, true), different);
         assert_eq!(way(Strategy::LargeSimilar, 199, false), Strategy::LargeSimilar);
         // As many more are right, but not of the same images: that is within the error of the comparison.
