@@ -4,7 +4,6 @@ use super::limits::Limits;
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
 use crate::forecast::{Forecast, ImageWork, Work, Workload};
-use crate::freeze::FreezePolicy;
 use crate::head::Head;
 use crate::plan::{Phase, Plan};
 use crate::strategy::Strategy;
@@ -34,7 +33,7 @@ impl Candidate {
             let plan = plan(strategy);
             // A network of one block cannot be frozen in part: without this, small-different would freeze it entirely.
             let forecast = match &cut {
-                Some(error) if plan.phases.iter().any(|phase| phase.freeze != FreezePolicy::Backbone) => {
+                Some(error) if !matches!(strategy, Strategy::SmallSimilar | Strategy::Intermediate) => {
                     Err(error.to_string())
                 }
                 _ => match plan.forecast(backbone, head, classes) {
