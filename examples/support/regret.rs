@@ -102,6 +102,10 @@ pub fn rules(tuning: &[&Figures<'_>]) -> Vec<Rule> {
         .into_iter()
         .map(|strategy| Rule { name: format!("always {strategy}"), choice: Box::new(move |_| strategy) })
         .collect();
+    // A threshold lies between two tasks.
+    if tuning.len() < 2 {
+        return rules;
+    }
     rules.push(threshold(tuning, "training images", |figures| figures.images().0 as f64));
     rules.push(threshold(tuning, "accuracy of the last stage's probe", |figures| figures.probe().0));
     rules
