@@ -13,10 +13,12 @@
 
 #[path = "support/folders.rs"]
 mod folders;
+#[path = "support/pretrained.rs"]
+mod pretrained;
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Advisor, Arch, Backbone, Dataset, Source};
+use candle_finetune::{Advisor, Dataset};
 use clap::Parser;
 use run::Failure;
 use std::path::PathBuf;
@@ -30,28 +32,11 @@ struct Options {
     data: PathBuf,
     #[command(flatten)]
     folders: folders::Folders,
-    /// File of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it
-    #[arg(long, conflicts_with = "embedded")]
-    weights: Option<PathBuf>,
-    /// Architecture of the weights: resnet18, efficientnet_b0, ...
-    #[arg(long)]
-    arch: Option<Arch>,
-    /// Repository of the Hugging Face hub: owner/name
-    #[cfg(feature = "hub")]
-    #[arg(long, conflicts_with_all = ["weights", "embedded"])]
-    hub: Option<String>,
-    /// Use the small backbone that comes with the crate, as without --weights
-    #[arg(long)]
-    embedded: bool,
-    /// Height and width of the network's input in pixels
-    #[arg(long)]
-    image_size: Option<usize>,
+    #[command(flatten)]
+    backbone: pretrained::Pretrained,
     /// Random seed: of the split, and of the sample that is looked at
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Device: cpu, cuda[:N] or metal[:N]
-    #[arg(long, default_value = "cpu")]
-    device: String,
     /// Minutes that the training may take
     #[arg(long, value_name = "MINUTES")]
     budget: Option<f64>,
@@ -69,14 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn advise(options: &Options) -> Result<(), Failure> {
-    let source = options.weights.as_ref().map_or_else(Source::embedded, Source::file);
-    #[cfg(feature = "hub")]
-    let source = options.hub.as_ref().map_or(source, Source::hub);
-    let source = options.arch.into_iter().fold(source, Source::arch);
-    let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
-    if let Some(size) = options.image_size {
-        backbone = backbone.for_input_size(size, size)?;
-    }
+    let backbone = options.backbone.load()?;
     let splits = options.folders.options().splits(&options.data, options.seed)?;
     let mut advisor = Advisor::new(&backbone).seed(options.seed).valid(splits.valid.len());
     if let Some(minutes) = options.budget {

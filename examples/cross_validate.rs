@@ -13,10 +13,12 @@
 mod choice;
 #[path = "support/folders.rs"]
 mod folders;
+#[path = "support/pretrained.rs"]
+mod pretrained;
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Arch, Backbone, Dataset, Event, FineTuner, Folds, Joined, Source, progress_lines};
+use candle_finetune::{Dataset, Event, FineTuner, Folds, Joined, progress_lines};
 use choice::Choice;
 use clap::Parser;
 use run::Failure;
@@ -31,15 +33,8 @@ struct Options {
     data: PathBuf,
     #[command(flatten)]
     folders: folders::Folders,
-    /// File of pretrained weights (safetensors or .pth); needs --arch unless this crate saved it
-    #[arg(long, conflicts_with = "embedded")]
-    weights: Option<PathBuf>,
-    /// Architecture of the weights: resnet18, efficientnet_b0, ...
-    #[arg(long)]
-    arch: Option<Arch>,
-    /// Use the small backbone that comes with the crate, as without --weights
-    #[arg(long)]
-    embedded: bool,
+    #[command(flatten)]
+    backbone: pretrained::Pretrained,
     /// Strategy by name, or auto, which lets each fold choose
     #[arg(long, default_value = "auto")]
     strategy: Choice,
@@ -52,15 +47,9 @@ struct Options {
     /// Epochs of the last phase
     #[arg(long)]
     epochs: Option<usize>,
-    /// Height and width of the network's input in pixels
-    #[arg(long)]
-    image_size: Option<usize>,
     /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Device: cpu, cuda[:N] or metal[:N]
-    #[arg(long, default_value = "cpu")]
-    device: String,
     /// File to save a predictor to, trained on all images
     #[arg(long)]
     out: Option<PathBuf>,
@@ -76,14 +65,9 @@ fn main() -> ExitCode {
 
 fn cross_validate(options: &Options) -> Result<(), Failure> {
     if let Some(out) = &options.out {
-        run::check_outputs(&[out], options.weights.as_deref().as_slice())?;
+        run::check_outputs(&[out], options.backbone.file().as_slice())?;
     }
-    let source = options.weights.as_ref().map_or_else(Source::embedded, Source::file);
-    let source = options.arch.into_iter().fold(source, Source::arch);
-    let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
-    if let Some(size) = options.image_size {
-        backbone = backbone.for_input_size(size, size)?;
-    }
+    let backbone = options.backbone.load()?;
     let splits = options.folders.options().splits(&options.data, options.seed)?;
     let data = Joined::new(&splits.train, &splits.valid)?;
     let mut tuner = FineTuner::new(backbone.clone()).seed(options.seed);

@@ -29,9 +29,9 @@ use clap::Parser;
 use rows::{Advised, Row, Rows, Task};
 use run::Failure;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use twox_hash::XxHash3_64;
 
 /// Runs all strategies, and the advisor's choice, over a grid of tasks
 #[derive(Parser)]
@@ -118,11 +118,7 @@ fn backbone(options: &Options, task: &Task) -> Result<Backbone, Failure> {
 /// The first so many images of each class, in an order that the seed decides.
 fn few(data: &ImageFolder, per_class: Option<usize>, seed: u64) -> Result<Subset, Failure> {
     let mut order: Vec<usize> = (0..data.len()).collect();
-    order.sort_by_key(|i| {
-        let mut hasher = DefaultHasher::new();
-        (seed, i).hash(&mut hasher);
-        hasher.finish()
-    });
+    order.sort_by_key(|i| hash(&format!("{seed} {i}")));
     let mut taken: BTreeMap<u32, usize> = BTreeMap::new();
     order.retain(|&i| {
         let Target::Class(class) = data.info(i).target else { return false };
@@ -138,9 +134,12 @@ fn few(data: &ImageFolder, per_class: Option<usize>, seed: u64) -> Result<Subset
 fn digest(plan: &Plan) -> Result<String, Failure> {
     let mut plan = plan.clone();
     plan.reasons.clear();
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_string(&plan)?.hash(&mut hasher);
-    Ok(format!("{:016x}", hasher.finish()))
+    Ok(format!("{:016x}", hash(&serde_json::to_string(&plan)?)))
+}
+
+/// The same for every platform and version of Rust: rows are kept for long.
+fn hash(text: &str) -> u64 {
+    XxHash3_64::oneshot(text.as_bytes())
 }
 
 fn run_task(options: &Options, task: &Task, all: &mut Rows) -> Result<(), Failure> {

@@ -163,8 +163,14 @@ impl Advisor {
         let most =
             backbone.blocks().iter().rposition(|block| Some(block.stage.as_str()) == peak).map_or(1, |at| at + 1);
         let mut reasons = vec![fits, enough];
-        let (wanted, all_stages) = policy.way(Strategy::new(size, similarity), &evidence, is_narrow(backbone));
-        reasons.extend(all_stages);
+        let quadrant = Strategy::new(size, similarity);
+        let (mut wanted, better) = policy.way(quadrant, &evidence, is_narrow(backbone));
+        if wanted.plan(backbone, data.len()).head(self.head).is_ok() {
+            reasons.extend(better);
+        } else {
+            // The user's head cannot see all stages.
+            wanted = quadrant;
+        }
         let mut seen = Seen { most_frozen: most, views: None };
         // A head is trained on the features of images as they are.
         if !matches!(wanted, Strategy::SmallSimilar | Strategy::Intermediate) {

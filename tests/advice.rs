@@ -2,8 +2,8 @@
 
 use crate::support::CPU;
 use candle_finetune::{
-    Advisor, Backbone, DataSize, Dataset, Error, FeatureCache, FineTuner, Plan, Result, Sample, SampleInfo, Similarity,
-    Strategy, Target, TensorDataset,
+    Advisor, Backbone, DataSize, Dataset, Error, FeatureCache, FineTuner, Head, Plan, Result, Sample, SampleInfo,
+    Similarity, Strategy, StrategyCost, Target, TensorDataset,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -170,4 +170,19 @@ fn data_that_cannot_be_judged_is_refused() {
     let few = TensorDataset::new(images, vec![0, 0, 0, 1, 1, 1, 2], vec!["a".into(), "b".into(), "c".into()]).unwrap();
     let advice = Advisor::new(&backbone()).advise(&few).unwrap();
     assert!(advice.warnings.iter().any(|warning| warning.contains("1 images")), "{:?}", advice.warnings);
+}
+
+/// Some strategies fit the head in closed form, which takes one linear layer.
+#[test]
+fn a_head_of_several_layers_is_advised_what_trains_it() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/fashion/train");
+    let train = candle_finetune::ImageFolder::open(folder).unwrap();
+    for head in [Head::mlp(16), Head::linear().dropout(0.5)] {
+        let advice = Advisor::new(&backbone()).head(head).advise(&train).unwrap();
+        assert_eq!(advice.strategy, Strategy::SmallDifferent);
+        let cost = advice.costs.iter().find(|cost| cost.strategy == Strategy::Intermediate).unwrap();
+        assert!(!cost.fits() && cost.problems[0].contains("intermediate is not possible: head"), "{cost:?}");
+        assert!(advice.costs[..4].iter().all(StrategyCost::fits));
+        FineTuner::new(backbone()).head(head).advice(&advice).session(&train).unwrap();
+    }
 }

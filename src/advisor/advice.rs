@@ -19,8 +19,9 @@ pub struct Advice {
     pub size: DataSize,
     /// Whether the data resembles what the backbone was trained on.
     pub similarity: Similarity,
-    /// The strategy of this size and similarity or, where that one exceeds a limit or the network does not support it, a
-    /// smaller one.
+    /// The strategy of this size and similarity. With little data and better features in earlier stages, a head over all
+    /// stages or, of a narrow network, [`Strategy::SmallDifferent`]; where it exceeds a limit or the network does not
+    /// support it, a smaller one. The reasons say so.
     pub strategy: Strategy,
     /// The strategy to try if this one disappoints; `None` if that one exceeds a limit or is not supported.
     pub runner_up: Option<Strategy>,

@@ -32,8 +32,11 @@ impl Candidate {
         let of = |strategy: Strategy| {
             let plan = plan(strategy);
             // A network of one block cannot be frozen in part: without this, small-different would freeze it entirely.
-            let forecast = match &cut {
-                Some(error) if !matches!(strategy, Strategy::SmallSimilar | Strategy::Intermediate) => {
+            // A head of several layers, say, is not fitted in closed form.
+            let fits = plan.head(head).map_err(|error| error.to_string());
+            let forecast = match (&cut, fits) {
+                (_, Err(why)) => Err(why),
+                (Some(error), _) if !matches!(strategy, Strategy::SmallSimilar | Strategy::Intermediate) => {
                     Err(error.to_string())
                 }
                 _ => match plan.forecast(backbone, head, classes) {

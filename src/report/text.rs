@@ -1,6 +1,6 @@
 //! Reports as text, at most 80 columns wide.
 
-use super::{EpochReport, HeadFit, Refit, Report};
+use super::{EpochReport, HeadFit, Refit, Report, Timings};
 use crate::error::wrapped;
 use crate::metrics::{Evaluation, Metric};
 use crate::strategy::Strategy;
@@ -150,16 +150,7 @@ impl fmt::Display for Report {
         if let Some(refit) = &self.refit {
             f.write_str(&wrapped(&format!("  {refit}")))?;
         }
-        let s = &self.seconds;
-        write!(
-            f,
-            "  {:.1} s: {}features {:.1}, training {:.1}, validation {:.1}",
-            s.total,
-            if s.advice > 0.0 { format!("advice {:.1}, ", s.advice) } else { String::new() },
-            s.features,
-            s.train,
-            s.valid
-        )?;
+        write!(f, "  {}", self.seconds)?;
         if let Some(peak) = self.peak_rss_mb {
             write!(f, "; peak memory {peak:.0} MB")?;
         }
@@ -167,15 +158,26 @@ impl fmt::Display for Report {
     }
 }
 
+/// `4.2 s: advice 1.9, features 2.0, training 0.2, validation 0.1`
+impl fmt::Display for Timings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s: ", self.total)?;
+        if self.advice > 0.0 {
+            write!(f, "advice {:.1}, ", self.advice)?;
+        }
+        write!(f, "features {:.1}, training {:.1}, validation {:.1}", self.features, self.train, self.valid)
+    }
+}
+
 /// One sentence.
 impl fmt::Display for Refit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let steps: usize = self.steps.iter().sum();
         let Self { samples, validation, .. } = self;
-        write!(
-            f,
-            "trained once more on all {samples} samples, for {steps} steps; the validation accuracy is {validation}"
-        )
+        match self.steps.iter().sum::<usize>() {
+            0 => write!(f, "fitted once more to all {samples} samples")?,
+            steps => write!(f, "trained once more on all {samples} samples, for {steps} steps")?,
+        }
+        write!(f, "; the validation accuracy is {validation}")
     }
 }
 

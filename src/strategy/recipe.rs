@@ -198,7 +198,7 @@ fn tuned(facts: &Facts, freeze: FreezePolicy, augment: Augment, longer: bool) ->
     let (scratch, pretrained) = (facts.scratch_rate(), facts.pretrained_rate());
     // New views of the images keep a longer training from overfitting, and need it.
     let epochs = if longer && augment.is_random() {
-        facts.epochs(1000, 5, 80)
+        facts.epochs(1000, 5, if facts.narrow { 50 } else { 80 })
     } else {
         facts.epochs(400, 5, if facts.narrow { 30 } else { 10 })
     };

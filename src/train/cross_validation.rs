@@ -6,12 +6,11 @@ mod text;
 pub use result::{CrossValidation, Fold};
 
 use super::event::Event;
-use super::fine_tuner::{FineTuner, same_classes};
+use super::fine_tuner::FineTuner;
 use super::refit::stops;
 use crate::data::{Dataset, Subset, k_fold, split};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::metrics::Evaluation;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -73,7 +72,7 @@ impl FineTuner {
     /// ```
     ///
     /// # Errors
-    /// If `repeats` is 0, as [`k_fold`] for the number of folds, as [`split`] for folds too small to hold out 15 % of
+    /// If `repeats` is 0, for a tuner that resumes a run, as [`k_fold`] for the number of folds, as [`split`] for folds too small to hold out 15 % of
     /// their training samples, and those of [`FineTuner::fit`].
     pub fn cross_validate<D: Dataset + Clone + 'static>(
         self,
@@ -89,41 +88,40 @@ impl FineTuner {
         if folds.repeats == 0 {
             return Err(Error::invalid("repeats", "0; use at least 1"));
         }
+        if self.state.is_some() {
+            let problem = "of one training cannot continue a cross-validation, which trains anew for each fold; \
+                           call cross_validate on a tuner without resume";
+            return Err(Error::invalid("run state", problem));
+        }
         let (computed, reused) = (self.cache.computed(), self.cache.reused());
         let (mut runs, mut outcomes) = (vec![], vec![(0usize, 0usize); data.len()]);
-        let mut pooled: Option<Evaluation> = None;
         for repeat in 0..folds.repeats {
             let seed = of_repeat(self.seed, repeat);
             for (number, (train, valid)) in k_fold(data, folds.k, seed)?.into_iter().enumerate() {
-                let (fold, evaluation) = self.clone().seed(seed).fold(train, &valid, (repeat, number))?;
-                for (&i, &correct) in valid.indices().iter().zip(&evaluation.outcomes) {
+                let fold = self.clone().seed(seed).fold(train, &valid, (repeat, number))?;
+                for (&i, &correct) in valid.indices().iter().zip(fold.evaluation.outcomes()) {
                     outcomes[i] = (outcomes[i].0 + usize::from(correct), outcomes[i].1 + 1);
                 }
                 let (number, top1) = (runs.len() + 1, fold.top1);
                 self.listener.tell(&Event::Fold { number, folds: folds.repeats * folds.k, top1 });
                 runs.push(fold);
-                pooled = Some(pooled.map_or_else(|| evaluation.clone(), |pooled| pooled.join(&evaluation)));
             }
         }
-        let evaluation = pooled.ok_or_else(|| Error::invalid("dataset", "holds no samples"))?.summary();
-        let mut result =
-            CrossValidation::new(runs, evaluation, &outcomes, data, folds, self.chooses() && self.advice.is_none());
+        let nested = self.chooses() && self.advice.is_none();
+        let mut result = CrossValidation::new(runs, &outcomes, data, folds, nested);
         (result.computed, result.reused) = (self.cache.computed() - computed, self.cache.reused() - reused);
-        result.classes = data.classes().to_vec();
         result.seconds.total = begun.elapsed().as_secs_f64();
         Ok(result)
     }
 
     /// Trains on `train`, of which a part chooses the best epoch, and predicts `valid`.
-    fn fold(self, train: Subset, valid: &Subset, (repeat, fold): (usize, usize)) -> Result<(Fold, Evaluation)> {
+    fn fold(self, train: Subset, valid: &Subset, (repeat, fold): (usize, usize)) -> Result<Fold> {
         let (inner, chooses) = split(&train, INNER, self.seed)?;
-        let chooses: Arc<dyn Dataset> = Arc::new(chooses);
-        same_classes(&train, &chooses)?;
-        let mut session = self.trained(Arc::new(inner), &chooses)?;
+        let mut session = self.trained(Arc::new(inner), &(Arc::new(chooses) as Arc<dyn Dataset>))?;
         let evaluation = session.evaluate_restored(&(Arc::new(valid.clone()) as Arc<dyn Dataset>))?;
         let report = session.report().clone();
         let stops = stops(&report);
-        Ok((Fold::new(repeat, fold, report, stops, &evaluation), evaluation))
+        Ok(Fold::new(repeat, fold, report, stops, evaluation))
     }
 }
 

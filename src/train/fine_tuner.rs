@@ -72,7 +72,7 @@ pub struct FineTuner {
     audit: bool,
     metric: Metric,
     pub(super) listener: Listener,
-    state: Option<RunState>,
+    pub(super) state: Option<RunState>,
     refit: bool,
     stops: Option<Vec<Stop>>,
 }
@@ -299,10 +299,10 @@ impl FineTuner {
         let fitted = self.trained(Arc::clone(&train), &valid)?.finish()?;
         match again {
             Some(tuner) => {
-                let (stops, report) = (stops(&fitted.report), fitted.report);
-                let all = tuner.again(&report, &stops, Arc::new(Joined::of(train, valid)?))?;
+                let stops = stops(&fitted.report);
+                let all = tuner.again(&fitted.report, &stops, Arc::new(Joined::of(train, valid)?))?;
                 let validation = "that of the training before, and chose the number of steps".into();
-                refit::with_report(refit::train(all, &stops)?, report, validation)
+                refit::or_first(refit::train(all, &stops), fitted, validation)
             }
             None => Ok(fitted),
         }
@@ -312,7 +312,7 @@ impl FineTuner {
     pub(super) fn again(mut self, chosen: &Report, stops: &[Stop], all: Arc<dyn Dataset>) -> Result<Session> {
         let mut plan = chosen.plan.clone();
         plan.phases.truncate(stops.len());
-        (self.plan, self.strategy, self.advice) = (Some(plan), chosen.strategy, None);
+        (self.plan, self.strategy, self.advice, self.state) = (Some(plan), chosen.strategy, None, None);
         self.stops = Some(stops.to_vec());
         self.start(all)
     }
@@ -355,7 +355,7 @@ fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
+fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
     if valid.is_empty() {
         return Err(Error::invalid("validation data", "is empty; use `split` to hold out samples"));
     }

@@ -4,7 +4,7 @@ use super::fitted::Fitted;
 use super::position::Stop;
 use super::session::Session;
 use crate::data::batch_count;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::predict::Predictor;
 use crate::report::{Refit, Report, Timings};
 
@@ -49,4 +49,49 @@ pub(super) fn with_report(
     report.seconds.total += seconds.total;
     report.refit = Some(Refit { validation, ..refit });
     Fitted { predictor, report }.with_report()
+}
+
+/// The second training's predictor with the report of the first one or, if the second one diverged, the first one: its
+/// report says so then.
+pub(super) fn or_first(
+    second: Result<(Predictor, Refit, Timings)>,
+    mut first: Fitted,
+    validation: String,
+) -> Result<Fitted> {
+    match second {
+        Ok(second) => with_report(second, first.report, validation),
+        Err(error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. })) => {
+            let stopped =
+                format!("the training on all samples stopped: {error}; the weights are those of the first one");
+            tracing::warn!("{stopped}");
+            first.report.stopped = Some(stopped);
+            first.with_report()
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn a_second_training_that_diverges_leaves_the_first() {
+        let backbone = Backbone::embedded(&Device::Cpu).unwrap();
+        let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu).unwrap() * 0.01).unwrap().sin().unwrap();
+        let images = images.reshape((8, 3, 32, 32)).unwrap();
+        let data = TensorDataset::new(images, (0..8).map(|i| i % 2).collect(), vec!["a".into(), "b".into()]).unwrap();
+        let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
+        let first = FineTuner::new(backbone).plan(plan).fit(&data, &data.clone()).unwrap();
+        let diverged = || Error::Diverged { what: "training loss", step: 3, loss: f64::NAN };
+        let kept = or_first(Err(diverged()), first.clone(), String::new()).unwrap();
+        let stopped = kept.report.stopped.as_deref().unwrap();
+        assert!(stopped.contains("on all samples stopped") && stopped.contains("step 3"), "{stopped}");
+        assert!(kept.report.refit.is_none() && kept.predictor.report().unwrap().unwrap().stopped.is_some());
+        assert_eq!(kept.predictor.evaluate(&data).unwrap(), first.predictor.evaluate(&data).unwrap());
+        // What is no divergence is an error.
+        assert!(or_first(Err(Error::invalid("sample", "is gone")), first, String::new()).is_err());
+    }
 }

@@ -3,7 +3,7 @@
 use super::Folds;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::metrics::{Evaluation, interval_of_units};
+use crate::metrics::{Evaluation, Scores, Task, interval_of_units};
 use crate::plan::Plan;
 use crate::report::{Report, Timings};
 use crate::strategy::Strategy;
@@ -34,7 +34,7 @@ pub struct CrossValidation {
     /// How many groups there are, if samples have groups.
     pub groups: Option<usize>,
     /// All predictions together, each by a training without that sample's fold. With repeats, each sample counts once per
-    /// repeat.
+    /// repeat; its own interval takes all predictions for independent, so prefer [`CrossValidation::interval`].
     pub evaluation: Evaluation,
     /// Whether each fold chose its plan, from its own training samples: then the accuracy is that of choosing and
     /// training. Otherwise it is that of a plan which was given.
@@ -76,13 +76,15 @@ pub struct Fold {
     /// Seconds of the fold's training.
     pub seconds: f64,
     #[serde(skip)]
+    pub(super) evaluation: Evaluation,
+    #[serde(skip)]
     pub(super) report: Report,
     #[serde(skip)]
     stops: Vec<Stop>,
 }
 
 impl Fold {
-    pub(super) fn new(repeat: usize, fold: usize, report: Report, stops: Vec<Stop>, evaluation: &Evaluation) -> Self {
+    pub(super) fn new(repeat: usize, fold: usize, report: Report, stops: Vec<Stop>, evaluation: Evaluation) -> Self {
         Self {
             repeat: repeat + 1,
             fold: fold + 1,
@@ -94,6 +96,7 @@ impl Fold {
             best_epoch: report.best_epoch,
             steps: stops.iter().map(|stop| stop.made).collect(),
             seconds: report.seconds.advice + report.seconds.features + report.seconds.train + report.seconds.valid,
+            evaluation,
             report,
             stops,
         }
@@ -104,7 +107,6 @@ impl CrossValidation {
     /// `outcomes`: how often each sample was right, and how often it was predicted.
     pub(super) fn new(
         runs: Vec<Fold>,
-        evaluation: Evaluation,
         outcomes: &[(usize, usize)],
         data: &dyn Dataset,
         folds: Folds,
@@ -137,9 +139,9 @@ impl CrossValidation {
             deviation: (squares / (n - 1.0).max(1.0)).sqrt(),
             interval: interval_of_units(&units),
             groups: (groups > 0).then_some(groups),
-            evaluation,
+            evaluation: pooled(runs.iter()),
             nested,
-            classes: vec![],
+            classes: data.classes().to_vec(),
             folds: runs,
             computed: 0,
             reused: 0,
@@ -150,7 +152,7 @@ impl CrossValidation {
     /// Trains on all the data, for as many steps as were best: with the plan and the steps of the fold in the middle,
     /// among those of the strategy that most folds followed. `tuner` and `data` are those that were cross-validated.
     ///
-    /// The report's validation is the cross-validation's, over all samples.
+    /// The report's validation is the cross-validation's, over all samples; with repeats, that of the first.
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
@@ -182,8 +184,10 @@ impl CrossValidation {
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let all = refit::train(tuner.again(&fold.report, &fold.stops, Arc::clone(&data))?, &fold.stops)?;
         let mut report = fold.report.clone();
-        (report.samples.train, report.samples.valid) = (data.len(), Some(self.evaluation.total));
-        (report.valid_top1, report.valid) = (Some(self.evaluation.top1()), Some(self.evaluation.clone()));
+        // Each sample once: the interval of several predictions of a sample would be too narrow.
+        let evaluation = pooled(self.folds.iter().filter(|fold| fold.repeat == 1));
+        (report.samples.train, report.samples.valid) = (data.len(), Some(evaluation.total));
+        (report.valid_top1, report.valid) = (Some(evaluation.top1()), Some(evaluation));
         report.seconds = self.seconds;
         let chosen = if self.nested { "its plan and its number of steps" } else { "its number of steps" };
         let validation = format!("that of the cross-validation, in which each fold chose {chosen}");
@@ -195,4 +199,11 @@ impl CrossValidation {
         serde_json::to_string_pretty(self)
             .map_err(|error| Error::invalid("cross-validation", format!("cannot be written as JSON: {error}")))
     }
+}
+
+/// The predictions of these folds together.
+fn pooled<'a>(mut folds: impl Iterator<Item = &'a Fold>) -> Evaluation {
+    let none = || Scores::new(Task::Classes).evaluation();
+    let first = folds.next().map_or_else(none, |fold| fold.evaluation.clone());
+    folds.fold(first, |all, fold| all.join(&fold.evaluation)).summary()
 }

@@ -131,7 +131,13 @@ fn every_sample_is_predicted_once_per_repeat_and_groups_stay_together() {
     let json: serde_json::Value = serde_json::from_str(&result.to_json().unwrap()).unwrap();
     assert_eq!(json["folds"].as_array().unwrap().len(), 6);
     assert!(json["seconds"]["total"].as_f64().unwrap() > 0.0 && json["evaluation"]["confusion"].is_array());
+    // A refit shows each sample once, whatever the repeats.
+    let tuned = result.refit(tuner.clone(), &data).unwrap();
+    assert_eq!(tuned.report.valid.unwrap().total, SAMPLES);
     // Bad requests.
+    let state = tuner.clone().session(&data).unwrap().state().unwrap();
+    let error = tuner.clone().resume(&state).cross_validate(&data, 3).unwrap_err().to_string();
+    assert!(error.contains("cannot continue a cross-validation"), "{error}");
     assert!(tuner.clone().cross_validate(&data, 7).unwrap_err().to_string().contains("k is 7"));
     assert!(tuner.cross_validate(&data, Folds::new(3).repeats(0)).unwrap_err().to_string().contains("repeats"));
 }
@@ -205,6 +211,18 @@ fn a_schedule_spans_the_same_steps_in_a_refit() {
     let (first, second) = rates.split_at(16);
     assert_eq!(second.len(), refit.steps[0]);
     assert_eq!(second, &first[..second.len()], "the same rate in the same step");
+}
+
+/// A plan without phases: the head is fitted in closed form, once for each fold and once to all samples.
+#[test]
+fn a_fitted_head_is_validated_and_refitted_too() {
+    let data = waves();
+    let tuner = FineTuner::new(backbone()).strategy(Strategy::Intermediate);
+    let validation = tuner.clone().cross_validate(&data, 3).unwrap();
+    assert!(validation.folds.iter().all(|fold| fold.steps.is_empty() && fold.best_epoch == Some(0)));
+    let tuned = validation.refit(tuner, &data).unwrap();
+    assert!(tuned.report.to_string().contains("fitted once more to all 36 samples"), "{}", tuned.report);
+    assert!(tuned.predictor.evaluate(&data).unwrap().top1() >= validation.evaluation.top1());
 }
 
 #[test]

@@ -39,16 +39,7 @@ impl fmt::Display for CrossValidation {
             write!(f, " by {groups} groups")?;
         }
         writeln!(f, "\n  features: {} rows computed, {} reused", self.computed, self.reused)?;
-        let s = &self.seconds;
-        writeln!(
-            f,
-            "  {:.1} s: {}features {:.1}, training {:.1}, validation {:.1}",
-            s.total,
-            if s.advice > 0.0 { format!("advice {:.1}, ", s.advice) } else { String::new() },
-            s.features,
-            s.train,
-            s.valid
-        )?;
+        writeln!(f, "  {}", self.seconds)?;
         write!(f, "{}", self.evaluation)
     }
 }
