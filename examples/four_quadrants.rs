@@ -20,6 +20,8 @@ mod regret;
 mod rows;
 #[path = "support/run.rs"]
 mod run;
+#[path = "support/shift.rs"]
+mod shift;
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{
@@ -158,12 +160,16 @@ fn run_task(options: &Options, task: &Task, all: &mut Rows) -> Result<(), Failur
         let advice = Advisor::new(&backbone).seed(seed).cache(&cache).advise(&train)?;
         let top1 = |probe: &candle_finetune::StageProbe| [probe.mean.ridge, probe.grid.ridge];
         let stages = &advice.evidence.stages;
+        let shift = shift::shift(&backbone, &train, seed)?;
         let advised = Advised {
             strategy: advice.strategy.to_string(),
             size: format!("{:?}", advice.size).to_lowercase(),
             similarity: format!("{:?}", advice.similarity).to_lowercase(),
             last: stages.last().map_or(0.0, |stage| stage.mean.ridge),
             best: stages.iter().flat_map(top1).fold(0.0, f64::max),
+            gain: advice.evidence.gain(),
+            statistics: shift.statistics,
+            early: shift.early,
             seconds: advice.evidence.seconds,
         };
         plans.push(("auto".into(), advice.plan.clone(), Some(advised)));

@@ -10,13 +10,13 @@ mod policy;
 mod speed;
 mod views;
 
-pub use advice::Advice;
+pub use advice::{Advice, Trial};
 pub use cost::StrategyCost;
-pub use evidence::{Evidence, Probe, SizeFigures, StageProbe, ViewProbe};
+pub use evidence::{CurvePoint, Evidence, Probe, SizeFigures, StageProbe, ViewProbe};
 
 use crate::backbone::Backbone;
 use crate::data::Dataset;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::FeatureCache;
 use crate::forecast::Workload;
 use crate::head::Head;
@@ -24,7 +24,7 @@ use crate::strategy::{Seen, Strategy, is_narrow};
 use candidate::Candidate;
 use cost::choose;
 use limits::Limits;
-use policy::{Policy, runner_up};
+use policy::Policy;
 use speed::Speed;
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,11 +53,11 @@ use std::time::Instant;
 /// more than 800 images, unless a budget is set: the advisor also forecasts the minutes and the memory of each strategy
 /// ([`Advice::costs`]), and a strategy beyond [`Advisor::budget`] or [`Advisor::memory`] gives way to a smaller one.
 pub struct Advisor {
-    backbone: Backbone,
-    head: Head,
-    cache: FeatureCache,
-    workers: Option<usize>,
-    seed: u64,
+    pub(crate) backbone: Backbone,
+    pub(crate) head: Head,
+    pub(crate) cache: FeatureCache,
+    pub(crate) workers: Option<usize>,
+    pub(crate) seed: u64,
     valid: Option<usize>,
     limits: Limits,
 }
@@ -194,18 +194,13 @@ impl Advisor {
             Speed::default()
         });
         let costs: Vec<StrategyCost> =
-            candidates.iter().map(|candidate| StrategyCost::new(candidate, &speed, &self.limits)).collect();
+            candidates.into_iter().map(|candidate| StrategyCost::new(candidate, &speed, &self.limits)).collect();
         let (strategy, beyond) = choose(wanted, &costs, &self.limits)?;
         reasons.extend(beyond);
-        let chosen = candidates.into_iter().find(|candidate| candidate.strategy == strategy);
-        let Some(Candidate { mut plan, forecast: Some(forecast), .. }) = chosen else {
-            return Err(Error::invalid("advisor", format!("has no plan for {strategy}")));
-        };
-        plan.reasons.splice(0..0, reasons.iter().cloned());
-        let next = runner_up(strategy);
-        let runner_up = costs.iter().any(|cost| cost.strategy == next && cost.fits()).then_some(next);
+        let rivals = policy.rivals(strategy, &evidence).into_iter();
+        let rivals = rivals.filter(|rival| costs.iter().any(|cost| cost.strategy == *rival && cost.fits())).collect();
         evidence.seconds = begun.elapsed().as_secs_f64();
-        Ok(Advice { size, similarity, strategy, runner_up, reasons, warnings, evidence, costs, plan, forecast })
+        Advice::new((size, similarity), strategy, (reasons, warnings), evidence, costs, rivals)
     }
 }
 
@@ -216,6 +211,21 @@ fn warnings(policy: &Policy, evidence: &Evidence) -> Vec<String> {
     if size.least < policy.few {
         let least = size.least;
         warnings.push(format!("the smallest class has {least} images, too few to tell how well it will be recognised"));
+    }
+    if size.most as f64 > policy.unbalanced * size.least.max(1) as f64 {
+        warnings.push(format!(
+            "the classes are unbalanced, {} to {} images: top-1 hides how the small ones do; look at the recall of each class",
+            size.least, size.most
+        ));
+    }
+    let curve = &evidence.learning_curve;
+    if let (Some(gain), [.., half, all]) = (evidence.gain(), &curve[..])
+        && gain > policy.gain.max(2.0 * evidence.error(all.top1))
+    {
+        warnings.push(format!(
+            "more images would help: with {} of them the features are right for {:.3}, with {} for {:.3}",
+            half.samples, half.top1, all.samples, all.top1
+        ));
     }
     let guess = size.most as f64 / size.samples.max(1) as f64;
     if let Some((stage, grid)) = evidence.best() {

@@ -51,7 +51,9 @@ mod weights;
 #[cfg(feature = "zoo")]
 mod zoo;
 
-pub use advisor::{Advice, Advisor, Evidence, Probe, SizeFigures, StageProbe, StrategyCost, ViewProbe};
+pub use advisor::{
+    Advice, Advisor, CurvePoint, Evidence, Probe, SizeFigures, StageProbe, StrategyCost, Trial, ViewProbe,
+};
 pub use arch::{Arch, Naming};
 pub use backbone::Backbone;
 pub use blueprint::{Block, Blueprint, Pooling};
@@ -77,7 +79,9 @@ pub use plan::{HeadStart, Init, Phase, Plan};
 #[cfg(feature = "plots")]
 pub use plots::{PictureGrid, TopActivations};
 pub use predict::{GradCam, Prediction, Predictor};
-pub use report::{EpochReport, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters, Timings};
+pub use report::{
+    EpochReport, FeatureCounts, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters, Timings,
+};
 pub use schedule::{Schedule, ScheduleShape};
 pub use source::Source;
 #[cfg(feature = "hub")]

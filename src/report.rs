@@ -81,8 +81,21 @@ pub struct Report {
     pub zero_gradients: Vec<String>,
     /// Cached features of frozen blocks, in megabytes.
     pub cached_mb: f64,
+    /// How often features of frozen blocks were computed for the cache, and how often they were found there.
+    #[serde(default)]
+    pub features: FeatureCounts,
     /// The peak resident memory of the process in megabytes, where the system provides it.
     pub peak_rss_mb: Option<f64>,
+}
+
+/// Rows of features: of a sample in one view, at one cut of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FeatureCounts {
+    /// Computed and stored by this run.
+    pub computed: usize,
+    /// Found in the cache: computed by this run before or by another, the advice say.
+    pub reused: usize,
 }
 
 /// A second training, on training and validation data together.
@@ -241,7 +254,8 @@ impl Report {
     /// The same without measurements, which differ from run to run, so that equal seeds save equal files.
     pub(crate) fn without_measurements(&self) -> Self {
         let seconds = Timings::default();
-        let mut report = Self { date: None, seconds, peak_rss_mb: None, cached_mb: 0.0, ..self.clone() };
+        let features = FeatureCounts::default();
+        let mut report = Self { date: None, seconds, peak_rss_mb: None, cached_mb: 0.0, features, ..self.clone() };
         report.refit.iter_mut().for_each(|refit| refit.seconds = 0.0);
         for epoch in &mut report.epochs {
             (epoch.seconds, epoch.images_per_second) = (0.0, 0.0);

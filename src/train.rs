@@ -21,6 +21,7 @@ mod sampler;
 mod session;
 mod setup;
 mod snapshot;
+mod trial;
 
 pub use cross_validation::{CrossValidation, Fold, Folds};
 pub use event::{Event, progress_lines};

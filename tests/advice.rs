@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod limits;
+mod size;
 
 /// A dataset that counts how often its samples are read, and puts each pair of samples into a group if asked to.
 #[derive(Clone)]

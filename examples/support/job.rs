@@ -23,6 +23,9 @@ pub struct Job {
     /// auto, which measures the images
     #[arg(long, default_value = "auto")]
     strategy: Choice,
+    /// Compare the advised strategy with its rivals in short trainings
+    #[arg(long)]
+    trial: bool,
     /// Blocks to freeze in the last phase: a count, or the last stage or block ("layer2")
     #[arg(long)]
     freeze: Option<String>,
@@ -104,10 +107,16 @@ pub fn finetune(
     let Splits { train, valid, test, .. } = &splits;
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
     let cache = FeatureCache::new();
-    let advice = match options.strategy {
-        Choice::Auto => Some(Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).advise(train)?),
-        Choice::Named(_) => None,
+    let advisor = Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).valid(valid.len());
+    let advice = match (options.strategy, options.trial) {
+        (Choice::Auto, false) => Some(advisor.advise(train)?),
+        (Choice::Auto, true) => Some(advisor.trial(train, valid)?),
+        (Choice::Named(strategy), true) => {
+            return Err(format!("--trial has no effect: --strategy {strategy} is set").into());
+        }
+        (Choice::Named(_), false) => None,
     };
+    drop(advisor);
     let (strategy, plan) = match (&advice, options.strategy) {
         (None, Choice::Named(strategy)) => (strategy, strategy.plan(&backbone, train.len())),
         (Some(advice), _) => {

@@ -1,6 +1,6 @@
 //! How much accuracy a rule that chooses a strategy gives away against the best strategy of each task.
 
-use crate::rows::{Row, Rows, Task};
+use crate::rows::{Advised, Row, Rows, Task};
 use candle_finetune::Strategy;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -61,9 +61,13 @@ impl<'a> Figures<'a> {
 
     /// The probe's accuracy after the last stage, the mean over the seeds, and that of the best stage.
     pub fn probe(&self) -> (f64, f64) {
-        let advice = || self.auto.iter().filter_map(|row| row.advice.as_ref());
-        let count = advice().count().max(1) as f64;
-        (advice().map(|a| a.last).sum::<f64>() / count, advice().map(|a| a.best).sum::<f64>() / count)
+        (self.advised(|advised| advised.last), self.advised(|advised| advised.best))
+    }
+
+    /// A figure of the advice, the mean over the seeds.
+    pub fn advised(&self, figure: fn(&Advised) -> f64) -> f64 {
+        let figures: Vec<f64> = self.auto.iter().filter_map(|row| row.advice.as_ref()).map(figure).collect();
+        figures.iter().sum::<f64>() / figures.len().max(1) as f64
     }
 }
 
@@ -108,6 +112,9 @@ pub fn rules(tuning: &[&Figures<'_>]) -> Vec<Rule> {
     }
     rules.push(threshold(tuning, "training images", |figures| figures.images().0 as f64));
     rules.push(threshold(tuning, "accuracy of the last stage's probe", |figures| figures.probe().0));
+    rules.push(threshold(tuning, "gained by twice the images", |f| f.advised(|a| a.gain.unwrap_or(0.0))));
+    rules.push(threshold(tuning, "shift of the batch norms' statistics", |figures| figures.advised(|a| a.statistics)));
+    rules.push(threshold(tuning, "of the gradients in the first half", |figures| figures.advised(|a| a.early)));
     rules
 }
 

@@ -59,6 +59,11 @@ pub struct Advised {
     /// The accuracy of the probe after the last stage, and of the best stage.
     pub last: f64,
     pub best: f64,
+    /// The accuracy that the second half of the images has brought to the probe of all stages.
+    pub gain: Option<f64>,
+    /// What the advisor does not use: see shift.rs.
+    pub statistics: f64,
+    pub early: f64,
     pub seconds: f64,
 }
 

@@ -5,6 +5,8 @@ use super::limits::{Limits, mb, rounded};
 use super::policy::preferences;
 use super::speed::Speed;
 use crate::error::{Error, Result};
+use crate::forecast::Forecast;
+use crate::plan::Plan;
 use crate::strategy::Strategy;
 use serde::Serialize;
 use std::fmt::{self, Write as _};
@@ -26,6 +28,10 @@ pub struct StrategyCost {
     pub memory: Option<usize>,
     /// Multiply-adds of the whole plan; `None` for a network with custom layers.
     pub multiply_adds: Option<u64>,
+    /// Its plan, made with what was seen of the data, and the memory of a step; `None` if the network does not support
+    /// it.
+    #[serde(skip)]
+    pub(super) plan: Option<(Plan, Forecast)>,
     /// Why it cannot be chosen: it exceeds a limit, or the network does not support it. Empty if it can.
     pub problems: Vec<String>,
 }
@@ -37,16 +43,17 @@ impl StrategyCost {
     }
 
     /// Of a candidate at the measured speed.
-    pub(super) fn new(candidate: &Candidate, speed: &Speed, limits: &Limits) -> Self {
-        let Candidate { strategy, forecast, work, problem, .. } = candidate;
+    pub(super) fn new(candidate: Candidate, speed: &Speed, limits: &Limits) -> Self {
+        let Candidate { strategy, plan, forecast, work, problem } = candidate;
         let minutes = work.as_ref().and_then(|work| speed.seconds(work)).map(|seconds| seconds / 60.0);
-        let too_long = forecast.and_then(|_| limits.time_problem(*strategy, minutes));
+        let too_long = forecast.and_then(|_| limits.time_problem(strategy, minutes));
         Self {
-            strategy: *strategy,
+            strategy,
             minutes,
             memory: forecast.and_then(|forecast| forecast.total()),
             multiply_adds: work.and_then(|work| work.multiply_adds()),
-            problems: too_long.into_iter().chain(problem.clone()).collect(),
+            plan: forecast.map(|forecast| (plan, forecast)),
+            problems: too_long.into_iter().chain(problem).collect(),
         }
     }
 }

@@ -17,10 +17,24 @@ pub struct Evidence {
     /// The probe of the features of all stages together, which [`Strategy::Intermediate`](crate::Strategy::Intermediate)
     /// would see; `None` without stages.
     pub together: Option<Probe>,
+    /// The accuracy by the number of images, of the features of all stages together: a quarter of those looked at, half
+    /// of them, all; without the parts in which a class would have fewer than four. Each image is judged by the others
+    /// of its part.
+    pub learning_curve: Vec<CurvePoint>,
     /// How mirrored and cropped views are recognised; `None` if the plan trains from unchanged images anyway.
     pub views: Option<ViewProbe>,
     /// Seconds that the whole advice took.
     pub seconds: f64,
+}
+
+/// The accuracy of a classifier of this many images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CurvePoint {
+    /// Images.
+    pub samples: usize,
+    /// The accuracy, in [0, 1].
+    pub top1: f64,
 }
 
 /// How well a classifier of images as they are recognises views of them, by the features of the stage that recognises
@@ -65,6 +79,15 @@ impl Evidence {
         let all = self.stages.iter().flat_map(|stage| [(stage, true), (stage, false)]);
         let top1 = |&(stage, grid): &(&StageProbe, bool)| if grid { stage.grid.ridge } else { stage.mean.ridge };
         all.max_by(|a, b| top1(a).total_cmp(&top1(b)))
+    }
+
+    /// The accuracy that the second half of the images looked at has brought ([`Evidence::learning_curve`]); `None` if
+    /// half is too few to tell.
+    pub fn gain(&self) -> Option<f64> {
+        match self.learning_curve[..] {
+            [.., half, all] => Some(all.top1 - half.top1),
+            _ => None,
+        }
     }
 
     /// The standard error of an accuracy over the samples that were looked at.

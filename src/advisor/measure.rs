@@ -1,6 +1,6 @@
 //! Measures a dataset by one pass of a sample through the frozen network.
 
-use super::evidence::{Evidence, Probe, SizeFigures, StageProbe};
+use super::evidence::{CurvePoint, Evidence, Probe, SizeFigures, StageProbe};
 use super::policy::Policy;
 use crate::backbone::Backbone;
 use crate::data::Dataset;
@@ -8,6 +8,12 @@ use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
 use crate::probe::{Classes, Gram, Labels, units};
 use std::sync::Arc;
+
+/// For data whose samples have no single class.
+const REMEDY: &str = "the advisor cannot judge; choose a strategy yourself";
+
+/// Samples of a class below which a part of the data tells nothing.
+const LEAST_OF_PART: usize = 4;
 
 /// The samples that are looked at, in the dataset's order, and the figures of all.
 pub(super) struct Sampled {
@@ -18,7 +24,7 @@ pub(super) struct Sampled {
 
 /// Takes at most `most` samples, of each class the same fraction, at random.
 pub(super) fn sample(data: &dyn Dataset, most: usize, seed: u64) -> Result<Sampled> {
-    let classes = Classes::of(data, "the advisor cannot judge; choose a strategy yourself")?;
+    let classes = Classes::of(data, REMEDY)?;
     let size = SizeFigures::new(&classes.sizes());
     let (indices, classes) = classes.sample(most, seed, "advice");
     Ok(Sampled { indices, classes, size })
@@ -73,6 +79,17 @@ pub(super) fn measure(
     let stages = stages
         .map(|(at, stage)| Ok(StageProbe { stage, mean: probe(at)?, grid: probe(count + at)? }))
         .collect::<Result<_>>()?;
+    let mut learning_curve = vec![];
+    for part in [4, 2] {
+        let (some, of_class) = Classes::of(data.as_ref(), REMEDY)?.sample(indices.len() / part, seed, "advice");
+        let rows: Vec<usize> = some.iter().filter_map(|i| indices.binary_search(i).ok()).collect();
+        let least = (0..labels.count as u32).map(|class| of_class.iter().filter(|&&of| of == class).count()).min();
+        if let (Some(gram), true) = (&together, least >= Some(LEAST_OF_PART)) {
+            let top1 = gram.among(&rows)?.ridge(&labels.among(&rows))?.top1();
+            learning_curve.push(CurvePoint { samples: rows.len(), top1 });
+        }
+    }
     let together = together.as_ref().map(judged).transpose()?;
-    Ok(Evidence { size, samples: indices.len(), stages, together, views: None, seconds: 0.0 })
+    learning_curve.extend(together.iter().map(|all| CurvePoint { samples: indices.len(), top1: all.ridge }));
+    Ok(Evidence { size, samples: indices.len(), stages, together, learning_curve, views: None, seconds: 0.0 })
 }

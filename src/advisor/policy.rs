@@ -30,6 +30,10 @@ pub(super) struct Policy {
     crops: (f64, f64),
     /// Samples of a class below which its figures say little.
     pub few: usize,
+    /// How many times as large as the smallest class the largest is, from which classes are unbalanced.
+    pub unbalanced: f64,
+    /// The accuracy that the second half of the images brings, from which it is worth saying.
+    pub gain: f64,
 }
 
 impl Policy {
@@ -46,6 +50,8 @@ impl Policy {
         mirrors: 0.85,
         crops: (0.7, 0.9),
         few: 5,
+        unbalanced: 10.0,
+        gain: 0.03,
     };
 
     /// Similarity and its reason.
@@ -107,8 +113,7 @@ impl Policy {
         let (last, Some(together)) = (evidence.last_top1(), evidence.together.as_ref()) else {
             return (quadrant, None);
         };
-        let better = together.ridge - last > self.together * evidence.paired_error_of(together);
-        if !better || !matches!(quadrant, Strategy::SmallSimilar | Strategy::SmallDifferent) {
+        if !self.better_together(evidence) || !matches!(quadrant, Strategy::SmallSimilar | Strategy::SmallDifferent) {
             return (quadrant, None);
         }
         let (strategy, what) = if narrow {
@@ -150,6 +155,25 @@ impl Policy {
         Some((Views { mirrored, cropped }, reason))
     }
 
+    /// The strategies that could be as good as this one, the likeliest first: the one to try next and, where the features
+    /// of all stages together are better than the last ones, a head over them.
+    pub fn rivals(&self, strategy: Strategy, evidence: &Evidence) -> Vec<Strategy> {
+        let mut rivals = vec![runner_up(strategy)];
+        if self.better_together(evidence) {
+            rivals.push(Strategy::Intermediate);
+        }
+        rivals.retain(|rival| *rival != strategy);
+        rivals
+    }
+
+    /// Whether the features of all stages together are better than the last ones by more than the error of the
+    /// comparison.
+    fn better_together(&self, evidence: &Evidence) -> bool {
+        evidence.together.as_ref().is_some_and(|together| {
+            together.ridge - evidence.last_top1() > self.together * evidence.paired_error_of(together)
+        })
+    }
+
     /// How many blocks hold features worth keeping: up to the first stage that separates the classes as well as the
     /// best one, within its standard error.
     pub fn worth_freezing(evidence: &Evidence) -> Option<&StageProbe> {
@@ -163,7 +187,7 @@ impl Policy {
 }
 
 /// The strategy to try if the first one disappoints.
-pub(super) fn runner_up(strategy: Strategy) -> Strategy {
+fn runner_up(strategy: Strategy) -> Strategy {
     match strategy {
         Strategy::SmallSimilar | Strategy::LargeSimilar | Strategy::Intermediate => Strategy::SmallDifferent,
         Strategy::SmallDifferent | Strategy::LargeDifferent | Strategy::ProbeThenTune => Strategy::LargeSimilar,
@@ -211,6 +235,7 @@ mod tests {
             samples: 200,
             stages,
             together: None,
+            learning_curve: vec![],
             views: None,
             seconds: 0.0,
         }
@@ -272,6 +297,20 @@ mod tests {
         others.together = Some(Probe { correct: (0..200).map(|i| (10..194).contains(&i)).collect(), ..probe(184) });
         assert_eq!(Policy::DEFAULT.way(similar, &others, false).0, similar);
         assert_eq!(Policy::DEFAULT.way(similar, &evidence([0, 0], [0, 0], 500), false), (similar, None));
+    }
+
+    #[test]
+    fn rivals_are_others_that_could_be_as_good() {
+        let rivals = |strategy: Strategy, together: usize| {
+            let mut evidence = evidence([150, 170], [180, 175], 500);
+            evidence.together = Some(probe(together));
+            Policy::DEFAULT.rivals(strategy, &evidence)
+        };
+        let (tuned, all) = (Strategy::SmallDifferent, Strategy::LargeSimilar);
+        assert_eq!(rivals(Strategy::SmallSimilar, 180), [tuned]);
+        assert_eq!(rivals(tuned, 180), [all]);
+        assert_eq!(rivals(tuned, 184), [all, Strategy::Intermediate]);
+        assert_eq!(rivals(Strategy::Intermediate, 184), [tuned]);
     }
 
     #[test]

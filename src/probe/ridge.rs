@@ -3,6 +3,7 @@
 use super::matrix::{factor, identity, inverse, solve};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
 
 /// The samples of a probe.
 #[derive(Debug, Clone)]
@@ -13,6 +14,17 @@ pub(crate) struct Labels {
     pub count: usize,
     /// Rows that are left out together: a sample and its views, or the samples of a group. Every row is in one.
     pub units: Vec<Vec<usize>>,
+}
+
+impl Labels {
+    /// Of some of the rows; each row once, in any order.
+    pub fn among(&self, rows: &[usize]) -> Self {
+        let place: BTreeMap<usize, usize> = rows.iter().enumerate().map(|(to, &from)| (from, to)).collect();
+        let unit =
+            |unit: &Vec<usize>| -> Vec<usize> { unit.iter().filter_map(|row| place.get(row).copied()).collect() };
+        let units = self.units.iter().map(unit).filter(|unit| !unit.is_empty()).collect();
+        Self { classes: rows.iter().map(|&row| self.classes[row]).collect(), count: self.count, units }
+    }
 }
 
 /// The ridge penalties that are tried, as multiples of the mean of the Gram matrix's diagonal.
@@ -78,6 +90,13 @@ impl Gram {
         }
         let share = |gram: &Self| &gram.products * (gram.columns / columns);
         Ok(Self { products: (share(self)? + share(other)?)?, n: self.n, columns })
+    }
+
+    /// Of some of the rows.
+    pub fn among(&self, rows: &[usize]) -> Result<Self> {
+        let at = Tensor::from_iter(rows.iter().map(|&row| row as u32), &Device::Cpu)?;
+        let products = self.products.index_select(&at, 0)?.index_select(&at, 1)?;
+        Ok(Self { products, n: rows.len(), columns: self.columns })
     }
 
     /// (n, n), f64.
@@ -232,6 +251,23 @@ mod tests {
         let expected = least.min_by(|a, b| a.error.total_cmp(&b.error)).unwrap();
         assert_eq!(got.correct, expected.correct);
         assert!((got.error - expected.error).abs() < 1e-9, "{} {}", got.error, expected.error);
+    }
+
+    #[test]
+    fn some_rows_are_judged_by_each_other_alone() {
+        let (x, labels) = case();
+        let gram = Gram::new(&x).unwrap();
+        let all: Vec<usize> = (0..12).rev().collect();
+        let (whole, turned) = (gram.ridge(&labels).unwrap(), gram.among(&all).unwrap());
+        let turned = turned.ridge(&labels.among(&all)).unwrap();
+        assert_eq!(turned.correct.iter().rev().copied().collect::<Vec<_>>(), whole.correct);
+        // Of the group of rows 0 to 2, two are left, and stay together.
+        let some = labels.among(&[5, 2, 7, 0]);
+        assert_eq!((some.classes.clone(), some.count), (vec![2, 2, 1, 0], 3));
+        let mut units = some.units.clone();
+        units.sort();
+        assert_eq!(units, [vec![0], vec![2], vec![3, 1]]);
+        assert_eq!(gram.among(&[5, 2, 7, 0]).unwrap().ridge(&some).unwrap().correct.len(), 4);
     }
 
     #[test]

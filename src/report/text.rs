@@ -1,6 +1,6 @@
 //! Reports as text, at most 80 columns wide.
 
-use super::{EpochReport, HeadFit, Refit, Report, Timings};
+use super::{EpochReport, FeatureCounts, HeadFit, Refit, Report, Timings};
 use crate::error::wrapped;
 use crate::metrics::{Evaluation, Metric};
 use crate::strategy::Strategy;
@@ -149,6 +149,10 @@ impl fmt::Display for Report {
         }
         if let Some(refit) = &self.refit {
             f.write_str(&wrapped(&format!("  {refit}")))?;
+        }
+        let FeatureCounts { computed, reused } = self.features;
+        if computed + reused > 0 {
+            writeln!(f, "  features of frozen blocks: {computed} rows computed, {reused} reused")?;
         }
         write!(f, "  {}", self.seconds)?;
         if let Some(peak) = self.peak_rss_mb {

@@ -82,6 +82,8 @@ pub struct Session {
     started: Instant,
     /// Seconds of the run before `started`, if it was resumed.
     seconds_before: f64,
+    /// Rows of features that the cache had computed and reused before.
+    counted_before: (usize, usize),
 }
 
 /// Whether a resumed state was within a phase, and within an epoch.

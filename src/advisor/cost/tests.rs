@@ -7,7 +7,7 @@ fn costs(limits: &Limits) -> Vec<StrategyCost> {
         let (minutes, memory) = (Some((i + 1) as f64), Some((i + 1) * 100_000_000));
         let problems = limits.time_problem(strategy, minutes).into_iter();
         let problems = problems.chain(limits.memory_problem(strategy, memory)).collect();
-        StrategyCost { strategy, minutes, memory, multiply_adds: None, problems }
+        StrategyCost { strategy, minutes, memory, multiply_adds: None, plan: None, problems }
     };
     Strategy::ALL.into_iter().enumerate().map(of).collect()
 }

@@ -19,6 +19,9 @@ impl Session {
         self.end_phase()?;
         self.report.seconds.total = self.seconds_before + self.started.elapsed().as_secs_f64();
         self.report.peak_rss_mb = peak_rss_mb();
+        let (computed, reused) = self.counted_before;
+        let features = &mut self.report.features;
+        (features.computed, features.reused) = (self.cache.computed() - computed, self.cache.reused() - reused);
         let tensors = self.tensors()?;
         for (name, tensor) in &tensors {
             if !is_finite(tensor)? {

@@ -5,7 +5,7 @@ use crate::data::{Augment, Dataset, Loader, Transform};
 use crate::error::{Error, Result};
 use crate::metrics::Metric;
 use crate::plan::{Init, Plan};
-use crate::report::{ParameterCounts, Report, SampleCounts, Timings};
+use crate::report::{FeatureCounts, ParameterCounts, Report, SampleCounts, Timings};
 use crate::train::best::Best;
 use crate::train::event::Event;
 use crate::train::learner::Learners;
@@ -41,6 +41,7 @@ impl Session {
         }
         let model = Model::start(&backbone, head, labels, plan.init, seed)?;
         let warnings = plan.warnings(&backbone);
+        let (computed, reused) = (cache.computed(), cache.reused());
         let base_model = backbone.inner.profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained);
         drop(backbone);
         model.check(&plan)?;
@@ -68,6 +69,7 @@ impl Session {
             report,
             started,
             seconds_before: advice_seconds,
+            counted_before: (computed, reused),
         })
     }
 }
@@ -102,6 +104,7 @@ fn report(plan: &Plan, model: &Model, seed: u64, data: &Arc<dyn Dataset>) -> Rep
         parameters: ParameterCounts::default(),
         zero_gradients: vec![],
         cached_mb: 0.0,
+        features: FeatureCounts::default(),
         peak_rss_mb: None,
     }
 }
