@@ -1,5 +1,6 @@
 //! The crate's one error type. Each variant names what is wrong and how to fix it.
 
+mod candle;
 mod hub;
 mod images;
 mod mismatch;
@@ -11,6 +12,7 @@ pub(crate) use images::unsupported;
 pub use mismatch::WeightsMismatch;
 pub(crate) use text::{distance, nearest, shown, shown_list, tamed, wrapped};
 
+use candle::quiet;
 use mismatch::known_archs;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -149,6 +151,27 @@ pub enum Error {
         found: u32,
         /// The newest format that this version reads.
         known: u32,
+    },
+
+    /// Another run uses a run directory.
+    #[error(
+        "{} is in use by another run{}; wait until it has ended, or name another folder", path.display(),
+        process.map_or(String::new(), |id| format!(" (process {id})"))
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The id of the other process, if it is known.
+        process: Option<u32>,
+    },
+
+    /// A training was cancelled ([`Cancel`](crate::Cancel)) that has no result until it has ended.
+    #[error("{what} was cancelled after {steps} steps; a run directory keeps its checkpoint, where one is set")]
+    Cancelled {
+        /// What was cancelled.
+        what: &'static str,
+        /// Steps that the training in progress had made.
+        steps: usize,
     },
 
     /// No strategy fits the limits that the advisor was given.
@@ -368,31 +391,6 @@ impl Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
-    }
-}
-
-impl From<candle_core::Error> for Error {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Candle(Box::new(without_backtrace(error)))
-    }
-}
-
-/// Candle appends a backtrace to the message if `RUST_BACKTRACE` is set, which fills pages.
-fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
-    use candle_core::Error::{Context, WithBacktrace, WithPath};
-    match error {
-        WithBacktrace { inner, .. } => without_backtrace(*inner),
-        Context { inner, context } => Context { inner: Box::new(without_backtrace(*inner)), context },
-        WithPath { inner, path } => WithPath { inner: Box::new(without_backtrace(*inner)), path },
-        other => other,
-    }
-}
-
-/// Removes Candle's backtrace from a cause of any kind.
-fn quiet(cause: BoxError) -> BoxError {
-    match cause.downcast::<candle_core::Error>() {
-        Ok(error) => Box::new(without_backtrace(*error)),
-        Err(other) => other,
     }
 }
 

@@ -259,6 +259,11 @@ impl Plan {
         self
     }
 
+    /// The same without its reasons, on which no training depends.
+    pub(crate) fn without_reasons(&self) -> Self {
+        Self { reasons: vec![], ..self.clone() }
+    }
+
     /// The epochs of all phases together.
     pub fn total_epochs(&self) -> usize {
         self.phases.iter().fold(0, |sum, p| sum.saturating_add(p.epochs))

@@ -16,6 +16,7 @@ use crate::metrics::Evaluation;
 use crate::params::{Slot, Slots};
 use crate::report::Report;
 use crate::source::{Source, imagenet_labels};
+use crate::weights::{Disk, Os};
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -165,7 +166,12 @@ impl Predictor {
     /// Saves everything in one safetensors file: weights under timm's names, labels, the preparation of images, and the
     /// report. The file is replaced atomically.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        saved::write(self, path.as_ref())
+        self.save_through(&mut Os, path.as_ref())
+    }
+
+    /// As [`Predictor::save`], with every system call going through `disk`.
+    pub(crate) fn save_through(&self, disk: &mut impl Disk, path: &Path) -> Result<()> {
+        saved::write(self, path, disk)
     }
 
     /// Saves a folder in the layout of timm's repositories on the hub: `model.safetensors` with all that

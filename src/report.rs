@@ -82,7 +82,7 @@ pub struct Report {
     /// Cached features of frozen blocks, in megabytes.
     pub cached_mb: f64,
     /// How often features of frozen blocks were computed for the cache, and how often they were found there.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "FeatureCounts::is_none")]
     pub features: FeatureCounts,
     /// The peak resident memory of the process in megabytes, where the system provides it.
     pub peak_rss_mb: Option<f64>,
@@ -222,6 +222,9 @@ pub struct Timings {
     pub train: f64,
     /// Validation.
     pub valid: f64,
+    /// Checkpoints of a run directory.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub checkpoints: f64,
     /// The whole run.
     pub total: f64,
 }
@@ -248,6 +251,16 @@ pub struct StageParameters {
     pub learning: usize,
     /// Parameters that are frozen.
     pub frozen: usize,
+}
+
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
+}
+
+impl FeatureCounts {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Report {

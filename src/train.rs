@@ -4,9 +4,12 @@
 
 mod audit;
 mod best;
+mod cancel;
 mod cross_validation;
 mod event;
 mod fine_tuner;
+mod fit;
+mod fit_loop;
 mod fitted;
 mod head_fit;
 mod learner;
@@ -16,6 +19,7 @@ mod phase;
 mod position;
 mod progress;
 mod refit;
+mod run_dir;
 mod run_state;
 mod sampler;
 mod session;
@@ -23,6 +27,7 @@ mod setup;
 mod snapshot;
 mod trial;
 
+pub use cancel::Cancel;
 pub use cross_validation::{CrossValidation, Fold, Folds};
 pub use event::{Event, progress_lines};
 pub use fine_tuner::FineTuner;

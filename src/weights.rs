@@ -26,10 +26,12 @@ use candle_core::Tensor;
 
 #[cfg(feature = "image")]
 pub(crate) use atomic::write_bytes;
-pub(crate) use atomic::write_text;
+pub(crate) use atomic::{Disk, Os, TEMPORARY, write_text};
 pub(crate) use elements::read_tensor;
 pub(crate) use shards::names as shard_names;
-pub(crate) use write::{METADATA_KEY, tensor_bytes, write};
+#[cfg(test)]
+pub(crate) use write::write;
+pub(crate) use write::{METADATA_KEY, tensor_bytes, write_through};
 
 use crate::error::{Error, Result, shown};
 use format::Format;

@@ -230,23 +230,30 @@ fn files_of_states() {
 
     // A newer format is refused before anything else is looked at.
     let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();
-    let version = b"\\\"run_state\\\":1";
+    let version = b"\\\"run_state\\\":2";
     let mut newer = file.clone();
     newer[find(&file, version) + version.len() - 1] = b'7';
     std::fs::write(&path, &newer).unwrap();
     let error = RunState::from_file(&path).unwrap_err();
-    assert!(matches!(error, Error::NewerFormat { found: 7, known: 1, .. }), "{error}");
+    assert!(matches!(error, Error::NewerFormat { found: 7, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("update the crate") && error.to_string().contains("state.safetensors"));
 
-    // A description that is damaged, a moment that is missing, other files.
+    newer[find(&file, version) + version.len() - 1] = b'1';
+    std::fs::write(&path, &newer).unwrap();
+    assert!(RunState::from_file(&path).unwrap_err().to_string().contains("start the run anew"));
+
+    // A description that is damaged, a tensor that has another name or value, other files.
     let mut damaged = file.clone();
     damaged[find(&file, b"counters")] = b'k';
     std::fs::write(&path, &damaged).unwrap();
     assert!(matches!(RunState::from_file(&path), Err(Error::Weights { .. })));
-    let mut lacking = file.clone();
-    lacking[find(&file, b"moment1/linear.bias")] = b'x';
-    std::fs::write(&path, &lacking).unwrap();
-    assert!(RunState::from_file(&path).unwrap_err().to_string().contains("moment 1 of linear.bias"));
+    for at in [find(&file, b"moment1/linear.bias"), file.len() - 1] {
+        let mut other = file.clone();
+        other[at] ^= 1;
+        std::fs::write(&path, &other).unwrap();
+        let error = RunState::from_file(&path).unwrap_err().to_string();
+        assert!(error.contains("damaged") && error.contains("checksum"), "{error}");
+    }
     session.finish().unwrap().predictor.save(&path).unwrap();
     assert!(RunState::from_file(&path).unwrap_err().to_string().contains("no saved state"));
     let missing = dir.path().join("nothing");

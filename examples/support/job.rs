@@ -65,6 +65,9 @@ pub struct Job {
     /// File to save the predictor to
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Folder that keeps the run: the same command goes on there after an interruption (Ctrl-C ends it after a step)
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
     /// File to write the report to, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
@@ -138,7 +141,15 @@ pub fn finetune(
     let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache).refit(options.refit);
     let tuner = advice.iter().fold(tuner, FineTuner::advice);
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served
-    let mut tuned = tuner.on_event(run::progress()).fit(train, valid)?;
+    let tuner = options.run_dir.iter().fold(tuner, |tuner, folder| tuner.run_dir(folder));
+    let cancel = run::cancelled_by_ctrl_c()?;
+    let mut tuned = tuner.cancel(&cancel).on_event(run::progress()).fit(train, valid)?;
+    if cancel.is_cancelled()
+        && let Some(folder) = &options.run_dir
+    {
+        print!("{}", tuned.report);
+        return Err(format!("interrupted; the same command goes on with the run in {}", folder.display()).into());
+    }
 
     // Save the result before anything else can fail, and again with the accuracy on test data.
     save(options, &tuned)?;

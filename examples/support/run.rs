@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each example uses its part
 
 use candle_finetune::candle_core::Device;
-use candle_finetune::{Evaluation, Event, progress_lines};
+use candle_finetune::{Cancel, Evaluation, Event, progress_lines};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -94,6 +94,20 @@ pub fn check_writable(file: &Path, bytes: usize) -> Result<(), Failure> {
         Ok(())
     };
     write().map_err(|error| wrong(format!("{bytes} bytes in {}: {error}", folder.display())))
+}
+
+/// What Ctrl-C cancels; the second Ctrl-C ends the process.
+pub fn cancelled_by_ctrl_c() -> Result<Cancel, Failure> {
+    let cancel = Cancel::new();
+    let stop = cancel.clone();
+    ctrlc::set_handler(move || {
+        if stop.is_cancelled() {
+            std::process::exit(130);
+        }
+        eprintln!("interrupted: the step is finished first; again to end at once");
+        stop.cancel();
+    })?;
+    Ok(cancel)
 }
 
 /// A listener that prints the plan and a line per epoch on standard error, with a progress bar on a terminal.

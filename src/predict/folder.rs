@@ -1,6 +1,6 @@
 //! A predictor as a folder in timm's layout, with a model card.
 
-use super::{Predictor, saved};
+use super::Predictor;
 use crate::arch::Arch;
 use crate::blueprint::Pooling;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ pub(super) const FILES: [&str; 3] = ["model.safetensors", "config.json", "README
 /// Writes the folder. `id`: its name on the hub.
 pub(super) fn write(predictor: &Predictor, path: &Path, id: Option<&str>) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
-    saved::write(predictor, &path.join(FILES[0]))?;
+    predictor.save(path.join(FILES[0]))?;
     write_text(&path.join(FILES[1]), &config(predictor)?)?;
     let card_path = path.join(FILES[2]);
     match std::fs::read(&card_path) {

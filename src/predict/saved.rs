@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::head::{COLUMNS, HeadKind};
 use crate::ops::no_grad;
 use crate::source::{Opened, Saved, Source, check_finite};
-use crate::weights::write as write_weights;
+use crate::weights::{Disk, write_through};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
+pub(super) fn write(predictor: &Predictor, path: &Path, disk: &mut impl Disk) -> Result<()> {
     let Inner { profile, tensors, .. } = &*predictor.backbone.inner;
     let (blueprint, custom) = (&profile.blueprint, !profile.blueprint.is_built_in());
     let pooling = Some(blueprint.pooling()).filter(|pooling| *pooling != Pooling::Mean);
@@ -47,7 +47,7 @@ pub(super) fn write(predictor: &Predictor, path: &Path) -> Result<()> {
         .into_iter()
         .map(|(name, t)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<candle_core::Result<_>>()?;
-    write_weights(path, &tensors, Some(&text))
+    write_through(disk, path, &tensors, Some(&text))
 }
 
 pub(super) fn read(path: &Path, blueprint: Option<&Blueprint>, device: &Device) -> Result<Predictor> {

@@ -169,7 +169,8 @@ impl fmt::Display for Timings {
         if self.advice > 0.0 {
             write!(f, "advice {:.1}, ", self.advice)?;
         }
-        write!(f, "features {:.1}, training {:.1}, validation {:.1}", self.features, self.train, self.valid)
+        write!(f, "features {:.1}, training {:.1}, validation {:.1}", self.features, self.train, self.valid)?;
+        if self.checkpoints > 0.0 { write!(f, ", checkpoints {:.1}", self.checkpoints) } else { Ok(()) }
     }
 }
 

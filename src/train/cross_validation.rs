@@ -8,6 +8,7 @@ pub use result::{CrossValidation, Fold};
 use super::event::Event;
 use super::fine_tuner::FineTuner;
 use super::refit::stops;
+use super::run_dir::Keeper;
 use crate::data::{Dataset, Subset, k_fold, split};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -72,8 +73,9 @@ impl FineTuner {
     /// ```
     ///
     /// # Errors
-    /// If `repeats` is 0, for a tuner that resumes a run, as [`k_fold`] for the number of folds, as [`split`] for folds too small to hold out 15 % of
-    /// their training samples, and those of [`FineTuner::fit`].
+    /// If `repeats` is 0, for a tuner that resumes a run or has a run directory, as [`k_fold`] for the number of folds,
+    /// as [`split`] for folds too small to hold out 15 % of their training samples, [`Error::Cancelled`], and those of
+    /// [`FineTuner::fit`].
     pub fn cross_validate<D: Dataset + Clone + 'static>(
         self,
         data: &D,
@@ -92,6 +94,11 @@ impl FineTuner {
             let problem = "of one training cannot continue a cross-validation, which trains anew for each fold; \
                            call cross_validate on a tuner without resume";
             return Err(Error::invalid("run state", problem));
+        }
+        if self.run_dir.is_some() {
+            let problem = "holds one training, and a cross-validation trains anew for each fold; call cross_validate on \
+                           a tuner without run_dir";
+            return Err(Error::invalid("run directory", problem));
         }
         let (computed, reused) = (self.cache.computed(), self.cache.reused());
         let (mut runs, mut outcomes) = (vec![], vec![(0usize, 0usize); data.len()]);
@@ -117,7 +124,11 @@ impl FineTuner {
     /// Trains on `train`, of which a part chooses the best epoch, and predicts `valid`.
     fn fold(self, train: Subset, valid: &Subset, (repeat, fold): (usize, usize)) -> Result<Fold> {
         let (inner, chooses) = split(&train, INNER, self.seed)?;
-        let mut session = self.trained(Arc::new(inner), &(Arc::new(chooses) as Arc<dyn Dataset>))?;
+        let mut keeper = Keeper { dir: None, cancel: self.cancel.clone() };
+        let mut session = self.trained(Arc::new(inner), &(Arc::new(chooses) as Arc<dyn Dataset>), &mut keeper)?;
+        if keeper.is_cancelled() {
+            return Err(Error::Cancelled { what: "the cross-validation", steps: session.state()?.steps() });
+        }
         let evaluation = session.evaluate_restored(&(Arc::new(valid.clone()) as Arc<dyn Dataset>))?;
         let report = session.report().clone();
         let stops = stops(&report);

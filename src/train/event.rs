@@ -1,5 +1,6 @@
 //! Events reported during training.
 
+use crate::error::Error;
 use crate::report::{EpochReport, HeadFit, Report};
 use std::io::Write;
 
@@ -42,6 +43,13 @@ pub enum Event<'a> {
         /// The norm of all gradients before clipping.
         gradient_norm: f64,
     },
+    /// The run goes on from a checkpoint of its run directory, after this many steps.
+    Resumed {
+        /// Steps made before.
+        step: usize,
+    },
+    /// A checkpoint of the run directory is damaged; an earlier one is taken.
+    SkippedCheckpoint(&'a Error),
     /// An epoch is done and validated.
     Epoch(&'a EpochReport),
     /// A fold of a cross-validation is trained and predicted.
@@ -75,6 +83,8 @@ pub fn progress_lines(mut out: impl Write + Send + 'static) -> impl FnMut(&Event
             Event::Features { done, total } if done == total => writeln!(out, "features of {total} samples computed"),
             Event::HeadFit(fit) => writeln!(out, "{fit}"),
             Event::Epoch(report) => writeln!(out, "{report}"),
+            Event::Resumed { step } => writeln!(out, "resumed at step {step}"),
+            Event::SkippedCheckpoint(error) => writeln!(out, "a damaged checkpoint is skipped: {error}"),
             Event::Fold { number, folds, top1 } => writeln!(out, "fold {number} of {folds}: top1 {top1:.4}"),
             _ => Ok(()),
         };

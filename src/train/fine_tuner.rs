@@ -1,24 +1,18 @@
 //! Configures and runs a fine-tuning.
 
+use super::cancel::Cancel;
 use super::event::Event;
-use super::fitted::Fitted;
 use super::listener::Listener;
 use super::position::Stop;
-use super::refit::{self, stops};
 use super::run_state::RunState;
-use super::session::Session;
-use super::setup::Setup;
-use crate::advisor::{Advice, Advisor};
+use crate::advisor::Advice;
 use crate::backbone::Backbone;
-use crate::data::{Dataset, Joined};
-use crate::error::{Error, Result};
 use crate::features::FeatureCache;
 use crate::head::Head;
 use crate::metrics::Metric;
 use crate::plan::Plan;
-use crate::report::Report;
 use crate::strategy::Strategy;
-use std::sync::Arc;
+use std::path::PathBuf;
 
 /// Fine-tunes a backbone on labelled images.
 ///
@@ -62,19 +56,22 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct FineTuner {
     pub(super) backbone: Backbone,
-    head: Head,
+    pub(super) head: Head,
     pub(super) strategy: Option<Strategy>,
     pub(super) plan: Option<Plan>,
     pub(super) advice: Option<Advice>,
     pub(super) seed: u64,
-    workers: Option<usize>,
+    pub(super) workers: Option<usize>,
     pub(super) cache: FeatureCache,
-    audit: bool,
-    metric: Metric,
+    pub(super) audit: bool,
+    pub(super) metric: Metric,
     pub(super) listener: Listener,
     pub(super) state: Option<RunState>,
-    refit: bool,
-    stops: Option<Vec<Stop>>,
+    pub(super) run_dir: Option<PathBuf>,
+    pub(super) checkpoints: usize,
+    pub(super) cancel: Option<Cancel>,
+    pub(super) refit: bool,
+    pub(super) stops: Option<Vec<Stop>>,
 }
 
 impl FineTuner {
@@ -94,6 +91,9 @@ impl FineTuner {
             metric: Metric::default(),
             listener: Listener::default(),
             state: None,
+            run_dir: None,
+            checkpoints: 2,
+            cancel: None,
             refit: false,
             stops: None,
         }
@@ -193,6 +193,51 @@ impl FineTuner {
         self
     }
 
+    /// Sets the folder in which [`FineTuner::fit`] keeps the run, so that it can go on after an interruption of any kind:
+    /// called again with the same settings and data, `fit` resumes at the newest checkpoint, and ends in the same bytes
+    /// as a run that was never stopped.
+    ///
+    /// The folder is created, and locked while the run uses it. It holds the newest checkpoints
+    /// (`checkpoint-STEPS.safetensors`, each a [`RunState`] with a checksum; [`FineTuner::checkpoints`] says how many),
+    /// the predictor of the best epoch so far (`best.safetensors`) and, at the end, the report (`report.json`).
+    /// Checkpoints take at most 5 % of the time of each phase, plus one at the end. A damaged one is skipped, with
+    /// [`Event::SkippedCheckpoint`], and renamed.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let valid = train.clone();
+    /// # let plan = Plan::new(vec![Phase::new(2, Optimizer::adamw(1e-3))]);
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let folder = dir.path().join("run");
+    /// let tuned = FineTuner::new(backbone).plan(plan).run_dir(&folder).fit(&train, &valid)?;
+    /// assert!(folder.join("best.safetensors").exists());
+    /// # let _ = tuned;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// `fit` fails with [`Error::InUse`] if another run uses the folder, and with [`Error::Invalid`], which names the
+    /// difference, if the folder holds a run of another plan, seed, architecture or data.
+    pub fn run_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.run_dir = Some(folder.into());
+        self
+    }
+
+    /// Sets how many of the newest checkpoints stay in the run directory, 2 by default.
+    pub fn checkpoints(mut self, keep: usize) -> Self {
+        self.checkpoints = keep;
+        self
+    }
+
+    /// Sets what can end the run early.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
+        self
+    }
+
     /// Sets whether [`FineTuner::fit`] trains once more at the end (no by default), on training and validation data
     /// together, for as many steps as were best.
     ///
@@ -218,161 +263,8 @@ impl FineTuner {
         self
     }
 
-    /// Starts a session over the training data, for custom training loops.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a plan that cannot work; without strategy and plan also those of [`Advisor::advise`].
-    pub fn session<D: Dataset + Clone + 'static>(self, train: &D) -> Result<Session> {
-        self.start(Arc::new(train.clone()))
-    }
-
-    /// As [`FineTuner::session`], compiled once for all kinds of datasets.
-    pub(super) fn start(mut self, train: Arc<dyn Dataset>) -> Result<Session> {
-        if self.chooses() && self.advice.is_none() {
-            self.cache.check()?;
-            let advisor = Advisor::new(&self.backbone).head(self.head).seed(self.seed).cache(&self.cache);
-            let advisor = self.workers.into_iter().fold(advisor, Advisor::workers);
-            self.advice = Some(advisor.advise_on(&train)?);
-        }
-        let advice_seconds = self.advice.as_ref().map_or(0.0, |advice| advice.evidence.seconds);
-        let advised = self.advice.as_ref().map(|advice| &advice.plan);
-        let set = self.plan.as_ref().or(advised.filter(|_| self.strategy.is_none()));
-        let strategy = self.strategy.or(set.and_then(|plan| plan.strategy));
-        let samples = self.plan.as_ref().and_then(|plan| plan.samples).unwrap_or(train.len());
-        let of_strategy = strategy.map(|strategy| match advised {
-            Some(plan) if plan.strategy == Some(strategy) => plan.clone(),
-            _ => strategy.plan(&self.backbone, samples),
-        });
-        let (plan, overrides) = match (self.plan, of_strategy) {
-            (Some(plan), None) => (plan, vec![]),
-            (Some(plan), Some(of_strategy)) => {
-                let plan = plan.with_names(&self.backbone)?;
-                let edits = plan.edits(&of_strategy);
-                (plan, edits)
-            }
-            (None, Some(of_strategy)) => (of_strategy, vec![]),
-            // Not reached: without a plan and a strategy there is advice, which names one.
-            (None, None) => return Err(Error::invalid("fine-tuner", "neither strategy nor plan nor advice is set")),
-        };
-        self.cache.check()?;
-        let setup = Setup {
-            backbone: self.backbone,
-            head: self.head,
-            plan,
-            strategy,
-            overrides,
-            advice_seconds,
-            seed: self.seed,
-            workers: self.workers,
-            cache: self.cache,
-            audit: self.audit,
-            metric: self.metric,
-            listener: self.listener,
-            stops: self.stops,
-        };
-        let mut session = Session::start(setup, train)?;
-        if let Some(state) = &self.state {
-            session.resume(state)?;
-        }
-        Ok(session)
-    }
-
-    /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see
-    /// [`Session::end_epoch`] for which that is). If training diverges, the best earlier epoch is kept
-    /// and [`Report::stopped`](crate::Report::stopped) has the reason.
-    ///
-    /// # Errors
-    /// As [`FineTuner::session`]; [`Error::Diverged`] if the validation of every epoch was NaN or infinite; and if a
-    /// sample cannot be read, the audit fails, or the validation data has other classes.
-    pub fn fit<D, V>(self, train: &D, valid: &V) -> Result<Fitted>
-    where
-        D: Dataset + Clone + 'static,
-        V: Dataset + Clone + 'static,
-    {
-        self.run(Arc::new(train.clone()), Arc::new(valid.clone()))
-    }
-
-    /// As [`FineTuner::fit`], compiled once for all kinds of datasets.
-    fn run(self, train: Arc<dyn Dataset>, valid: Arc<dyn Dataset>) -> Result<Fitted> {
-        same_classes(&train, &valid)?;
-        let again = self.refit.then(|| self.clone());
-        let fitted = self.trained(Arc::clone(&train), &valid)?.finish()?;
-        match again {
-            Some(tuner) => {
-                let stops = stops(&fitted.report);
-                let all = tuner.again(&fitted.report, &stops, Arc::new(Joined::of(train, valid)?))?;
-                let validation = "that of the training before, and chose the number of steps".into();
-                refit::or_first(refit::train(all, &stops), fitted, validation)
-            }
-            None => Ok(fitted),
-        }
-    }
-
-    /// A session over `all` by the plan of a report, up to these steps.
-    pub(super) fn again(mut self, chosen: &Report, stops: &[Stop], all: Arc<dyn Dataset>) -> Result<Session> {
-        let mut plan = chosen.plan.clone();
-        plan.phases.truncate(stops.len());
-        (self.plan, self.strategy, self.advice, self.state) = (Some(plan), chosen.strategy, None, None);
-        self.stops = Some(stops.to_vec());
-        self.start(all)
-    }
-
     /// Whether the training data chooses the plan.
     pub(super) fn chooses(&self) -> bool {
         self.strategy.is_none() && self.plan.is_none()
     }
-
-    /// A session that has trained by the plan, with the weights of the best epoch.
-    pub(super) fn trained(self, train: Arc<dyn Dataset>, valid: &Arc<dyn Dataset>) -> Result<Session> {
-        let mut session = self.start(train)?;
-        session.note_valid(valid);
-        match train_on(&mut session, valid) {
-            Err(error) if session.survives(&error) => {}
-            trained => trained?,
-        }
-        session.restore_best()?;
-        Ok(session)
-    }
-}
-
-/// Trains by the plan, with a validation after each epoch, and of a fitted head before the first.
-fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>) -> Result<()> {
-    session.fit_head()?;
-    if session.has_start_to_offer() {
-        let evaluation = session.validate(valid, None)?;
-        session.offer_start(&evaluation)?;
-    }
-    while session.next_phase()? {
-        let features = session.valid_features(valid)?;
-        while session.next_epoch()? {
-            while let Some(batch) = session.next_batch()? {
-                session.step(&batch)?;
-            }
-            let evaluation = session.validate(valid, features.as_ref())?;
-            session.end_epoch(&evaluation)?;
-        }
-    }
-    Ok(())
-}
-
-fn same_classes(train: &impl Dataset, valid: &impl Dataset) -> Result<()> {
-    if valid.is_empty() {
-        return Err(Error::invalid("validation data", "is empty; use `split` to hold out samples"));
-    }
-    let (a, b) = (train.classes(), valid.classes());
-    if a == b {
-        return Ok(());
-    }
-    let lacking = |of: &[String], from: &[String]| -> Vec<String> {
-        of.iter().filter(|class| !from.contains(class)).take(20).cloned().collect()
-    };
-    let (new, absent) = (lacking(b, a), lacking(a, b));
-    let problem = if !new.is_empty() {
-        format!("has classes that the training data lacks: {}", new.join(", "))
-    } else if !absent.is_empty() {
-        format!("lacks classes of the training data: {}; open both with the same labels", absent.join(", "))
-    } else {
-        "has the training data's classes in another order; open both with the same labels".into()
-    };
-    Err(Error::invalid("validation data", problem))
 }

@@ -2,6 +2,7 @@
 
 use super::fitted::Fitted;
 use super::position::Stop;
+use super::run_dir::Keeper;
 use super::session::Session;
 use crate::data::batch_count;
 use crate::error::{Error, Result};
@@ -22,14 +23,22 @@ pub(super) fn stops(report: &Report) -> Vec<Stop> {
 }
 
 /// Trains by the whole plan of a session that was started over all samples, up to these steps.
-pub(super) fn train(mut session: Session, stops: &[Stop]) -> Result<(Predictor, Refit, Timings)> {
+///
+/// # Errors
+/// [`Error::Cancelled`], and those of a training.
+pub(super) fn train(mut session: Session, stops: &[Stop], keeper: &mut Keeper) -> Result<(Predictor, Refit, Timings)> {
     while session.next_phase()? {
         while session.next_epoch()? {
             while let Some(batch) = session.next_batch()? {
                 session.step(&batch)?;
+                if keeper.after(&mut session)? {
+                    let steps = session.state()?.steps();
+                    return Err(Error::Cancelled { what: "the training on all samples", steps });
+                }
             }
         }
     }
+    keeper.end(&mut session)?;
     let Fitted { predictor, report } = session.finish()?;
     let steps = stops.iter().map(|stop| stop.made).collect();
     let refit =
@@ -51,8 +60,8 @@ pub(super) fn with_report(
     Fitted { predictor, report }.with_report()
 }
 
-/// The second training's predictor with the report of the first one or, if the second one diverged, the first one: its
-/// report says so then.
+/// The second training's predictor with the report of the first one or, if the second one diverged or was cancelled, the
+/// first one: its report says so then.
 pub(super) fn or_first(
     second: Result<(Predictor, Refit, Timings)>,
     mut first: Fitted,
@@ -60,7 +69,9 @@ pub(super) fn or_first(
 ) -> Result<Fitted> {
     match second {
         Ok(second) => with_report(second, first.report, validation),
-        Err(error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. })) => {
+        Err(
+            error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. } | Error::Cancelled { .. }),
+        ) => {
             let stopped =
                 format!("the training on all samples stopped: {error}; the weights are those of the first one");
             tracing::warn!("{stopped}");

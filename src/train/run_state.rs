@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::input_spec::InputSpec;
 use crate::report::Report;
+use crate::weights::{Disk, Os};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -78,7 +79,7 @@ pub(super) struct Setting {
 }
 
 /// The format of a saved state.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl RunState {
     /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed.
@@ -88,15 +89,20 @@ impl RunState {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        file::write(self, path.as_ref())
+        self.save_through(&mut Os, path.as_ref())
+    }
+
+    /// As [`RunState::save`], with every system call going through `disk`.
+    pub(super) fn save_through(&self, disk: &mut impl Disk, path: &Path) -> Result<()> {
+        file::write(self, path, disk)
     }
 
     /// Reads a state that [`RunState::save`] wrote. Its tensors are on the CPU; resuming moves them to the session's
     /// device.
     ///
     /// # Errors
-    /// [`Error::NewerFormat`] if a newer version of the crate wrote it, [`Error::Weights`] if it is damaged or holds
-    /// something else.
+    /// [`Error::NewerFormat`] if a newer version of the crate wrote it, [`Error::Weights`] if it is damaged (it has a
+    /// checksum), holds something else, or an earlier version wrote it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         file::read(path.as_ref())
     }
@@ -124,7 +130,7 @@ impl RunState {
             ("input specification", self.setting.input == setting.input),
             ("element type of weights or cached features", self.setting.dtypes == setting.dtypes),
             ("training data", self.setting.data == setting.data),
-            ("plan", old.plan == new.plan),
+            ("plan", old.plan.without_reasons() == new.plan.without_reasons()),
             ("seed", old.seed == new.seed),
             ("metric", old.metric == new.metric),
             ("list of classes", old.classes == new.classes),

@@ -1,6 +1,7 @@
 //! Short trainings of the plans that could be best.
 
 use super::fine_tuner::FineTuner;
+use super::run_dir::Keeper;
 use crate::advisor::{Advice, Advisor, Trial};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -109,8 +110,9 @@ impl Advisor {
         let epochs = plan.total_epochs();
         let tuner = FineTuner::new(self.backbone.clone()).plan(plan).head(self.head).seed(self.seed).cache(&self.cache);
         let tuner = self.workers.into_iter().fold(tuner, FineTuner::workers);
-        let evaluated =
-            tuner.trained(Arc::clone(train), valid).and_then(|mut session| session.evaluate_restored(valid));
+        let evaluated = tuner
+            .trained(Arc::clone(train), valid, &mut Keeper::default())
+            .and_then(|mut session| session.evaluate_restored(valid));
         let (evaluation, problem) = match evaluated {
             Ok(evaluation) => (Some(evaluation), None),
             Err(error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. })) => {

@@ -14,6 +14,9 @@ pub(crate) trait Disk {
     fn call<T>(&mut self, what: &'static str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
 }
 
+/// How the names of temporary files begin and end.
+pub(crate) const TEMPORARY: (&str, &str) = (".candle-finetune-", ".tmp");
+
 /// The operating system itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Os;
@@ -101,7 +104,7 @@ fn create(disk: &mut impl Disk, folder: &Path, permissions: Option<&Permissions>
     #[cfg(not(unix))]
     let _ = permissions;
     // tempfile's own way to open a file gives it other permissions than a new file has, and errors that name it.
-    tempfile::Builder::new().prefix(".candle-finetune-").suffix(".tmp").make_in(folder, |path| {
+    tempfile::Builder::new().prefix(TEMPORARY.0).suffix(TEMPORARY.1).make_in(folder, |path| {
         let file = disk.call("create", || options.open(path));
         file.inspect_err(|cause| {
             // A call over a network can fail after its work is done, and leave this file.

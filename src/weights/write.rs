@@ -9,20 +9,23 @@ use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 use serde::Serialize;
 
-use super::atomic::{Disk, Os, replace};
+#[cfg(test)]
+use super::atomic::Os;
+use super::atomic::{Disk, replace};
 use super::{MAX_HEADER, elements};
 use crate::error::{BoxError, Error, Result};
 
 /// The key in the header's metadata under which this crate keeps its own, as one JSON text.
 pub(crate) const METADATA_KEY: &str = "candle_finetune";
 
-/// Writes the tensors as a safetensors file, atomically (see [`replace`]), with `metadata`, a JSON text, under
-/// [`METADATA_KEY`]. The same tensors and metadata give the same bytes.
+/// [`write_through`] the operating system.
+#[cfg(test)]
 pub(crate) fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: Option<&str>) -> Result<()> {
     write_through(&mut Os, path, tensors, metadata)
 }
 
-/// As [`write`], with every system call going through `disk`.
+/// Writes the tensors as a safetensors file, atomically (see [`replace`]), with `metadata`, a JSON text, under
+/// [`METADATA_KEY`]. The same tensors and metadata give the same bytes. Every system call goes through `disk`.
 pub(crate) fn write_through(
     disk: &mut impl Disk,
     path: &Path,

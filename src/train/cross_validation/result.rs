@@ -130,7 +130,7 @@ impl CrossValidation {
             features: sum(|s| s.features),
             train: sum(|s| s.train),
             valid: sum(|s| s.valid),
-            total: 0.0,
+            ..Timings::default()
         };
         Self {
             k: folds.k,
@@ -170,7 +170,7 @@ impl CrossValidation {
     /// ```
     ///
     /// # Errors
-    /// As [`FineTuner::fit`].
+    /// As [`FineTuner::fit`], and [`Error::Cancelled`].
     pub fn refit<D: Dataset + Clone + 'static>(&self, tuner: FineTuner, data: &D) -> Result<Fitted> {
         let mut counts: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         let name = |fold: &Fold| fold.strategy.map(Strategy::name);
@@ -182,7 +182,8 @@ impl CrossValidation {
             return Err(Error::invalid("cross-validation", "has no folds"));
         };
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
-        let all = refit::train(tuner.again(&fold.report, &fold.stops, Arc::clone(&data))?, &fold.stops)?;
+        let (session, mut keeper) = tuner.again(&fold.report, &fold.stops, Arc::clone(&data))?;
+        let all = refit::train(session, &fold.stops, &mut keeper)?;
         let mut report = fold.report.clone();
         // Each sample once: the interval of several predictions of a sample would be too narrow.
         let evaluation = pooled(self.folds.iter().filter(|fold| fold.repeat == 1));

@@ -2,6 +2,7 @@
 
 use super::{RunState, Setting, VERSION};
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::head::Head;
 use crate::metrics::Evaluation;
 use crate::report::Report;
@@ -9,23 +10,31 @@ use crate::train::best::{Best, Epoch};
 use crate::train::learner::LearnerState;
 use crate::train::position::Position;
 use crate::train::snapshot::Snapshot;
-use crate::weights::{METADATA_KEY, Weights, write as write_weights};
+use crate::weights::{Disk, METADATA_KEY, Weights, tensor_bytes, write_through};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The fields that every version of the description has.
+/// The field that every version has.
 #[derive(Deserialize)]
 struct Versioned {
     run_state: u32,
 }
 
+/// The description with a checksum of the file.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    /// The version of the format, under a name that no other file of this crate has.
+    run_state: u32,
+    checksum: String,
+    /// A [`Description`] as JSON.
+    state: String,
+}
+
 /// Everything but the tensors.
 #[derive(Serialize, Deserialize)]
 struct Description {
-    /// The version of the format, under a name that no other file of this crate has.
-    run_state: u32,
     head: Head,
     setting: Setting,
     report: Report,
@@ -56,7 +65,7 @@ fn best(k: usize) -> String {
     format!("best{k}/")
 }
 
-pub(super) fn write(state: &RunState, path: &Path) -> Result<()> {
+pub(super) fn write(state: &RunState, path: &Path, disk: &mut impl Disk) -> Result<()> {
     let mut tensors = BTreeMap::new();
     let mut initial = state.initial.clone();
     let mut add = |prefix: &str, snapshot: &Snapshot| -> Result<()> {
@@ -78,7 +87,6 @@ pub(super) fn write(state: &RunState, path: &Path) -> Result<()> {
         outcomes: epoch.evaluation.outcomes.iter().map(|&right| if right { '1' } else { '0' }).collect(),
     };
     let description = Description {
-        run_state: VERSION,
         head: state.head,
         setting: state.setting.clone(),
         report: state.report.clone(),
@@ -88,9 +96,25 @@ pub(super) fn write(state: &RunState, path: &Path) -> Result<()> {
         best: state.best.kept.iter().map(of_epoch).collect(),
         initial,
     };
-    let text = serde_json::to_string(&description)
-        .map_err(|error| Error::weights_from(path, "the state cannot be written as JSON", error))?;
-    write_weights(path, &tensors, Some(&text))
+    let json = |error| Error::weights_from(path, "the state cannot be written as JSON", error);
+    let state = serde_json::to_string(&description).map_err(json)?;
+    let checksum = checksum(&state, &tensors)?;
+    let text = serde_json::to_string(&Sealed { run_state: VERSION, checksum, state }).map_err(json)?;
+    write_through(disk, path, &tensors, Some(&text))
+}
+
+/// Of the description and all tensors.
+fn checksum(state: &str, tensors: &BTreeMap<String, Tensor>) -> Result<String> {
+    let begun = Fingerprint::new("run state").text(state);
+    let print = tensors.iter().try_fold(begun, |print, (name, tensor)| -> Result<Fingerprint> {
+        let mut pieces = vec![];
+        tensor_bytes(tensor, |bytes| {
+            pieces.push(Fingerprint::new("piece").bytes(bytes).finish());
+            Ok(())
+        })?;
+        Ok(pieces.into_iter().fold(print.text(name).numbers(tensor.dims()), Fingerprint::number))
+    })?;
+    Ok(format!("{:016x}", print.finish()))
 }
 
 pub(super) fn read(path: &Path) -> Result<RunState> {
@@ -105,7 +129,15 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
         let what = "the state of a run";
         return Err(Error::NewerFormat { path: path.to_path_buf(), what, found, known: VERSION });
     }
-    let description: Description = serde_json::from_str(text).map_err(damaged)?;
+    if found < VERSION {
+        let problem = format!("it has format {found} of a run's state, which is no longer read; start the run anew");
+        return Err(Error::weights(path, problem));
+    }
+    let sealed: Sealed = serde_json::from_str(text).map_err(damaged)?;
+    if checksum(&sealed.state, &weights.tensors)? != sealed.checksum {
+        return Err(Error::weights(path, "it is damaged: its contents do not have its checksum"));
+    }
+    let description: Description = serde_json::from_str(&sealed.state).map_err(damaged)?;
     let mut rest = weights.tensors;
     let mut learners = BTreeMap::new();
     for (name, (count, steps)) in description.learners {

@@ -5,8 +5,10 @@ use crate::backbone::{Backbone, Profile};
 use crate::error::{Error, Result};
 use crate::ops::{is_finite, release_pool};
 use crate::predict::Predictor;
-use crate::report::peak_rss_mb;
+use crate::report::{Report, peak_rss_mb};
 use crate::train::fitted::Fitted;
+use candle_core::Tensor;
+use std::collections::BTreeMap;
 
 impl Session {
     /// Ends the session: the weights as they are become a predictor, those of the last step or, after
@@ -28,6 +30,14 @@ impl Session {
                 return Err(Error::NotFinite { what: format!("the trained weights {name}") });
             }
         }
+        let predictor = self.predictor_of(tensors, &self.report)?;
+        drop(self.learners);
+        release_pool();
+        Ok(Fitted { predictor, report: self.report })
+    }
+
+    /// A predictor of these tensors.
+    fn predictor_of(&self, tensors: BTreeMap<String, Tensor>, report: &Report) -> Result<Predictor> {
         let names = self.model.head_names();
         let (head, tensors): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(name, _)| names.contains(name));
         // A linear head is a classifier like any that comes with weights.
@@ -36,12 +46,22 @@ impl Session {
             _ => None,
         };
         let labels = self.model.labels.clone();
-        let profile = Profile { origin: self.model.profile.origin.place(), ..self.model.profile };
+        let profile = Profile { origin: self.model.profile.origin.place(), ..self.model.profile.clone() };
         let backbone = Backbone::assemble(profile, tensors.into_iter().collect(), classifier, Some(labels.clone()))?;
-        let report = self.report.saved_form()?;
-        let predictor = Predictor::assemble(backbone, self.model.head, head, labels, Some(report))?;
-        drop(self.learners);
-        release_pool();
-        Ok(Fitted { predictor, report: self.report })
+        Predictor::assemble(backbone, self.model.head, head, labels, Some(report.saved_form()?))
+    }
+
+    /// The predictor of the best epoch so far, if there is one.
+    pub(in crate::train) fn best_predictor(&self) -> Result<Option<Predictor>> {
+        let Some(best) = self.best.winner() else { return Ok(None) };
+        let mut report = self.report.clone();
+        report.best_epoch = Some(best.number);
+        (report.valid_top1, report.valid) = (Some(best.evaluation.top1()), Some(best.evaluation.summary()));
+        self.predictor_of(best.weights.tensors.clone(), &report).map(Some)
+    }
+
+    /// The number of the best epoch so far.
+    pub(in crate::train) fn best_number(&self) -> Option<usize> {
+        self.best.winner().map(|best| best.number)
     }
 }

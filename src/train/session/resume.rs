@@ -38,6 +38,24 @@ impl Session {
         })
     }
 
+    /// Bytes of a state, about: weights, moments, and the weights of the best epoch.
+    pub(in crate::train) fn state_bytes(&self) -> usize {
+        let size = self.model.profile.dtype.size_in_bytes();
+        self.report.parameters.learning.saturating_mul(4 * size)
+    }
+
+    /// Notes the seconds that a checkpoint took.
+    pub(in crate::train) fn note_checkpoint(&mut self, seconds: f64) {
+        self.report.seconds.checkpoints += seconds;
+    }
+
+    /// Notes that the run was cancelled.
+    pub(in crate::train) fn note_cancelled(&mut self) {
+        let stopped = format!("cancelled after step {}", self.counters.steps);
+        tracing::info!("{stopped}");
+        self.report.stopped = Some(stopped);
+    }
+
     fn setting(&self) -> Setting {
         let Profile { blueprint, naming, spec, dtype, .. } = &self.model.profile;
         Setting {
