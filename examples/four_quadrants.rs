@@ -168,7 +168,7 @@ fn run_task(options: &Options, task: &Task, all: &mut Rows) -> Result<(), Failur
             last: stages.last().map_or(0.0, |stage| stage.mean.ridge),
             best: stages.iter().flat_map(top1).fold(0.0, f64::max),
             gain: advice.evidence.gain(),
-            statistics: shift.statistics,
+            divergence: Some(shift.divergence),
             early: shift.early,
             seconds: advice.evidence.seconds,
         };
@@ -178,7 +178,9 @@ fn run_task(options: &Options, task: &Task, all: &mut Rows) -> Result<(), Failur
                 phase.epochs = epochs;
             }
             let (key, digest) = ((task.name.clone(), strategy.clone(), seed), digest(&plan)?);
-            if all.get(&key).is_some_and(|row| row.plan == digest && (row.advice.is_some() == advised.is_some())) {
+            let whole = |advice: &Option<Advised>| advice.as_ref().is_none_or(|advice| advice.divergence.is_some());
+            let known = |row: &Row| row.plan == digest && row.advice.is_some() == advised.is_some();
+            if all.get(&key).is_some_and(|row| known(row) && whole(&row.advice)) {
                 continue;
             }
             // The same plan with the same seed gives the same bytes, whoever chose it.

@@ -113,7 +113,8 @@ pub fn rules(tuning: &[&Figures<'_>]) -> Vec<Rule> {
     rules.push(threshold(tuning, "training images", |figures| figures.images().0 as f64));
     rules.push(threshold(tuning, "accuracy of the last stage's probe", |figures| figures.probe().0));
     rules.push(threshold(tuning, "gained by twice the images", |f| f.advised(|a| a.gain.unwrap_or(0.0))));
-    rules.push(threshold(tuning, "shift of the batch norms' statistics", |figures| figures.advised(|a| a.statistics)));
+    rules
+        .push(threshold(tuning, "divergence of batch norm statistics", |f| f.advised(|a| a.divergence.unwrap_or(0.0))));
     rules.push(threshold(tuning, "of the gradients in the first half", |figures| figures.advised(|a| a.early)));
     rules
 }

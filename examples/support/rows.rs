@@ -62,7 +62,8 @@ pub struct Advised {
     /// The accuracy that the second half of the images has brought to the probe of all stages.
     pub gain: Option<f64>,
     /// What the advisor does not use: see shift.rs.
-    pub statistics: f64,
+    #[serde(default)]
+    pub divergence: Option<f64>,
     pub early: f64,
     pub seconds: f64,
 }

@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 /// The figures of one batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shift {
-    /// The distance of the batch's mean from the remembered one, in remembered standard deviations: the mean over all
-    /// channels of all batch norms. 0 for networks without them. Each layer is given the normalised output of those
-    /// before it, so that a shift counts where it arises.
-    pub statistics: f64,
+    /// How far the batch's mean and variance are from the remembered ones: Jeffreys' divergence of the two normal
+    /// distributions, the mean over all channels of all batch norms. 0 for networks without them. Each layer is given the
+    /// normalised output of those before it, so that a shift counts where it arises.
+    pub divergence: f64,
     /// The share of the first half of the blocks in the sum over all blocks of the relative gradient norm, |gradient| /
     /// |weight| (Lee et al. 2023, arXiv 2210.11466: the layers with the largest are worth tuning).
     pub early: f64,
@@ -26,6 +26,9 @@ const IMAGES: usize = 64;
 
 /// What batch norms take over of a batch's statistics.
 const MOMENTUM: f64 = 0.1;
+
+/// What batch norms add to a variance: below it, a channel is constant.
+const EPSILON: f64 = 1e-5;
 
 /// By one forward and backward pass of a batch of training images, behind a fitted head.
 pub fn shift<D: Dataset + Clone + 'static>(backbone: &Backbone, data: &D, seed: u64) -> Result<Shift, Failure> {
@@ -40,7 +43,7 @@ pub fn shift<D: Dataset + Clone + 'static>(backbone: &Backbone, data: &D, seed: 
     let batch = session.next_batch()?.ok_or("no batch")?;
     let logits = session.forward(&batch)?;
     let gradients = session.gradients(&Loss::cross_entropy().forward(&logits, &batch.targets)?.backward()?)?;
-    let statistics = moved(&before, &session.tensors()?)?;
+    let divergence = divergence(&before, &session.tensors()?)?;
 
     let mut blocks = vec![(0.0, 0usize); backbone.blocks().len()];
     for (name, gradient) in &gradients {
@@ -55,17 +58,25 @@ pub fn shift<D: Dataset + Clone + 'static>(backbone: &Backbone, data: &D, seed: 
     }
     let means: Vec<f64> = blocks.iter().map(|&(sum, count)| sum / count.max(1) as f64).collect();
     let all = means.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    Ok(Shift { statistics, early: means[..means.len() / 2].iter().sum::<f64>() / all })
+    Ok(Shift { divergence, early: means[..means.len() / 2].iter().sum::<f64>() / all })
 }
 
-/// The distance between running means, in running standard deviations.
-fn moved(before: &BTreeMap<String, Tensor>, after: &BTreeMap<String, Tensor>) -> candle_core::Result<f64> {
+/// Jeffreys' divergence of the statistics of a batch, by which the running ones have moved, from those before: the mean
+/// over all channels.
+fn divergence(before: &BTreeMap<String, Tensor>, after: &BTreeMap<String, Tensor>) -> candle_core::Result<f64> {
+    let values = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.to_vec1::<f64>();
     let (mut sum, mut channels) = (0.0, 0usize);
-    for (name, mean) in before.iter().filter(|(name, _)| name.ends_with("running_mean")) {
-        let variance = &before[&name.replace("running_mean", "running_var")];
-        let distance = ((&after[name] - mean)?.abs()? / (variance + 1e-5)?.sqrt()?)?;
-        sum += distance.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? / MOMENTUM;
-        channels += distance.elem_count();
+    for name in before.keys().filter(|name| name.ends_with("running_mean")) {
+        let of_variance = name.replace("running_mean", "running_var");
+        let (means, moved) = (values(&before[name])?, values(&after[name])?);
+        let (variances, scaled) = (values(&before[&of_variance])?, values(&after[&of_variance])?);
+        for channel in 0..means.len() {
+            let old = variances[channel] + EPSILON;
+            let new = (variances[channel] + (scaled[channel] - variances[channel]) / MOMENTUM).max(0.0) + EPSILON;
+            let square = ((moved[channel] - means[channel]) / MOMENTUM).powi(2);
+            sum += f64::midpoint((new + square) / old, (old + square) / new) - 1.0;
+            channels += 1;
+        }
     }
     Ok(sum / channels.max(1) as f64)
 }
