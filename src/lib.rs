@@ -75,7 +75,7 @@ pub use metrics::{Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
 pub use nn::{BlockInfo, Conv2d, Layer, LayerTensors, Linear};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
-pub use plan::{HeadStart, Init, Phase, Plan};
+pub use plan::{HeadStart, Init, Phase, Plan, Recipe};
 #[cfg(feature = "plots")]
 pub use plots::{PictureGrid, TopActivations};
 pub use predict::{GradCam, Prediction, Predictor};

@@ -4,12 +4,14 @@ mod check;
 mod edits;
 mod head_start;
 mod phase;
+mod recipe;
 mod text;
 mod version;
 mod warnings;
 
 pub use head_start::HeadStart;
 pub use phase::Phase;
+pub use recipe::Recipe;
 
 use crate::backbone::Backbone;
 use crate::data::Augment;
@@ -111,7 +113,7 @@ struct Stored {
 
 impl From<Plan> for Stored {
     fn from(plan: Plan) -> Self {
-        let version = version::of(plan.head_start, plan.strategy);
+        let version = version::of(&plan);
         let Plan { strategy, samples, init, head_start, phases, .. } = plan;
         let Plan { batch_size, augment, views, loss, clip, patience, reasons, .. } = plan;
         Self {

@@ -4,7 +4,7 @@ use crate::support::{CPU, pictures, plan, tensors};
 use crate::training::{backbone, phase};
 use candle_finetune::{
     Arch, Augment, Backbone, BatchNormMode, Dataset, Error, FeatureCache, FineTuner, Fitted, FreezePolicy, Head,
-    Metric, Optimizer, Plan, RunState, Session, TensorDataset, candle_core::DType,
+    Metric, Optimizer, Plan, RunState, Schedule, ScheduleShape, Session, TensorDataset, candle_core::DType,
 };
 use std::path::Path;
 
@@ -92,6 +92,30 @@ fn adamw_with_cached_features_of_fixed_views() {
     let state = &all[all.len() / 2].1;
     let uncached = tuner().cache(&FeatureCache::off()).resume(state).fit(&train, &valid).unwrap();
     assert!(bytes(&uncached) == whole);
+}
+
+/// A schedule that reacts to the validation, and one that moves the momentum.
+#[test]
+fn plateaus_and_cycles() {
+    let (train, valid) = (tensors(21, 32, 3, 1), tensors(12, 32, 3, 2));
+    let mut first = phase(FreezePolicy::First(8), BatchNormMode::Train, 4);
+    (first.optimizer, first.schedule) = (Optimizer::sgd(0.3).momentum(0.9), Schedule::plateau(0));
+    let mut second = phase(FreezePolicy::First(8), BatchNormMode::Train, 2);
+    (second.optimizer, second.schedule) = (Optimizer::adamw(1e-3), Schedule::one_cycle());
+    let plan = plan(vec![first, second], 8);
+    let tuner = || FineTuner::new(backbone()).plan(plan.clone()).seed(5);
+    check(tuner, &train, &valid);
+    let report = tuner().fit(&train, &valid).unwrap().report;
+    let rates: Vec<f64> = report.epochs.iter().map(|epoch| epoch.lr).collect();
+    assert!(rates[0] == 0.3 && rates[3] < 0.2 && rates.is_sorted_by(|a, b| a >= b), "{rates:?}");
+    let losses: Vec<f64> = report.epochs.iter().filter_map(|epoch| epoch.valid_loss).collect();
+    assert_eq!(losses[1] < losses[0] * 0.9999, rates[2] == 0.3, "{losses:?} {rates:?}");
+    // The momentum that a cycle moves is part of the update.
+    let mut still = plan.clone();
+    if let ScheduleShape::OneCycle { momentum, .. } = &mut still.phases[1].schedule.shape {
+        *momentum = None;
+    }
+    assert!(bytes(&tuner().plan(still).fit(&train, &valid).unwrap()) != bytes(&tuner().fit(&train, &valid).unwrap()));
 }
 
 /// Parameters trained in the first phase are frozen in the second, trained on with their moments in the third, and the

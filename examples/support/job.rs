@@ -6,7 +6,7 @@ use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
     Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Plan,
-    Source, Splits,
+    Recipe, Schedule, Source, Splits,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,12 @@ pub struct Job {
     /// auto, which measures the images
     #[arg(long, default_value = "auto")]
     strategy: Choice,
+    /// Follow a known recipe instead: fastai-fine-tune, keras-two-steps, lp-ft, timm-layer-decay or gradual-unfreezing
+    #[arg(long, conflicts_with_all = ["strategy", "trial"])]
+    recipe: Option<Recipe>,
+    /// Follow the plan in this file (JSON, as a report has it) instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "trial", "recipe"])]
+    plan: Option<PathBuf>,
     /// Compare the advised strategy with its rivals in short trainings
     #[arg(long)]
     trial: bool,
@@ -38,6 +44,9 @@ pub struct Job {
     /// Learning rate of the head in the last phase; the backbone's rate scales with it
     #[arg(long)]
     lr: Option<f64>,
+    /// Learning rate over the steps of the last phase: constant, cosine, linear, step, one-cycle or plateau
+    #[arg(long)]
+    schedule: Option<Schedule>,
     /// Height and width of the network's input in pixels
     #[arg(long)]
     image_size: Option<usize>,
@@ -110,8 +119,10 @@ pub fn finetune(
     let Splits { train, valid, test, .. } = &splits;
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
     let cache = FeatureCache::new();
+    let given = given_plan(options, &backbone)?;
     let advisor = Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).valid(valid.len());
     let advice = match (options.strategy, options.trial) {
+        _ if given.is_some() => None,
         (Choice::Auto, false) => Some(advisor.advise(train)?),
         (Choice::Auto, true) => Some(advisor.trial(train, valid)?),
         (Choice::Named(strategy), true) => {
@@ -120,17 +131,18 @@ pub fn finetune(
         (Choice::Named(_), false) => None,
     };
     drop(advisor);
-    let (strategy, plan) = match (&advice, options.strategy) {
-        (None, Choice::Named(strategy)) => (strategy, strategy.plan(&backbone, train.len())),
-        (Some(advice), _) => {
+    let (name, plan) = match (given, &advice, options.strategy) {
+        (Some((name, plan)), ..) => (name, plan),
+        (None, None, Choice::Named(strategy)) => (strategy.to_string(), strategy.plan(&backbone, train.len())),
+        (None, Some(advice), _) => {
             println!("{advice}");
-            (advice.strategy, advice.plan.clone())
+            (advice.strategy.to_string(), advice.plan.clone())
         }
-        (None, Choice::Auto) => return Err("no advice".into()),
+        (None, None, Choice::Auto) => return Err("no advice".into()),
     };
     let plan = edited(options, plan)?;
     if options.dry_run {
-        print!("{strategy}\n{plan}");
+        print!("{name}\n{plan}");
         for warning in plan.warnings(&backbone) {
             println!("warning: {warning}");
         }
@@ -207,6 +219,22 @@ fn open(options: &Job) -> Result<Splits, Failure> {
     Ok(splits)
 }
 
+/// The epochs of a recipe's main phase, if --epochs does not set them.
+const RECIPE_EPOCHS: usize = 10;
+
+/// The plan of a recipe or a file, with its name.
+fn given_plan(options: &Job, backbone: &Backbone) -> Result<Option<(String, Plan)>, Failure> {
+    if let Some(recipe) = options.recipe {
+        let plan = recipe.plan(backbone, options.epochs.unwrap_or(RECIPE_EPOCHS));
+        return Ok(Some((recipe.to_string(), plan)));
+    }
+    let Some(file) = &options.plan else { return Ok(None) };
+    let failed = |error: &dyn std::fmt::Display| -> Failure { format!("{}: {error}", file.display()).into() };
+    let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let plan = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+    Ok(Some((file.display().to_string(), plan)))
+}
+
 /// The plan, changed by the options.
 fn edited(options: &Job, mut plan: Plan) -> Result<Plan, Failure> {
     let of_phases = [
@@ -214,6 +242,7 @@ fn edited(options: &Job, mut plan: Plan) -> Result<Plan, Failure> {
         ("--epochs", options.epochs.is_some()),
         ("--batch-size", options.batch_size.is_some()),
         ("--lr", options.lr.is_some()),
+        ("--schedule", options.schedule.is_some()),
         ("--augment", options.augment.is_some()),
     ];
     if let Some((option, _)) = of_phases.into_iter().find(|(_, given)| *given && plan.phases.is_empty()) {
@@ -236,6 +265,9 @@ fn edited(options: &Job, mut plan: Plan) -> Result<Plan, Failure> {
         }
         if let Some(lr) = options.lr {
             phase.optimizer.lr = lr;
+        }
+        if let Some(schedule) = options.schedule {
+            phase.schedule = schedule;
         }
     }
     if let Some(batch_size) = options.batch_size {

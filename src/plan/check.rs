@@ -92,8 +92,8 @@ impl Plan {
         if !(o.weight_decay.is_finite() && o.weight_decay >= 0.0) {
             return wrong(&what("weight_decay"), format!("{}; it must be finite and not negative", o.weight_decay));
         }
-        if !(0.0..1.0).contains(&phase.schedule.warmup) {
-            return wrong(&what("warmup"), format!("{} is not in [0, 1)", phase.schedule.warmup));
+        if let Some(problem) = phase.schedule.problem() {
+            return wrong(&what("schedule"), problem);
         }
         let frozen = phase.freeze.frozen_blocks(backbone)?;
         phase.freeze.check(backbone.blueprint(), phase.batch_norm)?;

@@ -26,6 +26,10 @@ fn full() -> Plan {
     let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
     let mut plan = Strategy::SmallDifferent.plan(&backbone, 800).augment(Augment::standard()).views(3).patience(4);
     plan.phases[0].optimizer = Optimizer::sgd(0.1).momentum(0.9);
+    plan.phases[0].schedule = Schedule::step();
+    plan.phases[1].schedule = Schedule::one_cycle();
+    let last = plan.phases[1].clone().schedule(Schedule::plateau(3));
+    plan.phases.push(last);
     plan.head_start(HeadStart::Probe)
 }
 
@@ -36,6 +40,9 @@ fn read(value: Value) -> Result<Plan, String> {
 #[test]
 fn a_plan_is_read_as_it_was_written() {
     let plan = full();
+    assert_eq!(serde_json::to_value(plan.clone()).unwrap()["version"], json!(4));
+    let mut plan = plan;
+    plan.phases.iter_mut().for_each(|phase| phase.schedule = Schedule::cosine());
     assert_eq!(serde_json::to_value(plan.clone()).unwrap()["version"], json!(3));
     let plan = plan.head_start(HeadStart::Random); // as version 2 has it
     let text = serde_json::to_string_pretty(&plan).unwrap();
@@ -50,12 +57,12 @@ fn a_plan_is_read_as_it_was_written() {
 #[test]
 fn a_newer_plan_is_refused_by_name_and_not_for_its_fields() {
     let mut value = serde_json::to_value(full()).unwrap();
-    value["version"] = json!(4);
+    value["version"] = json!(5);
     value["phases"][0]["momentum_schedule"] = json!("cosine");
     for text in
         [read(value.clone()).unwrap_err(), serde_json::from_str::<Plan>(&value.to_string()).unwrap_err().to_string()]
     {
-        assert!(text.contains("newer version") && text.contains("format 4"), "{text}");
+        assert!(text.contains("newer version") && text.contains("format 5"), "{text}");
         assert!(!text.contains("momentum_schedule"), "{text}");
     }
     for wrong in [json!(0), json!(-1), json!(1.5), json!("2"), json!(null)] {
@@ -67,7 +74,7 @@ fn a_newer_plan_is_refused_by_name_and_not_for_its_fields() {
 
 #[test]
 fn a_field_that_no_known_version_has_is_refused_by_name() {
-    for version in [None, Some(1), Some(2), Some(3)] {
+    for version in [None, Some(1), Some(2), Some(3), Some(4)] {
         for place in ["", "/phases/1", "/loss", "/phases/0/schedule"] {
             let mut value = serde_json::to_value(full()).unwrap();
             value.as_object_mut().unwrap().remove("version");
@@ -105,8 +112,10 @@ fn this_version_has_these_fields() {
                     phases.epochs phases.freeze phases.freeze.up_to phases.layer_decay phases.optimizer.decay_all \
                     phases.optimizer.lr phases.optimizer.rule.adamw.beta1 phases.optimizer.rule.adamw.beta2 \
                     phases.optimizer.rule.adamw.eps phases.optimizer.rule.sgd.momentum \
-                    phases.optimizer.rule.sgd.nesterov phases.optimizer.weight_decay phases.schedule.shape \
-                    phases.schedule.warmup reasons samples strategy version views";
+                    phases.optimizer.rule.sgd.nesterov phases.optimizer.weight_decay phases.schedule.least \
+                    phases.schedule.shape.onecycle.momentum phases.schedule.shape.onecycle.start \
+                    phases.schedule.shape.plateau.factor phases.schedule.shape.plateau.patience \
+                    phases.schedule.shape.step.every phases.schedule.shape.step.factor phases.schedule.warmup reasons samples strategy version views";
     let mut found = BTreeSet::new();
     fields("", &serde_json::to_value(full()).unwrap(), &mut found);
     assert_eq!(
@@ -114,7 +123,7 @@ fn this_version_has_these_fields() {
         expected,
         "raise plan::version::VERSION, say in its comment what changed, and keep reading what was written before"
     );
-    assert_eq!(version::VERSION, 3, "the fields above are those of this version");
+    assert_eq!(version::VERSION, 4, "the fields above are those of this version");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The version of a saved plan.
 
-use super::head_start::HeadStart;
+use super::Plan;
 use crate::strategy::Strategy;
 use serde_json::Value;
 
@@ -11,12 +11,16 @@ use serde_json::Value;
 /// 1: as 0.1 wrote them, without a `version`; a phase's `augmented` was called `augment`.
 /// 2: `version`, `strategy`, `samples`.
 /// 3: `head_start`, and the strategies `intermediate` and `probe-then-tune`.
-pub(super) const VERSION: u32 = 3;
+/// 4: the schedules `step`, `onecycle` and `plateau`, and `least`.
+pub(super) const VERSION: u32 = 4;
 
 /// The version that a plan is written as: the oldest that has all of it, so that older crates read what they know.
-pub(super) fn of(head_start: HeadStart, strategy: Option<Strategy>) -> u32 {
-    let known = strategy.is_none_or(|strategy| Strategy::QUADRANTS.contains(&strategy));
-    if head_start.is_random() && known { 2 } else { VERSION }
+pub(super) fn of(plan: &Plan) -> u32 {
+    if plan.phases.iter().any(|phase| !phase.schedule.is_of_old()) {
+        return VERSION;
+    }
+    let known = plan.strategy.is_none_or(|strategy| Strategy::QUADRANTS.contains(&strategy));
+    if plan.head_start.is_random() && known { 2 } else { 3 }
 }
 
 /// Refuses versions that this crate does not read. A plan without one is of version 1.

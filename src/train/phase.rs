@@ -1,13 +1,14 @@
 //! A phase in progress: its network, its cached features and its position.
 
 use super::audit::Audit;
-use super::position::{EpochState, PhaseState};
+use super::position::{EpochState, PhaseState, Stop};
 use super::progress::Progress;
 use super::sampler::Sampler;
 use crate::backbone::Network;
 use crate::data::{Batch, Batches, Loader};
 use crate::error::{Error, Result};
 use crate::features::FeatureSet;
+use crate::optim::Optimizer;
 use crate::plan::Phase;
 use candle_core::{Device, Tensor};
 
@@ -27,8 +28,8 @@ pub(super) struct RunningPhase {
     pub all_batches: usize,
     /// Batches of one epoch.
     pub per_epoch: usize,
-    /// The batches after which the phase ends, if that is before the end of its epochs.
-    pub last_batch: Option<usize>,
+    /// Where the phase ends, if not with its epochs.
+    pub stop: Option<Stop>,
     pub state: PhaseState,
     pub epoch: Option<RunningEpoch>,
 }
@@ -44,7 +45,19 @@ pub(super) struct RunningEpoch {
 impl RunningPhase {
     /// The factor of the schedule on the learning rate, for the batch handed out last.
     pub fn factor(&self) -> f64 {
-        self.phase.schedule.factor(self.state.batches.saturating_sub(1), self.all_batches)
+        let step = self.state.batches.saturating_sub(1);
+        let epoch = step / self.stop.as_ref().map_or(1, |stop| stop.per_epoch.max(1));
+        let replayed = self.stop.as_ref().and_then(|stop| stop.scales.get(epoch).or(stop.scales.last()));
+        self.phase.schedule.factor(step, self.all_batches) * replayed.copied().unwrap_or(self.state.plateau.scale)
+    }
+
+    /// The optimizer with the momentum that the schedule gives it, for the batch handed out last.
+    pub fn optimizer(&self) -> Optimizer {
+        let optimizer = self.phase.optimizer;
+        match self.phase.schedule.momentum(self.state.batches.saturating_sub(1), self.all_batches) {
+            Some(moved) => optimizer.momentum(moved),
+            None => optimizer,
+        }
     }
 
     /// The head's learning rate for the batch handed out last, after the schedule.
@@ -54,7 +67,7 @@ impl RunningPhase {
 
     /// Whether the phase has handed out all batches that it may, before the end of its epochs.
     pub fn is_stopped(&self) -> bool {
-        self.last_batch.is_some_and(|last| self.state.batches >= last)
+        self.stop.as_ref().is_some_and(|stop| self.state.batches >= stop.made)
     }
 
     /// Begins an epoch with the order of `sampler`; `view` is the number of its augmentation.
@@ -69,10 +82,11 @@ impl RunningPhase {
 
     /// The next batch of the epoch in progress; `epoch` is its number in the run, from 0.
     pub fn next_batch(&mut self, epoch: usize) -> Result<Option<Batch>> {
+        let stopped = self.is_stopped();
         let Some(running) = &mut self.epoch else {
             return Err(Error::invalid("session", "no epoch has begun; call next_epoch first"));
         };
-        if running.sampler.is_done() || self.last_batch.is_some_and(|last| self.state.batches >= last) {
+        if running.sampler.is_done() || stopped {
             return Ok(None);
         }
         let batch = match (&self.features, &mut running.batches) {

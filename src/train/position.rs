@@ -2,6 +2,7 @@
 
 use super::best::Patience;
 use super::progress::Progress;
+use crate::schedule::Plateau;
 use serde::{Deserialize, Serialize};
 
 /// Counters over the whole run. The streams of random numbers are addressed by them, so they are all its random state.
@@ -37,6 +38,9 @@ pub(super) struct PhaseState {
     /// Whether the first step is still to be audited.
     pub audit_pending: bool,
     pub patience: Patience,
+    /// Of a schedule that reacts to plateaus.
+    #[serde(default)]
+    pub plateau: Plateau,
 }
 
 /// The epoch in progress.
@@ -58,10 +62,15 @@ pub(super) struct Position {
 }
 
 /// Where a phase ends, in steps: with more data an epoch has more of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stop {
     /// The steps that the schedule of the learning rate spans.
     pub scheduled: usize,
     /// The steps that are made of them.
     pub made: usize,
+    /// The factors that plateaus had put on the rate, epoch by epoch of the run that set the stop; empty for schedules
+    /// that do not react to them.
+    pub scales: Vec<f64>,
+    /// Steps of an epoch of that run.
+    pub per_epoch: usize,
 }

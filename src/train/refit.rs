@@ -8,6 +8,7 @@ use crate::data::batch_count;
 use crate::error::{Error, Result};
 use crate::predict::Predictor;
 use crate::report::{Refit, Report, Timings};
+use crate::schedule::ScheduleShape;
 
 /// The steps that a run made in each phase until its best epoch.
 pub(super) fn stops(report: &Report) -> Vec<Stop> {
@@ -17,7 +18,15 @@ pub(super) fn stops(report: &Report) -> Vec<Stop> {
     let of = |phase: usize| {
         let epochs = kept.iter().filter(|epoch| epoch.phase == phase).count();
         let all = report.plan.phases.get(phase - 1).map_or(epochs, |phase| phase.epochs);
-        Stop { scheduled: all.saturating_mul(per_epoch), made: epochs * per_epoch }
+        let scheduled = all.saturating_mul(per_epoch);
+        let scales = report.plan.phases.get(phase - 1).map_or(vec![], |settings| {
+            let reacts = matches!(settings.schedule.shape, ScheduleShape::Plateau { .. });
+            let of_phase = kept.iter().filter(|epoch| reacts && epoch.phase == phase);
+            // An epoch's rate is that of its last step.
+            let plain = |epoch: usize| settings.schedule.factor((epoch * per_epoch).saturating_sub(1), scheduled);
+            of_phase.map(|epoch| epoch.lr / (settings.optimizer.lr * plain(epoch.epoch))).collect()
+        });
+        Stop { scheduled, made: epochs * per_epoch, scales, per_epoch }
     };
     (1..=phases).map(of).collect()
 }
@@ -85,8 +94,46 @@ pub(super) fn or_first(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    use crate::data::Joined;
+    use crate::{Backbone, FineTuner, Optimizer, Phase, Plan, Schedule, TensorDataset};
     use candle_core::{Device, Tensor};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_rate_that_has_reacted_to_plateaus_is_taken_over() {
+        let backbone = Backbone::embedded(&Device::Cpu).unwrap();
+        let images = (Tensor::arange(0f32, 36864.0, &Device::Cpu).unwrap() * 0.37).unwrap().sin().unwrap();
+        let images = images.reshape((12, 3, 32, 32)).unwrap();
+        let data = TensorDataset::new(images, (0..12).map(|i| i % 2).collect(), vec!["a".into(), "b".into()]).unwrap();
+        let phase = Phase::new(4, Optimizer::sgd(0.5)).schedule(Schedule::plateau(0));
+        let plan = Plan::new(vec![phase]).batch_size(4);
+        let mut fitted = FineTuner::new(backbone.clone()).plan(plan).fit(&data, &data.clone()).unwrap();
+        fitted.report.best_epoch = None;
+        let rates: Vec<f64> = fitted.report.epochs.iter().map(|epoch| epoch.lr).collect();
+        let found = stops(&fitted.report);
+        assert_eq!((found[0].made, found[0].per_epoch, found[0].scales.len()), (12, 3, 4));
+        assert!(
+            rates.iter().zip(&found[0].scales).all(|(rate, scale)| (rate - 0.5 * scale).abs() < 1e-12),
+            "{rates:?}"
+        );
+        // With more samples of which an epoch has more steps, the same step has the same rate.
+        let tuner = FineTuner::new(backbone).plan(fitted.report.plan.clone());
+        let scales = vec![1.0, 0.1, 0.1, 0.01];
+        let stop = Stop { scales, ..found[0].clone() };
+        let twice = Arc::new(Joined::of(Arc::new(data.clone()), Arc::new(data)).unwrap());
+        let (mut session, _) = tuner.again(&fitted.report, &[stop], twice).unwrap();
+        let mut seen = vec![];
+        while session.next_phase().unwrap() {
+            while session.next_epoch().unwrap() {
+                while let Some(batch) = session.next_batch().unwrap() {
+                    seen.push(session.lr().unwrap());
+                    session.step(&batch).unwrap();
+                }
+            }
+        }
+        let expected = [[0.5; 3], [0.05; 3], [0.05; 3], [0.005; 3]].concat();
+        assert!(seen.len() == 12 && seen.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{seen:?}");
+    }
 
     #[test]
     fn a_second_training_that_diverges_leaves_the_first() {

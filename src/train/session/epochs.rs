@@ -141,6 +141,7 @@ impl Session {
             report.valid_metric = Some(self.report.metric.value(valid));
             report.best = self.best.offer(number, valid, || self.model.snapshot())?;
             phase.state.patience.note(valid.loss);
+            phase.state.plateau.note(valid.loss, &phase.phase.schedule);
         }
         let best = report.best;
         self.listener.tell(&Event::Epoch(&report));

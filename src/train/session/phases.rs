@@ -66,8 +66,8 @@ impl Session {
         let loader = Loader::new(&self.dataset, transform).batch_size(self.plan.batch_size).seed(self.seed);
         let loader = self.workers.into_iter().fold(loader, Loader::workers);
         let per_epoch = batch_count(self.dataset.len(), self.plan.batch_size);
-        let stop = self.stops.as_ref().and_then(|stops| stops.get(state.index));
-        let all_batches = stop.map_or(per_epoch.saturating_mul(phase.epochs), |stop| stop.scheduled);
+        let stop = self.stops.as_ref().and_then(|stops| stops.get(state.index)).cloned();
+        let all_batches = stop.as_ref().map_or(per_epoch.saturating_mul(phase.epochs), |stop| stop.scheduled);
         let audit = Audit::begin(state.index + 1, &self.model.slots, self.audit)?;
         let mut running = RunningPhase {
             phase,
@@ -79,7 +79,7 @@ impl Session {
             audit,
             all_batches,
             per_epoch,
-            last_batch: stop.map(|stop| stop.made),
+            stop,
             state,
             epoch: None,
         };

@@ -134,7 +134,7 @@ impl Session {
         }
         let (factor, clip) = (phase.factor(), self.plan.clip);
         let not_finite = |names| phase.audit.not_finite(names);
-        let norm = self.learners.step(&gradients, &phase.phase.optimizer, factor, clip, not_finite)?;
+        let norm = self.learners.step(&gradients, &phase.optimizer(), factor, clip, not_finite)?;
         drop(gradients);
         if phase.state.audit_pending {
             phase.audit.frozen(&self.model.slots, &phase.network)?;
