@@ -87,6 +87,9 @@ pub use source::Source;
 #[cfg(feature = "hub")]
 pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
-pub use train::{Cancel, CrossValidation, Event, FineTuner, Fitted, Fold, Folds, RunState, Session, progress_lines};
+pub use train::{
+    Cancel, CrossValidation, Event, FineTuner, Fitted, Fold, Folds, LrCurve, LrPoint, LrRange, RunState, Session,
+    progress_lines,
+};
 #[cfg(feature = "zoo")]
 pub use zoo::ZooModel;

@@ -5,8 +5,8 @@ use crate::folders::Folders;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
-    Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, Plan,
-    Recipe, Schedule, Source, Splits,
+    Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, LrRange,
+    Plan, Recipe, Schedule, Source, Splits,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,9 @@ pub struct Job {
     /// Learning rate over the steps of the last phase: constant, cosine, linear, step, one-cycle or plateau
     #[arg(long)]
     schedule: Option<Schedule>,
+    /// Print the loss by the learning rate of the last phase, with suggestions, and train nothing further
+    #[arg(long)]
+    find_lr: bool,
     /// Height and width of the network's input in pixels
     #[arg(long)]
     image_size: Option<usize>,
@@ -150,6 +153,11 @@ pub fn finetune(
         return Ok(None);
     }
     before()?;
+    if options.find_lr {
+        let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache);
+        print!("{}", tuner.find_lr(train, LrRange::default())?);
+        return Ok(None);
+    }
     let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache).refit(options.refit);
     let tuner = advice.iter().fold(tuner, FineTuner::advice);
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served

@@ -4,6 +4,7 @@ use super::event::Event;
 use super::fine_tuner::FineTuner;
 use super::fit_loop::{same_classes, train_on};
 use super::fitted::Fitted;
+use super::lr_curve::{LrCurve, LrRange};
 use super::position::Stop;
 use super::refit::{self, stops};
 use super::run_dir::{Keeper, RunDir};
@@ -73,6 +74,27 @@ impl FineTuner {
             session.resume(state)?;
         }
         Ok(session)
+    }
+
+    /// Searches the learning rate of the plan's last phase, after training those before ([`Session::find_lr`]).
+    ///
+    /// # Errors
+    /// As [`FineTuner::session`] and [`Session::find_lr`], and for a plan without phases.
+    pub fn find_lr<D: Dataset + Clone + 'static>(self, train: &D, range: LrRange) -> Result<LrCurve> {
+        range.check()?;
+        let mut session = self.start(Arc::new(train.clone()))?;
+        let last = session.report().plan.phases.len();
+        while session.next_phase()? {
+            if session.phase() == Some(last) {
+                return session.find_lr(range);
+            }
+            while session.next_epoch()? {
+                while let Some(batch) = session.next_batch()? {
+                    session.step(&batch)?;
+                }
+            }
+        }
+        Err(Error::invalid("learning rate search", "the plan trains no phase, so there is no rate to search"))
     }
 
     /// Trains by the plan, validates after every epoch, and keeps the best epoch's weights (see

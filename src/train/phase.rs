@@ -30,6 +30,8 @@ pub(super) struct RunningPhase {
     pub per_epoch: usize,
     /// Where the phase ends, if not with its epochs.
     pub stop: Option<Stop>,
+    /// The head's rate in a search of the rate, instead of the schedule's.
+    pub searched: Option<f64>,
     pub state: PhaseState,
     pub epoch: Option<RunningEpoch>,
 }
@@ -45,6 +47,9 @@ pub(super) struct RunningEpoch {
 impl RunningPhase {
     /// The factor of the schedule on the learning rate, for the batch handed out last.
     pub fn factor(&self) -> f64 {
+        if let Some(rate) = self.searched {
+            return rate / self.phase.optimizer.lr;
+        }
         let step = self.state.batches.saturating_sub(1);
         let epoch = step / self.stop.as_ref().map_or(1, |stop| stop.per_epoch.max(1));
         let replayed = self.stop.as_ref().and_then(|stop| stop.scales.get(epoch).or(stop.scales.last()));

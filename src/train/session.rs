@@ -3,6 +3,7 @@
 mod epochs;
 mod finish;
 mod head_fit;
+mod lr_finder;
 mod phases;
 mod resume;
 mod start;

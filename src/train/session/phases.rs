@@ -80,6 +80,7 @@ impl Session {
             all_batches,
             per_epoch,
             stop,
+            searched: None,
             state,
             epoch: None,
         };
