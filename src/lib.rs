@@ -71,7 +71,7 @@ pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 pub use input_spec::{CropMode, InputSpec, Interpolation};
 pub use loss::Loss;
-pub use metrics::{Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
+pub use metrics::{ClassScores, Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
 pub use nn::{BlockInfo, Conv2d, Layer, LayerTensors, Linear};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;

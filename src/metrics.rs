@@ -6,11 +6,12 @@ mod float;
 mod interval;
 mod json;
 mod metric;
+mod ranking;
 mod scores;
 mod task;
 
 pub use confusion::Confusion;
-pub use evaluation::Evaluation;
+pub use evaluation::{ClassScores, Evaluation};
 pub(crate) use float::{any_float, any_float_option};
 pub(crate) use interval::interval_of_units;
 pub use interval::wilson_interval;

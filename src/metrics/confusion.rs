@@ -41,6 +41,17 @@ impl Confusion {
         self.cells.iter().filter_map(|(&(truth, predicted), &count)| Some((truth, predicted?, count)))
     }
 
+    /// How many samples are predicted as each class, of the classes that are predicted at all.
+    pub fn predictions(&self) -> BTreeMap<u32, usize> {
+        let mut predictions = BTreeMap::new();
+        for (&(_, predicted), &count) in &self.cells {
+            if let Some(predicted) = predicted {
+                *predictions.entry(predicted).or_default() += count;
+            }
+        }
+        predictions
+    }
+
     /// How many samples of each true class there are, of the classes that have any.
     pub fn samples(&self) -> BTreeMap<u32, usize> {
         let mut samples = BTreeMap::new();

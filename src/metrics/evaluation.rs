@@ -2,6 +2,9 @@
 
 use super::confusion::Confusion;
 use super::interval::wilson_interval;
+use super::ranking::Ranking;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The result of running a network over labelled data. [`Scores`](crate::Scores) makes it.
@@ -23,12 +26,30 @@ pub struct Evaluation {
     pub confusion: Confusion,
     /// Whether each sample was correct, in the data's order: to compare evaluations sample by sample.
     pub(crate) outcomes: Vec<bool>,
+    /// Ranks and calibration; empty in reports of versions that had none.
+    pub(crate) ranking: Ranking,
+}
+
+/// How well one class is recognised. A figure without samples to divide by is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ClassScores {
+    /// The class, an index into the labels.
+    pub class: u32,
+    /// Samples of the class.
+    pub samples: usize,
+    /// The fraction of the samples predicted as the class that are of it, in [0, 1].
+    pub precision: f64,
+    /// The fraction of its samples that are predicted as it, in [0, 1].
+    pub recall: f64,
+    /// The harmonic mean of precision and recall, in [0, 1].
+    pub f1: f64,
 }
 
 impl Evaluation {
     /// The same without the outcome of each sample.
     pub(crate) fn summary(&self) -> Self {
-        Self { outcomes: vec![], ..self.clone() }
+        Self { outcomes: vec![], ranking: self.ranking.summary(), ..self.clone() }
     }
 
     /// Whether each sample was correct, in the data's order: to compare two evaluations of the same data sample by sample.
@@ -46,6 +67,7 @@ impl Evaluation {
         self.total = total;
         self.confusion.add_all(&other.confusion);
         self.outcomes.extend_from_slice(&other.outcomes);
+        self.ranking.join(&other.ranking);
         self
     }
 
@@ -74,6 +96,69 @@ impl Evaluation {
             correct as f64 / all as f64
         });
         recalls.sum::<f64>() / classes.len().max(1) as f64
+    }
+
+    /// Top-k accuracy: the fraction of samples whose class is among the k most probable ones, in [0, 1]; `None` for k of
+    /// 0 or more than 10, and for an evaluation out of a report that has no ranks.
+    pub fn top_k(&self, k: usize) -> Option<f64> {
+        let ranks = self.ranking.ranks.get(..k).filter(|ranks| !ranks.is_empty())?;
+        Some(ranks.iter().sum::<usize>() as f64 / self.total.max(1) as f64)
+    }
+
+    /// Precision, recall and F1 of each class that has samples or predictions.
+    pub fn per_class(&self) -> Vec<ClassScores> {
+        let (samples, predicted) = (self.confusion.samples(), self.confusion.predictions());
+        let classes: BTreeSet<u32> = samples.keys().chain(predicted.keys()).copied().collect();
+        let of = |class: u32| {
+            let correct = self.confusion.count(class as usize, class as usize) as f64;
+            let count = |of: &BTreeMap<u32, usize>| of.get(&class).copied().unwrap_or(0);
+            let share = |of: usize| if of == 0 { 0.0 } else { correct / of as f64 };
+            let (samples, predicted) = (count(&samples), count(&predicted));
+            let (precision, recall) = (share(predicted), share(samples));
+            let f1 = if correct == 0.0 { 0.0 } else { 2.0 * precision * recall / (precision + recall) };
+            ClassScores { class, samples, precision, recall, f1 }
+        };
+        classes.into_iter().map(of).collect()
+    }
+
+    /// The mean F1 over the classes, in [0, 1].
+    pub fn macro_f1(&self) -> f64 {
+        self.mean(|scores| scores.f1, |_| 1.0)
+    }
+
+    /// The mean F1 over the classes, each weighted by its samples, in [0, 1].
+    pub fn weighted_f1(&self) -> f64 {
+        self.mean(|scores| scores.f1, |scores| scores.samples as f64)
+    }
+
+    /// The mean precision over the classes, in [0, 1].
+    pub fn macro_precision(&self) -> f64 {
+        self.mean(|scores| scores.precision, |_| 1.0)
+    }
+
+    fn mean(&self, value: fn(&ClassScores) -> f64, weight: fn(&ClassScores) -> f64) -> f64 {
+        let all = self.per_class();
+        let weights: f64 = all.iter().map(weight).sum();
+        all.iter().map(|scores| value(scores) * weight(scores)).sum::<f64>() / weights.max(f64::MIN_POSITIVE)
+    }
+
+    /// The area under the ROC curve of each class against all others, the mean over the classes, in [0, 1]; `None` for
+    /// more than a million probabilities, and if some are not finite.
+    pub fn roc_auc(&self) -> Option<f64> {
+        self.ranking.roc_auc
+    }
+
+    /// The average precision of each class against all others, the mean over the classes, in [0, 1]; `None` as for
+    /// [`Evaluation::roc_auc`].
+    pub fn average_precision(&self) -> Option<f64> {
+        self.ranking.average_precision
+    }
+
+    /// The expected calibration error: the mean distance between the probability of the predicted class and the
+    /// accuracy, over 15 bins of that probability (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599), in [0, 1].
+    /// NaN without samples.
+    pub fn calibration_error(&self) -> f64 {
+        self.ranking.calibration_error()
     }
 
     /// The fraction of the most frequent class among the samples, in [0, 1]: the accuracy of always predicting it.

@@ -4,6 +4,7 @@ use super::confusion::Confusion;
 use super::evaluation::Evaluation;
 use super::float::any_float;
 use super::metric::Metric;
+use super::ranking::Ranking;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -16,6 +17,8 @@ struct Counts {
     #[serde(with = "any_float")]
     loss: f64,
     confusion: Confusion,
+    #[serde(default)]
+    ranking: Ranking,
 }
 
 /// A value as JSON.
@@ -48,15 +51,15 @@ struct Written<'a> {
 
 impl Serialize for Evaluation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { correct, total, not_finite, loss, confusion, outcomes: _ } = self.clone();
-        let counts = Counts { correct, total, not_finite, loss, confusion };
+        let Self { correct, total, not_finite, loss, confusion, outcomes: _, ranking } = self.summary();
+        let counts = Counts { correct, total, not_finite, loss, confusion, ranking };
         Written { counts, values: Values(self) }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Evaluation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Counts { correct, total, not_finite, loss, confusion } = Counts::deserialize(deserializer)?;
-        Ok(Self { correct, total, not_finite, loss, confusion, outcomes: vec![] })
+        let Counts { correct, total, not_finite, loss, confusion, ranking } = Counts::deserialize(deserializer)?;
+        Ok(Self { correct, total, not_finite, loss, confusion, outcomes: vec![], ranking })
     }
 }

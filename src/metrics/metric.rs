@@ -52,6 +52,22 @@ metrics! {
     #[default] Top1, "top1", true, Evaluation::top1;
     /// The mean recall over the classes, in [0, 1].
     BalancedAccuracy, "balanced_accuracy", true, Evaluation::balanced_accuracy;
+    /// Top-5 accuracy, in [0, 1].
+    Top5, "top5", true, |evaluation| evaluation.top_k(5).unwrap_or(f64::NAN);
+    /// The mean F1 over the classes, in [0, 1].
+    MacroF1, "macro_f1", true, Evaluation::macro_f1;
+    /// The mean F1 over the classes, weighted by their samples, in [0, 1].
+    WeightedF1, "weighted_f1", true, Evaluation::weighted_f1;
+    /// The mean precision over the classes, in [0, 1].
+    MacroPrecision, "macro_precision", true, Evaluation::macro_precision;
+    /// The mean area under the ROC curve of each class against all others, in [0, 1]; NaN for more than a million
+    /// probabilities.
+    RocAuc, "roc_auc", true, |evaluation| evaluation.roc_auc().unwrap_or(f64::NAN);
+    /// The mean average precision of each class against all others, in [0, 1]; NaN for more than a million
+    /// probabilities.
+    AveragePrecision, "average_precision", true, |evaluation| evaluation.average_precision().unwrap_or(f64::NAN);
+    /// The expected calibration error, in [0, 1].
+    CalibrationError, "calibration_error", false, Evaluation::calibration_error;
     /// Cross entropy in nats.
     Loss, "loss", false, |evaluation| evaluation.loss;
 }

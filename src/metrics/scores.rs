@@ -2,6 +2,7 @@
 
 use super::confusion::Confusion;
 use super::evaluation::Evaluation;
+use super::ranking::Ranking;
 use super::task::Task;
 use crate::data::{Targets, largest};
 use crate::error::{Error, Result};
@@ -30,12 +31,14 @@ pub struct Scores {
     loss_sum: f64,
     confusion: Confusion,
     outcomes: Vec<bool>,
+    ranking: Ranking,
 }
 
 impl Scores {
     /// Without samples.
     pub fn new(task: Task) -> Self {
-        Self { task, correct: 0, not_finite: 0, loss_sum: 0.0, confusion: Confusion::default(), outcomes: vec![] }
+        let (confusion, ranking) = (Confusion::default(), Ranking::default());
+        Self { task, correct: 0, not_finite: 0, loss_sum: 0.0, confusion, outcomes: vec![], ranking }
     }
 
     /// Adds a batch: for each sample the cross entropy -sum(t log softmax(logits)) in f64, and whether the most
@@ -58,6 +61,10 @@ impl Scores {
             let weighted = row.iter().zip(truth).filter(|(_, t)| **t != 0.0);
             let loss = weighted.map(|(v, &t)| f64::from(t) * (log_sum - v)).sum();
             let predicted = row.iter().all(|v| v.is_finite()).then(|| largest(row));
+            match predicted {
+                Some(_) => self.ranking.add(class as usize, row, log_sum),
+                None => self.ranking.lose(),
+            }
             self.count(class as usize, predicted, if predicted.is_some() { loss } else { f64::NAN });
         }
         Ok(())
@@ -81,8 +88,8 @@ impl Scores {
 
     /// The evaluation of all samples added.
     pub fn evaluation(self) -> Evaluation {
-        let Self { task: _, correct, not_finite, loss_sum, confusion, outcomes } = self;
-        let total = outcomes.len();
-        Evaluation { correct, total, not_finite, loss: loss_sum / total.max(1) as f64, confusion, outcomes }
+        let Self { task: _, correct, not_finite, loss_sum, confusion, outcomes, ranking } = self;
+        let (total, ranking) = (outcomes.len(), ranking.finished());
+        Evaluation { correct, total, not_finite, loss: loss_sum / total.max(1) as f64, confusion, outcomes, ranking }
     }
 }

@@ -57,10 +57,13 @@ fn json_has_the_figures_and_survives_what_is_not_finite() {
     assert_eq!(json["interval"][0].as_f64(), Some(e.interval().0));
     let mut keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let expected = "balanced_accuracy confusion correct interval largest_class loss not_finite top1 total";
+    let expected = "average_precision balanced_accuracy calibration_error confusion correct interval largest_class loss \
+                    macro_f1 macro_precision not_finite ranking roc_auc top1 top5 total weighted_f1";
     assert_eq!(keys.join(" "), expected);
     for metric in Metric::all().iter().filter(|metric| **metric != Metric::Loss) {
-        assert_eq!(json[metric.name()].as_f64(), Some(metric.value(&e)), "{metric}");
+        let value = metric.value(&e);
+        let expected = if value.is_nan() { serde_json::json!("NaN") } else { serde_json::json!(value) };
+        assert_eq!(json[metric.name()], expected, "{metric}");
     }
     let text = serde_json::to_string(&e).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), json, "no key twice");
@@ -85,6 +88,69 @@ fn metrics_know_which_way_is_better_and_rank_what_is_not_finite_last() {
     }
     assert_eq!(Metric::default(), Metric::Top1);
     assert_eq!(Metric::BalancedAccuracy.value(&evaluation()), evaluation().balanced_accuracy());
+}
+
+/// `tests/fixtures/metrics.json`, written by `tests/reference/metrics.py` with scikit-learn.
+#[test]
+fn figures_are_those_of_scikit_learn() {
+    let text = include_str!("../../tests/fixtures/metrics.json");
+    let fixture: serde_json::Value = serde_json::from_str(text).unwrap();
+    let list = |value: &serde_json::Value| -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let classes: Vec<u32> = list(&fixture["classes"]).into_iter().map(|class| class as u32).collect();
+    let logits: Vec<f64> = fixture["logits"].as_array().unwrap().iter().flat_map(list).collect();
+    let part = |from: usize, to: usize| {
+        let rows = Tensor::from_slice(&logits[4 * from..4 * to], (to - from, 4), &Device::Cpu).unwrap();
+        let mut scores = Scores::new(Task::Classes);
+        scores.add(&rows, &Targets::Classes(classes[from..to].to_vec())).unwrap();
+        scores.evaluation()
+    };
+    // All at once, and from two parts.
+    for e in [part(0, 60), part(0, 23).join(&part(23, 60))] {
+        let close = |name: &str, value: f64| {
+            let expected = fixture[name].as_f64().unwrap();
+            assert!((value - expected).abs() < 1e-7, "{name}: {value}, not {expected}");
+        };
+        for metric in Metric::all().iter().filter(|metric| !matches!(metric, Metric::Top5)) {
+            let name = if *metric == Metric::CalibrationError { "ece" } else { metric.name() };
+            close(name, metric.value(&e));
+        }
+        close("top2", e.top_k(2).unwrap());
+        close("top3", e.top_k(3).unwrap());
+        assert_eq!((e.top_k(4), e.top_k(10), e.top_k(0), e.top_k(11)), (Some(1.0), Some(1.0), None, None));
+        for (i, scores) in e.per_class().iter().enumerate() {
+            for (name, value) in [("precision", scores.precision), ("recall", scores.recall), ("f1", scores.f1)] {
+                let expected = list(&fixture[name])[i];
+                assert!((value - expected).abs() < 1e-12, "{name} of {i}: {value}, not {expected}");
+            }
+        }
+        // A report keeps the figures, and not the probabilities.
+        let back: Evaluation = serde_json::from_str(&serde_json::to_string(&e).unwrap()).unwrap();
+        assert_eq!(back, e.summary());
+        assert_eq!((back.roc_auc(), back.top_k(2)), (e.roc_auc(), e.top_k(2)));
+    }
+}
+
+#[test]
+fn too_many_probabilities_and_those_that_are_not_finite_have_no_curves() {
+    let mut scores = Scores::new(Task::Classes);
+    let rows = Tensor::new(&[[0f32, 1.0], [f32::NAN, 0.0]], &Device::Cpu).unwrap();
+    scores.add(&rows, &Targets::Classes(vec![1, 0])).unwrap();
+    let e = scores.evaluation();
+    assert_eq!((e.roc_auc(), e.average_precision(), e.top_k(1)), (None, None, Some(0.5)));
+    let mut scores = Scores::new(Task::Classes);
+    let rows = Tensor::zeros((3, 400_000), candle_core::DType::F32, &Device::Cpu).unwrap();
+    scores.add(&rows, &Targets::Classes(vec![0, 1, 2])).unwrap();
+    let e = scores.evaluation();
+    assert_eq!((e.roc_auc(), e.top_k(1), e.top_k(2), e.top_k(3)), (None, Some(1.0 / 3.0), Some(2.0 / 3.0), Some(1.0)));
+    // A report of an earlier version has no ranks.
+    let old: Evaluation = serde_json::from_value(serde_json::json!({
+        "correct": 1, "total": 2, "not_finite": 0, "loss": 0.5, "confusion": [[0, 0, 1], [1, 0, 1]]
+    }))
+    .unwrap();
+    assert_eq!((old.top_k(1), old.roc_auc()), (None, None));
+    assert!(old.calibration_error().is_nan() && old.macro_f1() > 0.3);
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! What depends on the probabilities of an evaluation and not only on its most probable classes.
+
+use super::float::any_float_option;
+use serde::{Deserialize, Serialize};
+
+/// Ranks that are counted: top-k accuracies are known up to this k.
+pub(super) const RANKS: usize = 10;
+
+/// Bins of the confidence.
+pub(super) const BINS: usize = 15;
+
+/// Probabilities that are kept for the figures that need all of them, at most.
+const MOST: usize = 1 << 20;
+
+/// Ranks, calibration, and the curves over all thresholds.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Ranking {
+    /// Samples whose class has rank 1, 2, ...
+    pub ranks: Vec<usize>,
+    /// For each bin of the confidence: samples, the sum of their confidences, and those that are correct.
+    pub bins: Vec<(usize, f64, usize)>,
+    /// Of each class against all others, the mean over the classes that have samples and are not all samples.
+    #[serde(with = "any_float_option")]
+    pub roc_auc: Option<f64>,
+    #[serde(with = "any_float_option")]
+    pub average_precision: Option<f64>,
+    #[serde(skip)]
+    pub all: All,
+}
+
+/// The probabilities of all samples, row by row, if they are few enough.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct All {
+    classes: usize,
+    truths: Vec<u32>,
+    rows: Vec<f32>,
+    /// More than are kept, or a sample without finite ones.
+    lost: bool,
+}
+
+impl Ranking {
+    /// Adds a sample by its logits, which are finite, and the logarithm of the sum of their exponentials.
+    pub fn add(&mut self, truth: usize, logits: &[f64], log_sum: f64) {
+        let Some(&own) = logits.get(truth) else { return };
+        let before = |(i, &v): (usize, &f64)| v > own || (v == own && i < truth);
+        let rank = logits.iter().enumerate().filter(|&other| before(other)).count();
+        if self.ranks.is_empty() {
+            (self.ranks, self.bins) = (vec![0; RANKS], vec![(0, 0.0, 0); BINS]);
+        }
+        if let Some(count) = self.ranks.get_mut(rank) {
+            *count += 1;
+        }
+        let confidence = (logits.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v)) - log_sum).exp();
+        // Bins are open below and closed above.
+        let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
+        let (samples, sum, correct) = &mut self.bins[bin];
+        (*samples, *sum, *correct) = (*samples + 1, *sum + confidence, *correct + usize::from(rank == 0));
+        let row = logits.iter().map(|v| (v - log_sum).exp() as f32);
+        self.all.add(truth as u32, row, logits.len());
+    }
+
+    /// Notes a sample without finite logits.
+    pub fn lose(&mut self) {
+        self.all.lose();
+    }
+
+    /// The same with the figures that need all probabilities.
+    pub fn finished(mut self) -> Self {
+        (self.roc_auc, self.average_precision) = (self.all.mean(roc_auc), self.all.mean(average_precision));
+        self
+    }
+
+    pub fn join(&mut self, other: &Self) {
+        if self.ranks.is_empty() {
+            (self.ranks, self.bins) = (other.ranks.clone(), other.bins.clone());
+        } else {
+            self.ranks.iter_mut().zip(&other.ranks).for_each(|(sum, count)| *sum += count);
+            for (sum, bin) in self.bins.iter_mut().zip(&other.bins) {
+                *sum = (sum.0 + bin.0, sum.1 + bin.1, sum.2 + bin.2);
+            }
+        }
+        self.all.join(&other.all);
+        (self.roc_auc, self.average_precision) = (self.all.mean(roc_auc), self.all.mean(average_precision));
+    }
+
+    /// The mean distance of accuracy and confidence over the bins, weighted by their samples.
+    pub fn calibration_error(&self) -> f64 {
+        let all: usize = self.bins.iter().map(|bin| bin.0).sum();
+        let distance = |&(_, sum, correct): &(usize, f64, usize)| (correct as f64 - sum).abs();
+        self.bins.iter().map(distance).sum::<f64>() / all as f64
+    }
+
+    /// The same without the probabilities.
+    pub fn summary(&self) -> Self {
+        Self { all: All::default(), ..self.clone() }
+    }
+}
+
+impl All {
+    fn add(&mut self, truth: u32, row: impl Iterator<Item = f32>, classes: usize) {
+        if self.lost || (self.truths.len() + 1) * classes > MOST {
+            self.lose();
+            return;
+        }
+        self.classes = classes;
+        self.truths.push(truth);
+        self.rows.extend(row);
+    }
+
+    fn lose(&mut self) {
+        *self = Self { lost: true, ..Self::default() };
+    }
+
+    fn join(&mut self, other: &Self) {
+        if self.lost || other.lost || (self.truths.len() + other.truths.len()) * other.classes > MOST {
+            self.lose();
+            return;
+        }
+        self.classes = other.classes;
+        self.truths.extend(&other.truths);
+        self.rows.extend(&other.rows);
+    }
+
+    /// The mean of a figure of each class against all others.
+    fn mean(&self, figure: fn(&[(f32, bool)]) -> Option<f64>) -> Option<f64> {
+        let mut figures = vec![];
+        for class in 0..self.classes {
+            let probabilities = self.rows.iter().skip(class).step_by(self.classes.max(1));
+            let mut column: Vec<(f32, bool)> =
+                probabilities.zip(&self.truths).map(|(&p, &truth)| (p, truth as usize == class)).collect();
+            column.sort_by(|a, b| b.0.total_cmp(&a.0));
+            figures.extend(figure(&column));
+        }
+        let count = figures.len();
+        (count > 0).then(|| figures.into_iter().sum::<f64>() / count as f64)
+    }
+}
+
+/// Runs of equal scores of a column that falls: positives and all of each.
+fn runs(column: &[(f32, bool)]) -> impl Iterator<Item = (f64, f64)> + '_ {
+    column.chunk_by(|a, b| a.0 == b.0).map(|run| (run.iter().filter(|(_, own)| *own).count() as f64, run.len() as f64))
+}
+
+/// The probability that a sample of the class scores higher than another, with ties as halves (Hanley and McNeil 1982).
+fn roc_auc(column: &[(f32, bool)]) -> Option<f64> {
+    let positives = column.iter().filter(|(_, own)| *own).count() as f64;
+    let negatives = column.len() as f64 - positives;
+    let (mut above, mut area) = (0.0, 0.0);
+    for (own, all) in runs(column) {
+        area += (all - own) * (above + own / 2.0);
+        above += own;
+    }
+    (positives > 0.0 && negatives > 0.0).then(|| area / positives / negatives)
+}
+
+/// The mean precision over the samples of the class, each at its own threshold.
+fn average_precision(column: &[(f32, bool)]) -> Option<f64> {
+    let positives = column.iter().filter(|(_, own)| *own).count() as f64;
+    let (mut above, mut taken, mut sum) = (0.0, 0.0, 0.0);
+    for (own, all) in runs(column) {
+        (above, taken) = (above + own, taken + all);
+        sum += own * above / taken;
+    }
+    (positives > 0.0).then(|| sum / positives)
+}
