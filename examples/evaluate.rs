@@ -36,6 +36,9 @@ struct Options {
     /// Print the confusion matrix: how often each class is predicted as which
     #[arg(long)]
     confusion: bool,
+    /// Print precision, recall and F1 of each class
+    #[arg(long)]
+    per_class: bool,
     /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -78,10 +81,23 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
             println!("{}, {}, {count}", label(truth), label(predicted));
         }
     }
+    if options.per_class {
+        println!("class, images, precision, recall, F1:");
+        for of in evaluation.per_class() {
+            let label = predictor.labels().get(of.class as usize).map_or("", String::as_str);
+            println!("{label}, {}, {:.4}, {:.4}, {:.4}", of.samples, of.precision, of.recall, of.f1);
+        }
+    }
     if evaluation.not_finite > 0 {
         println!("warning: the network's output is not finite for {} images", evaluation.not_finite);
     }
-    println!("loss {:.4}, balanced accuracy {:.4}", evaluation.loss, evaluation.balanced_accuracy());
+    println!(
+        "loss {:.4}, balanced accuracy {:.4}, macro F1 {:.4}, calibration error {:.4}",
+        evaluation.loss,
+        evaluation.balanced_accuracy(),
+        evaluation.macro_f1(),
+        evaluation.calibration_error()
+    );
     println!("{}", run::interval(&evaluation));
     println!("{evaluation}");
     Ok(())

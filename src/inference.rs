@@ -7,7 +7,7 @@ pub(crate) use class_map::ClassMap;
 
 use crate::backbone::{Backbone, Network, Profile};
 use crate::blueprint::Blueprint;
-use crate::data::{Dataset, Image, Loader, Transform};
+use crate::data::{Dataset, Image, Loader, Targets, Transform};
 use crate::error::{Error, Result};
 use crate::head::{Head, HeadKind};
 use crate::metrics::{Evaluation, Scores, Task};
@@ -93,15 +93,26 @@ impl Inference {
 
     /// Runs over labelled data. `workers`: the threads that make batches, the loader's default if `None`.
     pub fn evaluate(&self, data: &Arc<dyn Dataset>, workers: Option<usize>) -> Result<Evaluation> {
+        let mut scores = Scores::new(Self::TASK);
+        self.each(data, workers, |logits, targets| scores.add(logits, targets))?;
+        Ok(scores.evaluation())
+    }
+
+    /// Calls `take` with the logits and the targets of each batch of labelled data, in its order.
+    pub fn each(
+        &self,
+        data: &Arc<dyn Dataset>,
+        workers: Option<usize>,
+        mut take: impl FnMut(&Tensor, &Targets) -> Result<()>,
+    ) -> Result<()> {
         Self::check(&self.labels, data)?;
         let loader = Loader::new(data, self.transform.clone()).batch_size(BATCH);
         let loader = workers.into_iter().fold(loader, Loader::workers);
-        let mut scores = Scores::new(Self::TASK);
         for batch in loader.batches((0..data.len()).collect(), 0, &self.device)? {
             let batch = batch?;
-            scores.add(&self.logits(batch.images()?)?, &batch.targets)?;
+            take(&self.logits(batch.images()?)?, &batch.targets)?;
         }
-        Ok(scores.evaluation())
+        Ok(())
     }
 
     /// Refuses data that cannot be evaluated: no samples, or other classes.

@@ -1,5 +1,6 @@
 //! Predictors: trained networks that classify images.
 
+mod calibrate;
 mod folder;
 mod grad_cam;
 mod saved;

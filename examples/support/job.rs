@@ -6,7 +6,7 @@ use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
     Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, LrRange,
-    Plan, Recipe, Schedule, Source, Splits,
+    Metric, Plan, Recipe, Schedule, Source, Splits,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,12 @@ pub struct Job {
     /// Learning rate over the steps of the last phase: constant, cosine, linear, step, one-cycle or plateau
     #[arg(long)]
     schedule: Option<Schedule>,
+    /// Metric of the validation images that chooses the best epoch: top1, macro_f1, balanced_accuracy, loss ...
+    #[arg(long)]
+    metric: Option<Metric>,
+    /// Divide the logits by the temperature that fits the validation images best, so that probabilities are calibrated
+    #[arg(long)]
+    calibrate: bool,
     /// Print the loss by the learning rate of the last phase, with suggestions, and train nothing further
     #[arg(long)]
     find_lr: bool,
@@ -162,6 +168,7 @@ pub fn finetune(
     let tuner = advice.iter().fold(tuner, FineTuner::advice);
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served
     let tuner = options.run_dir.iter().fold(tuner, |tuner, folder| tuner.run_dir(folder));
+    let tuner = options.metric.into_iter().fold(tuner, FineTuner::metric);
     let cancel = run::cancelled_by_ctrl_c()?;
     let mut tuned = tuner.cancel(&cancel).on_event(run::progress()).fit(train, valid)?;
     if cancel.is_cancelled()
@@ -171,6 +178,11 @@ pub fn finetune(
         return Err(format!("interrupted; the same command goes on with the run in {}", folder.display()).into());
     }
 
+    if options.calibrate {
+        let (predictor, temperature) = tuned.predictor.calibrated(valid)?;
+        println!("logits divided by the temperature {temperature:.3}");
+        tuned.predictor = predictor;
+    }
     // Save the result before anything else can fail, and again with the accuracy on test data.
     save(options, &tuned)?;
     let accuracy = match test {

@@ -1,9 +1,11 @@
 //! Metrics: the values by which evaluations are compared.
 
 use super::evaluation::Evaluation;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
+use std::str::FromStr;
 
 /// Makes the metrics of these rows: name of the variant, name in reports, whether higher is better, and the value.
 macro_rules! metrics {
@@ -85,6 +87,19 @@ impl Metric {
     /// Whether `value` is finite and better than the best so far, if there is one.
     pub(crate) fn improves(self, value: f64, best: Option<f64>) -> bool {
         value.is_finite() && best.is_none_or(|best| self.compare(value, best).is_gt())
+    }
+}
+
+/// By its name.
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::all().iter().find(|metric| metric.name() == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = Self::all().iter().map(|metric| metric.name()).collect();
+            Error::invalid("metric", format!("unknown metric {name}; use one of {}", names.join(", ")))
+        })
     }
 }
 

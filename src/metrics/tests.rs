@@ -85,8 +85,10 @@ fn metrics_know_which_way_is_better_and_rank_what_is_not_finite_last() {
         let json = serde_json::to_value(metric).unwrap();
         assert_eq!(json, metric.name());
         assert_eq!(serde_json::from_value::<Metric>(json).unwrap(), metric);
+        assert_eq!(metric.name().parse::<Metric>().unwrap(), metric);
     }
     assert_eq!(Metric::default(), Metric::Top1);
+    assert!("accuracy".parse::<Metric>().unwrap_err().to_string().contains("macro_f1"));
     assert_eq!(Metric::BalancedAccuracy.value(&evaluation()), evaluation().balanced_accuracy());
 }
 

@@ -1,0 +1,159 @@
+//! Calibrated probabilities.
+
+use super::Predictor;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::head::HeadKind;
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+
+/// The temperatures that are searched.
+const RANGE: (f64, f64) = (0.01, 100.0);
+
+/// The temperature is known to this factor.
+const PRECISION: f64 = 1.0 + 1e-6;
+
+impl Predictor {
+    /// The same predictor with calibrated probabilities, and the temperature that the logits were divided by: the one
+    /// with the least cross entropy on this data (temperature scaling, Guo et al. 2017, arXiv 1706.04599). The most
+    /// probable classes stay as they are, and so does the accuracy.
+    ///
+    /// Use data that the network was not trained on, the validation data say; the report keeps the figures from before.
+    /// The temperature is written into the head's last layer, so that a saved predictor has it.
+    ///
+    /// ```
+    /// # use candle_finetune::{TensorDataset, candle_core::{Device, Tensor}};
+    /// use candle_finetune::{Predictor, Source};
+    ///
+    /// let predictor = Predictor::load(Source::embedded(), &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 61440.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((20, 3, 32, 32))?;
+    /// # let valid = TensorDataset::new(images, (0..20).map(|i| i % 10).collect(), predictor.labels().to_vec())?;
+    /// let (calibrated, temperature) = predictor.calibrated(&valid)?;
+    /// assert!(calibrated.evaluate(&valid)?.loss <= predictor.evaluate(&valid)?.loss + 1e-6);
+    /// # let _ = temperature;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Predictor::evaluate`], and [`Error::NotFinite`] if the logits are not finite.
+    pub fn calibrated<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<(Self, f64)> {
+        let data: Arc<dyn Dataset> = Arc::new(data.clone());
+        let mut rows: Vec<(Vec<f64>, Vec<f64>)> = vec![];
+        self.inference.each(&data, None, |logits, targets| {
+            let (_, classes) = logits.dims2()?;
+            let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+            let dense = targets.dense(classes, &Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+            rows.extend(logits.into_iter().zip(dense));
+            Ok(())
+        })?;
+        crate::ops::release_pool();
+        if rows.iter().any(|(logits, _)| logits.iter().any(|v| !v.is_finite())) {
+            return Err(Error::NotFinite { what: "the logits".into() });
+        }
+        let temperature = best(|temperature| loss(&rows, temperature));
+        let names = self.last_layer();
+        let scaled = |(name, tensor): (String, Tensor)| -> Result<(String, Tensor)> {
+            let scaled = if names.contains(&name) { (tensor / temperature)? } else { tensor };
+            Ok((name, scaled))
+        };
+        let tensors = self.inference.head_tensors().into_iter().map(scaled).collect::<Result<_>>()?;
+        let (head, labels) = (self.inference.head(), self.labels().to_vec());
+        let predictor = Self::assemble(self.backbone.clone(), head, tensors, labels, self.report.clone())?;
+        Ok((predictor, temperature))
+    }
+
+    /// The tensors of the head's last layer.
+    fn last_layer(&self) -> Vec<String> {
+        let (head, blueprint, classes) = (self.inference.head(), self.backbone.blueprint(), self.labels().len());
+        let names = head.names(blueprint, classes);
+        // Of a head over all stages, the last is the choice of columns.
+        if head.kind == HeadKind::Stages {
+            names[..2].to_vec()
+        } else {
+            names[names.len().saturating_sub(2)..].to_vec()
+        }
+    }
+}
+
+/// The mean cross entropy of logits divided by the temperature.
+fn loss(rows: &[(Vec<f64>, Vec<f64>)], temperature: f64) -> f64 {
+    let of = |(logits, target): &(Vec<f64>, Vec<f64>)| {
+        let most = logits.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v)) / temperature;
+        let log_sum = logits.iter().map(|v| (v / temperature - most).exp()).sum::<f64>().ln() + most;
+        let weighted = logits.iter().zip(target).filter(|(_, t)| **t != 0.0);
+        weighted.map(|(v, t)| t * (log_sum - v / temperature)).sum::<f64>()
+    };
+    rows.iter().map(of).sum::<f64>() / rows.len().max(1) as f64
+}
+
+/// The temperature of the least loss, by golden sections of its logarithm: the loss has a single minimum, since it is
+/// convex in the inverse temperature.
+fn best(loss: impl Fn(f64) -> f64) -> f64 {
+    let golden = (5f64.sqrt() - 1.0) / 2.0;
+    let (mut low, mut high) = (RANGE.0.ln(), RANGE.1.ln());
+    while high - low > PRECISION.ln() {
+        let (a, b) = (high - golden * (high - low), low + golden * (high - low));
+        if loss(a.exp()) < loss(b.exp()) { high = b } else { low = a }
+    }
+    f64::midpoint(low, high).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FineTuner, FreezePolicy, Head, Optimizer, Phase, Plan, Source, Strategy, TensorDataset};
+
+    /// Waves, of which every `wrong`-th has another class than its own.
+    fn data(labels: &[String], wrong: u32) -> TensorDataset {
+        let images = (Tensor::arange(0f32, 122_880.0, &Device::Cpu).unwrap() * 0.37).unwrap().sin().unwrap();
+        let images = images.reshape((40, 3, 32, 32)).unwrap();
+        let count = labels.len() as u32;
+        let class = |i: u32| (i * 7 + u32::from(i % wrong == wrong - 1)) % count;
+        TensorDataset::new(images, (0..40).map(class).collect(), labels.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_temperature_has_the_least_loss_and_keeps_the_classes() {
+        let backbone = crate::Backbone::embedded(&Device::Cpu).unwrap();
+        let names = ["a", "b", "c"].map(String::from);
+        let (train, valid) = (data(&names, 100), data(&names, 4));
+        let phase = Phase::new(30, Optimizer::adamw(1e-2)).freeze(FreezePolicy::Backbone);
+        let plan = Plan::new(vec![phase]).batch_size(8);
+        let stages = Strategy::Intermediate.plan(&backbone, 40);
+        for (head, plan) in [(Head::linear(), plan.clone()), (Head::mlp(5), plan), (Head::linear(), stages)] {
+            let tuner = FineTuner::new(backbone.clone()).head(head).plan(plan);
+            let predictor = tuner.fit(&train, &train.clone()).unwrap().predictor;
+            let (calibrated, temperature) = predictor.calibrated(&valid).unwrap();
+            let (before, after) = (predictor.evaluate(&valid).unwrap(), calibrated.evaluate(&valid).unwrap());
+            assert_eq!((before.correct, &before.confusion), (after.correct, &after.confusion));
+            assert!(after.loss < before.loss - 1e-4, "{head:?}: {} {} at {temperature}", before.loss, after.loss);
+            // Another look finds nothing to gain, and a file keeps it.
+            let (_, again) = calibrated.calibrated(&valid).unwrap();
+            assert!((again - 1.0).abs() < 1e-3, "{head:?}: {again}");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            calibrated.save(file.path()).unwrap();
+            let loaded = Predictor::from_file(file.path(), &Device::Cpu).unwrap();
+            assert_eq!(loaded.evaluate(&valid).unwrap().loss, after.loss);
+        }
+    }
+
+    /// SciPy: `minimize_scalar` of the mean of `log_softmax` over three rows.
+    #[test]
+    fn the_minimum_is_that_of_the_loss() {
+        let rows = vec![
+            (vec![2.0, 0.0, -1.0], vec![1.0, 0.0, 0.0]),
+            (vec![0.5, 1.5, 0.0], vec![0.0, 0.0, 1.0]),
+            (vec![-1.0, 3.0, 0.5], vec![0.0, 1.0, 0.0]),
+        ];
+        let found = best(|temperature| loss(&rows, temperature));
+        assert!((found - EXPECTED).abs() < 1e-4, "{found}");
+    }
+
+    const EXPECTED: f64 = 1.273_054_5;
+
+    #[test]
+    fn data_of_other_classes_is_refused() {
+        let predictor = Predictor::load(Source::embedded(), &Device::Cpu).unwrap();
+        assert!(predictor.calibrated(&data(&["a", "b"].map(String::from), 4)).is_err());
+    }
+}
