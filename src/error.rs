@@ -166,7 +166,7 @@ pub enum Error {
     },
 
     /// A training was cancelled ([`Cancel`](crate::Cancel)) that has no result until it has ended.
-    #[error("{what} was cancelled after {steps} steps; a run directory keeps its checkpoint, where one is set")]
+    #[error("{what} was cancelled after {steps} steps of its training in progress")]
     Cancelled {
         /// What was cancelled.
         what: &'static str,

@@ -124,7 +124,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let learns = rehearsal.learns();
     let learning: usize = learns.iter().sum();
 
-    let moments = phase.optimizer.moments() * learning * size;
+    let moments = phase.moments() * learning * size;
     let (height, width) = spec.size;
     let images = [spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
     let Some(images) = images.filter(|&bytes| bytes <= MOST) else {
@@ -138,7 +138,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
         Ok(rehearsal.run(plan.batch_size, before)?.logits.backward(moments))
     };
     // In the second step the moments exist that the first one's update allocated.
-    let per_element = phase.optimizer.moments();
+    let per_element = phase.moments();
     let made: Vec<usize> = learns.iter().flat_map(|&elements| vec![elements; per_element]).collect();
     let first = step(None, &made)?;
     let touched = first.touched().max(step(Some(&first), &[])?.touched());

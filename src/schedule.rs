@@ -161,7 +161,8 @@ impl Schedule {
         if at <= peak && peak > 0.0 {
             return cosine(first, second, at / peak);
         }
-        cosine(second, third, (at - peak) / (total - 1.0 - peak).max(1.0))
+        // A cycle of one step is its peak.
+        cosine(second, third, (at - peak) / (total - 1.0 - peak).max(f64::MIN_POSITIVE))
     }
 
     /// What is wrong with it, if anything.
@@ -181,8 +182,8 @@ impl Schedule {
             ScheduleShape::Step { every, factor } => share("every", every).or_else(|| share("factor", factor)),
             ScheduleShape::OneCycle { start, momentum } => share("start", start).or_else(|| {
                 let (low, high) = momentum?;
-                let sound = 0.0 <= low && low <= high && high < 1.0;
-                (!sound).then(|| format!("momentum from {low} to {high}; it must rise within [0, 1)"))
+                let sound = 0.0 < low && low <= high && high < 1.0;
+                (!sound).then(|| format!("momentum from {low} to {high}; it must rise within (0, 1)"))
             }),
             ScheduleShape::Plateau { factor, .. } => {
                 (!(factor > 0.0 && factor < 1.0)).then(|| format!("factor {factor} is not in (0, 1)"))
@@ -237,13 +238,17 @@ impl fmt::Display for Schedule {
             ScheduleShape::Step { every, factor } => write!(f, "times {factor} every {:.0} %", 100.0 * every)?,
             ScheduleShape::OneCycle { .. } => write!(f, "one cycle, peak at {:.0} %", 100.0 * self.warmup)?,
             ScheduleShape::Plateau { factor, patience } => {
-                write!(f, "times {factor} after {patience} epochs without gain")?;
+                write!(f, "times {factor} after more than {patience} epochs without gain")?;
             }
         }
         if self.warmup > 0.0 && !matches!(self.shape, ScheduleShape::OneCycle { .. }) {
             write!(f, " after {:.0} % warmup", 100.0 * self.warmup)?;
         }
-        if self.least > 0.0 { write!(f, ", down to {:e}", self.least) } else { Ok(()) }
+        if self.least > 0.0 && self.shape != ScheduleShape::Constant {
+            write!(f, ", down to {:e}", self.least)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -337,6 +342,13 @@ mod tests {
             assert!((Schedule::step().factor(step, 90) - rate).abs() < 1e-12, "{step}");
         }
         assert_eq!(Schedule::step().least(0.05).factor(89, 90), 0.05);
+        // A fall shorter than a step ends at the last step all the same (OneCycleLR, pct_start=0.99, 50 steps).
+        let late = Schedule::one_cycle().warmup(0.99);
+        assert!(
+            (late.factor(48, 50) - 0.999_745_3).abs() < 1e-3 && late.factor(49, 50) < 1e-5,
+            "{}",
+            late.factor(48, 50)
+        );
         // The shortest phases.
         assert!([0, 1].iter().all(|&total| Schedule::one_cycle().factor(0, total) <= 1.0));
     }

@@ -51,10 +51,10 @@ pub struct Job {
     #[arg(long)]
     metric: Option<Metric>,
     /// Divide the logits by the temperature that fits the validation images best, so that probabilities are calibrated
-    #[arg(long)]
+    #[arg(long, conflicts_with = "refit")]
     calibrate: bool,
-    /// Print the loss by the learning rate of the last phase, with suggestions, and train nothing further
-    #[arg(long)]
+    /// Print the loss by the learning rate of the last phase, with suggestions, and save nothing
+    #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table"])]
     find_lr: bool,
     /// Height and width of the network's input in pixels
     #[arg(long)]
@@ -171,17 +171,25 @@ pub fn finetune(
     let tuner = options.metric.into_iter().fold(tuner, FineTuner::metric);
     let cancel = run::cancelled_by_ctrl_c()?;
     let mut tuned = tuner.cancel(&cancel).on_event(run::progress()).fit(train, valid)?;
-    if cancel.is_cancelled()
-        && let Some(folder) = &options.run_dir
-    {
+    if cancel.is_cancelled() {
         print!("{}", tuned.report);
-        return Err(format!("interrupted; the same command goes on with the run in {}", folder.display()).into());
+        if let Some(folder) = &options.run_dir {
+            return Err(format!("interrupted; the same command goes on with the run in {}", folder.display()).into());
+        }
+        if tuned.report.best_epoch.is_none() {
+            return Err("interrupted before the first validation".into());
+        }
     }
 
     if options.calibrate {
-        let (predictor, temperature) = tuned.predictor.calibrated(valid)?;
-        println!("logits divided by the temperature {temperature:.3}");
-        tuned.predictor = predictor;
+        match tuned.predictor.calibrated(valid) {
+            Ok((predictor, temperature)) => {
+                println!("logits divided by the temperature {temperature:.3}");
+                tuned.predictor = predictor;
+            }
+            // The training is worth saving anyway.
+            Err(error) => println!("not calibrated: {error}"),
+        }
     }
     // Save the result before anything else can fail, and again with the accuracy on test data.
     save(options, &tuned)?;

@@ -60,6 +60,11 @@ impl Phase {
         }
     }
 
+    /// How many moments the optimizer keeps of each parameter, with the momentum that the schedule may give it.
+    pub(crate) fn moments(&self) -> usize {
+        self.schedule.momentum(0, 1).map_or(self.optimizer, |momentum| self.optimizer.momentum(momentum)).moments()
+    }
+
     /// Sets what is frozen.
     pub fn freeze(mut self, freeze: FreezePolicy) -> Self {
         self.freeze = freeze;

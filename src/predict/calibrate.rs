@@ -35,7 +35,8 @@ impl Predictor {
     /// ```
     ///
     /// # Errors
-    /// As [`Predictor::evaluate`], and [`Error::NotFinite`] if the logits are not finite.
+    /// As [`Predictor::evaluate`], [`Error::NotFinite`] if the logits are not finite, and if no temperature fits, since
+    /// every sample is right, say.
     pub fn calibrated<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<(Self, f64)> {
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let mut rows: Vec<(Vec<f64>, Vec<f64>)> = vec![];
@@ -51,6 +52,16 @@ impl Predictor {
             return Err(Error::NotFinite { what: "the logits".into() });
         }
         let temperature = best(|temperature| loss(&rows, temperature));
+        if temperature < 1.01 * RANGE.0 || temperature > 0.99 * RANGE.1 {
+            let problem = format!(
+                "no temperature from {} to {} fits: of {} samples all are right, or hardly any is; use more data that the \
+                 network was not trained on",
+                RANGE.0,
+                RANGE.1,
+                rows.len()
+            );
+            return Err(Error::invalid("calibration", problem));
+        }
         let names = self.last_layer();
         let scaled = |(name, tensor): (String, Tensor)| -> Result<(String, Tensor)> {
             let scaled = if names.contains(&name) { (tensor / temperature)? } else { tensor };
@@ -93,7 +104,8 @@ fn best(loss: impl Fn(f64) -> f64) -> f64 {
     let (mut low, mut high) = (RANGE.0.ln(), RANGE.1.ln());
     while high - low > PRECISION.ln() {
         let (a, b) = (high - golden * (high - low), low + golden * (high - low));
-        if loss(a.exp()) < loss(b.exp()) { high = b } else { low = a }
+        // Where the loss has underflowed to 0, the lower one: there the least temperature would be the best.
+        if loss(a.exp()) <= loss(b.exp()) { high = b } else { low = a }
     }
     f64::midpoint(low, high).exp()
 }
@@ -150,6 +162,25 @@ mod tests {
     }
 
     const EXPECTED: f64 = 1.273_054_5;
+
+    #[test]
+    fn samples_that_are_all_right_fit_no_temperature() {
+        let right = vec![(vec![2.0, 0.0], vec![1.0, 0.0]), (vec![0.5, 1.5], vec![0.0, 1.0])];
+        assert!(best(|temperature| loss(&right, temperature)) < 1.01 * RANGE.0);
+        let predictor = Predictor::load(Source::embedded(), &Device::Cpu).unwrap();
+        let all = data(predictor.labels(), 100);
+        let images: Vec<Tensor> = (0..3)
+            .map(|i| match all.sample(i).unwrap() {
+                crate::Sample::Tensor(image) => image,
+                _ => unreachable!(),
+            })
+            .collect();
+        let images = Tensor::stack(&images, 0).unwrap();
+        let own = predictor.logits(&images).unwrap().argmax(1).unwrap().to_vec1::<u32>().unwrap();
+        let data = TensorDataset::new(images, own, predictor.labels().to_vec()).unwrap();
+        let error = predictor.calibrated(&data).unwrap_err().to_string();
+        assert!(error.contains("no temperature") && error.contains("3 samples"), "{error}");
+    }
 
     #[test]
     fn data_of_other_classes_is_refused() {

@@ -1,7 +1,7 @@
 //! Selects the best epoch.
 
 use super::snapshot::Snapshot;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::{Evaluation, Metric};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,14 @@ impl Best {
             return Ok(false);
         }
         if self.metric != Metric::Top1 {
+            if self.metric.value(evaluation).is_nan() {
+                let problem = format!(
+                    "{} has no value for this validation data: it needs samples of several classes, and at most a \
+                     million probabilities; choose another metric",
+                    self.metric
+                );
+                return Err(Error::invalid("metric", problem));
+            }
             let better = self.winner().is_none_or(|best| self.is_better(evaluation, &best.evaluation));
             if better {
                 self.kept = vec![Epoch { number, evaluation: evaluation.clone(), weights: weights()? }];
@@ -222,6 +230,15 @@ mod tests {
         assert!(offer(&mut best, 3, &of_two([8, 7], 0.8)), "of equal values the lower loss");
         assert!(!offer(&mut best, 4, &of_two([8, 7], 0.8)));
         assert_eq!(winner(&best), Some(3));
+    }
+
+    #[test]
+    fn a_metric_without_a_value_is_refused() {
+        // Counted without probabilities.
+        let mut best = Best::new(Metric::RocAuc);
+        let error = best.offer(1, &evaluation(&[1, 0], 0.5), || Ok(Snapshot::default())).unwrap_err().to_string();
+        assert!(error.contains("roc_auc has no value") && error.contains("choose another metric"), "{error}");
+        assert!(best.winner().is_none());
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl FineTuner {
         let mut keeper = Keeper { dir: None, cancel: self.cancel.clone() };
         let mut session = self.trained(Arc::new(inner), &(Arc::new(chooses) as Arc<dyn Dataset>), &mut keeper)?;
         if keeper.is_cancelled() {
-            return Err(Error::Cancelled { what: "the cross-validation", steps: session.state()?.steps() });
+            return Err(Error::Cancelled { what: "the cross-validation", steps: session.steps() });
         }
         let evaluation = session.evaluate_restored(&(Arc::new(valid.clone()) as Arc<dyn Dataset>))?;
         let report = session.report().clone();

@@ -37,8 +37,9 @@ use std::path::PathBuf;
 /// | `strategy`, `plan` or `advice` | `phases`: what is frozen, epochs, schedule ... |
 /// | `head` | `optimizer`, `loss`, `clip` |
 /// | `seed`, `workers` | `batch_size`, `augment`, `views` |
-/// | `cache`, `audit` | `patience` |
-/// | `on_event`, `progress` | `init`, `head_start` |
+/// | `cache`, `audit`, `metric`, `refit` | `patience` |
+/// | `on_event`, `progress`, `cancel` | `init`, `head_start` |
+/// | `run_dir`, `checkpoints`, `resume` | |
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Strategy, TensorDataset};

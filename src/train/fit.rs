@@ -79,9 +79,16 @@ impl FineTuner {
     /// Searches the learning rate of the plan's last phase, after training those before ([`Session::find_lr`]).
     ///
     /// # Errors
-    /// As [`FineTuner::session`] and [`Session::find_lr`], and for a plan without phases.
+    /// As [`FineTuner::session`] and [`Session::find_lr`], [`Error::Cancelled`], for a plan without phases, and for a tuner
+    /// with a run directory.
     pub fn find_lr<D: Dataset + Clone + 'static>(self, train: &D, range: LrRange) -> Result<LrCurve> {
         range.check()?;
+        if self.run_dir.is_some() {
+            let problem =
+                "keeps a run, and a search of the learning rate is none; call find_lr on a tuner without run_dir";
+            return Err(Error::invalid("run directory", problem));
+        }
+        let keeper = Keeper { dir: None, cancel: self.cancel.clone() };
         let mut session = self.start(Arc::new(train.clone()))?;
         let last = session.report().plan.phases.len();
         while session.next_phase()? {
@@ -91,6 +98,12 @@ impl FineTuner {
             while session.next_epoch()? {
                 while let Some(batch) = session.next_batch()? {
                     session.step(&batch)?;
+                    if keeper.is_cancelled() {
+                        return Err(Error::Cancelled {
+                            what: "the training before the search",
+                            steps: session.steps(),
+                        });
+                    }
                 }
             }
         }
@@ -133,7 +146,8 @@ impl FineTuner {
             }
             None => first,
         };
-        if let Some(dir) = &keeper.dir {
+        // Cancelled before the first validation, there is no best epoch.
+        if let Some(dir) = keeper.dir.as_ref().filter(|_| !cancelled || fitted.report.best_epoch.is_some()) {
             dir.finish(&fitted)?;
         }
         Ok(fitted)
@@ -182,7 +196,7 @@ impl FineTuner {
         keeper: &mut Keeper,
     ) -> Result<Session> {
         let mut session = self.resumed(train, keeper)?;
-        session.note_valid(valid);
+        session.note_valid(valid, keeper.dir.is_some())?;
         let cancelled = match train_on(&mut session, valid, keeper) {
             Err(error) if session.survives(&error) => false,
             trained => trained?,

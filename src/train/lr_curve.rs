@@ -16,7 +16,7 @@ pub struct LrRange {
     pub steps: usize,
 }
 
-/// From 1e-7 to 10 in 100 steps, as fastai's `lr_find`.
+/// From 1e-7 to 10 in 100 steps, the defaults of fastai's `lr_find`.
 impl Default for LrRange {
     fn default() -> Self {
         Self { from: 1e-7, to: 10.0, steps: 100 }
@@ -76,7 +76,7 @@ pub struct LrPoint {
 }
 
 /// The loss of a model while its learning rate rises from step to step (Smith 2015, arXiv 1506.01186), and the rates that
-/// the curve suggests, as fastai's `lr_find` has them: [`Session::find_lr`](crate::Session::find_lr),
+/// the curve suggests, after fastai's `lr_find`: [`Session::find_lr`](crate::Session::find_lr),
 /// [`FineTuner::find_lr`](crate::FineTuner::find_lr). It prints as a table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

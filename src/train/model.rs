@@ -262,7 +262,7 @@ fn count(slots: &Slots, blueprint: &Blueprint) -> ParameterCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Arch, Backbone, FreezePolicy, Optimizer};
+    use crate::{Arch, Backbone, FreezePolicy, Optimizer, Recipe};
     use candle_core::{DType, Device};
 
     /// Of a backbone with a linear head, in which everything is trained.
@@ -278,6 +278,25 @@ mod tests {
         let frozen = FreezePolicy::Nothing.resolve(blueprint, &[]).unwrap();
         assign(&mut slots, blueprint.declared(), &frozen, BatchNormMode::Train).unwrap();
         groups(&slots, blueprint, phase)
+    }
+
+    /// fastai: slice(1e-5, 1e-3); ULMFiT: 1/2.6 of the rate of the next; timm: 0.75 of it.
+    #[test]
+    fn recipes_have_the_rates_of_their_sources() {
+        let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+        for (recipe, last, first) in [
+            (Recipe::FastaiFineTune, 1e-4, 1e-5),
+            (Recipe::GradualUnfreezing, 1e-3 / 2.6, 1e-3 / 2.6f64.powi(4)),
+            (Recipe::TimmLayerDecay, 5e-4 * 0.75, 5e-4 * 0.75f64.powi(4)),
+        ] {
+            let plan = recipe.plan(&backbone, 2);
+            let phase = plan.phases.last().unwrap();
+            let groups = groups_of(phase);
+            let rate = |name: &str| phase.optimizer.lr * groups[name].lr_scale;
+            for (name, expected) in [("layer3.2.conv2.weight", last), ("conv1.weight", first)] {
+                assert!((rate(name) / expected - 1.0).abs() < 1e-9, "{recipe} {name}: {}", rate(name));
+            }
+        }
     }
 
     /// Each stage's rate is a fraction of the next one's, counted from the head.

@@ -41,7 +41,7 @@ pub(super) fn train(mut session: Session, stops: &[Stop], keeper: &mut Keeper) -
             while let Some(batch) = session.next_batch()? {
                 session.step(&batch)?;
                 if keeper.after(&mut session)? {
-                    let steps = session.state()?.steps();
+                    let steps = session.steps();
                     return Err(Error::Cancelled { what: "the training on all samples", steps });
                 }
             }

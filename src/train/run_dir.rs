@@ -101,13 +101,14 @@ impl RunDir {
     /// The newest checkpoint that is whole, if there is any. Damaged ones are told through `skipped`, and renamed.
     ///
     /// # Errors
-    /// If all are damaged, or a newer version of the crate wrote them.
+    /// If all are damaged, one cannot be read, or a newer version of the crate wrote it.
     pub fn latest(&self, mut skipped: impl FnMut(&Error)) -> Result<Option<RunState>> {
         let mut damaged = None;
         for (_, file) in self.checkpoints()?.into_iter().rev() {
             match RunState::from_file(&file) {
                 Ok(state) => return Ok(Some(state)),
-                Err(error @ Error::NewerFormat { .. }) => return Err(error),
+                // Not damaged: it is of a newer version, or cannot be read right now.
+                Err(error @ (Error::NewerFormat { .. } | Error::Io { .. })) => return Err(error),
                 Err(error) => {
                     tracing::warn!("a checkpoint is skipped: {error}");
                     skipped(&error);

@@ -61,6 +61,8 @@ pub struct RunState {
     pub(super) model: Snapshot,
     pub(super) learners: BTreeMap<String, LearnerState>,
     pub(super) best: Best,
+    /// The validation samples in their order, if they were known.
+    pub(super) valid: Option<u64>,
     /// In a state that was read from a file: checksums of the initial weights that the file leaves out.
     pub(super) initial: BTreeMap<String, u64>,
 }

@@ -70,6 +70,8 @@ pub struct Session {
     dataset: Arc<dyn Dataset>,
     /// The samples in their order, if the dataset identifies them all: found out when a state asks for it.
     data_identity: OnceCell<Option<u64>>,
+    /// The validation samples in their order, of a run with a run directory.
+    valid_identity: Option<u64>,
     model: Model,
     learners: Learners,
     counters: Counters,

@@ -134,21 +134,27 @@ fn shortened(mut plan: Plan, share: f64) -> Plan {
     plan
 }
 
-/// The strategies, the best first: by accuracy, from which a rival of the advised one has the standard error of their
-/// difference taken off. Of equal ones the first.
+/// The strategies, the best first: rivals that are right for more samples than the advised one by more than the standard
+/// error of the difference, the advised one, the others; among themselves by their right answers.
 fn ranked(entries: &[(Trial, Option<Evaluation>)], advised: Strategy) -> Vec<Strategy> {
     let known = entries.iter().find(|(trial, _)| trial.strategy == advised).and_then(|(_, of)| of.as_ref());
-    let score = |(trial, evaluation): &(Trial, Option<Evaluation>)| match (evaluation, known) {
-        (None, _) => f64::NEG_INFINITY,
-        (Some(_), None) => trial.top1,
-        (Some(evaluation), Some(known)) => {
-            let pairs = evaluation.outcomes().iter().zip(known.outcomes());
-            let differ = pairs.filter(|(a, b)| a != b).count() as f64;
-            trial.top1 - differ.sqrt() / evaluation.total.max(1) as f64
-        }
+    let rank = |(trial, evaluation): &(Trial, Option<Evaluation>)| {
+        let Some(evaluation) = evaluation else { return (0, 0) };
+        let group = match known {
+            _ if trial.strategy == advised => 2,
+            None => 1,
+            Some(known) => {
+                let pairs = evaluation.outcomes().iter().zip(known.outcomes());
+                let differ = pairs.filter(|(a, b)| a != b).count();
+                let gain = evaluation.correct.saturating_sub(known.correct);
+                // The error of a difference of pairs is the root of their number.
+                if gain * gain > differ { 3 } else { 1 }
+            }
+        };
+        (group, evaluation.correct)
     };
-    let mut order: Vec<(f64, Strategy)> = entries.iter().map(|entry| (score(entry), entry.0.strategy)).collect();
-    order.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut order: Vec<_> = entries.iter().map(|entry| (rank(entry), entry.0.strategy)).collect();
+    order.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
     order.into_iter().map(|(_, strategy)| strategy).collect()
 }
 

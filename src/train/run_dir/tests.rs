@@ -1,7 +1,7 @@
 use super::*;
 use crate::data::split;
 use crate::train::fine_tuner::FineTuner;
-use crate::{Arch, Augment, Backbone, BatchNormMode, Cancel, Head, Optimizer, Phase, Plan, TensorDataset};
+use crate::{Arch, Backbone, BatchNormMode, Cancel, Head, Optimizer, Phase, Plan, TensorDataset};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeSet;
 use std::io;
@@ -160,7 +160,9 @@ fn another_run_in_the_folder_is_refused_by_name_of_what_differs() {
         assert!(error.contains("differs") && error.contains(what), "{error}");
     }
     let error = tuner(5).run_dir(dir.path()).fit(&valid, &train).map(drop).unwrap_err().to_string();
-    assert!(error.contains("data") && !error.contains("seed"), "{error}");
+    assert!(error.contains("training data") && !error.contains("seed"), "{error}");
+    let error = tuner(5).run_dir(dir.path()).fit(&train, &train).map(drop).unwrap_err().to_string();
+    assert!(error.contains("validation data") && !error.contains("training data"), "{error}");
     assert_eq!(names(dir.path()), before);
     // Reasons are no part of what is trained.
     let mut said = tuner(5);
@@ -367,10 +369,27 @@ fn a_plan_that_was_advised_is_not_advised_again() {
     let tuner = || FineTuner::new(Backbone::embedded(&Device::Cpu).unwrap());
     let dir = tempfile::tempdir().unwrap();
     let first = tuner().run_dir(dir.path()).fit(&train, &valid).unwrap();
-    assert!(first.report.seconds.advice > 0.0 && !Augment::none().is_random());
+    assert!(first.report.seconds.advice > 0.0);
     let cache = crate::FeatureCache::new();
     let again = tuner().run_dir(dir.path()).cache(&cache).fit(&train, &valid).unwrap();
     assert!(bytes(&again) == bytes(&first));
     assert_eq!(cache.computed(), 0, "nothing was looked at again");
     assert_eq!(again.report.strategy, first.report.strategy);
+    // Nor one that was cancelled on the way.
+    let folder = dir.path().join("cancelled");
+    let (cancel, mut steps) = (Cancel::new(), 0);
+    let stop = cancel.clone();
+    let cancelled = tuner().run_dir(&folder).cancel(&cancel).on_event(move |event| {
+        if let Event::Step { .. } = event {
+            steps += 1;
+            if steps == 3 {
+                stop.cancel();
+            }
+        }
+    });
+    cancelled.fit(&train, &valid).unwrap();
+    assert!(!folder.join(BEST).exists(), "no epoch was validated");
+    let (again, events) = told(tuner().run_dir(&folder));
+    assert!(bytes(&again.fit(&train, &valid).unwrap()) == bytes(&first));
+    assert_eq!(*events.lock().unwrap(), ["resumed at step 3"]);
 }

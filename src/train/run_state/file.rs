@@ -43,6 +43,7 @@ struct Description {
     /// For each parameter that was stepped: how many moments it has, and its steps.
     learners: BTreeMap<String, (usize, u64)>,
     best: Vec<BestEpoch>,
+    valid: Option<u64>,
     /// Checksums of the initial weights that are not in the file.
     initial: BTreeMap<String, u64>,
 }
@@ -94,6 +95,7 @@ pub(super) fn write(state: &RunState, path: &Path, disk: &mut impl Disk) -> Resu
         position: state.position.clone(),
         learners: state.learners.iter().map(|(name, l)| (name.clone(), (l.moments.len(), l.steps))).collect(),
         best: state.best.kept.iter().map(of_epoch).collect(),
+        valid: state.valid,
         initial,
     };
     let json = |error| Error::weights_from(path, "the state cannot be written as JSON", error);
@@ -162,6 +164,7 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
         model: snapshot(&mut rest, MODEL),
         learners,
         best,
+        valid: description.valid,
         initial: description.initial,
     })
 }

@@ -7,8 +7,7 @@ use crate::train::progress::Progress;
 
 impl Session {
     /// Trains the phase in progress with a rate that rises from step to step, notes the losses, and goes back to where
-    /// it was: weights, optimizer, position and report are unchanged, and the run goes on with
-    /// [`Session::next_epoch`]. The same seed gives the same curve.
+    /// it was: weights, optimizer, position and report are unchanged. The same seed gives the same curve.
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
@@ -35,10 +34,10 @@ impl Session {
             return Err(no_phase());
         }
         let state = self.state()?;
-        let listener = std::mem::take(&mut self.listener);
+        let (listener, continues) = (std::mem::take(&mut self.listener), self.continues);
         let curve = self.rising(&range);
         let resumed = self.resume(&state);
-        self.listener = listener;
+        (self.listener, self.continues) = (listener, continues);
         resumed?;
         curve
     }
@@ -126,6 +125,14 @@ mod tests {
         assert!((curves[0].points[0].lr - 1e-7).abs() < 1e-20);
         let error = tuner.clone().session(&data).unwrap().find_lr(LrRange::default()).unwrap_err().to_string();
         assert!(error.contains("no phase has begun"), "{error}");
+        // One search in each phase: the next call of next_phase is the next phase.
+        let mut session = tuner.clone().session(&data).unwrap();
+        let mut phases = 0;
+        while session.next_phase().unwrap() {
+            session.find_lr(LrRange::default().steps(20)).unwrap();
+            phases += 1;
+        }
+        assert_eq!((phases, session.report().epochs.len()), (2, 0));
         // The tuner's own search is that of the last phase, after those before.
         let of_tuner = tuner.clone().find_lr(&data, LrRange::default().steps(30)).unwrap();
         assert!(of_tuner.points.len() >= 10);

@@ -2,6 +2,7 @@
 
 use super::{Continues, Session};
 use crate::backbone::Profile;
+use crate::data::Dataset;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::params::Slot;
@@ -34,6 +35,7 @@ impl Session {
             model: self.model.snapshot()?,
             learners: self.learners.state()?,
             best: self.best.clone(),
+            valid: self.valid_identity,
             initial: BTreeMap::new(),
         })
     }
@@ -63,12 +65,13 @@ impl Session {
             naming: *naming,
             input: spec.clone(),
             dtypes: (format!("{dtype:?}"), format!("{:?}", self.cache.stored(*dtype))),
-            data: *self.data_identity.get_or_init(|| {
-                let prints: Option<Vec<u64>> = (0..self.dataset.len()).map(|i| self.dataset.fingerprint(i)).collect();
-                let all = |print: Fingerprint, sample: u64| print.number(sample);
-                prints.map(|prints| prints.into_iter().fold(Fingerprint::new("samples"), all).finish())
-            }),
+            data: *self.data_identity.get_or_init(|| identity(self.dataset.as_ref())),
         }
+    }
+
+    /// Optimizer steps made so far.
+    pub(in crate::train) fn steps(&self) -> usize {
+        self.counters.steps
     }
 
     /// Restores a state; the session continues from there to the same bytes as the original run. It must have the same
@@ -111,6 +114,7 @@ impl Session {
         (self.phase, self.continues, self.learners) = (None, Continues::default(), Learners::default());
         self.model.reset(&state.model)?;
         (self.counters, self.best, self.report) = (state.position.counters, state.best, state.report);
+        self.valid_identity = state.valid;
         (self.started, self.seconds_before) = (Instant::now(), state.seconds);
         if let Some(mut phase) = state.position.phase {
             phase.audit_pending &= self.audit;
@@ -125,4 +129,10 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The samples of a dataset in their order, if it identifies them all.
+pub(super) fn identity(data: &dyn Dataset) -> Option<u64> {
+    let prints: Option<Vec<u64>> = (0..data.len()).map(|i| data.fingerprint(i)).collect();
+    prints.map(|prints| prints.into_iter().fold(Fingerprint::new("samples"), Fingerprint::number).finish())
 }

@@ -59,6 +59,7 @@ impl Session {
             listener,
             dataset: data,
             data_identity: OnceCell::new(),
+            valid_identity: None,
             model,
             learners: Learners::default(),
             counters: Counters::default(),

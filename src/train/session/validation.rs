@@ -1,6 +1,7 @@
 //! Validation, from cached features where there are some.
 
 use super::Session;
+use super::resume::identity;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureExtractor, FeatureSet};
@@ -94,10 +95,21 @@ impl Session {
         true
     }
 
-    /// Notes how large the validation data is, and how many of its samples were skipped.
-    pub(in crate::train) fn note_valid(&mut self, valid: &dyn Dataset) {
+    /// Notes how large the validation data is, how many of its samples were skipped and, if it is to be `known` again,
+    /// which they are.
+    ///
+    /// # Errors
+    /// If the run was resumed from a state with other validation data.
+    pub(in crate::train) fn note_valid(&mut self, valid: &dyn Dataset, known: bool) -> Result<()> {
+        let identity = if known { identity(valid) } else { None };
+        if identity.is_some() && self.valid_identity.is_some() && self.valid_identity != identity {
+            let problem = "the saved run differs from this session in: validation data";
+            return Err(Error::invalid("run state", problem));
+        }
+        self.valid_identity = identity.or(self.valid_identity);
         self.report.samples.valid = Some(valid.len());
         self.report.skipped = self.dataset.skipped().zip(valid.skipped()).map(|(train, valid)| train + valid);
+        Ok(())
     }
 }
 

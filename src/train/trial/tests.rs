@@ -93,6 +93,10 @@ fn rivals_must_be_better_by_more_than_the_error() {
     assert_eq!(first(Some(0..40), Some(40..88)), advised);
     assert_eq!(first(Some(0..70), Some(0..71)), advised);
     assert_eq!(first(Some(0..70), None), advised);
+    // One of 20 more, and equal ones in any order.
+    assert_eq!(first(Some(0..7), Some(0..8)), advised);
+    let tied = [entry(rival, Some(0..9)), entry(advised, Some(0..9))];
+    assert_eq!(ranked(&tied, advised), [advised, rival]);
     // The advised training failed.
     assert_eq!(first(None, Some(0..10)), rival);
 }
