@@ -253,6 +253,7 @@ pub struct StageParameters {
     pub frozen: usize,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
 fn is_zero(seconds: &f64) -> bool {
     *seconds == 0.0
 }

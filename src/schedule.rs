@@ -31,6 +31,7 @@ pub struct Schedule {
     pub least: f64,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }

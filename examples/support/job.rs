@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// The data, the training, and the outputs.
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools)] // each is an option of the command line
 pub struct Job {
     /// Folder of images: CLASS/*, or {train,valid,test}/CLASS/*
     #[arg(long)]
@@ -167,7 +168,7 @@ pub fn finetune(
     let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache).refit(options.refit);
     let tuner = advice.iter().fold(tuner, FineTuner::advice);
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served
-    let tuner = options.run_dir.iter().fold(tuner, |tuner, folder| tuner.run_dir(folder));
+    let tuner = options.run_dir.iter().fold(tuner, FineTuner::run_dir);
     let tuner = options.metric.into_iter().fold(tuner, FineTuner::metric);
     let cancel = run::cancelled_by_ctrl_c()?;
     let mut tuned = tuner.cancel(&cancel).on_event(run::progress()).fit(train, valid)?;

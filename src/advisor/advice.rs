@@ -168,7 +168,7 @@ impl Advice {
             let end = if *kept { "" } else { ", dropped" };
             let name = strategy.name();
             writeln!(f, "  round {round}  {name:<16} {epochs:>3} epochs {top1:>8.3} {seconds:>8.1} s{end}")?;
-            for problem in problem.iter() {
+            if let Some(problem) = problem {
                 writeln!(f, "    {problem}")?;
             }
         }

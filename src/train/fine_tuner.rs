@@ -76,8 +76,8 @@ pub struct FineTuner {
 }
 
 impl FineTuner {
-    /// A tuner with a linear head and seed 0. Without a strategy or a plan, the [`Advisor`] chooses them for the
-    /// training data.
+    /// A tuner with a linear head and seed 0. Without a strategy or a plan, the [`Advisor`](crate::Advisor) chooses them
+    /// for the training data.
     pub fn new(backbone: Backbone) -> Self {
         Self {
             backbone,
@@ -143,7 +143,7 @@ impl FineTuner {
     }
 
     /// Sets the metric of the validation data that chooses the best epoch, top-1 accuracy by default;
-    /// [`Session::end_epoch`] has the rule. Patience always counts by the loss.
+    /// [`Session::end_epoch`](crate::Session::end_epoch) has the rule. Patience always counts by the loss.
     pub fn metric(mut self, metric: Metric) -> Self {
         self.metric = metric;
         self
@@ -188,7 +188,7 @@ impl FineTuner {
     }
 
     /// Continues the run that `state` was taken from, instead of starting a new one. Backbone, plan, seed, head and
-    /// data must be the same. See [`Session::resume`].
+    /// data must be the same. See [`Session::resume`](crate::Session::resume).
     pub fn resume(mut self, state: &RunState) -> Self {
         self.state = Some(state.clone());
         self
@@ -220,8 +220,9 @@ impl FineTuner {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     ///
-    /// `fit` fails with [`Error::InUse`] if another run uses the folder, and with [`Error::Invalid`], which names the
-    /// difference, if the folder holds a run of another plan, seed, architecture or data.
+    /// `fit` fails with [`Error::InUse`](crate::Error::InUse) if another run uses the folder, and with
+    /// [`Error::Invalid`](crate::Error::Invalid), which names the difference, if the folder holds a run of another plan,
+    /// seed, architecture or data.
     pub fn run_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.run_dir = Some(folder.into());
         self

@@ -87,11 +87,10 @@ impl Advisor {
         };
         let figures: Vec<String> = last.iter().map(of).collect();
         let figures = figures.join(", ");
-        let reason = match chosen == advised {
-            true => {
-                format!("in short trainings no rival was better by more than the error of the comparison: {figures}")
-            }
-            false => format!("in short trainings {chosen} was the best: {figures}"),
+        let reason = if chosen == advised {
+            format!("in short trainings no rival was better by more than the error of the comparison: {figures}")
+        } else {
+            format!("in short trainings {chosen} was the best: {figures}")
         };
         advice = advice.chosen_by(trials, chosen, reason)?;
         advice.evidence.seconds = begun.elapsed().as_secs_f64();
