@@ -219,7 +219,9 @@ fn warnings(policy: &Policy, evidence: &Evidence) -> Vec<String> {
         ));
     }
     let curve = &evidence.learning_curve;
+    // Where all images were looked at: otherwise there are more already.
     if let (Some(gain), [.., half, all]) = (evidence.gain(), &curve[..])
+        && all.samples == size.samples
         && gain > policy.gain.max(2.0 * evidence.error(all.top1))
     {
         warnings.push(format!(

@@ -22,6 +22,11 @@ DIR holds a folder for each set, with train/ and test/; `--only NAME` runs the t
 the first images of each class in an order that the seed decides, and holds 15 % of them out for validation; the choice
 sees the training images alone. Test images are used once, for the figures here.
 
+The figures of the probes, and the accuracy that twice the images have brought to them, are the advisor's. For comparison the
+rules below also try two that it does not use: how far the statistics of a batch are from those that the batch norms
+remember of the pretraining data (Jeffreys' divergence, a mean over channels), and the share of the first half of the
+blocks in the relative gradients.
+
 *Regret* is the accuracy of the strategy that is best on the task minus that of the choice, in points. Tasks in brackets
 are shown and not counted.
 ";

@@ -13,12 +13,15 @@ const FRAME: (f64, f64, f64, f64) = (70.0, 50.0, 620.0, 490.0);
 /// A colour for each strategy of the table.
 const COLOURS: [&str; 4] = ["#3b6fb6", "#e08a1e", "#3a9d5d", "#b6413b"];
 
+/// Of any other strategy.
+const OTHER: &str = "#777777";
+
 fn colour(strategy: &str) -> &'static str {
     Strategy::QUADRANTS
         .iter()
         .zip(COLOURS)
         .find(|(known, _)| known.name() == strategy)
-        .map_or("#777777", |(_, colour)| colour)
+        .map_or(OTHER, |(_, colour)| colour)
 }
 
 /// An SVG.
@@ -81,8 +84,14 @@ pub fn draw(tasks: &[Task], rows: &Rows) -> String {
         "fill=\"#555555\"",
         "disc: the best of the four; ring: chosen; a grey name is not counted",
     );
+    let mut placed: Vec<(f64, f64)> = vec![];
     for (number, figures) in figures.iter().enumerate() {
-        let (cx, cy) = (x(figures.images().1), y(avoided(figures)));
+        let (mut cx, cy) = (x(figures.images().1), y(avoided(figures)));
+        // Beside the ones before, not over them.
+        while placed.iter().any(|&(px, py)| f64::hypot(px - cx, py - cy) < 22.0) {
+            cx += 6.0;
+        }
+        placed.push((cx, cy));
         let chosen = figures.auto.iter().find_map(|row| row.advice.as_ref()).map_or("", |a| a.strategy.as_str());
         let _ = writeln!(
             svg,
@@ -109,10 +118,11 @@ pub fn draw(tasks: &[Task], rows: &Rows) -> String {
         );
     }
     text(&mut svg, right + 20.0, 132.0, "fill=\"#555555\"", "task (regret of the choice, points)");
-    for (row, (strategy, colour)) in Strategy::QUADRANTS.iter().zip(COLOURS).enumerate() {
-        let at = 46.0 + 18.0 * row as f64;
+    let names = Strategy::QUADRANTS.map(Strategy::name).into_iter().chain(["another (ring alone)"]);
+    for (row, (name, colour)) in names.zip(COLOURS.into_iter().chain([OTHER])).enumerate() {
+        let at = 30.0 + 18.0 * row as f64;
         let _ = writeln!(svg, "<circle cx=\"{}\" cy=\"{at}\" r=\"6\" fill=\"{colour}\"/>", right + 27.0);
-        text(&mut svg, right + 40.0, at + 4.0, "", strategy.name());
+        text(&mut svg, right + 40.0, at + 4.0, "", name);
     }
     svg.push_str("</svg>\n");
     svg
