@@ -4,15 +4,15 @@
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! Runs offline and shows every step: a pretrained backbone, a folder of images, a strategy, training, the report, a
-//! saved predictor, predictions. The images are from Fashion-MNIST: 100 for training, 100 for validation, 500 for the
+//! Runs offline and shows every step: a pretrained backbone, a folder of images, the advised strategy, training, the
+//! report, a saved predictor, predictions. The images are from Fashion-MNIST: 100 for training, 100 for validation, 500 for the
 //! test (assets/fashion). The backbone is the crate's own, trained on CIFAR-10. The last two lines are the test
 //! accuracies, from scratch and fine-tuned: `scratch top1 0.6120 306/500` and `top1 0.7220 361/500`.
 
 #[path = "support/run.rs"]
 mod run;
 
-use candle_finetune::{Backbone, Dataset, FineTuner, Fitted, Image, ImageFolder, Plan, Predictor, Strategy};
+use candle_finetune::{Advisor, Backbone, Dataset, FineTuner, Fitted, Image, ImageFolder, Plan, Predictor, Strategy};
 use candle_finetune::{Splits, candle_core::Device};
 use clap::Parser;
 use run::Failure;
@@ -36,9 +36,12 @@ fn quickstart() -> Result<(), Failure> {
     let test = test.ok_or("assets/fashion has no test folder")?;
     let device = Device::Cpu;
 
-    // There is little data, and it does not resemble CIFAR-10: the first blocks stay frozen, the others are trained.
+    // The advisor sees that there is little data and that it does not resemble CIFAR-10. Its own plan varies the images
+    // and takes longer (`advice.plan`); the strategy's plain plan is quick.
     let backbone = Backbone::embedded(&device)?;
-    let plan = Strategy::SmallDifferent.plan(&backbone, train.len());
+    let advice = Advisor::new(&backbone).advise(&train)?;
+    println!("advised for these images: {}", advice.strategy);
+    let plan = advice.strategy.plan(&backbone, train.len());
     let run = |plan: Plan| -> Result<Fitted, Failure> {
         let tuner = FineTuner::new(backbone.clone()).plan(plan).seed(1);
         Ok(tuner.on_event(run::progress()).fit(&train, &valid)?)
