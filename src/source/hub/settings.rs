@@ -84,7 +84,7 @@ impl Settings {
                 || is_set(if env("HF_HUB_OFFLINE").is_some() { "HF_HUB_OFFLINE" } else { "TRANSFORMERS_OFFLINE" }),
             attempts: 5,
             pause: Duration::from_millis(300),
-            longest_pause: Duration::from_secs(60),
+            longest_pause: Duration::from_mins(1),
             request_timeout: seconds("HF_HUB_ETAG_TIMEOUT", 30)?,
             download_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 60)?,
         })
@@ -183,7 +183,7 @@ mod tests {
         let settings = resolve(&remote(), &[home, ("HF_HUB_ETAG_TIMEOUT", "3")]).unwrap();
         assert_eq!(
             (settings.request_timeout, settings.download_timeout),
-            (Duration::from_secs(3), Duration::from_secs(60))
+            (Duration::from_secs(3), Duration::from_mins(1))
         );
         for odd in ["soon", "0", "-1", "nan", "1e9"] {
             assert!(resolve(&remote(), &[home, ("HF_HUB_DOWNLOAD_TIMEOUT", odd)]).is_err(), "{odd}");
