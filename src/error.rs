@@ -10,7 +10,7 @@ pub use hub::HubErrorKind;
 #[cfg(feature = "image")]
 pub(crate) use images::unsupported;
 pub use mismatch::WeightsMismatch;
-pub(crate) use text::{distance, nearest, shown, shown_list, tamed, wrapped};
+pub(crate) use text::{by_name, distance, nearest, shown, shown_list, tamed, wrapped};
 
 use candle::quiet;
 use mismatch::known_archs;

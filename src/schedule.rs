@@ -1,6 +1,6 @@
 //! The learning rate over the steps of a phase.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, by_name};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use std::fmt;
@@ -259,19 +259,15 @@ impl FromStr for Schedule {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "constant" => Self::constant(),
-            "cosine" => Self::cosine(),
-            "linear" => Self::linear(),
-            "step" => Self::step(),
-            "one-cycle" => Self::one_cycle(),
-            "plateau" => Self::plateau(10),
-            _ => {
-                let problem =
-                    format!("unknown schedule {name}; use constant, cosine, linear, step, one-cycle or plateau");
-                return Err(Error::invalid("schedule", problem));
-            }
-        })
+        let all = [
+            ("constant", Self::constant()),
+            ("cosine", Self::cosine()),
+            ("linear", Self::linear()),
+            ("step", Self::step()),
+            ("one-cycle", Self::one_cycle()),
+            ("plateau", Self::plateau(10)),
+        ];
+        by_name("schedule", name, &all, |(name, _)| name).map(|(_, schedule)| schedule)
     }
 }
 

@@ -4,7 +4,7 @@ mod recipe;
 
 pub(crate) use recipe::{Cropped, Seen, Views, is_narrow};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, by_name};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -145,11 +145,7 @@ impl FromStr for Strategy {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|s| s.name() == name);
-        found.ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|s| s.name()).collect();
-            Error::invalid("strategy", format!("unknown strategy {name}; use one of {}", names.join(", ")))
-        })
+        by_name("strategy", name, &Self::ALL, Self::name)
     }
 }
 

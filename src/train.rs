@@ -27,6 +27,8 @@ mod session;
 mod setup;
 mod snapshot;
 mod trial;
+#[cfg(test)]
+mod waves;
 
 pub use cancel::Cancel;
 pub use cross_validation::{CrossValidation, Fold, Folds};

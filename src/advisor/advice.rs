@@ -23,7 +23,8 @@ pub struct Advice {
     /// stages or, of a narrow network, [`Strategy::SmallDifferent`]; where it exceeds a limit or the network does not
     /// support it, a smaller one. The reasons say so.
     pub strategy: Strategy,
-    /// The strategy to try if this one disappoints; `None` if that one exceeds a limit or is not supported.
+    /// The strategy to try if this one disappoints, the first of the rivals; `None` if each of them exceeds a limit or is
+    /// not supported.
     pub runner_up: Option<Strategy>,
     /// The strategies that [`Advisor::trial`](crate::Advisor::trial) compares with this one, the likeliest first.
     pub rivals: Vec<Strategy>,

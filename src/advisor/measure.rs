@@ -80,8 +80,9 @@ pub(super) fn measure(
         .map(|(at, stage)| Ok(StageProbe { stage, mean: probe(at)?, grid: probe(count + at)? }))
         .collect::<Result<_>>()?;
     let mut learning_curve = vec![];
+    let known = Classes::of(data.as_ref(), REMEDY)?;
     for part in [4, 2] {
-        let (some, of_class) = Classes::of(data.as_ref(), REMEDY)?.sample(indices.len() / part, seed, "advice");
+        let (some, of_class) = known.sample(indices.len() / part, seed, "advice");
         let rows: Vec<usize> = some.iter().filter_map(|i| indices.binary_search(i).ok()).collect();
         let least = (0..labels.count as u32).map(|class| of_class.iter().filter(|&&of| of == class).count()).min();
         if let (Some(gram), true) = (&together, least >= Some(LEAST_OF_PART)) {

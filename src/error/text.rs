@@ -1,6 +1,6 @@
 //! Lists and untrusted texts in messages.
 
-use super::BoxError;
+use super::{BoxError, Error, Result};
 
 /// `what (count): names`, or nothing for an empty list. The first `most` names are shown.
 pub(super) fn listed(what: &str, names: &[String], most: usize) -> String {
@@ -49,6 +49,17 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, 
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_by_cached_key(|known| distance(known, &name));
     known.into_iter().take(count).map(String::from).collect()
+}
+
+/// The one of `all` that has this name.
+///
+/// # Errors
+/// With the names that there are; `what` is the kind of thing.
+pub(crate) fn by_name<T: Copy>(what: &str, name: &str, all: &[T], of: impl Fn(T) -> &'static str) -> Result<T> {
+    all.iter().copied().find(|&one| of(one) == name).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|&one| of(one)).collect();
+        Error::invalid(what, format!("unknown {what} {}; use one of {}", shown(name), names.join(", ")))
+    })
 }
 
 /// The edit distance: how many letters must be inserted, deleted or changed (Levenshtein 1966).

@@ -106,6 +106,18 @@ impl Evaluation {
     }
 
     /// Precision, recall and F1 of each class that has samples or predictions.
+    ///
+    /// ```
+    /// use candle_finetune::{Scores, Targets, Task};
+    /// use candle_finetune::candle_core::{Device, Tensor};
+    ///
+    /// let mut scores = Scores::new(Task::Classes);
+    /// let logits = Tensor::new(&[[2f32, 0.0], [1.0, 3.0], [0.5, 0.0]], &Device::Cpu)?;
+    /// scores.add(&logits, &Targets::Classes(vec![0, 1, 1]))?;
+    /// let second = scores.evaluation().per_class()[1];
+    /// assert_eq!((second.samples, second.precision, second.recall), (2, 1.0, 0.5));
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     pub fn per_class(&self) -> Vec<ClassScores> {
         let (samples, predicted) = (self.confusion.samples(), self.confusion.predictions());
         let classes: BTreeSet<u32> = samples.keys().chain(predicted.keys()).copied().collect();
@@ -145,13 +157,13 @@ impl Evaluation {
     /// The area under the ROC curve of each class against all others, the mean over the classes, in [0, 1]; `None` for
     /// more than a million probabilities, and if some are not finite.
     pub fn roc_auc(&self) -> Option<f64> {
-        self.ranking.roc_auc
+        self.ranking.roc_auc()
     }
 
     /// The average precision of each class against all others, the mean over the classes, in [0, 1]; `None` as for
     /// [`Evaluation::roc_auc`].
     pub fn average_precision(&self) -> Option<f64> {
-        self.ranking.average_precision
+        self.ranking.average_precision()
     }
 
     /// The expected calibration error: the mean distance between the probability of the predicted class and the

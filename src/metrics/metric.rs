@@ -1,7 +1,7 @@
 //! Metrics: the values by which evaluations are compared.
 
 use super::evaluation::Evaluation;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, by_name};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -95,11 +95,7 @@ impl FromStr for Metric {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::all().iter().find(|metric| metric.name() == name);
-        found.copied().ok_or_else(|| {
-            let names: Vec<&str> = Self::all().iter().map(|metric| metric.name()).collect();
-            Error::invalid("metric", format!("unknown metric {name}; use one of {}", names.join(", ")))
-        })
+        by_name("metric", name, Self::all(), Self::name)
     }
 }
 

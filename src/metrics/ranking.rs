@@ -19,22 +19,23 @@ pub(crate) struct Ranking {
     pub ranks: Vec<usize>,
     /// For each bin of the confidence: samples, the sum of their confidences, and those that are correct.
     pub bins: Vec<(usize, f64, usize)>,
-    /// Of each class against all others, the mean over the classes that have samples and are not all samples.
+    /// The figures of a summary, which has no probabilities: of each class against all others, the mean over the classes
+    /// that have samples and are not all samples.
     #[serde(with = "any_float_option")]
-    pub roc_auc: Option<f64>,
+    roc_auc: Option<f64>,
     #[serde(with = "any_float_option")]
-    pub average_precision: Option<f64>,
-    #[serde(skip)]
-    pub all: All,
+    average_precision: Option<f64>,
+    #[serde(skip, default = "All::lost")]
+    all: All,
 }
 
 /// The probabilities of all samples, row by row, if they are few enough.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct All {
+struct All {
     classes: usize,
     truths: Vec<u32>,
     rows: Vec<f32>,
-    /// More than are kept, or a sample without finite ones.
+    /// More than are kept, a sample without finite ones, or a summary.
     lost: bool,
 }
 
@@ -61,13 +62,17 @@ impl Ranking {
 
     /// Notes a sample without finite logits.
     pub fn lose(&mut self) {
-        self.all.lose();
+        self.all = All::lost();
     }
 
-    /// The same with the figures that need all probabilities.
-    pub fn finished(mut self) -> Self {
-        (self.roc_auc, self.average_precision) = (self.all.mean(roc_auc), self.all.mean(average_precision));
-        self
+    /// Computed when it is asked for: a validation after each epoch does not need it.
+    pub fn roc_auc(&self) -> Option<f64> {
+        self.roc_auc.or_else(|| self.all.mean(roc_auc))
+    }
+
+    /// The same.
+    pub fn average_precision(&self) -> Option<f64> {
+        self.average_precision.or_else(|| self.all.mean(average_precision))
     }
 
     pub fn join(&mut self, other: &Self) {
@@ -80,7 +85,7 @@ impl Ranking {
             }
         }
         self.all.join(&other.all);
-        (self.roc_auc, self.average_precision) = (self.all.mean(roc_auc), self.all.mean(average_precision));
+        (self.roc_auc, self.average_precision) = (None, None);
     }
 
     /// The mean distance of accuracy and confidence over the bins, weighted by their samples.
@@ -92,14 +97,15 @@ impl Ranking {
 
     /// The same without the probabilities.
     pub fn summary(&self) -> Self {
-        Self { all: All::default(), ..self.clone() }
+        let (roc_auc, average_precision) = (self.roc_auc(), self.average_precision());
+        Self { ranks: self.ranks.clone(), bins: self.bins.clone(), roc_auc, average_precision, all: All::lost() }
     }
 }
 
 impl All {
     fn add(&mut self, truth: u32, row: impl Iterator<Item = f32>, classes: usize) {
         if self.lost || (self.truths.len() + 1) * classes > MOST {
-            self.lose();
+            *self = Self::lost();
             return;
         }
         self.classes = classes;
@@ -107,13 +113,13 @@ impl All {
         self.rows.extend(row);
     }
 
-    fn lose(&mut self) {
-        *self = Self { lost: true, ..Self::default() };
+    fn lost() -> Self {
+        Self { lost: true, ..Self::default() }
     }
 
     fn join(&mut self, other: &Self) {
         if self.lost || other.lost || (self.truths.len() + other.truths.len()) * other.classes > MOST {
-            self.lose();
+            *self = Self::lost();
             return;
         }
         self.classes = other.classes;

@@ -89,7 +89,7 @@ impl Scores {
     /// The evaluation of all samples added.
     pub fn evaluation(self) -> Evaluation {
         let Self { task: _, correct, not_finite, loss_sum, confusion, outcomes, ranking } = self;
-        let (total, ranking) = (outcomes.len(), ranking.finished());
+        let total = outcomes.len();
         Evaluation { correct, total, not_finite, loss: loss_sum / total.max(1) as f64, confusion, outcomes, ranking }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{HeadStart, Phase, Plan};
 use crate::backbone::Backbone;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, by_name};
 use crate::freeze::{BatchNormMode, FreezePolicy};
 use crate::loss::Loss;
 use crate::optim::{Optimizer, OptimizerRule};
@@ -131,10 +131,7 @@ impl FromStr for Recipe {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|recipe| recipe.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::invalid("recipe", format!("unknown recipe {name}; use one of {names}"))
-        })
+        by_name("recipe", name, &Self::ALL, Self::name)
     }
 }
 

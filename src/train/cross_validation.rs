@@ -125,8 +125,9 @@ impl FineTuner {
     fn fold(self, train: Subset, valid: &Subset, (repeat, fold): (usize, usize)) -> Result<Fold> {
         let (inner, chooses) = split(&train, INNER, self.seed)?;
         let mut keeper = Keeper { dir: None, cancel: self.cancel.clone() };
-        let mut session = self.trained(Arc::new(inner), &(Arc::new(chooses) as Arc<dyn Dataset>), &mut keeper)?;
-        if keeper.is_cancelled() {
+        let (mut session, cancelled) =
+            self.trained(Arc::new(inner), &(Arc::new(chooses) as Arc<dyn Dataset>), &mut keeper)?;
+        if cancelled {
             return Err(Error::Cancelled { what: "the cross-validation", steps: session.steps() });
         }
         let evaluation = session.evaluate_restored(&(Arc::new(valid.clone()) as Arc<dyn Dataset>))?;

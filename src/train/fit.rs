@@ -78,6 +78,23 @@ impl FineTuner {
 
     /// Searches the learning rate of the plan's last phase, after training those before ([`Session::find_lr`]).
     ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// use candle_finetune::LrRange;
+    ///
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let mut plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]).batch_size(4);
+    /// let curve = FineTuner::new(backbone).plan(plan.clone()).find_lr(&train, LrRange::default().steps(20))?;
+    /// println!("{curve}");
+    /// if let Some(lr) = curve.valley {
+    ///     plan.phases[0].optimizer.lr = lr;
+    /// }
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`FineTuner::session`] and [`Session::find_lr`], [`Error::Cancelled`], for a plan without phases, and for a tuner
     /// with a run directory.
@@ -130,11 +147,7 @@ impl FineTuner {
         same_classes(&train, &valid)?;
         let again = self.refit.then(|| self.clone());
         let mut keeper = self.keeper()?;
-        let mut session = self.trained(Arc::clone(&train), &valid, &mut keeper)?;
-        let cancelled = keeper.is_cancelled();
-        if cancelled {
-            session.note_cancelled();
-        }
+        let (session, cancelled) = self.trained(Arc::clone(&train), &valid, &mut keeper)?;
         let first = session.finish()?;
         let fitted = match again.filter(|_| !cancelled) {
             Some(mut tuner) => {
@@ -181,20 +194,24 @@ impl FineTuner {
                 // What was advised then.
                 (self.plan, self.strategy) = (Some(state.report().plan.clone()), state.report().strategy);
             }
-            listener.tell(&Event::Resumed { step: state.steps() });
+            let step = state.steps();
             self.state = Some(state);
+            // Told when the state has turned out to be that of this run.
+            let session = self.start(train)?;
+            listener.tell(&Event::Resumed { step });
+            return Ok(session);
         }
         self.start(train)
     }
 
-    /// A session that has trained by the plan, with the weights of the best epoch; if it was cancelled before there was
-    /// one, with the weights as they are.
+    /// A session that has trained by the plan, with the weights of the best epoch, and whether it was cancelled; if so
+    /// before there was one, with the weights as they are.
     pub(super) fn trained(
         self,
         train: Arc<dyn Dataset>,
         valid: &Arc<dyn Dataset>,
         keeper: &mut Keeper,
-    ) -> Result<Session> {
+    ) -> Result<(Session, bool)> {
         let mut session = self.resumed(train, keeper)?;
         session.note_valid(valid, keeper.dir.is_some())?;
         let cancelled = match train_on(&mut session, valid, keeper) {
@@ -204,6 +221,9 @@ impl FineTuner {
         if !cancelled || session.best_number().is_some() {
             session.restore_best()?;
         }
-        Ok(session)
+        if cancelled {
+            session.note_cancelled();
+        }
+        Ok((session, cancelled))
     }
 }

@@ -95,16 +95,15 @@ pub(super) fn or_first(
 mod tests {
     use super::*;
     use crate::data::Joined;
-    use crate::{Backbone, FineTuner, Optimizer, Phase, Plan, Schedule, TensorDataset};
-    use candle_core::{Device, Tensor};
+    use crate::train::waves::waves;
+    use crate::{Backbone, FineTuner, Optimizer, Phase, Plan, Schedule};
+    use candle_core::Device;
     use std::sync::Arc;
 
     #[test]
     fn a_rate_that_has_reacted_to_plateaus_is_taken_over() {
         let backbone = Backbone::embedded(&Device::Cpu).unwrap();
-        let images = (Tensor::arange(0f32, 36864.0, &Device::Cpu).unwrap() * 0.37).unwrap().sin().unwrap();
-        let images = images.reshape((12, 3, 32, 32)).unwrap();
-        let data = TensorDataset::new(images, (0..12).map(|i| i % 2).collect(), vec!["a".into(), "b".into()]).unwrap();
+        let data = waves(12, 2);
         let phase = Phase::new(4, Optimizer::sgd(0.5)).schedule(Schedule::plateau(0));
         let plan = Plan::new(vec![phase]).batch_size(4);
         let mut fitted = FineTuner::new(backbone.clone()).plan(plan).fit(&data, &data.clone()).unwrap();
@@ -138,9 +137,7 @@ mod tests {
     #[test]
     fn a_second_training_that_diverges_leaves_the_first() {
         let backbone = Backbone::embedded(&Device::Cpu).unwrap();
-        let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu).unwrap() * 0.01).unwrap().sin().unwrap();
-        let images = images.reshape((8, 3, 32, 32)).unwrap();
-        let data = TensorDataset::new(images, (0..8).map(|i| i % 2).collect(), vec!["a".into(), "b".into()]).unwrap();
+        let data = waves(8, 2);
         let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
         let first = FineTuner::new(backbone).plan(plan).fit(&data, &data.clone()).unwrap();
         let diverged = || Error::Diverged { what: "training loss", step: 3, loss: f64::NAN };

@@ -111,7 +111,7 @@ impl Advisor {
         let tuner = self.workers.into_iter().fold(tuner, FineTuner::workers);
         let evaluated = tuner
             .trained(Arc::clone(train), valid, &mut Keeper::default())
-            .and_then(|mut session| session.evaluate_restored(valid));
+            .and_then(|(mut session, _)| session.evaluate_restored(valid));
         let (evaluation, problem) = match evaluated {
             Ok(evaluation) => (Some(evaluation), None),
             Err(error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. })) => {

@@ -20,14 +20,7 @@ struct Waves {
 const SAMPLES: usize = 36;
 
 fn waves() -> Waves {
-    let value = |i: usize| {
-        let (sample, pixel) = (i / 3072, i % 3072);
-        ((pixel % 32) as f32 * (0.2 + 0.3 * (sample % 3) as f32) + (sample * 37 % 41) as f32).sin()
-    };
-    let values: Vec<f32> = (0..SAMPLES * 3072).map(value).collect();
-    let images = Tensor::from_vec(values, (SAMPLES, 3, 32, 32), &Device::Cpu).unwrap();
-    let labels = (0..SAMPLES as u32).map(|i| i % 3).collect();
-    let inner = TensorDataset::new(images, labels, ["a", "b", "c"].map(String::from).to_vec()).unwrap();
+    let inner = crate::train::waves::waves(SAMPLES, 3);
     Waves { inner, spoiled: BTreeSet::new(), grouped: false, read: Arc::default() }
 }
 

@@ -1,20 +1,15 @@
 use super::*;
 use crate::data::split;
 use crate::train::fine_tuner::FineTuner;
-use crate::{Arch, Backbone, BatchNormMode, Cancel, Head, Optimizer, Phase, Plan, TensorDataset};
-use candle_core::{Device, Tensor};
+use crate::train::waves::waves;
+use crate::{Arch, Backbone, BatchNormMode, Cancel, Head, Optimizer, Phase, Plan};
+use candle_core::Device;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-fn data() -> TensorDataset {
-    let images = (Tensor::arange(0f32, 73728.0, &Device::Cpu).unwrap() * 0.37).unwrap().sin().unwrap();
-    let images = images.reshape((24, 3, 32, 32)).unwrap();
-    TensorDataset::new(images, (0..24).map(|i| i % 3).collect(), ["a", "b", "c"].map(String::from).to_vec()).unwrap()
-}
-
 fn parts() -> (crate::Subset, crate::Subset) {
-    split(&data(), 0.25, 0).unwrap()
+    split(&waves(24, 3), 0.25, 0).unwrap()
 }
 
 fn tuner(seed: u64) -> FineTuner {

@@ -10,7 +10,7 @@ impl Session {
     /// it was: weights, optimizer, position and report are unchanged. The same seed gives the same curve.
     ///
     /// ```
-    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan};
     /// # use candle_finetune::candle_core::{Device, Tensor};
     /// use candle_finetune::LrRange;
     ///
@@ -74,7 +74,8 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use crate::train::lr_curve::LrRange;
-    use crate::{Backbone, BatchNormMode, FineTuner, FreezePolicy, Head, Optimizer, Phase, Plan, TensorDataset};
+    use crate::train::waves::waves;
+    use crate::{Backbone, BatchNormMode, FineTuner, FreezePolicy, Head, Optimizer, Phase, Plan};
     use candle_core::{Device, Tensor};
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
@@ -85,9 +86,7 @@ mod tests {
 
     #[test]
     fn a_search_leaves_the_run_as_it_was() {
-        let images = (Tensor::arange(0f32, 73728.0, &Device::Cpu).unwrap() * 0.37).unwrap().sin().unwrap();
-        let images = images.reshape((24, 3, 32, 32)).unwrap();
-        let data = TensorDataset::new(images, (0..24).map(|i| i % 2).collect(), vec!["a".into(), "b".into()]).unwrap();
+        let data = waves(24, 2);
         let head = Phase::new(1, Optimizer::adamw(1e-2)).freeze(FreezePolicy::Backbone);
         let rest = Phase::new(1, Optimizer::adamw(1e-3)).batch_norm(BatchNormMode::Train);
         let plan = Plan::new(vec![head, rest]).batch_size(5);

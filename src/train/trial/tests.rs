@@ -2,25 +2,14 @@ use super::*;
 use crate::advisor::Evidence;
 use crate::data::Targets;
 use crate::metrics::{Scores, Task};
-use crate::{Augment, Backbone, FeatureCache, FreezePolicy, TensorDataset, split};
+use crate::train::waves::waves;
+use crate::{Augment, Backbone, FeatureCache, FreezePolicy, split};
 use candle_core::{Device, Tensor};
-
-/// Waves of three frequencies, one per class.
-fn waves(samples: usize) -> TensorDataset {
-    let value = |i: usize| {
-        let (sample, pixel) = (i / 3072, i % 3072);
-        ((pixel % 32) as f32 * (0.2 + 0.3 * (sample % 3) as f32) + (sample * 37 % 41) as f32).sin()
-    };
-    let values: Vec<f32> = (0..samples * 3072).map(value).collect();
-    let images = Tensor::from_vec(values, (samples, 3, 32, 32), &Device::Cpu).unwrap();
-    let labels = (0..samples as u32).map(|i| i % 3).collect();
-    TensorDataset::new(images, labels, ["a", "b", "c"].map(String::from).to_vec()).unwrap()
-}
 
 #[test]
 fn trials_share_features_and_their_winner_is_the_advice() {
     let backbone = Backbone::embedded(&Device::Cpu).unwrap();
-    let (train, valid) = split(&waves(48), 0.25, 0).unwrap();
+    let (train, valid) = split(&waves(48, 3), 0.25, 0).unwrap();
     let cache = FeatureCache::new();
     let advisor = Advisor::new(&backbone).cache(&cache);
     let advised = advisor.advise(&train).unwrap();
