@@ -17,7 +17,7 @@ struct Counts {
     #[serde(with = "any_float")]
     loss: f64,
     confusion: Confusion,
-    #[serde(default)]
+    #[serde(default = "Ranking::unknown")]
     ranking: Ranking,
 }
 

@@ -40,6 +40,11 @@ struct All {
 }
 
 impl Ranking {
+    /// Of an evaluation out of a report that has none.
+    pub fn unknown() -> Self {
+        Self { all: All::lost(), ..Self::default() }
+    }
+
     /// Adds a sample by its logits, which are finite, and the logarithm of the sum of their exponentials.
     pub fn add(&mut self, truth: usize, logits: &[f64], log_sum: f64) {
         let Some(&own) = logits.get(truth) else { return };

@@ -10,7 +10,7 @@ impl Session {
     /// it was: weights, optimizer, position and report are unchanged. The same seed gives the same curve.
     ///
     /// ```
-    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan};
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
     /// # use candle_finetune::candle_core::{Device, Tensor};
     /// use candle_finetune::LrRange;
     ///
