@@ -16,6 +16,7 @@ mod info;
 mod joined;
 mod loader;
 mod memory;
+mod mix;
 mod resample;
 mod split;
 mod transform;
@@ -30,6 +31,7 @@ pub use info::SampleInfo;
 pub use joined::Joined;
 pub use loader::{Batches, Loader};
 pub use memory::{TensorDataset, VecDataset};
+pub(crate) use mix::mix;
 #[cfg(feature = "plots")]
 pub(crate) use resample::resized;
 pub(crate) use split::folds;

@@ -27,14 +27,15 @@ pub(crate) struct Inference {
     slots: Slots,
     transform: Transform,
     pub labels: Vec<String>,
+    /// The prediction task: one class per sample, or lists of labels.
+    pub task: Task,
+    /// The probability from which each label counts as predicted; a half, if there are none.
+    pub thresholds: Vec<f32>,
     device: Device,
     dtype: DType,
 }
 
 impl Inference {
-    /// The prediction task of networks. Saved predictors do not record it, since there is one task so far.
-    pub const TASK: Task = Task::Classes;
-
     /// With the backbone's own tensors; `slots` holds the head's.
     pub fn new(backbone: &Backbone, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
         let inner = &backbone.inner;
@@ -51,7 +52,18 @@ impl Inference {
     fn with(profile: &Profile, network: Network, head: Head, slots: Slots, labels: Vec<String>) -> Result<Self> {
         let transform = Transform::eval(&profile.spec)?;
         let (device, dtype) = (profile.device.clone(), profile.dtype);
-        Ok(Self { blueprint: profile.blueprint.clone(), network, head, slots, transform, labels, device, dtype })
+        let (blueprint, task, thresholds) = (profile.blueprint.clone(), Task::Classes, vec![]);
+        Ok(Self { blueprint, network, head, slots, transform, labels, task, thresholds, device, dtype })
+    }
+
+    /// The same for another task.
+    pub fn for_task(self, task: Task, thresholds: Vec<f32>) -> Self {
+        Self { task, thresholds, ..self }
+    }
+
+    /// Without samples.
+    pub fn scores(&self) -> Scores {
+        Scores::new(self.task).thresholds(self.thresholds.clone())
     }
 
     pub fn network(&self) -> &Network {
@@ -93,7 +105,7 @@ impl Inference {
 
     /// Runs over labelled data. `workers`: the threads that make batches, the loader's default if `None`.
     pub fn evaluate(&self, data: &Arc<dyn Dataset>, workers: Option<usize>) -> Result<Evaluation> {
-        let mut scores = Scores::new(Self::TASK);
+        let mut scores = self.scores();
         self.each(data, workers, |logits, targets| scores.add(logits, targets))?;
         Ok(scores.evaluation())
     }

@@ -70,17 +70,18 @@ pub use forecast::{Forecast, MultiplyAdds};
 pub use freeze::{BatchNormMode, FreezePolicy};
 pub use head::{Head, HeadKind};
 pub use input_spec::{CropMode, InputSpec, Interpolation};
-pub use loss::Loss;
+pub use loss::{ClassWeights, Loss};
 pub use metrics::{ClassScores, Confusion, Evaluation, Metric, Scores, Task, wilson_interval};
 pub use nn::{BlockInfo, Conv2d, Layer, LayerTensors, Linear};
 pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
-pub use plan::{HeadStart, Init, Phase, Plan, Recipe};
+pub use plan::{HeadStart, Init, Phase, Plan, Recipe, Sampling};
 #[cfg(feature = "plots")]
 pub use plots::{PictureGrid, TopActivations};
 pub use predict::{GradCam, Prediction, Predictor};
 pub use report::{
-    EpochReport, FeatureCounts, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters, Timings,
+    Averaged, EpochReport, FeatureCounts, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters,
+    Timings,
 };
 pub use schedule::{Schedule, ScheduleShape};
 pub use source::Source;

@@ -54,5 +54,6 @@ pub(crate) use graph::{backward, is_finite, no_grad};
 pub(crate) use memory_model::{StepMemory, Symbolic};
 pub(crate) use number::with_slice;
 pub(crate) use op::rows::{cross_entropy, softmax};
+pub(crate) use op::weighted_loss::{LossTerms, weighted_loss};
 pub(crate) use op::{ConvStep, Norm, linear, linear_step, linear_symbolic};
 pub(crate) use update::{Moments, Rule, overwrite, update};

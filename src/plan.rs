@@ -5,6 +5,7 @@ mod edits;
 mod head_start;
 mod phase;
 mod recipe;
+mod sampling;
 mod text;
 mod version;
 mod warnings;
@@ -12,16 +13,17 @@ mod warnings;
 pub use head_start::HeadStart;
 pub use phase::Phase;
 pub use recipe::Recipe;
+pub use sampling::Sampling;
 
 use crate::backbone::Backbone;
 use crate::data::Augment;
 use crate::error::Result;
 use crate::freeze::FreezePolicy;
 use crate::loss::Loss;
+use crate::metrics::Metric;
 use crate::optim::Optimizer;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Which weights the backbone starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,21 +59,30 @@ pub enum Init {
 /// version 1, as 0.1 wrote them. Reading fails for a version that is newer than this crate, and for a field that it
 /// does not know; both errors name what was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Stored", try_from = "Unchecked")]
+#[serde(remote = "Self", deny_unknown_fields)] // `version` adds the version
 #[non_exhaustive]
 pub struct Plan {
     /// The strategy that made the plan; `None` for a custom one.
+    #[serde(default)]
     pub strategy: Option<Strategy>,
     /// The number of samples that the strategy made it for.
+    #[serde(default)]
     pub samples: Option<usize>,
     /// Which weights the backbone starts from.
     pub init: Init,
     /// How the head starts. If it is fitted, there may be no phases: then the fitted head is the result.
+    #[serde(default, skip_serializing_if = "HeadStart::is_random")]
     pub head_start: HeadStart,
     /// The phases, in order.
     pub phases: Vec<Phase>,
-    /// Samples per step.
+    /// Samples per batch.
     pub batch_size: usize,
+    /// Batches whose gradients are averaged for one step: large batches in little memory.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub grad_accum: usize,
+    /// How an epoch draws its samples.
+    #[serde(default, skip_serializing_if = "Sampling::is_shuffled")]
+    pub sampling: Sampling,
     /// How training images are augmented, in phases that are [`augmented`](Phase::augmented).
     pub augment: Augment,
     /// With random augmentation: the number of fixed views of each image, so that the features of frozen blocks can be
@@ -81,87 +92,55 @@ pub struct Plan {
     pub loss: Loss,
     /// The largest Euclidean norm of all gradients together; larger ones are scaled down to it.
     pub clip: Option<f64>,
-    /// Epochs without a lower validation loss that end a phase; `None` runs every phase to its end.
+    /// The largest absolute value of an element of a gradient; larger ones are cut to it, before
+    /// [`clip`](Self::clip).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_value: Option<f64>,
+    /// How strongly the backbone's weights are pulled back to where they started: half of this, times the squared
+    /// distance, is added to the loss (L2-SP, Li et al. 2018, arXiv 1802.01483). Usually 0.01 to 1; 0 for none. Biases and
+    /// norms are pulled as well; the head is not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub l2_sp: f64,
+    /// Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability, in [0, 1), that a sample skips the residual
+    /// branch of the last block. It rises linearly from 0 for the first block, as timm's `drop_path_rate`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drop_path: f64,
+    /// The decay of an exponential moving average of all weights, 0.999 say, which has its own validation
+    /// ([`EpochReport::averaged`](crate::EpochReport::averaged)) and may be the best epoch. It begins with smaller decays:
+    /// at step t with at most (1 + t) / (10 + t).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Epochs without a better [`watch`](Self::watch) that end a phase; `None` runs every phase to its end.
     pub patience: Option<usize>,
+    /// The metric of the validation data that patience and plateaus of the schedule watch.
+    #[serde(default = "loss", skip_serializing_if = "is_loss")]
+    pub watch: Metric,
     /// The reasons for its settings, as sentences.
     pub reasons: Vec<String>,
 }
 
-/// A plan as it is written.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stored {
-    /// [`version::of`] the plan; checked before anything else is read.
-    #[serde(default)]
-    version: u32,
-    #[serde(default)]
-    strategy: Option<Strategy>,
-    #[serde(default)]
-    samples: Option<usize>,
-    init: Init,
-    #[serde(default, skip_serializing_if = "HeadStart::is_random")]
-    head_start: HeadStart,
-    phases: Vec<Phase>,
-    batch_size: usize,
-    augment: Augment,
-    views: Option<usize>,
-    loss: Loss,
-    clip: Option<f64>,
-    patience: Option<usize>,
-    reasons: Vec<String>,
+fn one() -> usize {
+    1
 }
 
-impl From<Plan> for Stored {
-    fn from(plan: Plan) -> Self {
-        let version = version::of(&plan);
-        let Plan { strategy, samples, init, head_start, phases, .. } = plan;
-        let Plan { batch_size, augment, views, loss, clip, patience, reasons, .. } = plan;
-        Self {
-            version,
-            strategy,
-            samples,
-            init,
-            head_start,
-            phases,
-            batch_size,
-            augment,
-            views,
-            loss,
-            clip,
-            patience,
-            reasons,
-        }
-    }
+fn loss() -> Metric {
+    Metric::Loss
 }
 
-/// A possible plan of any version. It is held as a value because the version decides how the rest is read, and may
-/// come after it.
-#[derive(Deserialize)]
-struct Unchecked(Value);
+// Signatures that serde calls.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(count: &usize) -> bool {
+    *count == 1
+}
 
-impl TryFrom<Unchecked> for Plan {
-    type Error = String;
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
 
-    fn try_from(Unchecked(value): Unchecked) -> Result<Self, String> {
-        version::check(&value)?;
-        let stored: Stored = serde_json::from_value(value).map_err(|error| format!("plan: {error}"))?;
-        let Stored { version: _, strategy, samples, init, head_start, phases, .. } = stored;
-        let Stored { batch_size, augment, views, loss, clip, patience, reasons, .. } = stored;
-        Ok(Self {
-            strategy,
-            samples,
-            init,
-            head_start,
-            phases,
-            batch_size,
-            augment,
-            views,
-            loss,
-            clip,
-            patience,
-            reasons,
-        })
-    }
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_loss(metric: &Metric) -> bool {
+    *metric == Metric::Loss
 }
 
 impl Plan {
@@ -174,11 +153,18 @@ impl Plan {
             head_start: HeadStart::Random,
             phases,
             batch_size: 32,
+            grad_accum: 1,
+            sampling: Sampling::Shuffled,
             augment: Augment::none(),
             views: None,
             loss: Loss::cross_entropy(),
             clip: None,
+            clip_value: None,
+            l2_sp: 0.0,
+            drop_path: 0.0,
+            ema: None,
             patience: None,
+            watch: Metric::Loss,
             reasons: vec![],
         }
     }
@@ -203,9 +189,21 @@ impl Plan {
         self
     }
 
-    /// Sets the samples per step.
+    /// Sets the samples per batch.
     pub fn batch_size(mut self, batch_size: usize) -> Self {
         self.batch_size = batch_size;
+        self
+    }
+
+    /// Sets the number of batches whose gradients are averaged for one step. The last step of an epoch may have fewer.
+    pub fn grad_accum(mut self, batches: usize) -> Self {
+        self.grad_accum = batches;
+        self
+    }
+
+    /// Sets how an epoch draws its samples.
+    pub fn sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
         self
     }
 
@@ -255,9 +253,39 @@ impl Plan {
         self
     }
 
-    /// Sets the number of epochs without a lower validation loss that end a phase.
+    /// Sets the largest absolute value of an element of a gradient.
+    pub fn clip_value(mut self, value: f64) -> Self {
+        self.clip_value = Some(value);
+        self
+    }
+
+    /// Sets how strongly the backbone's weights are pulled back to where they started.
+    pub fn l2_sp(mut self, strength: f64) -> Self {
+        self.l2_sp = strength;
+        self
+    }
+
+    /// Sets the probability of stochastic depth for the last block, in [0, 1).
+    pub fn drop_path(mut self, probability: f64) -> Self {
+        self.drop_path = probability;
+        self
+    }
+
+    /// Sets the decay of the moving average of the weights, in (0, 1).
+    pub fn ema(mut self, decay: f64) -> Self {
+        self.ema = Some(decay);
+        self
+    }
+
+    /// Sets the number of epochs without a better value of the watched metric that end a phase.
     pub fn patience(mut self, epochs: usize) -> Self {
         self.patience = Some(epochs);
+        self
+    }
+
+    /// Sets the metric that patience and plateaus watch; by default it is the loss.
+    pub fn watch(mut self, metric: Metric) -> Self {
+        self.watch = metric;
         self
     }
 

@@ -13,7 +13,7 @@ use crate::data::{Dataset, Image, largest};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::inference::{BATCH, Inference};
-use crate::metrics::Evaluation;
+use crate::metrics::{Evaluation, THRESHOLD, Task};
 use crate::params::{Slot, Slots};
 use crate::report::Report;
 use crate::source::{Source, imagenet_labels};
@@ -51,8 +51,12 @@ pub struct Prediction {
     pub label: String,
     /// Its probability, in [0, 1].
     pub probability: f32,
-    /// The probability of every class, in the order of [`Predictor::labels`].
+    /// The probability of every class, in the order of [`Predictor::labels`]. They add up to 1, unless the network
+    /// predicts lists of labels.
     pub probabilities: Vec<f32>,
+    /// The predicted classes: the most probable one, or every label whose probability reaches its threshold, maybe none,
+    /// if the network predicts lists of labels.
+    pub classes: Vec<u32>,
 }
 
 impl Predictor {
@@ -153,6 +157,14 @@ impl Predictor {
         Ok(Self { backbone, inference: Arc::new(inference), report })
     }
 
+    /// The same for another task. The predictor is new: nobody else holds its network.
+    pub(crate) fn for_task(mut self, task: Task, thresholds: Vec<f32>) -> Self {
+        if let Some(inference) = Arc::get_mut(&mut self.inference) {
+            (inference.task, inference.thresholds) = (task, thresholds);
+        }
+        self
+    }
+
     /// The report of its training: the plan, the figures of every epoch, the final accuracy. `None` if it was not
     /// trained by this crate. Times are left out, so that equal seeds save equal files.
     ///
@@ -235,7 +247,7 @@ impl Predictor {
             let done = predictions.len();
             let tensors: Vec<Tensor> = images.iter().map(|i| self.inference.prepare(i)).collect::<Result<_>>()?;
             let logits = self.inference.logits(&Tensor::stack(&tensors, 0)?.to_device(self.backbone.device())?)?;
-            let probabilities = Inference::TASK.probabilities(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let probabilities = self.task().probabilities(&logits)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             let finite = |row: &Vec<f32>| row.iter().all(|p| p.is_finite());
             if let Some(k) = probabilities.iter().position(|row| !finite(row)) {
                 return Err(Error::NotFinite { what: format!("the outputs of the network for image {}", done + k) });
@@ -258,14 +270,36 @@ impl Predictor {
         let class = largest(&probabilities);
         let label = self.labels().get(class).cloned().unwrap_or_default();
         let probability = probabilities.get(class).copied().unwrap_or(0.0);
-        Prediction { class: class as u32, label, probability, probabilities }
+        let classes = match self.task() {
+            Task::Classes => vec![class as u32],
+            Task::Labels => {
+                let thresholds = self.inference.thresholds.iter().copied().chain(std::iter::repeat(THRESHOLD));
+                let reaches = (0u32..).zip(probabilities.iter().zip(thresholds));
+                reaches.filter(|(_, (p, threshold))| *p >= threshold).map(|(class, _)| class).collect()
+            }
+        };
+        Prediction { class: class as u32, label, probability, probabilities, classes }
+    }
+
+    /// Whether it predicts one class or lists of labels.
+    pub fn task(&self) -> Task {
+        self.inference.task
+    }
+
+    /// The probability from which each label counts as predicted, in the order of [`Predictor::labels`];
+    /// `None` unless it predicts lists of labels. [`FineTuner::fit`](crate::FineTuner::fit) chooses them on the validation
+    /// data, by the highest F1 of each.
+    pub fn thresholds(&self) -> Option<Vec<f32>> {
+        let Inference { task, thresholds, labels, .. } = &*self.inference;
+        let chosen = if thresholds.is_empty() { vec![THRESHOLD; labels.len()] } else { thresholds.clone() };
+        (*task == Task::Labels).then_some(chosen)
     }
 
     /// Evaluates on labelled data, whose classes must be the predictor's, in its order.
     ///
     /// # Errors
-    /// If the data holds no samples, its classes are not the predictor's, a sample has a list of labels, or an image
-    /// cannot be read.
+    /// If the data holds no samples, its classes are not the predictor's, its targets are of another [`Task`] than the
+    /// predictor's, or an image cannot be read.
     pub fn evaluate<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Evaluation> {
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let evaluation = self.inference.evaluate(&data, None);

@@ -41,6 +41,10 @@ pub struct Report {
     /// The metric of the validation data that chose the best epoch.
     #[serde(default)]
     pub metric: Metric,
+    /// For lists of labels: the probability from which each label counts as predicted, chosen on the validation data, whose
+    /// figures in this report are those of a half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<Vec<f32>>,
     /// Height and width of the network's input in pixels.
     #[serde(default)]
     pub input_size: (usize, usize),
@@ -59,6 +63,9 @@ pub struct Report {
     /// The epoch, counted over all phases from 1, whose weights were kept; 0 for the head as it was fitted, before the
     /// first phase; `None` for the weights at the end of the run.
     pub best_epoch: Option<usize>,
+    /// Whether the kept weights are the moving averages ([`Plan::ema`](crate::Plan::ema)) after that epoch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub averaged: bool,
     /// Validation accuracy of the kept weights, in [0, 1], if they were validated.
     pub valid_top1: Option<f64>,
     /// The validation of the kept weights.
@@ -189,6 +196,9 @@ pub struct EpochReport {
     pub train_top1: Option<f64>,
     /// Mean norm of the gradients before clipping.
     pub gradient_norm: f64,
+    /// Steps of the optimizer.
+    #[serde(default)]
+    pub steps: usize,
     /// Cross entropy on the validation data.
     #[serde(with = "any_float_option")]
     pub valid_loss: Option<f64>,
@@ -200,6 +210,9 @@ pub struct EpochReport {
     /// The run's metric ([`Report::metric`]) on the validation data.
     #[serde(default, with = "any_float_option")]
     pub valid_metric: Option<f64>,
+    /// The validation of the moving averages of the weights, if the plan keeps them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub averaged: Option<Averaged>,
     /// Whether it was the best epoch so far when it ended.
     #[serde(default)]
     pub best: bool,
@@ -207,6 +220,20 @@ pub struct EpochReport {
     pub seconds: f64,
     /// Training samples per second. Where features are cached, a sample is a row of features and not an image.
     pub images_per_second: f64,
+}
+
+/// The validation of the moving averages of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Averaged {
+    /// Cross entropy.
+    #[serde(with = "any_float")]
+    pub loss: f64,
+    /// Accuracy in [0, 1].
+    pub top1: f64,
+    /// The run's metric ([`Report::metric`]).
+    #[serde(with = "any_float_option")]
+    pub metric: Option<f64>,
 }
 
 /// How long each part of a run took, in seconds.

@@ -104,7 +104,8 @@ impl Schedule {
         Self { warmup: 0.3, least: 4e-6, ..Self::new(shape) }
     }
 
-    /// A tenth of the rate after more than `patience` epochs without a lower validation loss.
+    /// A tenth of the rate after more than `patience` epochs in which the watched metric
+    /// ([`Plan::watch`](crate::Plan::watch), by default the validation loss) was no better.
     pub fn plateau(patience: usize) -> Self {
         Self::new(ScheduleShape::Plateau { factor: 0.1, patience })
     }
@@ -202,7 +203,7 @@ impl Schedule {
 /// The reductions of a rate by [`ScheduleShape::Plateau`] so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Plateau {
-    lowest: Option<f64>,
+    best: Option<f64>,
     since: usize,
     /// The factor on the rate.
     pub scale: f64,
@@ -210,16 +211,19 @@ pub(crate) struct Plateau {
 
 impl Default for Plateau {
     fn default() -> Self {
-        Self { lowest: None, since: 0, scale: 1.0 }
+        Self { best: None, since: 0, scale: 1.0 }
     }
 }
 
 impl Plateau {
-    /// Notes the validation loss of an epoch.
-    pub fn note(&mut self, loss: f64, schedule: &Schedule) {
+    /// Notes the watched value of an epoch.
+    pub fn note(&mut self, value: f64, higher_is_better: bool, schedule: &Schedule) {
         let ScheduleShape::Plateau { factor, patience } = schedule.shape else { return };
-        if self.lowest.is_none_or(|lowest| loss < lowest * (1.0 - 1e-4)) && loss.is_finite() {
-            (self.lowest, self.since) = (Some(loss), 0);
+        let gains = |best: f64| {
+            if higher_is_better { value > best * (1.0 + 1e-4) } else { value < best * (1.0 - 1e-4) }
+        };
+        if self.best.is_none_or(gains) && value.is_finite() {
+            (self.best, self.since) = (Some(value), 0);
             return;
         }
         self.since += 1;
@@ -358,13 +362,13 @@ mod tests {
         let mut plateau = Plateau::default();
         let losses = [1.0, 0.9, 0.900_000_01, 0.95, 0.89, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, f64::NAN, 0.1];
         let rates = losses.map(|loss| {
-            plateau.note(loss, &schedule);
+            plateau.note(loss, false, &schedule);
             plateau.scale
         });
         assert_eq!(rates, [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]);
         // Other shapes do not react.
         let mut none = Plateau::default();
-        (0..9).for_each(|_| none.note(1.0, &Schedule::cosine()));
+        (0..9).for_each(|_| none.note(1.0, false, &Schedule::cosine()));
         assert_eq!(none, Plateau::default());
     }
 

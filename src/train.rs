@@ -2,7 +2,9 @@
 //!
 //! A `RunState` is a `Position` in the plan, a `Snapshot` of the tensors, the optimizer's moments and the `Report` so far.
 
+mod anchors;
 mod audit;
+mod averages;
 mod best;
 mod cancel;
 mod cross_validation;
@@ -16,6 +18,7 @@ mod learner;
 mod listener;
 mod lr_curve;
 mod model;
+mod pending;
 mod phase;
 mod position;
 mod progress;

@@ -27,6 +27,7 @@ mod plots;
 mod predictor;
 mod readme;
 mod recipes;
+mod regularisation;
 mod resume;
 mod saved;
 mod session;

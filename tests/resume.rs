@@ -33,6 +33,9 @@ fn states<D: Dataset + Clone + 'static>(tuner: FineTuner, train: &D, valid: &D) 
                 note(&session, "step");
             }
             let evaluation = session.evaluate(valid).unwrap();
+            if let Some(averages) = session.evaluate_averages(valid).unwrap() {
+                session.offer_averages(&averages).unwrap();
+            }
             session.end_epoch(&evaluation).unwrap();
             note(&session, "epoch ended");
         }
@@ -42,7 +45,7 @@ fn states<D: Dataset + Clone + 'static>(tuner: FineTuner, train: &D, valid: &D) 
 }
 
 /// Every state of a run ends in the bytes of the run that was not interrupted; every second one through a file.
-fn check<D: Dataset + Clone + 'static>(tuner: impl Fn() -> FineTuner, train: &D, valid: &D) {
+pub fn check<D: Dataset + Clone + 'static>(tuner: impl Fn() -> FineTuner, train: &D, valid: &D) {
     let whole = bytes(&tuner().fit(train, valid).unwrap());
     let (states, with_copies) = states(tuner(), train, valid);
     assert!(whole == with_copies, "copying the state out changes nothing");

@@ -2,7 +2,7 @@
 
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
-use crate::nn::{BlockInfo, Builder, Folded, Module};
+use crate::nn::{BlockInfo, Builder, Folded, Module, at_block};
 use crate::ops::{FeatureMap, Symbolic};
 use crate::params::{Provider, Shapes};
 use candle_core::{DType, Tensor};
@@ -141,7 +141,12 @@ impl Network {
 
     /// The blocks from number `from` on, and the pooling.
     fn rest(&self, x: FeatureMap, from: usize) -> Result<Tensor> {
-        self.features_of(through(&self.layers[from..], x)?)
+        let numbered = self.layers.iter().enumerate().skip(from);
+        let x = numbered.fold(Ok(x), |x: Result<FeatureMap>, (i, layer)| {
+            at_block(i, self.layers.len());
+            layer.forward(&x?)
+        })?;
+        self.features_of(x)
     }
 
     /// The features of the last block's map.
@@ -236,6 +241,7 @@ pub(crate) fn check_size(blueprint: &Blueprint, (h, w): (usize, usize)) -> Resul
     Err(Error::invalid("input size", problem))
 }
 
+#[cfg(test)]
 fn through(layers: &[Box<dyn Module>], x: FeatureMap) -> Result<FeatureMap> {
     layers.iter().try_fold(x, |x, layer| layer.forward(&x))
 }

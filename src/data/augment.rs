@@ -15,7 +15,7 @@ use std::fmt;
 /// Random augmentation of training images, as plain data.
 ///
 /// In this order: crop, flips, [TrivialAugment](https://arxiv.org/abs/2103.10158), colour jitter, normalisation (not
-/// random), [erasing](https://arxiv.org/abs/1708.04896). Start from a preset and change it:
+/// random), [erasing](https://arxiv.org/abs/1708.04896), and across a batch mixup and CutMix. Start from a preset and change it:
 ///
 /// ```
 /// use candle_finetune::Augment;
@@ -49,6 +49,20 @@ pub struct Augment {
     pub trivial: bool,
     /// Probability of setting a rectangle of 2 to 33 % of the area to zero, after normalisation.
     pub erase: f32,
+    /// Mixup: each image of a batch is blended with another, and so are their targets; the share of each is drawn from
+    /// Beta(this, this). 0 is off, 0.1 to 0.4 are usual. (Zhang et al. 2017, arXiv 1710.09412)
+    #[serde(skip_serializing_if = "is_off")]
+    pub mixup: f32,
+    /// CutMix: each image of a batch gets a rectangle of another, and the share of its area in the target; the area is
+    /// drawn from Beta(this, this). 0 is off, 1 is usual. With mixup, a coin chooses for each batch. (Yun et al. 2019,
+    /// arXiv 1905.04899)
+    #[serde(skip_serializing_if = "is_off")]
+    pub cutmix: f32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
+fn is_off(amount: &f32) -> bool {
+    *amount == 0.0
 }
 
 impl Default for Augment {
@@ -73,6 +87,8 @@ impl Augment {
             hue: 0.0,
             trivial: false,
             erase: 0.0,
+            mixup: 0.0,
+            cutmix: 0.0,
         }
     }
 
@@ -139,11 +155,31 @@ impl Augment {
         self
     }
 
-    /// Whether two views of one image can differ.
+    /// Sets the parameter of mixup's distribution; 0 is off. A [`Session`](crate::Session) mixes its batches; a
+    /// [`Loader`](crate::Loader) of your own does not.
+    pub fn mixup(mut self, alpha: f32) -> Self {
+        self.mixup = alpha;
+        self
+    }
+
+    /// Sets the parameter of CutMix's distribution; 0 is off. A [`Session`](crate::Session) mixes its batches; a
+    /// [`Loader`](crate::Loader) of your own does not.
+    pub fn cutmix(mut self, alpha: f32) -> Self {
+        self.cutmix = alpha;
+        self
+    }
+
+    /// Whether the images of a batch are mixed.
+    pub(crate) fn mixes(&self) -> bool {
+        self.mixup > 0.0 || self.cutmix > 0.0
+    }
+
+    /// Whether two views of one image can differ, or images are mixed.
     pub fn is_random(&self) -> bool {
         self.crop_scale.is_some()
             || self.pad_crop > 0
             || self.trivial
+            || self.mixes()
             || [self.flip, self.vertical_flip, self.brightness, self.contrast, self.saturation, self.hue, self.erase]
                 .iter()
                 .any(|&amount| amount > 0.0)
@@ -161,6 +197,12 @@ impl Augment {
         for (what, amount) in amounts {
             if !(amount >= 0.0 && amount.is_finite()) {
                 return bad(what, format!("{amount}; it must be 0 or more"));
+            }
+        }
+        for (what, alpha) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
+            // A smaller parameter above 0 draws shares that are no numbers.
+            if !(alpha == 0.0 || (1e-3..=1e3).contains(&alpha)) {
+                return bad(what, format!("{alpha}; it must be 0 (off) or 0.001 to 1000"));
             }
         }
         if !(0.0..=0.5).contains(&self.hue) {
@@ -312,6 +354,8 @@ impl fmt::Display for Augment {
             (self.hue, "hue"),
             (if self.trivial { 1.0 } else { 0.0 }, "TrivialAugment"),
             (self.erase, "erasing"),
+            (self.mixup, "mixup"),
+            (self.cutmix, "CutMix"),
         ];
         parts.extend(amounts.into_iter().filter(|(amount, _)| *amount > 0.0).map(|(_, name)| name.to_string()));
         write!(f, "augmentation: {}", parts.join(", "))

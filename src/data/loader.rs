@@ -2,6 +2,7 @@
 
 use super::batch::{Inputs, Prepared, batch_count, batch_end, join_images};
 use super::{Batch, Dataset, Sample, Target, Targets, Transform};
+use crate::rng::Seed;
 use crate::{Error, Result};
 use candle_core::Device;
 use std::collections::BTreeMap;
@@ -71,6 +72,16 @@ impl Loader {
         self
     }
 
+    /// The seed of the augmentation.
+    pub(crate) fn seed_of(&self) -> Seed {
+        Seed(self.seed)
+    }
+
+    /// The number of classes.
+    pub(crate) fn classes(&self) -> usize {
+        self.dataset.classes().len()
+    }
+
     /// Whether the samples are tensors, which are not transformed, judging by the first.
     pub(crate) fn gives_tensors<D: Dataset>(dataset: &D) -> Result<bool> {
         guarded(dataset, 0, || Ok(matches!(dataset.sample(0)?, Sample::Tensor(_))))
@@ -85,7 +96,19 @@ impl Loader {
     ///
     /// An error takes the place of its batch and ends the iteration. Dropping the iterator stops the threads and waits
     /// for them.
-    pub fn batches(&self, mut order: Vec<usize>, epoch: u64, device: &Device) -> Result<Batches> {
+    pub fn batches(&self, order: Vec<usize>, epoch: u64, device: &Device) -> Result<Batches> {
+        self.batches_of(order, vec![], epoch, device)
+    }
+
+    /// The same for an order with repeated samples: `repeats` says for each place how often its sample comes before, so
+    /// that each time it is augmented in another way. Empty for an order without repeats.
+    pub(crate) fn batches_of(
+        &self,
+        mut order: Vec<usize>,
+        repeats: Vec<u32>,
+        epoch: u64,
+        device: &Device,
+    ) -> Result<Batches> {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size", "is 0; it must be at least 1"));
         }
@@ -97,7 +120,7 @@ impl Loader {
         }
         let ahead = self.batch_size.saturating_mul(2).saturating_add(self.workers);
         let state = Mutex::new(State { next: 0, taken: 0, ready: BTreeMap::new(), stop: false });
-        let job = Arc::new(Job { loader: self.clone(), order, epoch, ahead, state, changed: Condvar::new() });
+        let job = Arc::new(Job { loader: self.clone(), order, repeats, epoch, ahead, state, changed: Condvar::new() });
         let mut workers = Vec::new();
         for k in 0..self.workers.min(job.order.len()) {
             let work = Arc::clone(&job);
@@ -126,6 +149,7 @@ pub struct Batches {
 struct Job {
     loader: Loader,
     order: Vec<usize>,
+    repeats: Vec<u32>,
     epoch: u64,
     /// How many samples may be prepared ahead.
     ahead: usize,
@@ -170,16 +194,18 @@ impl Job {
             let place = state.next;
             state.next += 1;
             drop(state);
-            let item = self.make(self.order[place]);
+            let item = self.make(place);
             state = self.lock();
             state.ready.insert(place, item);
             self.changed.notify_all();
         }
     }
 
-    /// Makes sample `i`; a panic in the dataset's code becomes an error.
-    fn make(&self, i: usize) -> Result<Item> {
-        let dataset = &self.loader.dataset;
+    /// Makes the sample at a place of the order; a panic in the dataset's code becomes an error.
+    fn make(&self, place: usize) -> Result<Item> {
+        let (dataset, i) = (&self.loader.dataset, self.order[place]);
+        // Views are counted by epochs, of which there are fewer.
+        let view = self.epoch + (u64::from(self.repeats.get(place).copied().unwrap_or(0)) << 32);
         guarded(dataset, i, || {
             let Loader { dataset, transform, seed, .. } = &self.loader;
             let info = dataset.info(i);
@@ -187,7 +213,7 @@ impl Job {
                 Sample::Tensor(tensor) => Prepared::Tensor(tensor),
                 Sample::Image(image) => Prepared::Values(
                     transform
-                        .values(&image, *seed, self.epoch, info.augment_index as u64)
+                        .values(&image, *seed, view, info.augment_index as u64)
                         .map_err(|error| Error::bad_sample(info.to_string(), error.to_string()))?,
                 ),
             };
@@ -230,8 +256,8 @@ impl Batches {
         let end = batch_end(self.at, job.order.len(), job.loader.batch_size);
         let indices = job.order[self.at..end].to_vec();
         let (mut inputs, mut targets) = (Vec::with_capacity(indices.len()), Vec::with_capacity(indices.len()));
-        for (place, &i) in (self.at..end).zip(&indices) {
-            let Item { input, target } = if self.workers.is_empty() { job.make(i)? } else { job.take(place)? };
+        for place in self.at..end {
+            let Item { input, target } = if self.workers.is_empty() { job.make(place)? } else { job.take(place)? };
             inputs.push(input);
             targets.push(target);
         }

@@ -2,7 +2,9 @@
 
 use super::confusion::Confusion;
 use super::interval::wilson_interval;
+use super::labels::LabelCounts;
 use super::ranking::Ranking;
+use super::task::Task;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,20 +16,23 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Evaluation {
-    /// Samples whose most probable class is the target's.
+    /// Samples whose most probable class is the target's; of lists of labels, those whose labels are all right.
     pub correct: usize,
     /// All samples.
     pub total: usize,
     /// Samples whose logits are not finite: they have no most probable class and count as wrong.
     pub not_finite: usize,
-    /// The mean cross entropy in nats, without label smoothing. Not finite if some logits are not.
+    /// The mean cross entropy in nats, without label smoothing and weights; of lists of labels the mean binary cross entropy
+    /// over samples and classes. Not finite if some logits are not.
     pub loss: f64,
-    /// How often each class is predicted as which.
+    /// How often each class is predicted as which; empty for lists of labels.
     pub confusion: Confusion,
     /// Whether each sample was correct, in the data's order: to compare evaluations sample by sample.
     pub(crate) outcomes: Vec<bool>,
     /// Ranks and calibration; empty in reports of versions that had none.
     pub(crate) ranking: Ranking,
+    /// Of each class, for lists of labels.
+    pub(crate) labels: Vec<LabelCounts>,
 }
 
 /// How well one class is recognised. A figure without samples to divide by is 0.
@@ -58,6 +63,17 @@ impl Evaluation {
         &self.outcomes
     }
 
+    /// Whether samples have one class or a list of labels.
+    pub fn task(&self) -> Task {
+        if self.labels.is_empty() { Task::Classes } else { Task::Labels }
+    }
+
+    /// For lists of labels, the threshold of each class with the highest F1 on these samples, or a half for a class that no
+    /// sample has; `None` otherwise, and for more than 16 million probabilities.
+    pub fn best_thresholds(&self) -> Option<Vec<f32>> {
+        self.ranking.thresholds()
+    }
+
     /// The evaluation of these samples and then those of `other`.
     pub(crate) fn join(mut self, other: &Self) -> Self {
         let total = self.total + other.total;
@@ -68,6 +84,8 @@ impl Evaluation {
         self.confusion.add_all(&other.confusion);
         self.outcomes.extend_from_slice(&other.outcomes);
         self.ranking.join(&other.ranking);
+        self.labels.resize(self.labels.len().max(other.labels.len()), LabelCounts::default());
+        self.labels.iter_mut().zip(&other.labels).for_each(|(sum, counts)| sum.join(counts));
         self
     }
 
@@ -76,7 +94,8 @@ impl Evaluation {
         self.loss.is_finite() && self.not_finite == 0
     }
 
-    /// Top-1 accuracy: the fraction of samples whose most probable class is the target's, in [0, 1].
+    /// Top-1 accuracy: the fraction of samples whose most probable class is the target's, in [0, 1]. For lists of labels the
+    /// exact match ratio: the fraction of samples whose labels are all right.
     pub fn top1(&self) -> f64 {
         self.correct as f64 / self.total.max(1) as f64
     }
@@ -90,6 +109,10 @@ impl Evaluation {
     /// Balanced accuracy: the mean recall over the classes, in [0, 1], in which small classes weigh as much as large
     /// ones. Classes without samples are left out.
     pub fn balanced_accuracy(&self) -> f64 {
+        if self.task() == Task::Labels {
+            let recalls: Vec<f64> = self.per_class().iter().filter(|c| c.samples > 0).map(|c| c.recall).collect();
+            return recalls.iter().sum::<f64>() / recalls.len().max(1) as f64;
+        }
         let classes = self.confusion.samples();
         let recalls = classes.iter().map(|(&class, &all)| {
             let correct = self.confusion.count(class as usize, class as usize);
@@ -99,7 +122,7 @@ impl Evaluation {
     }
 
     /// Top-k accuracy: the fraction of samples whose class is among the k most probable ones, in [0, 1]; `None` for k of
-    /// 0 or more than 10, and for an evaluation out of a report that has no ranks.
+    /// 0 or more than 10, for lists of labels, and for an evaluation out of a report that has no ranks.
     pub fn top_k(&self, k: usize) -> Option<f64> {
         let ranks = self.ranking.ranks.get(..k).filter(|ranks| !ranks.is_empty())?;
         Some(ranks.iter().sum::<usize>() as f64 / self.total.max(1) as f64)
@@ -119,10 +142,10 @@ impl Evaluation {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     pub fn per_class(&self) -> Vec<ClassScores> {
-        let (samples, predicted) = (self.confusion.samples(), self.confusion.predictions());
+        let (samples, predicted, hits) = self.class_counts();
         let classes: BTreeSet<u32> = samples.keys().chain(predicted.keys()).copied().collect();
         let of = |class: u32| {
-            let correct = self.confusion.count(class as usize, class as usize) as f64;
+            let correct = hits(class) as f64;
             let count = |of: &BTreeMap<u32, usize>| of.get(&class).copied().unwrap_or(0);
             let share = |of: usize| if of == 0 { 0.0 } else { correct / of as f64 };
             let (samples, predicted) = (count(&samples), count(&predicted));
@@ -131,6 +154,20 @@ impl Evaluation {
             ClassScores { class, samples, precision, recall, f1 }
         };
         classes.into_iter().map(of).collect()
+    }
+
+    /// Samples and predictions of each class that has any, and its right predictions.
+    #[allow(clippy::type_complexity)] // two maps and a function, taken apart at once
+    fn class_counts(&self) -> (BTreeMap<u32, usize>, BTreeMap<u32, usize>, Box<dyn Fn(u32) -> usize + '_>) {
+        if self.task() == Task::Classes {
+            let hits = |class: u32| self.confusion.count(class as usize, class as usize);
+            return (self.confusion.samples(), self.confusion.predictions(), Box::new(hits));
+        }
+        let of = |count: fn(&LabelCounts) -> usize| {
+            (0u32..).zip(&self.labels).map(|(class, counts)| (class, count(counts))).filter(|(_, n)| *n > 0).collect()
+        };
+        let hits = |class: u32| self.labels.get(class as usize).map_or(0, |counts| counts.hits);
+        (of(|counts| counts.hits + counts.misses), of(|counts| counts.hits + counts.false_alarms), Box::new(hits))
     }
 
     /// The mean F1 over the classes, in [0, 1].
@@ -168,21 +205,27 @@ impl Evaluation {
 
     /// The expected calibration error: the mean distance between the probability of the predicted class and the
     /// accuracy, over 15 bins of that probability (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599), in [0, 1].
-    /// NaN without samples.
+    /// NaN without samples, and for lists of labels.
     pub fn calibration_error(&self) -> f64 {
         self.ranking.calibration_error()
     }
 
-    /// The fraction of the most frequent class among the samples, in [0, 1]: the accuracy of always predicting it.
+    /// The fraction of the most frequent class among the samples, in [0, 1]: the accuracy of always predicting it, with one
+    /// class per sample.
     pub fn largest_class(&self) -> f64 {
-        let most = self.confusion.samples().into_values().max().unwrap_or(0);
+        let (samples, ..) = self.class_counts();
+        let most = samples.into_values().max().unwrap_or(0);
         most as f64 / self.total.max(1) as f64
     }
 }
 
-/// `top1 0.9412 144/153`
+/// `top1 0.9412 144/153`; for lists of labels `exact match 0.4118 63/153, macro F1 0.7012`
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "top1 {:.4} {}/{}", self.top1(), self.correct, self.total)
+        let (share, Self { correct, total, .. }) = (self.top1(), self);
+        match self.task() {
+            Task::Classes => write!(f, "top1 {share:.4} {correct}/{total}"),
+            Task::Labels => write!(f, "exact match {share:.4} {correct}/{total}, macro F1 {:.4}", self.macro_f1()),
+        }
     }
 }

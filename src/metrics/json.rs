@@ -3,6 +3,7 @@
 use super::confusion::Confusion;
 use super::evaluation::Evaluation;
 use super::float::any_float;
+use super::labels::LabelCounts;
 use super::metric::Metric;
 use super::ranking::Ranking;
 use serde::ser::SerializeMap;
@@ -19,6 +20,8 @@ struct Counts {
     confusion: Confusion,
     #[serde(default = "Ranking::unknown")]
     ranking: Ranking,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<LabelCounts>,
 }
 
 /// A value as JSON.
@@ -51,15 +54,16 @@ struct Written<'a> {
 
 impl Serialize for Evaluation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { correct, total, not_finite, loss, confusion, outcomes: _, ranking } = self.summary();
-        let counts = Counts { correct, total, not_finite, loss, confusion, ranking };
+        let Self { correct, total, not_finite, loss, confusion, outcomes: _, ranking, labels } = self.summary();
+        let counts = Counts { correct, total, not_finite, loss, confusion, ranking, labels };
         Written { counts, values: Values(self) }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Evaluation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Counts { correct, total, not_finite, loss, confusion, ranking } = Counts::deserialize(deserializer)?;
-        Ok(Self { correct, total, not_finite, loss, confusion, outcomes: vec![], ranking })
+        let Counts { correct, total, not_finite, loss, confusion, ranking, labels } =
+            Counts::deserialize(deserializer)?;
+        Ok(Self { correct, total, not_finite, loss, confusion, outcomes: vec![], ranking, labels })
     }
 }

@@ -1,6 +1,7 @@
 //! Metrics: the values by which evaluations are compared.
 
 use super::evaluation::Evaluation;
+use super::task::Task;
 use crate::error::{Error, Result, by_name};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -50,7 +51,7 @@ macro_rules! metrics {
 
 // A new metric is one more row here.
 metrics! {
-    /// Top-1 accuracy, in [0, 1].
+    /// Top-1 accuracy, in [0, 1]; for lists of labels the fraction of samples whose labels are all right.
     #[default] Top1, "top1", true, Evaluation::top1;
     /// The mean recall over the classes, in [0, 1].
     BalancedAccuracy, "balanced_accuracy", true, Evaluation::balanced_accuracy;
@@ -70,11 +71,20 @@ metrics! {
     AveragePrecision, "average_precision", true, |evaluation| evaluation.average_precision().unwrap_or(f64::NAN);
     /// The expected calibration error, in [0, 1].
     CalibrationError, "calibration_error", false, Evaluation::calibration_error;
-    /// Cross entropy in nats.
+    /// Cross entropy in nats; for lists of labels binary cross entropy.
     Loss, "loss", false, |evaluation| evaluation.loss;
 }
 
 impl Metric {
+    /// The metric of a run that names none: top-1 accuracy, and for lists of labels average precision, which no threshold
+    /// affects.
+    pub(crate) fn of_task(task: Task) -> Self {
+        match task {
+            Task::Classes => Self::Top1,
+            Task::Labels => Self::AveragePrecision,
+        }
+    }
+
     /// Compares two values: `Greater` if the first is better. Values that are not finite rank last, as equals.
     pub fn compare(self, a: f64, b: f64) -> Ordering {
         match (a.is_finite(), b.is_finite()) {

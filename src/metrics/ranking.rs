@@ -1,6 +1,7 @@
 //! What depends on the probabilities of an evaluation and not only on its most probable classes.
 
 use super::float::any_float_option;
+use super::labels::{THRESHOLD, best_threshold};
 use serde::{Deserialize, Serialize};
 
 /// Ranks that are counted: top-k accuracies are known up to this k.
@@ -9,8 +10,10 @@ pub(super) const RANKS: usize = 10;
 /// Bins of the confidence.
 pub(super) const BINS: usize = 15;
 
-/// Probabilities that are kept for the figures that need all of them, at most.
+/// Probabilities that are kept for the figures that need all of them, at most: with one class per sample, and with lists
+/// of labels, whose thresholds need them.
 const MOST: usize = 1 << 20;
+const MOST_LABELS: usize = 1 << 24;
 
 /// Ranks, calibration, and the curves over all thresholds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -25,6 +28,9 @@ pub(crate) struct Ranking {
     roc_auc: Option<f64>,
     #[serde(with = "any_float_option")]
     average_precision: Option<f64>,
+    /// Of a summary, for lists of labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    thresholds: Option<Vec<f32>>,
     #[serde(skip, default = "All::lost")]
     all: All,
 }
@@ -33,8 +39,11 @@ pub(crate) struct Ranking {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct All {
     classes: usize,
-    truths: Vec<u32>,
+    /// Of each probability, whether the sample is of the class.
+    own: Vec<bool>,
     rows: Vec<f32>,
+    /// Whether samples have lists of labels.
+    labels: bool,
     /// More than are kept, a sample without finite ones, or a summary.
     lost: bool,
 }
@@ -62,7 +71,23 @@ impl Ranking {
         let (samples, sum, correct) = &mut self.bins[bin];
         (*samples, *sum, *correct) = (*samples + 1, *sum + confidence, *correct + usize::from(rank == 0));
         let row = logits.iter().map(|v| (v - log_sum).exp() as f32);
-        self.all.add(truth as u32, row, logits.len());
+        let own = (0..logits.len()).map(|class| class == truth);
+        self.all.add(own, row, logits.len(), MOST);
+    }
+
+    /// Adds a sample with a list of labels by its probabilities.
+    pub fn add_labels(&mut self, truth: &[f32], probabilities: &[f32]) {
+        let own = truth.iter().map(|t| *t > 0.5);
+        self.all.add(own, probabilities.iter().copied(), probabilities.len(), MOST_LABELS);
+        self.all.labels = true;
+    }
+
+    /// For lists of labels, the threshold of each class with the highest F1.
+    pub fn thresholds(&self) -> Option<Vec<f32>> {
+        if self.thresholds.is_some() || !self.all.labels || self.all.lost {
+            return self.thresholds.clone();
+        }
+        Some(self.all.columns().map(|column| best_threshold(&column).unwrap_or(THRESHOLD)).collect())
     }
 
     /// Notes a sample without finite logits.
@@ -90,7 +115,7 @@ impl Ranking {
             }
         }
         self.all.join(&other.all);
-        (self.roc_auc, self.average_precision) = (None, None);
+        (self.roc_auc, self.average_precision, self.thresholds) = (None, None, None);
     }
 
     /// The mean distance of accuracy and confidence over the bins, weighted by their samples.
@@ -102,19 +127,20 @@ impl Ranking {
 
     /// The same without the probabilities.
     pub fn summary(&self) -> Self {
-        let (roc_auc, average_precision) = (self.roc_auc(), self.average_precision());
-        Self { ranks: self.ranks.clone(), bins: self.bins.clone(), roc_auc, average_precision, all: All::lost() }
+        let (roc_auc, average_precision, thresholds) = (self.roc_auc(), self.average_precision(), self.thresholds());
+        let (ranks, bins) = (self.ranks.clone(), self.bins.clone());
+        Self { ranks, bins, roc_auc, average_precision, thresholds, all: All::lost() }
     }
 }
 
 impl All {
-    fn add(&mut self, truth: u32, row: impl Iterator<Item = f32>, classes: usize) {
-        if self.lost || (self.truths.len() + 1) * classes > MOST {
+    fn add(&mut self, own: impl Iterator<Item = bool>, row: impl Iterator<Item = f32>, classes: usize, most: usize) {
+        if self.lost || self.rows.len() + classes > most {
             *self = Self::lost();
             return;
         }
         self.classes = classes;
-        self.truths.push(truth);
+        self.own.extend(own);
         self.rows.extend(row);
     }
 
@@ -123,25 +149,30 @@ impl All {
     }
 
     fn join(&mut self, other: &Self) {
-        if self.lost || other.lost || (self.truths.len() + other.truths.len()) * other.classes > MOST {
+        let most = if other.labels { MOST_LABELS } else { MOST };
+        if self.lost || other.lost || self.rows.len() + other.rows.len() > most {
             *self = Self::lost();
             return;
         }
-        self.classes = other.classes;
-        self.truths.extend(&other.truths);
+        (self.classes, self.labels) = (other.classes, other.labels);
+        self.own.extend(&other.own);
         self.rows.extend(&other.rows);
+    }
+
+    /// The probabilities of each class, falling, with whether the sample is of it.
+    fn columns(&self) -> impl Iterator<Item = Vec<(f32, bool)>> + '_ {
+        (0..self.classes).map(|class| {
+            let step = self.classes.max(1);
+            let column = self.rows.iter().skip(class).step_by(step).zip(self.own.iter().skip(class).step_by(step));
+            let mut column: Vec<(f32, bool)> = column.map(|(&p, &own)| (p, own)).collect();
+            column.sort_by(|a, b| b.0.total_cmp(&a.0));
+            column
+        })
     }
 
     /// The mean of a figure of each class against all others.
     fn mean(&self, figure: fn(&[(f32, bool)]) -> Option<f64>) -> Option<f64> {
-        let mut figures = vec![];
-        for class in 0..self.classes {
-            let probabilities = self.rows.iter().skip(class).step_by(self.classes.max(1));
-            let mut column: Vec<(f32, bool)> =
-                probabilities.zip(&self.truths).map(|(&p, &truth)| (p, truth as usize == class)).collect();
-            column.sort_by(|a, b| b.0.total_cmp(&a.0));
-            figures.extend(figure(&column));
-        }
+        let figures: Vec<f64> = self.columns().filter_map(|column| figure(&column)).collect();
         let count = figures.len();
         (count > 0).then(|| figures.into_iter().sum::<f64>() / count as f64)
     }

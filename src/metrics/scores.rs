@@ -2,6 +2,7 @@
 
 use super::confusion::Confusion;
 use super::evaluation::Evaluation;
+use super::labels::{LabelCounts, THRESHOLD};
 use super::ranking::Ranking;
 use super::task::Task;
 use crate::data::{Targets, largest};
@@ -32,29 +33,56 @@ pub struct Scores {
     confusion: Confusion,
     outcomes: Vec<bool>,
     ranking: Ranking,
+    /// Of each class, for lists of labels.
+    labels: Vec<LabelCounts>,
+    /// The probability from which each label counts as predicted; a half, if there are none.
+    thresholds: Vec<f32>,
 }
 
 impl Scores {
     /// Without samples.
     pub fn new(task: Task) -> Self {
         let (confusion, ranking) = (Confusion::default(), Ranking::default());
-        Self { task, correct: 0, not_finite: 0, loss_sum: 0.0, confusion, outcomes: vec![], ranking }
+        let (outcomes, labels, thresholds) = (vec![], vec![], vec![]);
+        Self { task, correct: 0, not_finite: 0, loss_sum: 0.0, confusion, outcomes, ranking, labels, thresholds }
     }
 
-    /// Adds a batch: for each sample the cross entropy -sum(t log softmax(logits)) in f64, and whether the most
-    /// probable class is the target's. Logits (N, classes) that are not finite have no most probable class.
+    /// Sets the probability from which each label counts as predicted, one per class, for [`Task::Labels`]. By default it
+    /// is a half.
+    pub fn thresholds(mut self, thresholds: Vec<f32>) -> Self {
+        self.thresholds = thresholds;
+        self
+    }
+
+    /// Adds a batch: for each sample the loss in f64 and whether it is correct. With one class per sample that is the cross
+    /// entropy -sum(t log softmax(logits)), and whether the most probable class is the target's; with lists of labels the
+    /// mean binary cross entropy over the classes, and whether every label is right. Logits (N, classes) that are not
+    /// finite predict nothing.
     ///
     /// # Errors
-    /// If the targets belong to another task ([`Task::of`]), or there are not as many as rows of logits.
+    /// If the targets belong to another task ([`Task::of`]), there are not as many as rows of logits, or not as many
+    /// thresholds as classes.
     pub fn add(&mut self, logits: &Tensor, targets: &Targets) -> Result<()> {
-        // Irrefutable while there is one task: the next one is a compile error here.
-        let (Task::Classes, Task::Classes) = (self.task, Task::of(targets)?);
         let (n, classes) = logits.dims2()?;
+        match (self.task, Task::of(targets)) {
+            (Task::Classes, Task::Labels) => {
+                let problem = "has lists of labels (multi-label); this network predicts one class per sample";
+                return Err(Error::invalid("targets", problem));
+            }
+            (Task::Labels, Task::Classes) => {
+                let problem = "has one class per sample; this network predicts lists of labels (multi-label)";
+                return Err(Error::invalid("targets", problem));
+            }
+            _ => {}
+        }
         if n != targets.len() {
             return Err(Error::invalid("scores", format!("{n} rows of logits and {} targets", targets.len())));
         }
         let rows = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
         let truths = targets.dense(classes, &Device::Cpu)?.to_vec2::<f32>()?;
+        if self.task == Task::Labels {
+            return self.add_labels(&rows, &truths, classes);
+        }
         for ((row, truth), class) in rows.iter().zip(&truths).zip(targets.classes()?) {
             let most = row.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));
             let log_sum = row.iter().map(|v| (v - most).exp()).sum::<f64>().ln() + most;
@@ -66,6 +94,39 @@ impl Scores {
                 None => self.ranking.lose(),
             }
             self.count(class as usize, predicted, if predicted.is_some() { loss } else { f64::NAN });
+        }
+        Ok(())
+    }
+
+    fn add_labels(&mut self, rows: &[Vec<f64>], truths: &[Vec<f32>], classes: usize) -> Result<()> {
+        if self.thresholds.is_empty() {
+            self.thresholds = vec![THRESHOLD; classes];
+        }
+        if self.thresholds.len() != classes {
+            let problem = format!("{} for {classes} classes; give one per class", self.thresholds.len());
+            return Err(Error::invalid("thresholds", problem));
+        }
+        self.labels.resize(classes, LabelCounts::default());
+        for (row, truth) in rows.iter().zip(truths) {
+            let finite = row.iter().all(|v| v.is_finite());
+            let probabilities: Vec<f32> = row.iter().map(|v| (1.0 / (1.0 + (-v).exp())) as f32).collect();
+            let mut all_right = finite;
+            for (c, counts) in self.labels.iter_mut().enumerate() {
+                let predicted = finite && probabilities[c] >= self.thresholds[c];
+                all_right &= counts.add(predicted, truth[c] > 0.5);
+            }
+            if finite {
+                // softplus(x) - t x, without overflow.
+                let term = |(x, t): (&f64, &f32)| x.max(0.0) + (-x.abs()).exp().ln_1p() - f64::from(*t) * x;
+                self.loss_sum += row.iter().zip(truth).map(term).sum::<f64>() / classes as f64;
+                self.ranking.add_labels(truth, &probabilities);
+            } else {
+                self.loss_sum += f64::NAN;
+                self.not_finite += 1;
+                self.ranking.lose();
+            }
+            self.correct += usize::from(all_right);
+            self.outcomes.push(all_right);
         }
         Ok(())
     }
@@ -88,8 +149,9 @@ impl Scores {
 
     /// The evaluation of all samples added.
     pub fn evaluation(self) -> Evaluation {
-        let Self { task: _, correct, not_finite, loss_sum, confusion, outcomes, ranking } = self;
+        let Self { task: _, correct, not_finite, loss_sum, confusion, outcomes, ranking, labels, thresholds: _ } = self;
         let total = outcomes.len();
-        Evaluation { correct, total, not_finite, loss: loss_sum / total.max(1) as f64, confusion, outcomes, ranking }
+        let loss = loss_sum / total.max(1) as f64;
+        Evaluation { correct, total, not_finite, loss, confusion, outcomes, ranking, labels }
     }
 }

@@ -1,38 +1,68 @@
 //! The prediction task.
 
-use crate::data::Targets;
+use crate::data::{Dataset, Target, Targets};
 use crate::error::{Error, Result};
 use crate::ops::softmax;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
-/// The kind of prediction, which determines how logits become probabilities and what is counted as correct.
+/// The kind of prediction, which determines how logits become probabilities and what is counted as correct. The targets
+/// of a dataset decide it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Task {
     /// One class of several: softmax, cross entropy, accuracy.
     #[default]
     Classes,
+    /// Any number of labels at once (multi-label): a sigmoid and a threshold per class, binary cross entropy. A sample is
+    /// correct if each of its labels is.
+    Labels,
 }
 
 impl Task {
     /// The task of these targets.
     ///
-    /// # Errors
-    /// For lists of labels (multi-label targets), which no built-in loss and no evaluation supports yet.
-    ///
     /// ```
     /// use candle_finetune::{Targets, Task};
-    /// assert_eq!(Task::of(&Targets::Classes(vec![0, 2]))?, Task::Classes);
+    /// assert_eq!(Task::of(&Targets::Classes(vec![0, 2])), Task::Classes);
+    /// ```
+    pub fn of(targets: &Targets) -> Self {
+        match targets {
+            Targets::Classes(_) | Targets::Soft(_) => Self::Classes,
+            Targets::Labels(_) => Self::Labels,
+        }
+    }
+
+    /// The task of a dataset: that of all its targets.
+    ///
+    /// # Errors
+    /// If some samples have one class and others a list of labels.
+    ///
+    /// ```
+    /// use candle_finetune::{Target, Task, TensorDataset};
+    /// use candle_finetune::candle_core::{DType, Device, Tensor};
+    /// let images = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+    /// let targets = vec![Target::Labels(vec![0, 1]), Target::Labels(vec![])];
+    /// let data = TensorDataset::from_targets(images, targets, vec!["hat".into(), "scarf".into()])?;
+    /// assert_eq!(Task::of_data(&data)?, Task::Labels);
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
-    pub fn of(targets: &Targets) -> Result<Self> {
-        match targets {
-            Targets::Classes(_) | Targets::Soft(_) => Ok(Self::Classes),
-            Targets::Labels(_) => Err(Error::invalid(
-                "targets",
-                "are lists of labels; cross entropy and evaluation take one class per sample and do not support \
-                 multi-label targets; a custom loss can (`Session::backward_step`)",
-            )),
+    pub fn of_data(data: &dyn Dataset) -> Result<Self> {
+        let task = |i: usize| match data.info(i).target {
+            Target::Class(_) | Target::Soft(_) => Self::Classes,
+            Target::Labels(_) => Self::Labels,
+        };
+        let first = if data.is_empty() { Self::Classes } else { task(0) };
+        match (1..data.len()).find(|&i| task(i) != first) {
+            None => Ok(first),
+            Some(i) => {
+                let (list, class) = if first == Self::Labels { (0, i) } else { (i, 0) };
+                let problem = format!(
+                    "{} has a list of labels and {} one class; give every sample a list, or none",
+                    data.info(list),
+                    data.info(class)
+                );
+                Err(Error::invalid("dataset", problem))
+            }
         }
     }
 
@@ -40,6 +70,7 @@ impl Task {
     pub(crate) fn probabilities(self, logits: &Tensor) -> Result<Tensor> {
         match self {
             Self::Classes => Ok(softmax(logits)?),
+            Self::Labels => Ok((logits.neg()?.exp()? + 1.0)?.recip()?),
         }
     }
 
@@ -51,6 +82,14 @@ impl Task {
                 let truth = targets.classes()?;
                 let correct = predicted.iter().zip(&truth).filter(|(p, t)| p == t).count();
                 Ok((correct, truth.len()))
+            }
+            Self::Labels => {
+                let truth = targets.dense(logits.dim(1)?, &Device::Cpu)?.to_vec2::<f32>()?;
+                let positive = logits.detach().gt(0f64)?.to_vec2::<u8>()?;
+                let all = |(row, truth): &(&Vec<u8>, &Vec<f32>)| {
+                    row.iter().zip(truth.iter()).all(|(p, t)| (*p != 0) == (*t > 0.5))
+                };
+                Ok((positive.iter().zip(&truth).filter(all).count(), truth.len()))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Convolutions with their batch norm (or bias) and activation.
 
 use super::builder::{Builder, Module};
+use super::drop_path::skipping;
 use super::folded::Folded;
 use crate::error::{Error, Result};
 use crate::ops::{Activation, ConvStep, FeatureMap, Filter, Norm, Padding};
@@ -179,10 +180,20 @@ impl Conv {
         self.join(x, None)
     }
 
-    /// y = act(norm(conv(x)) + residual)
-    #[allow(clippy::eq_op)] // a bias less itself: nothing in value, and reached by the gradient
+    /// y = act(norm(conv(x)) + residual). In training, samples may skip the convolution and all before it in the branch.
     pub fn join(&self, x: &FeatureMap, residual: Option<&FeatureMap>) -> Result<FeatureMap> {
-        let ConvSpec { stride, groups, padding, act, norm, .. } = self.spec;
+        let act = self.spec.act;
+        if let Some(residual) = residual
+            && let Some(y) = skipping(|| self.step(x, None, Activation::Identity))?
+        {
+            return Ok(y.add(residual)?.activate(act)?);
+        }
+        self.step(x, residual, act)
+    }
+
+    #[allow(clippy::eq_op)] // a bias less itself: nothing in value, and reached by the gradient
+    fn step(&self, x: &FeatureMap, residual: Option<&FeatureMap>, act: Activation) -> Result<FeatureMap> {
+        let ConvSpec { stride, groups, padding, norm, .. } = self.spec;
         let eps = norm.unwrap_or_default();
         let run = |filter: &Filter, norm: Norm| {
             x.conv_step(&ConvStep { filter, stride, dilation: 1, groups, padding, norm, act }, residual)

@@ -3,6 +3,7 @@
 use super::builder::{Builder, Module};
 use super::conv::{Conv, ConvSpec};
 use super::custom::{Custom, Forward, LayerTensors};
+use super::drop_path::skipping;
 use super::linear::LinearLayer;
 use crate::error::{Error, Result};
 use crate::ops::{Activation, FeatureMap, Padding};
@@ -343,7 +344,10 @@ impl Module for Residual {
         };
         match &self.last {
             Some(last) => last.join(&y, Some(&shortcut)),
-            None => Ok(y.add(&shortcut)?.activate(self.act)?),
+            None => {
+                let y = skipping(|| Ok(y.clone()))?.unwrap_or(y);
+                Ok(y.add(&shortcut)?.activate(self.act)?)
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::buffer::{Buffer, Pod};
 use super::kernels::{conv, norm};
+use super::number::with_slice;
 use super::simd::Lanes;
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -149,6 +150,15 @@ impl<T: Lanes> Elements<T> {
         Self::Full(sum)
     }
 
+    /// Every element by `f`, which gets its index.
+    fn map(self, f: impl Fn(usize, T) -> T + Sync) -> Self {
+        let mut all = self.full();
+        all.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {
+            piece.iter_mut().enumerate().for_each(|(k, v)| *v = f(i * PIECE + k, *v));
+        });
+        Self::Full(all)
+    }
+
     fn square_sum(&self) -> f64 {
         match self {
             Self::Full(b) => square_sum(b),
@@ -173,6 +183,57 @@ impl Gradient {
             Self::F32(n) => n.square_sum(),
             Self::F64(n) => n.square_sum(),
             Self::Tensor(t) => t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?,
+        })
+    }
+
+    /// The elements of a tensor: in buffers of our own, if it is on the CPU.
+    pub fn of_tensor(t: &Tensor) -> Result<Self> {
+        Ok(match (t.device().is_cpu(), t.dtype()) {
+            (true, DType::F32) => Self::F32(Elements::Full(with_slice(t, |v| Ok(Buffer::copy_of(v)))?)),
+            (true, DType::F64) => Self::F64(Elements::Full(with_slice(t, |v| Ok(Buffer::copy_of(v)))?)),
+            _ => Self::Tensor(t.detach()),
+        })
+    }
+
+    /// A copy on the CPU, of this shape.
+    pub fn to_tensor(&self, shape: &Shape) -> Result<Tensor> {
+        let len = shape.elem_count();
+        match self {
+            Self::F32(n) => n.piece(0, len, |v| Tensor::from_slice(v, shape, &Device::Cpu)),
+            Self::F64(n) => n.piece(0, len, |v| Tensor::from_slice(v, shape, &Device::Cpu)),
+            Self::Tensor(t) => t.to_device(&Device::Cpu)?.copy(),
+        }
+    }
+
+    /// Multiplied by a number.
+    pub fn scaled(self, by: f64) -> Result<Self> {
+        Ok(match self {
+            Self::F32(n) => Self::F32(n.map(|_, v| v * by as f32)),
+            Self::F64(n) => Self::F64(n.map(|_, v| v * by)),
+            Self::Tensor(t) => Self::Tensor(t.affine(by, 0.0)?),
+        })
+    }
+
+    /// With elements of at most this absolute value. One that is no number stays none.
+    pub fn clamped(self, most: f64) -> Result<Self> {
+        Ok(match self {
+            Self::F32(n) => Self::F32(n.map(|_, v| v.clamp(-most as f32, most as f32))),
+            Self::F64(n) => Self::F64(n.map(|_, v| v.clamp(-most, most))),
+            Self::Tensor(t) => Self::Tensor(t.clamp(-most, most)?),
+        })
+    }
+
+    /// With strength (weight - start) added.
+    pub fn pulled(self, weight: &Tensor, start: &Tensor, strength: f64) -> Result<Self> {
+        let pull = |w: f64, s: f64| strength * (w - s);
+        Ok(match self {
+            Self::F32(n) => with_slice::<f32, _>(weight, |w| {
+                with_slice::<f32, _>(start, |s| Ok(Self::F32(n.map(|i, v| v + pull(w[i].into(), s[i].into()) as f32))))
+            })?,
+            Self::F64(n) => with_slice::<f64, _>(weight, |w| {
+                with_slice::<f64, _>(start, |s| Ok(Self::F64(n.map(|i, v| v + pull(w[i], s[i])))))
+            })?,
+            Self::Tensor(t) => Self::Tensor((t + (weight.detach() - start)?.affine(strength, 0.0)?)?),
         })
     }
 
@@ -235,6 +296,45 @@ mod tests {
             assert!(elements.piece(from, len, |piece| piece == &full[from..from + len]));
             assert!(elements.full()[..] == full[..]);
         }
+    }
+
+    #[test]
+    fn gradients_are_scaled_cut_and_pulled_in_every_form() {
+        let values = [0.5f64, -2.0, 3.0];
+        let tensor = |v: &[f64]| Tensor::new(v, &Device::Cpu).unwrap();
+        let (weight, start) = (tensor(&[1.0, 2.0, 3.0]), tensor(&[0.0, 2.0, 5.0]));
+        for kind in 0..4 {
+            let single = kind == 3;
+            let cast = |t: &Tensor| if single { t.to_dtype(DType::F32).unwrap() } else { t.clone() };
+            let gradient = || match kind {
+                0 => Gradient::F64(Elements::Full(Buffer::copy_of(&values))),
+                1 => {
+                    let (d, x) = (Buffer::copy_of(&values), Buffer::copy_of(&[1.0]));
+                    Gradient::F64(Elements::Outer(Outer { images: 1, d, x }))
+                }
+                2 => Gradient::Tensor(tensor(&values)),
+                _ => Gradient::of_tensor(&cast(&tensor(&values))).unwrap(),
+            };
+            let of = |gradient: Gradient| {
+                let t = gradient.to_tensor(&Shape::from(3)).unwrap().to_dtype(DType::F64).unwrap();
+                assert_eq!(
+                    gradient
+                        .into_tensor(&Shape::from(3))
+                        .unwrap()
+                        .to_dtype(DType::F64)
+                        .unwrap()
+                        .to_vec1::<f64>()
+                        .unwrap(),
+                    t.to_vec1::<f64>().unwrap()
+                );
+                t.to_vec1::<f64>().unwrap()
+            };
+            assert_eq!(of(gradient().scaled(-2.0).unwrap()), [-1.0, 4.0, -6.0], "{kind}");
+            assert_eq!(of(gradient().clamped(1.0).unwrap()), [0.5, -1.0, 1.0], "{kind}");
+            assert_eq!(of(gradient().pulled(&cast(&weight), &cast(&start), 0.5).unwrap()), [1.0, -2.0, 2.0], "{kind}");
+        }
+        let bad = Gradient::F32(Elements::Full(Buffer::copy_of(&[f32::NAN])));
+        assert!(bad.clamped(1.0).unwrap().square_sum().unwrap().is_nan());
     }
 
     #[test]

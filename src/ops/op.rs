@@ -15,6 +15,7 @@ mod mean_pixels;
 pub(super) mod rows;
 mod scale;
 mod subsample;
+pub(super) mod weighted_loss;
 
 pub(crate) use conv::{ConvStep, Norm};
 #[cfg(test)]

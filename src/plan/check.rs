@@ -1,6 +1,6 @@
 //! Validates a plan.
 
-use super::{HeadStart, Init, Phase, Plan};
+use super::{HeadStart, Init, Phase, Plan, Sampling};
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
 use crate::freeze::FreezePolicy;
@@ -36,11 +36,39 @@ impl Plan {
         if self.patience == Some(0) {
             return wrong("patience", "0; it must be at least 1, or None to run every phase to its end");
         }
-        if !(0.0..1.0).contains(&self.loss.label_smoothing) {
-            return wrong("label_smoothing", format!("{} is not in [0, 1)", self.loss.label_smoothing));
+        if let Some((setting, problem)) = self.loss.problem() {
+            return wrong(setting, problem);
         }
-        if let Some(clip) = self.clip.filter(|c| !c.is_finite() || *c <= 0.0) {
-            return wrong("clip", format!("{clip}; it must be finite and more than 0, or None"));
+        for (setting, value) in [("clip", self.clip), ("clip_value", self.clip_value)] {
+            if let Some(value) = value.filter(|c| !c.is_finite() || *c <= 0.0) {
+                return wrong(setting, format!("{value}; it must be finite and more than 0, or None"));
+            }
+        }
+        if self.grad_accum == 0 {
+            return wrong("grad_accum", "0; it must be at least 1");
+        }
+        if let Some(decay) = self.ema.filter(|decay| !(*decay > 0.0 && *decay < 1.0)) {
+            return wrong("ema", format!("{decay} is not in (0, 1)"));
+        }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return wrong("drop_path", format!("{} is not in [0, 1)", self.drop_path));
+        }
+        if self.l2_sp > 0.0 && self.init == Init::Random {
+            return wrong("l2_sp", "pulls back to random weights; use Init::Pretrained, or 0");
+        }
+        if !(self.l2_sp.is_finite() && self.l2_sp >= 0.0) {
+            return wrong("l2_sp", format!("{}; it must be finite and not negative", self.l2_sp));
+        }
+        if let Sampling::Weighted(weights) = &self.sampling {
+            if let Some(weight) = weights.iter().find(|w| !(w.is_finite() && **w >= 0.0)) {
+                return wrong("sampling", format!("{weight}; weights must be finite and not negative"));
+            }
+            if weights.iter().all(|weight| *weight == 0.0) {
+                return wrong("sampling", "all weights are 0; give a class a weight");
+            }
+        }
+        if self.augment.mixes() && self.views.is_some() {
+            return wrong("views", "fixed views cannot be mixed; leave out mixup and cutmix, or set views to None");
         }
         self.phases.iter().enumerate().try_for_each(|(i, phase)| self.check_phase(i + 1, phase, backbone))
     }

@@ -1,7 +1,8 @@
 //! The differences between two plans.
 
 use super::Plan;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// Fields of a plan that are no settings.
 const NOT_SETTINGS: [&str; 4] = ["version", "strategy", "samples", "reasons"];
@@ -29,8 +30,11 @@ fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
     let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
     match (new, old) {
         _ if new == old || NOT_SETTINGS.contains(&path) => {}
-        (Object(a), Object(b)) if a.keys().eq(b.keys()) => {
-            a.iter().for_each(|(key, value)| differences(&below(key), value, &b[key], found));
+        (Object(a), Object(b)) if a.keys().eq(b.keys()) || is_record(path) => {
+            // A setting that has its usual value may be left out.
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let of = |fields: &Map<String, Value>, key: &String| fields.get(key).cloned().unwrap_or_default();
+            keys.into_iter().for_each(|key| differences(&below(key), &of(a, key), &of(b, key), found));
         }
         (Array(a), Array(b)) if a.len() == b.len() => {
             a.iter().zip(b).enumerate().for_each(|(i, (a, b))| {
@@ -40,6 +44,11 @@ fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
         _ if new.is_array() || new.is_object() => found.push(path.to_string()),
         _ => found.push(format!("{path} {} (the strategy has {})", shown(new), shown(old))),
     }
+}
+
+/// Whether an object is a record of settings, and not one of several kinds, which have different fields.
+fn is_record(path: &str) -> bool {
+    ["", "loss", "augment"].contains(&path)
 }
 
 fn shown(value: &Value) -> String {

@@ -1,9 +1,9 @@
 //! Plans as JSON: versions, fields, and what 0.1 wrote.
 
 use super::*;
-use crate::{Arch, BatchNormMode, Schedule};
+use crate::{Arch, BatchNormMode, ClassWeights, Schedule};
 use candle_core::Device;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// A plan of 0.1 for the strategy large-similar.
@@ -30,7 +30,21 @@ fn full() -> Plan {
     plan.phases[1].schedule = Schedule::one_cycle();
     let last = plan.phases[1].clone().schedule(Schedule::plateau(3));
     plan.phases.push(last);
-    plan.head_start(HeadStart::Probe)
+    let loss = Loss::cross_entropy().label_smoothing(0.1).focal(2.0).class_weights(ClassWeights::Given(vec![1.0, 2.0]));
+    let plan = plan.loss(loss).grad_accum(2).sampling(Sampling::Weighted(vec![1.0, 2.0])).clip_value(0.5).l2_sp(0.1);
+    let plan = plan.drop_path(0.1).ema(0.99).watch(Metric::MacroF1);
+    let mixed = plan.augment.clone().mixup(0.2).cutmix(1.0);
+    plan.augment(mixed).head_start(HeadStart::Probe)
+}
+
+/// The same as version 4 has it.
+fn without_the_newest() -> Plan {
+    let plan = full();
+    let plain = Plan::new(vec![]);
+    let plan = Plan { loss: Loss::cross_entropy().label_smoothing(0.1), clip_value: None, ema: None, ..plan };
+    let plan = plan.grad_accum(1).sampling(Sampling::Shuffled).l2_sp(0.0).drop_path(0.0).watch(plain.watch);
+    let plain = plan.augment.clone().mixup(0.0).cutmix(0.0);
+    plan.augment(plain)
 }
 
 fn read(value: Value) -> Result<Plan, String> {
@@ -40,8 +54,13 @@ fn read(value: Value) -> Result<Plan, String> {
 #[test]
 fn a_plan_is_read_as_it_was_written() {
     let plan = full();
-    assert_eq!(serde_json::to_value(plan.clone()).unwrap()["version"], json!(4));
-    let mut plan = plan;
+    let value = serde_json::to_value(plan.clone()).unwrap();
+    assert_eq!(value["version"], json!(5));
+    assert_eq!(read(value).unwrap(), plan);
+    let mut plan = without_the_newest();
+    let value = serde_json::to_value(plan.clone()).unwrap();
+    assert_eq!(value["version"], json!(4));
+    assert_eq!(read(value).unwrap(), plan);
     plan.phases.iter_mut().for_each(|phase| phase.schedule = Schedule::cosine());
     assert_eq!(serde_json::to_value(plan.clone()).unwrap()["version"], json!(3));
     let plan = plan.head_start(HeadStart::Random); // as version 2 has it
@@ -57,12 +76,12 @@ fn a_plan_is_read_as_it_was_written() {
 #[test]
 fn a_newer_plan_is_refused_by_name_and_not_for_its_fields() {
     let mut value = serde_json::to_value(full()).unwrap();
-    value["version"] = json!(5);
+    value["version"] = json!(6);
     value["phases"][0]["momentum_schedule"] = json!("cosine");
     for text in
         [read(value.clone()).unwrap_err(), serde_json::from_str::<Plan>(&value.to_string()).unwrap_err().to_string()]
     {
-        assert!(text.contains("newer version") && text.contains("format 5"), "{text}");
+        assert!(text.contains("newer version") && text.contains("format 6"), "{text}");
         assert!(!text.contains("momentum_schedule"), "{text}");
     }
     for wrong in [json!(0), json!(-1), json!(1.5), json!("2"), json!(null)] {
@@ -74,7 +93,7 @@ fn a_newer_plan_is_refused_by_name_and_not_for_its_fields() {
 
 #[test]
 fn a_field_that_no_known_version_has_is_refused_by_name() {
-    for version in [None, Some(1), Some(2), Some(3), Some(4)] {
+    for version in [None, Some(1), Some(2), Some(3), Some(4), Some(5)] {
         for place in ["", "/phases/1", "/loss", "/phases/0/schedule"] {
             let mut value = serde_json::to_value(full()).unwrap();
             value.as_object_mut().unwrap().remove("version");
@@ -106,16 +125,18 @@ fn fields(path: &str, value: &Value, found: &mut BTreeSet<String>) {
 
 #[test]
 fn this_version_has_these_fields() {
-    let expected = "augment.brightness augment.contrast augment.crop_ratio augment.crop_scale augment.erase augment.flip \
-                    augment.hue augment.pad_crop augment.saturation augment.trivial augment.vertical_flip batch_size clip \
-                    head_start init loss.label_smoothing patience phases.augmented phases.backbone_lr_scale phases.batch_norm \
+    let expected = "augment.brightness augment.contrast augment.crop_ratio augment.crop_scale augment.cutmix \
+                    augment.erase augment.flip augment.hue augment.mixup augment.pad_crop augment.saturation \
+                    augment.trivial augment.vertical_flip batch_size clip clip_value drop_path ema grad_accum \
+                    head_start init l2_sp loss.class_weights.given loss.focal loss.label_smoothing patience phases.augmented phases.backbone_lr_scale phases.batch_norm \
                     phases.epochs phases.freeze phases.freeze.up_to phases.layer_decay phases.optimizer.decay_all \
                     phases.optimizer.lr phases.optimizer.rule.adamw.beta1 phases.optimizer.rule.adamw.beta2 \
                     phases.optimizer.rule.adamw.eps phases.optimizer.rule.sgd.momentum \
                     phases.optimizer.rule.sgd.nesterov phases.optimizer.weight_decay phases.schedule.least \
                     phases.schedule.shape.onecycle.momentum phases.schedule.shape.onecycle.start \
                     phases.schedule.shape.plateau.factor phases.schedule.shape.plateau.patience \
-                    phases.schedule.shape.step.every phases.schedule.shape.step.factor phases.schedule.warmup reasons samples strategy version views";
+                    phases.schedule.shape.step.every phases.schedule.shape.step.factor phases.schedule.warmup reasons \
+                    samples sampling.weighted strategy version views watch";
     let mut found = BTreeSet::new();
     fields("", &serde_json::to_value(full()).unwrap(), &mut found);
     assert_eq!(
@@ -123,7 +144,7 @@ fn this_version_has_these_fields() {
         expected,
         "raise plan::version::VERSION, say in its comment what changed, and keep reading what was written before"
     );
-    assert_eq!(version::VERSION, 4, "the fields above are those of this version");
+    assert_eq!(version::VERSION, 5, "the fields above are those of this version");
 }
 
 #[test]
@@ -181,4 +202,31 @@ fn an_edit_of_the_heads_start_is_listed() {
     assert_eq!(edits.len(), 2, "{edits:?}");
     assert!(edits.contains(&"head_start \"probe\" (the strategy has \"random\")".to_string()), "{edits:?}");
     assert_eq!(plan.edits(&edited).len(), 2);
+    // Settings that are left out where they have their usual value.
+    let edited = plan.clone().ema(0.9).loss(Loss::cross_entropy().focal(2.0));
+    assert_eq!(edited.edits(&plan), ["ema 0.9 (the strategy has none)", "loss.focal 2.0 (the strategy has none)"]);
+}
+
+#[test]
+fn settings_out_of_range_are_refused_by_name() {
+    let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu).unwrap();
+    let plan = || Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
+    for (plan, part) in [
+        (plan().grad_accum(0), "grad_accum"),
+        (plan().clip_value(0.0), "clip_value"),
+        (plan().clip_value(f64::NAN), "clip_value"),
+        (plan().ema(1.0), "ema"),
+        (plan().ema(0.0), "ema"),
+        (plan().drop_path(1.0), "drop_path"),
+        (plan().l2_sp(-1.0), "l2_sp"),
+        (plan().l2_sp(1.0).init(Init::Random), "random weights"),
+        (plan().sampling(Sampling::Weighted(vec![1.0, -1.0])), "sampling"),
+        (plan().sampling(Sampling::Weighted(vec![0.0, 0.0])), "sampling"),
+        (plan().loss(Loss::cross_entropy().focal(-1.0)), "focal"),
+        (plan().augment(Augment::none().mixup(0.2)).views(2), "views"),
+    ] {
+        let error = plan.check(&backbone).unwrap_err().to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    plan().grad_accum(4).clip_value(1.0).ema(0.999).drop_path(0.5).l2_sp(0.1).check(&backbone).unwrap();
 }

@@ -1,8 +1,10 @@
 //! Plans as text.
 
-use super::{HeadStart, Init, Plan};
+use super::{HeadStart, Init, Plan, Sampling};
 use crate::error::wrapped;
 use crate::freeze::{BatchNormMode, FreezePolicy};
+use crate::loss::ClassWeights;
+use crate::metrics::Metric;
 use std::fmt::{self, Write as _};
 
 /// At most 80 columns wide.
@@ -32,14 +34,45 @@ impl Plan {
         if let Some(views) = self.views.filter(|_| self.augment.is_random()) {
             write!(f, " in {views} fixed views")?;
         }
+        if self.grad_accum > 1 {
+            write!(f, ", steps of {} batches", self.grad_accum)?;
+        }
+        match &self.sampling {
+            Sampling::Shuffled => {}
+            Sampling::Balanced => write!(f, ", classes drawn equally often")?,
+            Sampling::Weighted(_) => write!(f, ", classes drawn by weight")?,
+        }
         if self.loss.label_smoothing > 0.0 {
             write!(f, ", label smoothing {}", self.loss.label_smoothing)?;
+        }
+        if self.loss.focal > 0.0 {
+            write!(f, ", focal exponent {}", self.loss.focal)?;
+        }
+        match self.loss.class_weights {
+            ClassWeights::Even => {}
+            ClassWeights::Balanced => write!(f, ", balanced class weights")?,
+            ClassWeights::Given(_) => write!(f, ", class weights")?,
+        }
+        if let Some(value) = self.clip_value {
+            write!(f, ", gradient elements cut at {value}")?;
         }
         if let Some(clip) = self.clip {
             write!(f, ", gradients clipped at {clip}")?;
         }
+        if self.l2_sp > 0.0 {
+            write!(f, ", L2-SP {}", self.l2_sp)?;
+        }
+        if self.drop_path > 0.0 {
+            write!(f, ", stochastic depth {}", self.drop_path)?;
+        }
+        if let Some(decay) = self.ema {
+            write!(f, ", weights averaged with decay {decay}")?;
+        }
         if let Some(patience) = self.patience {
             write!(f, ", patience {patience}")?;
+            if self.watch != Metric::Loss {
+                write!(f, " by {}", self.watch)?;
+            }
         }
         writeln!(f)?;
         for (i, p) in self.phases.iter().enumerate() {

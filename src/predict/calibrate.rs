@@ -4,6 +4,7 @@ use super::Predictor;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::head::HeadKind;
+use crate::metrics::Task;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -35,9 +36,13 @@ impl Predictor {
     /// ```
     ///
     /// # Errors
-    /// As [`Predictor::evaluate`], [`Error::NotFinite`] if the logits are not finite, and if no temperature fits, since
+    /// As [`Predictor::evaluate`], for a predictor of lists of labels, [`Error::NotFinite`] if the logits are not finite, and if no temperature fits, since
     /// every sample is right, say.
     pub fn calibrated<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<(Self, f64)> {
+        if self.task() == Task::Labels {
+            let problem = "a temperature is for one class per sample; lists of labels have a threshold for each class";
+            return Err(Error::invalid("calibration", problem));
+        }
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let mut rows: Vec<(Vec<f64>, Vec<f64>)> = vec![];
         self.inference.each(&data, None, |logits, targets| {

@@ -6,6 +6,7 @@ use crate::blueprint::Pooling;
 use crate::error::{Error, Result};
 use crate::head::HeadKind;
 use crate::input_spec::{CropMode, Interpolation};
+use crate::metrics::Task;
 use crate::weights::write_text;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -123,7 +124,11 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
     line(format_args!("{MARK}\n\n# {}\n", id.unwrap_or("Image classifier")));
     let (labels, spec) = (predictor.labels(), predictor.backbone.input_spec());
     let (name, classes) = (predictor.backbone.name(), labels.len());
-    line(format_args!("A {name} that classifies images into {classes} classes: {}.\n", listed(labels)));
+    let (does, metric) = match predictor.task() {
+        Task::Classes => ("classifies images into", "Top-1"),
+        Task::Labels => ("gives images any number of", "Exact match"),
+    };
+    line(format_args!("A {name} that {does} {classes} classes: {}.\n", listed(labels)));
     line(format_args!("| | |\n|---|---|"));
     if let Some(base) = &base {
         line(format_args!("| Base model | {base} |"));
@@ -144,7 +149,7 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         for (part, top1, images) in parts {
             let Some(top1) = top1 else { continue };
             let images = images.map_or(String::new(), |images| format!(" ({images} images)"));
-            line(format_args!("| Top-1 on {part} data{images} | {:.2} % |", 100.0 * top1));
+            line(format_args!("| {metric} on {part} data{images} | {:.2} % |", 100.0 * top1));
         }
     }
     let (height, width) = spec.size;
@@ -165,6 +170,9 @@ fn card(predictor: &Predictor, id: Option<&str>) -> Result<String> {
         line(format_args!("let predictor = Predictor::load(Source::dir(\"{name}\"), &Device::Cpu)?;"));
     }
     line(format_args!("let prediction = predictor.predict(&Image::open(\"image.jpg\")?)?;\n```\n"));
+    if predictor.task() == Task::Labels {
+        line(format_args!("Each class has a sigmoid and a threshold of its own, {:?}.\n", predictor.thresholds()));
+    }
     if timm {
         let place = if id.is_some() { "hf-hub" } else { "local-dir" };
         line(format_args!("In Python, with timm:\n\n```python"));

@@ -5,6 +5,7 @@ use crate::backbone::{Backbone, Inner};
 use crate::blueprint::{Blueprint, Pooling};
 use crate::error::{Error, Result};
 use crate::head::{COLUMNS, HeadKind};
+use crate::metrics::Task;
 use crate::ops::no_grad;
 use crate::source::{Opened, Saved, Source, check_finite};
 use crate::weights::{Disk, write_through};
@@ -16,8 +17,9 @@ pub(super) fn write(predictor: &Predictor, path: &Path, disk: &mut impl Disk) ->
     let Inner { profile, tensors, .. } = &*predictor.backbone.inner;
     let (blueprint, custom) = (&profile.blueprint, !profile.blueprint.is_built_in());
     let pooling = Some(blueprint.pooling()).filter(|pooling| *pooling != Pooling::Mean);
+    let multi_label = predictor.task() == Task::Labels;
     let description = Saved {
-        version: Saved::version_for(pooling, predictor.inference.head()),
+        version: Saved::version_for(pooling, predictor.inference.head(), multi_label),
         arch: blueprint.name().to_string(),
         custom,
         pooling,
@@ -27,6 +29,8 @@ pub(super) fn write(predictor: &Predictor, path: &Path, disk: &mut impl Disk) ->
         labels: predictor.labels().to_vec(),
         head: predictor.inference.head(),
         report: predictor.report.clone(),
+        multi_label,
+        thresholds: predictor.inference.thresholds.clone(),
     };
     let text = serde_json::to_string(&description)
         .map_err(|error| Error::weights_from(path, "the description cannot be written as JSON", error))?;
@@ -80,7 +84,15 @@ pub(super) fn assemble(opened: &Opened, saved: Saved, device: &Device) -> Result
     if stages {
         check_stages(&head, &backbone, saved.labels.len(), path)?;
     }
-    Predictor::assemble(backbone, saved.head, head, saved.labels, saved.report)
+    let task = if saved.multi_label { Task::Labels } else { Task::Classes };
+    let (thresholds, classes) = (saved.thresholds, saved.labels.len());
+    let wrong = !thresholds.iter().all(|t| (0.0..=1.0).contains(t)) || ![0, classes].contains(&thresholds.len());
+    if wrong || (task == Task::Classes && !thresholds.is_empty()) {
+        let problem = format!("has thresholds that do not fit its {classes} labels");
+        return Err(Error::weights(path, problem));
+    }
+    let predictor = Predictor::assemble(backbone, saved.head, head, saved.labels, saved.report)?;
+    Ok(predictor.for_task(task, thresholds))
 }
 
 /// Refuses a head whose layer widths do not match the features, each other and the labels.

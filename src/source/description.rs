@@ -11,9 +11,9 @@ use std::path::Path;
 /// The version of the description inside a saved predictor. It covers the input specification and the head; the plan in
 /// the report has a version of its own.
 ///
-/// 1: as 0.1 wrote it. 2: `pooling`, which a reader must know. 3: a head over all stages. A file is written as the
-/// oldest version that has all of it.
-const DESCRIPTION_VERSION: u32 = 3;
+/// 1: as 0.1 wrote it. 2: `pooling`, which a reader must know. 3: a head over all stages. 4: lists of labels. A file is
+/// written as the oldest version that has all of it.
+const DESCRIPTION_VERSION: u32 = 4;
 
 /// The fields that every version of the description has.
 #[derive(serde::Deserialize)]
@@ -45,6 +45,12 @@ pub(crate) struct Saved {
     /// The report of the run that trained it.
     #[serde(rename = "story")]
     pub report: Option<serde_json::Value>,
+    /// Whether it predicts lists of labels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multi_label: bool,
+    /// The probability from which each label counts as predicted; a half, if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thresholds: Vec<f32>,
 }
 
 impl Saved {
@@ -68,9 +74,10 @@ impl Saved {
         serde_json::from_str(text).map_err(damaged)
     }
 
-    /// The oldest version that has this pooling and this head.
-    pub fn version_for(pooling: Option<Pooling>, head: Head) -> u32 {
+    /// The oldest version that has this pooling, this head and this task.
+    pub fn version_for(pooling: Option<Pooling>, head: Head, multi_label: bool) -> u32 {
         match (head.kind, pooling) {
+            _ if multi_label => 4,
             (HeadKind::Stages, _) => 3,
             (_, Some(_)) => 2,
             (_, None) => 1,

@@ -52,6 +52,12 @@ impl Audit {
         Error::Audit { phase: self.phase, unreached: vec![], not_finite, changed: vec![] }
     }
 
+    /// Refuses gradients that are not finite.
+    pub fn check_finite(&self, learners: &Learners, gradients: &Gradients) -> Result<()> {
+        let names = learners.not_finite(gradients)?;
+        if names.is_empty() { Ok(()) } else { Err(self.not_finite(names)) }
+    }
+
     /// Before the first step: notes the checksums of the folded copies that the forward pass has made.
     pub fn copies(&mut self, network: &Network) -> Result<()> {
         self.folded = Some(network.checksums()?.into_iter().collect());

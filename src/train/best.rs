@@ -30,6 +30,8 @@ pub(super) struct Best {
 pub(super) struct Epoch {
     /// Over all phases, from 1; 0 for the head as it was fitted.
     pub number: usize,
+    /// Whether the weights are the moving averages.
+    pub averaged: bool,
     pub evaluation: Evaluation,
     pub weights: Snapshot,
 }
@@ -42,10 +44,10 @@ impl Best {
         Self { metric, kept: vec![] }
     }
 
-    /// Whether the epoch is the best so far. `weights` is called for an epoch that may turn out to be the best.
+    /// Whether the epoch is the best so far: its number, and whether its weights are the averages. `weights` is called for an epoch that may turn out to be the best.
     pub fn offer(
         &mut self,
-        number: usize,
+        (number, averaged): (usize, bool),
         evaluation: &Evaluation,
         weights: impl FnOnce() -> Result<Snapshot>,
     ) -> Result<bool> {
@@ -63,7 +65,7 @@ impl Best {
             }
             let better = self.winner().is_none_or(|best| self.is_better(evaluation, &best.evaluation));
             if better {
-                self.kept = vec![Epoch { number, evaluation: evaluation.clone(), weights: weights()? }];
+                self.kept = vec![Epoch { number, averaged, evaluation: evaluation.clone(), weights: weights()? }];
             }
             return Ok(better);
         }
@@ -86,9 +88,9 @@ impl Best {
         if self.kept.len() >= MOST {
             self.kept.remove(1);
         }
-        self.kept.push(Epoch { number, evaluation: evaluation.clone(), weights: weights()? });
+        self.kept.push(Epoch { number, averaged, evaluation: evaluation.clone(), weights: weights()? });
         self.kept.sort_by_key(|k| std::cmp::Reverse(k.evaluation.correct));
-        Ok(self.winner().is_some_and(|best| best.number == number))
+        Ok(self.winner().is_some_and(|best| (best.number, best.averaged) == (number, averaged)))
     }
 
     /// By the rule for other metrics.
@@ -103,22 +105,22 @@ impl Best {
     }
 }
 
-/// Early stopping: epochs since the lowest validation loss.
+/// Early stopping: epochs since the best value of the watched metric.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Patience {
-    lowest: Option<f64>,
+    best: Option<f64>,
     since: usize,
 }
 
 impl Patience {
-    /// Notes the validation loss of an epoch. A loss that is not finite is never the lowest.
-    pub fn note(&mut self, loss: f64) {
-        let lower = Metric::Loss.improves(loss, self.lowest);
-        self.since = if lower { 0 } else { self.since + 1 };
-        self.lowest = if lower { Some(loss) } else { self.lowest };
+    /// Notes the value of an epoch. One that is not finite is never the best.
+    pub fn note(&mut self, value: f64, metric: Metric) {
+        let better = metric.improves(value, self.best);
+        self.since = if better { 0 } else { self.since + 1 };
+        self.best = if better { Some(value) } else { self.best };
     }
 
-    /// Whether `limit` epochs, if there is a limit, have passed without a lower loss.
+    /// Whether `limit` epochs, if there is a limit, have passed without a better value.
     pub fn is_exhausted(&self, limit: Option<usize>) -> bool {
         limit.is_some_and(|limit| self.since >= limit)
     }
@@ -153,7 +155,7 @@ mod tests {
     }
 
     fn offer(best: &mut Best, number: usize, evaluation: &Evaluation) -> bool {
-        best.offer(number, evaluation, || Ok(Snapshot::default())).unwrap()
+        best.offer((number, false), evaluation, || Ok(Snapshot::default())).unwrap()
     }
 
     fn winner(best: &Best) -> Option<usize> {
@@ -236,7 +238,8 @@ mod tests {
     fn a_metric_without_a_value_is_refused() {
         // Counted without probabilities.
         let mut best = Best::new(Metric::RocAuc);
-        let error = best.offer(1, &evaluation(&[1, 0], 0.5), || Ok(Snapshot::default())).unwrap_err().to_string();
+        let error =
+            best.offer((1, false), &evaluation(&[1, 0], 0.5), || Ok(Snapshot::default())).unwrap_err().to_string();
         assert!(error.contains("roc_auc has no value") && error.contains("choose another metric"), "{error}");
         assert!(best.winner().is_none());
     }

@@ -65,7 +65,7 @@ pub struct FineTuner {
     pub(super) workers: Option<usize>,
     pub(super) cache: FeatureCache,
     pub(super) audit: bool,
-    pub(super) metric: Metric,
+    pub(super) metric: Option<Metric>,
     pub(super) listener: Listener,
     pub(super) state: Option<RunState>,
     pub(super) run_dir: Option<PathBuf>,
@@ -89,7 +89,7 @@ impl FineTuner {
             workers: None,
             cache: FeatureCache::new(),
             audit: true,
-            metric: Metric::default(),
+            metric: None,
             listener: Listener::default(),
             state: None,
             run_dir: None,
@@ -142,10 +142,11 @@ impl FineTuner {
         self
     }
 
-    /// Sets the metric of the validation data that chooses the best epoch, top-1 accuracy by default;
-    /// [`Session::end_epoch`](crate::Session::end_epoch) has the rule. Patience always counts by the loss.
+    /// Sets the metric of the validation data that chooses the best epoch; by default top-1 accuracy, and for lists of
+    /// labels average precision. [`Session::end_epoch`](crate::Session::end_epoch) has the rule. Patience counts by
+    /// [`Plan::watch`](crate::Plan::watch).
     pub fn metric(mut self, metric: Metric) -> Self {
-        self.metric = metric;
+        self.metric = Some(metric);
         self
     }
 

@@ -155,7 +155,7 @@ impl FineTuner {
                 tuner.run_dir = tuner.run_dir.map(|folder| folder.join("refit"));
                 let (session, mut keeper) = tuner.again(&first.report, &stops, Arc::new(Joined::of(train, valid)?))?;
                 let validation = "that of the training before, and chose the number of steps".into();
-                refit::or_first(refit::train(session, &stops, &mut keeper), first, validation)?
+                refit::or_first(refit::train(session, &first.report, &mut keeper), first, validation)?
             }
             None => first,
         };

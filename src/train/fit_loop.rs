@@ -27,6 +27,9 @@ pub(super) fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>, keeper: 
                 }
             }
             let evaluation = session.validate(valid, features.as_ref())?;
+            if let Some(averages) = session.validate_averages(valid, features.as_ref())? {
+                session.offer_averages(&averages)?;
+            }
             session.end_epoch(&evaluation)?;
             if keeper.after(session)? {
                 return Ok(true);

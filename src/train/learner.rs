@@ -115,15 +115,7 @@ impl Learners {
     ) -> Result<f64> {
         let norm = global_norm(self.iter().filter_map(|learner| learner.gradient(gradients)))?;
         if !norm.is_finite() {
-            let mut names = Vec::new();
-            for learner in self.iter() {
-                if let Some(gradient) = learner.gradient(gradients)
-                    && !gradient.square_sum()?.is_finite()
-                {
-                    names.push(learner.name.clone());
-                }
-            }
-            return Err(not_finite(names));
+            return Err(not_finite(self.not_finite(gradients)?));
         }
         let scale = clip.filter(|&most| norm > most).map_or(1.0, |most| most / norm);
         for learner in &mut self.learning {
@@ -132,6 +124,19 @@ impl Learners {
             }
         }
         Ok(norm)
+    }
+
+    /// The names of the parameters whose gradients are not finite.
+    pub fn not_finite(&self, gradients: &Gradients) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for learner in self.iter() {
+            if let Some(gradient) = learner.gradient(gradients)
+                && !gradient.square_sum()?.is_finite()
+            {
+                names.push(learner.name.clone());
+            }
+        }
+        Ok(names)
     }
 
     /// Copies of the moments of every parameter that has been stepped, by name.

@@ -1,5 +1,6 @@
 //! The session's own copy of backbone and head, with each tensor in its role for the phase.
 
+use super::averages::Averages;
 use super::learner::Group;
 use super::snapshot::Snapshot;
 use crate::backbone::{Backbone, Network, Profile, random_tensors};
@@ -9,6 +10,7 @@ use crate::features::Weight;
 use crate::freeze::{BatchNormMode, Frozen, Role};
 use crate::head::{Head, HeadKind};
 use crate::inference::Inference;
+use crate::metrics::Task;
 use crate::ops::overwrite;
 use crate::params::{Declared, Slot, Slots};
 use crate::plan::{Init, Phase, Plan};
@@ -23,6 +25,7 @@ pub(super) struct Model {
     pub profile: Profile,
     pub head: Head,
     pub labels: Vec<String>,
+    pub task: Task,
     pub slots: Slots,
     /// The names of tensors that have been trained or updated.
     trained: BTreeSet<String>,
@@ -39,9 +42,16 @@ pub(super) struct Entered {
 
 impl Model {
     /// The plan's initial weights with a new head. Trainable tensors are copied later; frozen ones stay shared.
-    pub fn start(backbone: &Backbone, head: Head, labels: Vec<String>, init: Init, seed: u64) -> Result<Self> {
+    pub fn start(
+        backbone: &Backbone,
+        head: Head,
+        labels: Vec<String>,
+        task: Task,
+        plan: &Plan,
+        seed: u64,
+    ) -> Result<Self> {
         let profile = backbone.inner.profile.clone();
-        let tensors = match init {
+        let tensors = match plan.init {
             Init::Pretrained => backbone.tensors().clone(),
             Init::Random => random_tensors(&profile.blueprint, seed, profile.dtype, &profile.device)?,
         };
@@ -49,7 +59,7 @@ impl Model {
         let mut trained = BTreeSet::new();
         let of_head = head.start(backbone, labels.len(), seed)?;
         trained.extend(of_head.iter().map(|(name, _)| name.clone()));
-        let mut model = Self { profile, head, labels, slots, trained };
+        let mut model = Self { profile, head, labels, task, slots, trained };
         model.set_head(of_head)?;
         Ok(model)
     }
@@ -123,7 +133,18 @@ impl Model {
 
     /// The network as it is, frozen; must be dropped before the next step.
     pub fn inference(&self) -> Result<Inference> {
-        Inference::of_slots(&self.profile, self.head, &self.slots, self.labels.clone())
+        self.inference_over(&self.slots)
+    }
+
+    /// The network over other tensors.
+    pub fn inference_over(&self, slots: &Slots) -> Result<Inference> {
+        let inference = Inference::of_slots(&self.profile, self.head, slots, self.labels.clone())?;
+        Ok(inference.for_task(self.task, vec![]))
+    }
+
+    /// The names of the tensors of the first `blocks` blocks.
+    pub fn names_before(&self, blocks: usize) -> impl Iterator<Item = &str> {
+        self.blueprint().declared().iter().filter(move |d| d.block < blocks).map(|d| d.name.as_str())
     }
 
     /// A copy of every tensor.
@@ -140,6 +161,13 @@ impl Model {
         let tensors: BTreeMap<String, Tensor> =
             self.slots.iter().map(|(name, slot)| Ok((name.clone(), keep(slot)?))).collect::<Result<_>>()?;
         Ok(Snapshot { tensors, trained: self.trained.clone() })
+    }
+
+    /// The same with the averages in place of what they average.
+    pub fn snapshot_over(&self, averages: &Averages) -> Result<Snapshot> {
+        let mut snapshot = self.snapshot()?;
+        snapshot.tensors.extend(averages.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        Ok(snapshot)
     }
 
     /// Puts a snapshot back, in the present roles. Frozen tensors are replaced, never written to.

@@ -5,7 +5,7 @@ use super::position::{EpochState, PhaseState, Stop};
 use super::progress::Progress;
 use super::sampler::Sampler;
 use crate::backbone::Network;
-use crate::data::{Batch, Batches, Loader};
+use crate::data::{Augment, Batch, Batches, Loader, mix};
 use crate::error::{Error, Result};
 use crate::features::FeatureSet;
 use crate::optim::Optimizer;
@@ -23,6 +23,8 @@ pub(super) struct RunningPhase {
     pub made_by: Option<u64>,
     /// Makes batches of images if no features are cached.
     pub loader: Loader,
+    /// The augmentation of this phase.
+    pub augment: Augment,
     pub audit: Audit,
     /// Batches that the schedule spans: those of the whole phase.
     pub all_batches: usize,
@@ -70,6 +72,11 @@ impl RunningPhase {
         self.phase.optimizer.lr * self.factor()
     }
 
+    /// Steps of an epoch, each of so many batches.
+    pub fn steps_per_epoch(&self, grad_accum: usize) -> usize {
+        self.per_epoch.div_ceil(grad_accum.max(1))
+    }
+
     /// Whether the phase has handed out all batches that it may, before the end of its epochs.
     pub fn is_stopped(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| self.state.batches >= stop.made)
@@ -79,7 +86,10 @@ impl RunningPhase {
     pub fn begin(&mut self, sampler: Sampler, view: usize, progress: Progress, device: &Device) -> Result<()> {
         let batches = match &self.features {
             Some(_) => None,
-            None => Some(self.loader.batches(sampler.rest().to_vec(), view as u64, device)?),
+            None => {
+                let (order, repeats) = (sampler.rest().to_vec(), sampler.rest_repeats().to_vec());
+                Some(self.loader.batches_of(order, repeats, view as u64, device)?)
+            }
         };
         self.epoch = Some(RunningEpoch { sampler, batches, progress });
         Ok(())
@@ -94,11 +104,17 @@ impl RunningPhase {
         if running.sampler.is_done() || stopped {
             return Ok(None);
         }
+        let taken = running.sampler.taken();
         let batch = match (&self.features, &mut running.batches) {
             (Some(features), _) => features.batch(running.sampler.upcoming(), epoch)?,
             (None, Some(batches)) => batches.next().ok_or_else(|| Error::invalid("loader", "ended early"))??,
             (None, None) => return Ok(None),
         };
+        let mixed = |batch| {
+            let mut stream = self.loader.seed_of().stream("mix", &[epoch as u64, taken as u64]);
+            mix(batch, &self.augment, self.loader.classes(), &mut stream)
+        };
+        let batch = if self.augment.mixes() { mixed(batch)? } else { batch };
         running.sampler.advance();
         running.progress.hand_out(batch.len());
         self.state.batches += 1;

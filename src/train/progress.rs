@@ -70,13 +70,18 @@ impl Progress {
         self.predicted += of;
     }
 
-    /// A step on the samples handed out since the last one; `loss` is their mean. A further step on the same samples
-    /// weighs as one sample.
-    pub fn step(&mut self, loss: f64, norm: f64) {
+    /// Gradients of the samples handed out since the last ones; `loss` is their mean. Returns how many samples there are.
+    /// Further gradients of the same samples weigh as one sample.
+    pub fn gradients(&mut self, loss: f64) -> usize {
         let samples = std::mem::take(&mut self.pending).max(1);
-        self.steps += 1;
         self.weight += samples;
         self.loss += loss * samples as f64;
+        samples
+    }
+
+    /// A step; `norm` is that of its gradients.
+    pub fn step(&mut self, norm: f64) {
+        self.steps += 1;
         self.norm += norm;
         self.seconds = self.before + self.started.elapsed().as_secs_f64();
     }
@@ -93,10 +98,12 @@ impl Progress {
             train_loss: self.loss / self.weight as f64,
             train_top1: (self.predicted > 0).then(|| self.correct as f64 / self.predicted as f64),
             gradient_norm: self.norm / self.steps.max(1) as f64,
+            steps: self.steps,
             valid_loss: valid.map(|v| v.loss),
             valid_top1: valid.map(Evaluation::top1),
             valid_interval: valid.map(Evaluation::interval),
             valid_metric: None,
+            averaged: None,
             best: false,
             seconds: self.seconds,
             images_per_second: self.seen as f64 / self.seconds.max(1e-9),
@@ -112,13 +119,16 @@ mod tests {
     fn losses_weigh_by_samples_and_rates_count_what_was_handed_out() {
         let mut progress = Progress::new();
         progress.hand_out(32);
-        progress.step(1.0, 2.0);
+        progress.gradients(1.0);
+        progress.step(2.0);
         // Two batches before one step.
         progress.hand_out(32);
         progress.hand_out(32);
-        progress.step(2.0, 4.0);
+        assert_eq!(progress.gradients(2.0), 64);
+        progress.step(4.0);
         progress.hand_out(4);
-        progress.step(10.0, 6.0);
+        progress.gradients(10.0);
+        progress.step(6.0);
         let report = progress.report(1, 1, 0.1, None);
         assert!((report.train_loss - (32.0 + 64.0 * 2.0 + 4.0 * 10.0) / 100.0).abs() < 1e-12);
         assert!((report.gradient_norm - 4.0).abs() < 1e-12);

@@ -31,11 +31,12 @@ pub(super) fn stops(report: &Report) -> Vec<Stop> {
     (1..=phases).map(of).collect()
 }
 
-/// Trains by the whole plan of a session that was started over all samples, up to these steps.
+/// Trains by the whole plan of a session that was started over all samples, up to its stops. `chosen` is the report of the
+/// training that set them.
 ///
 /// # Errors
 /// [`Error::Cancelled`], and those of a training.
-pub(super) fn train(mut session: Session, stops: &[Stop], keeper: &mut Keeper) -> Result<(Predictor, Refit, Timings)> {
+pub(super) fn train(mut session: Session, chosen: &Report, keeper: &mut Keeper) -> Result<(Predictor, Refit, Timings)> {
     while session.next_phase()? {
         while session.next_epoch()? {
             while let Some(batch) = session.next_batch()? {
@@ -48,8 +49,13 @@ pub(super) fn train(mut session: Session, stops: &[Stop], keeper: &mut Keeper) -
         }
     }
     keeper.end(&mut session)?;
+    if chosen.averaged {
+        session.use_averages()?;
+    }
+    session.take_thresholds(chosen);
     let Fitted { predictor, report } = session.finish()?;
-    let steps = stops.iter().map(|stop| stop.made).collect();
+    let mut steps = vec![0; report.epochs.iter().map(|epoch| epoch.phase).max().unwrap_or(0)];
+    report.epochs.iter().for_each(|epoch| steps[epoch.phase - 1] += epoch.steps);
     let refit =
         Refit { samples: report.samples.train, steps, validation: String::new(), seconds: report.seconds.total };
     Ok((predictor, refit, report.seconds))

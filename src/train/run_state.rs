@@ -4,6 +4,7 @@ mod file;
 
 use super::best::Best;
 use super::learner::LearnerState;
+use super::pending::PendingSums;
 use super::position::Position;
 use super::snapshot::Snapshot;
 use crate::arch::Naming;
@@ -12,7 +13,7 @@ use crate::head::Head;
 use crate::input_spec::InputSpec;
 use crate::report::Report;
 use crate::weights::{Disk, Os};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,6 +62,10 @@ pub struct RunState {
     pub(super) model: Snapshot,
     pub(super) learners: BTreeMap<String, LearnerState>,
     pub(super) best: Best,
+    /// The moving averages of the weights, if the plan keeps them.
+    pub(super) averages: BTreeMap<String, Tensor>,
+    /// The gradients of batches that wait for their step, and their sums.
+    pub(super) pending: (PendingSums, BTreeMap<String, Tensor>),
     /// The validation samples in their order, if they were known.
     pub(super) valid: Option<u64>,
     /// In a state that was read from a file: checksums of the initial weights that the file leaves out.
@@ -78,10 +83,13 @@ pub(super) struct Setting {
     pub dtypes: (String, String),
     /// The samples in their order, if the dataset identifies them all.
     pub data: Option<u64>,
+    /// The weights that a penalty pulls back to, if there is one.
+    #[serde(default)]
+    pub anchors: Option<u64>,
 }
 
 /// The format of a saved state.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 impl RunState {
     /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed.
@@ -132,6 +140,7 @@ impl RunState {
             ("input specification", self.setting.input == setting.input),
             ("element type of weights or cached features", self.setting.dtypes == setting.dtypes),
             ("training data", self.setting.data == setting.data),
+            ("weights that L2-SP pulls back to", self.setting.anchors == setting.anchors),
             ("plan", old.plan.without_reasons() == new.plan.without_reasons()),
             ("seed", old.seed == new.seed),
             ("metric", old.metric == new.metric),
@@ -161,7 +170,8 @@ impl RunState {
                 snapshot.complete(&present, &self.initial)?;
             }
         }
-        for tensor in snapshots.into_iter().flat_map(|snapshot| snapshot.tensors.values_mut()) {
+        let averages = all.averages.values_mut();
+        for tensor in snapshots.into_iter().flat_map(|snapshot| snapshot.tensors.values_mut()).chain(averages) {
             *tensor = tensor.to_device(device)?;
         }
         Ok(all)

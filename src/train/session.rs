@@ -10,15 +10,21 @@ mod start;
 mod steps;
 mod validation;
 
+use super::anchors::Anchors;
+use super::averages::Averages;
 use super::best::Best;
 use super::learner::Learners;
 use super::listener::Listener;
 use super::model::Model;
+use super::pending::Pending;
 use super::phase::RunningPhase;
 use super::position::{Counters, Stop};
+use super::sampler::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::FeatureCache;
+use crate::loss::Loss;
+use crate::metrics::Evaluation;
 use crate::plan::Plan;
 use crate::report::Report;
 use candle_core::Tensor;
@@ -73,7 +79,19 @@ pub struct Session {
     /// The validation samples in their order, of a run with a run directory.
     valid_identity: Option<u64>,
     model: Model,
+    /// The plan's loss, with the weights of the classes in numbers.
+    loss: Loss,
+    /// What each sample weighs in the draws of an epoch; `None` where each is drawn once.
+    weights: Option<Weights>,
     learners: Learners,
+    /// The gradients of batches that wait for their step.
+    pending: Pending,
+    /// The backbone's weights as the run began, if a penalty pulls back to them.
+    anchors: Option<Anchors>,
+    /// The moving averages of the weights, if the plan has a decay for them.
+    averages: Averages,
+    /// The evaluation of these averages that the epoch's end will look at.
+    averages_valid: Option<Evaluation>,
     counters: Counters,
     phase: Option<RunningPhase>,
     /// Where each phase ends, if not with its epochs.

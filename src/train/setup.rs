@@ -22,7 +22,8 @@ pub(super) struct Setup {
     pub workers: Option<usize>,
     pub cache: FeatureCache,
     pub audit: bool,
-    pub metric: Metric,
+    /// What chooses the best epoch, if it is set.
+    pub metric: Option<Metric>,
     pub listener: Listener,
     /// Where each phase ends, if not with its epochs.
     pub stops: Option<Vec<Stop>>,

@@ -28,8 +28,33 @@ p = np.exp(logits - logits.max(1, keepdims=True))
 p /= p.sum(1, keepdims=True)
 predicted = p.argmax(1)
 precision, recall, f1, _ = m.precision_recall_fscore_support(y, predicted, labels=range(CLASSES), zero_division=0)
+# Lists of labels.
+truths = (rng.uniform(size=(SAMPLES, CLASSES)) < [0.6, 0.3, 0.2, 0.1]).astype(float)
+scores = np.round(rng.normal(size=(SAMPLES, CLASSES)) * 1.5 + 2.0 * truths - 1.0, 2)
+q = 1 / (1 + np.exp(-scores))
+chosen = q >= 0.5
+
+
+def best_f1(own, score):
+    precision, recall, _ = m.precision_recall_curve(own, score)
+    return float(np.nan_to_num(2 * precision * recall / (precision + recall)).max())
+
+
+averages = {f"{kind}_{name}": getattr(m, f"{name}_score")(truths, chosen, average=kind, zero_division=0)
+            for kind, name in [("macro", "f1"), ("weighted", "f1"), ("macro", "precision"), ("macro", "recall")]}
+of_labels = {
+    "truths": truths.tolist(),
+    "logits": scores.tolist(),
+    "exact_match": m.accuracy_score(truths, chosen),
+    "loss": float(np.mean([m.log_loss(truths[:, c], q[:, c]) for c in range(CLASSES)])),
+    "roc_auc": m.roc_auc_score(truths, q, average="macro"),
+    "average_precision": m.average_precision_score(truths, q, average="macro"),
+    "best_f1": [best_f1(truths[:, c], q[:, c]) for c in range(CLASSES)],
+    **averages,
+}
 json.dump(
     {
+        "labels": of_labels,
         "sklearn": sklearn.__version__,
         "classes": y.tolist(),
         "logits": logits.tolist(),

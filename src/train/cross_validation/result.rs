@@ -182,11 +182,12 @@ impl CrossValidation {
             return Err(Error::invalid("cross-validation", "has no folds"));
         };
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
-        let (session, mut keeper) = tuner.again(&fold.report, &fold.stops, Arc::clone(&data))?;
-        let all = refit::train(session, &fold.stops, &mut keeper)?;
         let mut report = fold.report.clone();
         // Each sample once: the interval of several predictions of a sample would be too narrow.
         let evaluation = pooled(self.folds.iter().filter(|fold| fold.repeat == 1));
+        report.thresholds = evaluation.best_thresholds();
+        let (session, mut keeper) = tuner.again(&report, &fold.stops, Arc::clone(&data))?;
+        let all = refit::train(session, &report, &mut keeper)?;
         (report.samples.train, report.samples.valid) = (data.len(), Some(evaluation.total));
         (report.valid_top1, report.valid) = (Some(evaluation.top1()), Some(evaluation));
         report.seconds = self.seconds;

@@ -8,6 +8,7 @@ use crate::metrics::Evaluation;
 use crate::report::Report;
 use crate::train::best::{Best, Epoch};
 use crate::train::learner::LearnerState;
+use crate::train::pending::PendingSums;
 use crate::train::position::Position;
 use crate::train::snapshot::Snapshot;
 use crate::weights::{Disk, METADATA_KEY, Weights, tensor_bytes, write_through};
@@ -43,6 +44,7 @@ struct Description {
     /// For each parameter that was stepped: how many moments it has, and its steps.
     learners: BTreeMap<String, (usize, u64)>,
     best: Vec<BestEpoch>,
+    pending: PendingSums,
     valid: Option<u64>,
     /// Checksums of the initial weights that are not in the file.
     initial: BTreeMap<String, u64>,
@@ -51,12 +53,15 @@ struct Description {
 #[derive(Serialize, Deserialize)]
 struct BestEpoch {
     number: usize,
+    averaged: bool,
     evaluation: Evaluation,
     /// For each sample, 1 if its prediction was correct.
     outcomes: String,
 }
 
 const MODEL: &str = "model/";
+const AVERAGE: &str = "average/";
+const PENDING: &str = "pending/";
 
 fn moment(i: usize) -> String {
     format!("moment{i}/")
@@ -82,8 +87,13 @@ pub(super) fn write(state: &RunState, path: &Path, disk: &mut impl Disk) -> Resu
         let moments = learner.moments.iter().enumerate();
         tensors.extend(moments.map(|(i, tensor)| (moment(i) + name, tensor.clone())));
     }
+    let (sums, gradients) = &state.pending;
+    for (prefix, all) in [(AVERAGE, &state.averages), (PENDING, gradients)] {
+        tensors.extend(all.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())));
+    }
     let of_epoch = |epoch: &Epoch| BestEpoch {
         number: epoch.number,
+        averaged: epoch.averaged,
         evaluation: epoch.evaluation.clone(),
         outcomes: epoch.evaluation.outcomes.iter().map(|&right| if right { '1' } else { '0' }).collect(),
     };
@@ -95,6 +105,7 @@ pub(super) fn write(state: &RunState, path: &Path, disk: &mut impl Disk) -> Resu
         position: state.position.clone(),
         learners: state.learners.iter().map(|(name, l)| (name.clone(), (l.moments.len(), l.steps))).collect(),
         best: state.best.kept.iter().map(of_epoch).collect(),
+        pending: *sums,
         valid: state.valid,
         initial,
     };
@@ -152,7 +163,7 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
     let kept = description.best.into_iter().enumerate().map(|(k, epoch)| {
         let evaluation =
             Evaluation { outcomes: epoch.outcomes.bytes().map(|right| right == b'1').collect(), ..epoch.evaluation };
-        Epoch { number: epoch.number, evaluation, weights: snapshot(&mut rest, &best(k)) }
+        Epoch { number: epoch.number, averaged: epoch.averaged, evaluation, weights: snapshot(&mut rest, &best(k)) }
     });
     let best = Best { kept: kept.collect(), ..Best::new(description.report.metric) };
     Ok(RunState {
@@ -164,6 +175,8 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
         model: snapshot(&mut rest, MODEL),
         learners,
         best,
+        averages: snapshot(&mut rest, AVERAGE).tensors,
+        pending: (description.pending, snapshot(&mut rest, PENDING).tensors),
         valid: description.valid,
         initial: description.initial,
     })

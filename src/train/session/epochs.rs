@@ -4,6 +4,7 @@ use super::{Session, no_phase};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
+use crate::report::{Averaged, Report};
 use crate::train::event::Event;
 use crate::train::progress::Progress;
 use crate::train::sampler::Sampler;
@@ -38,7 +39,12 @@ impl Session {
     /// Begins the epoch after `taken` of its samples.
     pub(super) fn begin_epoch(&mut self, taken: usize, progress: Progress) -> Result<()> {
         let epoch = self.counters.epochs;
-        let sampler = Sampler::new(self.seed, epoch, self.dataset.len(), self.plan.batch_size).after(taken)?;
+        let (seed, batch_size) = (self.seed, self.plan.batch_size);
+        let sampler = match &self.weights {
+            None => Sampler::new(seed, epoch, self.dataset.len(), batch_size),
+            Some(weights) => Sampler::weighted(seed, epoch, weights, batch_size),
+        };
+        let sampler = sampler.after(taken)?;
         let view = self.plan.views.map_or(epoch, |views| epoch % views.max(1));
         let phase = self.phase.as_mut().ok_or_else(no_phase)?;
         phase.begin(sampler, view, progress, &self.model.profile.device)
@@ -67,7 +73,8 @@ impl Session {
     /// Among the epochs whose accuracy is within one standard error of the best (compared sample by sample), the one
     /// with the lowest loss is the best; an epoch that is not finite never is. By another metric
     /// ([`FineTuner::metric`](crate::FineTuner::metric)), the one with the best value is, and of equal ones that with
-    /// the lowest loss. Patience counts the epochs since the lowest loss of the phase.
+    /// the lowest loss. Patience counts the epochs of the phase since the best value of [`Plan::watch`](crate::Plan::watch).
+    /// Averaged weights that were offered before ([`Session::offer_averages`]) take part by the same rule.
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
@@ -106,6 +113,23 @@ impl Session {
         self.close_epoch(Some(valid))
     }
 
+    /// Offers the moving averages of the weights ([`Plan::ema`](crate::Plan::ema)) with their evaluation, by
+    /// [`Session::evaluate_averages`], to the choice of the best epoch; [`Session::end_epoch`] then looks at both.
+    ///
+    /// # Errors
+    /// If no epoch is in progress, or there are no averages yet.
+    pub fn offer_averages(&mut self, valid: &Evaluation) -> Result<()> {
+        if self.phase.as_ref().is_none_or(|phase| phase.epoch.is_none()) {
+            return Err(Error::invalid("session", "no epoch is in progress; call offer_averages before end_epoch"));
+        }
+        if self.averages.tensors.is_empty() {
+            let problem = "has no averages; set Plan::ema, and make a step before offer_averages";
+            return Err(Error::invalid("session", problem));
+        }
+        self.averages_valid = Some(valid.clone());
+        Ok(())
+    }
+
     /// Restores the weights of the best epoch among those passed to `end_epoch`, and ends the phase in progress. Call
     /// it before [`Session::finish`]; further training changes the weights again.
     ///
@@ -123,15 +147,41 @@ impl Session {
             return Err(Error::Diverged { what: "validation loss", step: self.counters.steps, loss });
         };
         self.report.best_epoch = Some(best.number);
+        self.report.averaged = best.averaged;
+        self.report.thresholds = best.evaluation.best_thresholds();
         self.report.valid_top1 = Some(best.evaluation.top1());
         self.report.valid = Some(best.evaluation.summary());
         self.model.restore(&best.weights)
+    }
+
+    /// Puts the moving averages in place of the weights ([`Plan::ema`](crate::Plan::ema)), and ends the phase in progress:
+    /// for a run without a validation that would choose. Call it before [`Session::finish`].
+    ///
+    /// # Errors
+    /// If there are no averages.
+    pub fn use_averages(&mut self) -> Result<()> {
+        self.end_phase()?;
+        if self.averages.tensors.is_empty() {
+            let problem = "has no averages; set Plan::ema, and make a step before use_averages";
+            return Err(Error::invalid("session", problem));
+        }
+        self.report.averaged = true;
+        let averaged = self.model.snapshot_over(&self.averages)?;
+        self.model.restore(&averaged)
+    }
+
+    /// Takes the thresholds of lists of labels from an earlier training.
+    pub(in crate::train) fn take_thresholds(&mut self, of: &Report) {
+        self.report.thresholds.clone_from(&of.thresholds);
     }
 
     /// Closes the epoch in progress, with its validation if there was one; leaves the phase after its last epoch, or
     /// when the patience is exhausted. Returns whether the epoch is the best so far.
     pub(super) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<bool> {
         self.continues.epoch = false;
+        // Gradients that wait for the rest of an epoch that a loop has ended early.
+        self.flush()?;
+        let averaged = self.averages_valid.take();
         let Some(phase) = &mut self.phase else { return Ok(false) };
         let Some(epoch) = phase.epoch.take().filter(|epoch| epoch.sampler.taken() > 0) else { return Ok(false) };
         let mut report = epoch.progress.report(phase.state.index + 1, phase.state.epoch + 1, phase.lr(), valid);
@@ -139,9 +189,19 @@ impl Session {
         if let Some(valid) = valid {
             let number = self.report.epochs.len() + 1;
             report.valid_metric = Some(self.report.metric.value(valid));
-            report.best = self.best.offer(number, valid, || self.model.snapshot())?;
-            phase.state.patience.note(valid.loss);
-            phase.state.plateau.note(valid.loss, &phase.phase.schedule);
+            report.best = self.best.offer((number, false), valid, || self.model.snapshot())?;
+            let watch = self.plan.watch;
+            let mut watched = watch.value(valid);
+            if let Some(averaged) = averaged {
+                let metric = self.report.metric.value(&averaged);
+                report.averaged = Some(Averaged { loss: averaged.loss, top1: averaged.top1(), metric: Some(metric) });
+                let weights = || self.model.snapshot_over(&self.averages);
+                report.best |= self.best.offer((number, true), &averaged, weights)?;
+                let other = watch.value(&averaged);
+                watched = if watch.compare(other, watched).is_gt() { other } else { watched };
+            }
+            phase.state.patience.note(watched, watch);
+            phase.state.plateau.note(watch.value(valid), watch.higher_is_better(), &phase.phase.schedule);
         }
         let best = report.best;
         self.listener.tell(&Event::Epoch(&report));

@@ -48,14 +48,16 @@ impl Session {
         let labels = self.model.labels.clone();
         let profile = Profile { origin: self.model.profile.origin.place(), ..self.model.profile.clone() };
         let backbone = Backbone::assemble(profile, tensors.into_iter().collect(), classifier, Some(labels.clone()))?;
-        Predictor::assemble(backbone, self.model.head, head, labels, Some(report.saved_form()?))
+        let predictor = Predictor::assemble(backbone, self.model.head, head, labels, Some(report.saved_form()?))?;
+        Ok(predictor.for_task(self.model.task, report.thresholds.clone().unwrap_or_default()))
     }
 
     /// The predictor of the best epoch so far, if there is one.
     pub(in crate::train) fn best_predictor(&self) -> Result<Option<Predictor>> {
         let Some(best) = self.best.winner() else { return Ok(None) };
         let mut report = self.report.clone();
-        report.best_epoch = Some(best.number);
+        (report.best_epoch, report.averaged) = (Some(best.number), best.averaged);
+        report.thresholds = best.evaluation.best_thresholds();
         (report.valid_top1, report.valid) = (Some(best.evaluation.top1()), Some(best.evaluation.summary()));
         self.predictor_of(best.weights.tensors.clone(), &report).map(Some)
     }

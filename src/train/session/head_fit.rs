@@ -102,7 +102,7 @@ impl Session {
             return Err(Error::invalid("session", problem));
         }
         self.report.samples.valid = Some(valid.total);
-        let best = self.best.offer(0, valid, || self.model.snapshot())?;
+        let best = self.best.offer((0, false), valid, || self.model.snapshot())?;
         self.counters.start_offered = true;
         if let Some(fit) = &mut self.report.head_fit {
             (fit.valid_loss, fit.valid_top1) = (Some(valid.loss), Some(valid.top1()));

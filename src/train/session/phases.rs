@@ -76,6 +76,7 @@ impl Session {
             features: None,
             made_by: None,
             loader,
+            augment: augment.clone(),
             audit,
             all_batches,
             per_epoch,
@@ -125,7 +126,7 @@ impl Session {
         purpose: Purpose,
     ) -> Result<Option<FeatureSet>> {
         let views = match (&purpose, self.plan.views) {
-            (Purpose::Training(augment), views) if augment.is_random() => views,
+            (Purpose::Training(augment), views) if augment.is_random() => views.filter(|_| !augment.mixes()),
             _ => Some(1),
         };
         let (Some(views), false) = (views, phase.frozen_blocks == 0 || self.cache.is_off()) else {

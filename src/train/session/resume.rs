@@ -6,7 +6,10 @@ use crate::data::Dataset;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::params::Slot;
+use crate::train::anchors::Anchors;
+use crate::train::averages::Averages;
 use crate::train::learner::Learners;
+use crate::train::pending::Pending;
 use crate::train::phase::RunningPhase;
 use crate::train::position::Position;
 use crate::train::run_state::{RunState, Setting};
@@ -24,7 +27,7 @@ impl Session {
     pub fn state(&self) -> Result<RunState> {
         Ok(RunState {
             head: self.model.head,
-            setting: self.setting(),
+            setting: self.setting()?,
             report: self.report.clone(),
             seconds: self.seconds_before + self.started.elapsed().as_secs_f64(),
             position: Position {
@@ -35,6 +38,8 @@ impl Session {
             model: self.model.snapshot()?,
             learners: self.learners.state()?,
             best: self.best.clone(),
+            averages: self.averages.tensors.clone(),
+            pending: (self.pending.sums, self.pending.state(|name| self.model.slots.get(name).map(Slot::detached))?),
             valid: self.valid_identity,
             initial: BTreeMap::new(),
         })
@@ -58,15 +63,16 @@ impl Session {
         self.report.stopped = Some(stopped);
     }
 
-    fn setting(&self) -> Setting {
+    fn setting(&self) -> Result<Setting> {
         let Profile { blueprint, naming, spec, dtype, .. } = &self.model.profile;
-        Setting {
+        Ok(Setting {
             structure: blueprint.structure(),
             naming: *naming,
             input: spec.clone(),
             dtypes: (format!("{dtype:?}"), format!("{:?}", self.cache.stored(*dtype))),
             data: *self.data_identity.get_or_init(|| identity(self.dataset.as_ref())),
-        }
+            anchors: self.anchors.as_ref().map(Anchors::fingerprint).transpose()?,
+        })
     }
 
     /// Optimizer steps made so far.
@@ -109,7 +115,7 @@ impl Session {
     /// # Errors
     /// If the state is that of another run; then the session is unchanged. After any other error it is unusable.
     pub fn resume(&mut self, state: &RunState) -> Result<()> {
-        state.check(&self.report, self.model.head, &self.setting())?;
+        state.check(&self.report, self.model.head, &self.setting()?)?;
         let state = state.completed(&self.model.profile.device, || self.model.snapshot())?;
         (self.phase, self.continues, self.learners) = (None, Continues::default(), Learners::default());
         self.model.reset(&state.model)?;
@@ -123,6 +129,9 @@ impl Session {
         }
         let like = |name: &str| self.model.slots.get(name).map(Slot::detached);
         self.learners.restore(&state.learners, like)?;
+        self.averages = Averages { tensors: state.averages };
+        self.averages_valid = None;
+        self.pending = Pending::restored(state.pending.0, &state.pending.1, like)?;
         if let Some(epoch) = state.position.epoch {
             self.begin_epoch(epoch.taken, epoch.progress.resumed())?;
             self.continues.epoch = true;

@@ -1,16 +1,20 @@
 //! Starts a session: checks, initial weights, and warnings.
 
 use super::{Continues, Session};
-use crate::data::{Augment, Dataset, Loader, Transform};
+use crate::data::{Augment, Dataset, Loader, Target, Transform};
 use crate::error::{Error, Result};
-use crate::metrics::Metric;
+use crate::metrics::{Metric, Task};
 use crate::plan::{Init, Plan};
 use crate::report::{FeatureCounts, ParameterCounts, Report, SampleCounts, Timings};
+use crate::train::anchors::Anchors;
+use crate::train::averages::Averages;
 use crate::train::best::Best;
 use crate::train::event::Event;
 use crate::train::learner::Learners;
 use crate::train::model::Model;
+use crate::train::pending::Pending;
 use crate::train::position::Counters;
+use crate::train::sampler::Weights;
 use crate::train::setup::Setup;
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -35,11 +39,19 @@ impl Session {
         head.check_labels(&backbone, &labels)?;
         // An augmentation that cannot be is refused now, not when its phase begins.
         Transform::train(backbone.input_spec(), &plan.augment)?;
-        if plan.augment.is_random() && Loader::gives_tensors(&data)? {
+        let of_images = plan.augment.clone().mixup(0.0).cutmix(0.0);
+        if of_images.is_random() && Loader::gives_tensors(&data)? {
             plan.reasons.push("the samples are tensors, which are not augmented".into());
-            plan.augment = Augment::none();
+            let Augment { mixup, cutmix, .. } = plan.augment;
+            plan.augment = Augment::none().mixup(mixup).cutmix(cutmix);
         }
-        let model = Model::start(&backbone, head, labels, plan.init, seed)?;
+        let task = Task::of_data(&data)?;
+        let metric = metric.unwrap_or(Metric::of_task(task));
+        let weights = Weights::of(&plan.sampling, &data)?;
+        let loss = plan.loss.resolved(task, &counts(&data), data.len());
+        loss.check_classes(labels.len())?;
+        let model = Model::start(&backbone, head, labels, task, &plan, seed)?;
+        let anchors = (plan.l2_sp > 0.0).then(|| Anchors::new(backbone.tensors()));
         let warnings = plan.warnings(&backbone);
         let (computed, reused) = (cache.computed(), cache.reused());
         let base_model = backbone.inner.profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained);
@@ -61,7 +73,13 @@ impl Session {
             data_identity: OnceCell::new(),
             valid_identity: None,
             model,
+            loss,
+            weights,
             learners: Learners::default(),
+            pending: Pending::default(),
+            anchors,
+            averages: Averages::default(),
+            averages_valid: None,
             counters: Counters::default(),
             phase: None,
             stops,
@@ -73,6 +91,20 @@ impl Session {
             counted_before: (computed, reused),
         })
     }
+}
+
+/// The samples of each class; of soft targets the sum of the probabilities.
+fn counts(data: &Arc<dyn Dataset>) -> Vec<f64> {
+    let mut counts = vec![0.0; data.classes().len()];
+    let mut add = |class: usize, share: f64| counts.get_mut(class).into_iter().for_each(|count| *count += share);
+    for i in 0..data.len() {
+        match data.info(i).target {
+            Target::Class(class) => add(class as usize, 1.0),
+            Target::Soft(p) => p.iter().enumerate().for_each(|(class, p)| add(class, f64::from(*p))),
+            Target::Labels(labels) => labels.iter().for_each(|&class| add(class as usize, 1.0)),
+        }
+    }
+    counts
 }
 
 /// The report of a run that begins.
@@ -88,7 +120,8 @@ fn report(plan: &Plan, model: &Model, seed: u64, data: &Arc<dyn Dataset>) -> Rep
         warnings: vec![],
         stopped: None,
         seed,
-        metric: Metric::default(),
+        metric: Metric::of_task(model.task),
+        thresholds: None,
         input_size: model.profile.spec.size,
         samples: SampleCounts { train: data.len(), ..SampleCounts::default() },
         skipped: data.skipped(),
@@ -96,6 +129,7 @@ fn report(plan: &Plan, model: &Model, seed: u64, data: &Arc<dyn Dataset>) -> Rep
         head_fit: None,
         epochs: vec![],
         best_epoch: None,
+        averaged: false,
         valid_top1: None,
         valid: None,
         top1: None,

@@ -1,9 +1,9 @@
 //! Forward passes, losses and steps.
 
 use super::{Session, no_phase};
-use crate::data::Batch;
+use crate::data::{Batch, Targets};
 use crate::error::{Error, Result, nearest};
-use crate::inference::Inference;
+use crate::nn::{DropPath, with_drop_path};
 use crate::ops::{Gradient, Gradients, backward};
 use crate::train::event::Event;
 use candle_core::{DType, Device, Tensor};
@@ -17,10 +17,33 @@ impl Session {
     /// another phase.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         let phase = self.phase.as_ref().ok_or_else(no_phase)?;
-        let features = phase.forward(batch, self.model.profile.dtype)?;
         let forward = self.counters.forwards;
+        let probability = self.plan.drop_path;
+        let run = || phase.forward(batch, self.model.profile.dtype);
+        let features = if probability > 0.0 && phase.frozen_blocks < phase.network.blocks().len() {
+            let settings = DropPath { probability, seed: self.seed, forward, first: phase.frozen_blocks };
+            let (features, branches) = with_drop_path(settings, run);
+            let features = features?;
+            if branches == 0 && phase.frozen_blocks == 0 {
+                let problem =
+                    format!("{} has no residual branches to skip; set it to 0", self.model.blueprint().name());
+                return Err(Error::invalid("plan: drop_path", problem));
+            }
+            features
+        } else {
+            run()?
+        };
         self.counters.forwards += 1;
         self.model.logits(&features, self.seed, forward)
+    }
+
+    /// The plan's loss over logits (N, classes) and the targets of a batch, as a scalar tensor with a graph. Unlike
+    /// [`Loss::forward`](crate::Loss::forward) it knows the training data, by which class weights may be balanced.
+    ///
+    /// # Errors
+    /// As [`Loss::forward`](crate::Loss::forward).
+    pub fn loss(&self, logits: &Tensor, targets: &Targets) -> Result<Tensor> {
+        self.loss.forward(logits, targets)
     }
 
     /// Logits (N, classes) in evaluation mode, without a graph: running statistics, no dropout, nothing changes.
@@ -36,7 +59,9 @@ impl Session {
         }
     }
 
-    /// The gradients of `loss`, clipped, and one step of the optimizer. Returns the loss.
+    /// The gradients of `loss`, clipped, and one step of the optimizer. Returns the loss. With
+    /// [`Plan::grad_accum`](crate::Plan::grad_accum) the step is made with the mean gradients of several calls, weighted
+    /// by the samples handed out before each, and the last one of an epoch always makes it.
     ///
     /// # Errors
     /// [`Error::Diverged`] for a loss that is not finite, [`Error::Audit`] if a gradient is not finite or, in the first
@@ -46,13 +71,14 @@ impl Session {
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         self.check_loss(value)?;
-        self.apply(backward(loss, self.learners.ids())?, value)?;
+        let gradients = backward(loss, self.learners.ids())?;
+        self.accumulate(gradients, value)?;
         Ok(value)
     }
 
     /// One step of the optimizer with gradients by canonical name, those of [`Session::gradients`]: to inspect or
     /// change them before the step. `loss` is the loss for the report. Returns the norm of the gradients before
-    /// clipping.
+    /// clipping, or 0 where the step waits for further gradients, as in [`Session::backward_step`].
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Loss, Optimizer, Phase, Plan, TensorDataset};
@@ -96,7 +122,7 @@ impl Session {
             }
             named.insert(name, Gradient::Tensor(gradient.detach()));
         }
-        self.apply(named, loss)
+        self.accumulate(named, loss)
     }
 
     /// Forward, the plan's loss, backward and one step of the optimizer. Returns the loss.
@@ -105,8 +131,8 @@ impl Session {
     /// As [`Session::forward`] and [`Session::backward_step`].
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
         let logits = self.forward(batch)?;
-        let loss = self.plan.loss.forward(&logits, &batch.targets)?;
-        let (correct, of) = Inference::TASK.correct(&logits, &batch.targets)?;
+        let loss = self.loss.forward(&logits, &batch.targets)?;
+        let (correct, of) = self.model.task.correct(&logits, &batch.targets)?;
         let value = self.backward_step(&loss)?;
         if let Some(epoch) = self.phase.as_mut().and_then(|phase| phase.epoch.as_mut()) {
             epoch.progress.predict(correct, of);
@@ -121,8 +147,33 @@ impl Session {
         Err(Error::Diverged { what: "training loss", step: self.counters.steps + 1, loss })
     }
 
-    /// Audits and applies gradients; their norm before clipping.
-    fn apply(&mut self, gradients: Gradients, loss: f64) -> Result<f64> {
+    /// Adds gradients to those that wait, and makes the step if it is due. The norm of its gradients, or 0.
+    fn accumulate(&mut self, gradients: Gradients, loss: f64) -> Result<f64> {
+        let phase = self.phase.as_mut().ok_or_else(no_phase)?;
+        if self.plan.grad_accum == 1 {
+            let samples = phase.epoch.as_mut().map_or(1, |epoch| epoch.progress.gradients(loss));
+            return self.apply(gradients, loss, samples);
+        }
+        // What is not finite would spoil the gradients that wait.
+        phase.audit.check_finite(&self.learners, &gradients)?;
+        let samples = phase.epoch.as_mut().map_or(1, |epoch| epoch.progress.gradients(loss));
+        self.pending.add(gradients, samples, loss)?;
+        let last = phase.epoch.as_ref().is_some_and(|epoch| epoch.sampler.is_done()) || phase.is_stopped();
+        if last || self.pending.sums.batches >= self.plan.grad_accum { self.flush() } else { Ok(0.0) }
+    }
+
+    /// A step with the gradients that wait, if there are any.
+    pub(super) fn flush(&mut self) -> Result<f64> {
+        if self.pending.is_empty() {
+            return Ok(0.0);
+        }
+        let samples = self.pending.sums.samples;
+        let (gradients, loss) = self.pending.take()?;
+        self.apply(gradients, loss, samples)
+    }
+
+    /// Audits and applies gradients, of the mean loss over some samples; their norm before clipping.
+    fn apply(&mut self, mut gradients: Gradients, loss: f64, samples: usize) -> Result<f64> {
         let phase = self.phase.as_mut().ok_or_else(no_phase)?;
         if phase.state.audit_pending {
             for name in phase.audit.gradients(&self.learners, &gradients)? {
@@ -131,6 +182,13 @@ impl Session {
                 }
             }
             phase.audit.copies(&phase.network)?;
+        }
+        if let Some(anchors) = &self.anchors {
+            gradients = anchors.pull(gradients, &self.learners, self.plan.l2_sp)?;
+        }
+        if let Some(most) = self.plan.clip_value {
+            let cut = |(name, gradient): (String, Gradient)| Ok((name, gradient.clamped(most)?));
+            gradients = gradients.into_iter().map(cut).collect::<Result<_>>()?;
         }
         let (factor, clip) = (phase.factor(), self.plan.clip);
         let not_finite = |names| phase.audit.not_finite(names);
@@ -141,13 +199,19 @@ impl Session {
             phase.state.audit_pending = false;
         }
         self.counters.steps += 1;
+        if let Some(decay) = self.plan.ema {
+            self.averages.update(&self.model.slots, decay, self.counters.steps)?;
+        }
         // These are no longer the weights of an epoch that was restored.
         (self.report.best_epoch, self.report.valid_top1, self.report.valid) = (None, None, None);
+        self.report.averaged = false;
         phase.state.steps += 1;
-        let (lr, steps, epoch_number) = (phase.lr(), phase.per_epoch, phase.state.epoch + 1);
+        let (lr, steps, epoch_number) =
+            (phase.lr(), phase.steps_per_epoch(self.plan.grad_accum), phase.state.epoch + 1);
         if let Some(epoch) = &mut phase.epoch {
-            epoch.progress.step(loss, norm);
+            epoch.progress.step(norm);
             let step = epoch.progress.steps();
+            let _ = samples;
             self.listener.tell(&Event::Step { epoch: epoch_number, step, steps, loss, lr, gradient_norm: norm });
         }
         Ok(norm)

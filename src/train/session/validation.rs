@@ -6,7 +6,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureExtractor, FeatureSet};
 use crate::inference::{BATCH, Inference};
-use crate::metrics::{Evaluation, Scores};
+use crate::metrics::Evaluation;
 use crate::plan::Phase;
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,6 +77,45 @@ impl Session {
         Ok(evaluation)
     }
 
+    /// As [`Session::evaluate`], of the moving averages of the weights ([`Plan::ema`](crate::Plan::ema)); `None` if there are
+    /// none yet.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub fn evaluate_averages<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Option<Evaluation>> {
+        Inference::check(&self.model.labels, data)?;
+        self.validate_averages(&(Arc::new(data.clone()) as Arc<dyn Dataset>), None)
+    }
+
+    /// The same, from cached features if there are any.
+    pub(in crate::train) fn validate_averages(
+        &mut self,
+        valid: &Arc<dyn Dataset>,
+        features: Option<&FeatureSet>,
+    ) -> Result<Option<Evaluation>> {
+        if self.averages.tensors.is_empty() {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let slots = self.averages.over(&self.model.slots);
+        let inference = self.model.inference_over(&slots)?;
+        // Blocks that an earlier phase has trained are frozen now, but their averages still move.
+        let moving =
+            |blocks: usize| self.model.names_before(blocks).any(|name| self.averages.tensors.contains_key(name));
+        let evaluation = match (features, &self.phase) {
+            (Some(features), Some(phase)) if !moving(phase.frozen_blocks) => {
+                from_features(&inference, features, phase.frozen_blocks)?
+            }
+            _ => inference.evaluate(valid, self.workers)?,
+        };
+        let took = begun.elapsed();
+        self.report.seconds.valid += took.as_secs_f64();
+        if let Some(epoch) = self.phase.as_mut().and_then(|phase| phase.epoch.as_mut()) {
+            epoch.progress.exclude(took);
+        }
+        Ok(Some(evaluation))
+    }
+
     /// Whether the training has diverged after an epoch worth keeping; the report says so then.
     pub(in crate::train) fn survives(&mut self, error: &Error) -> bool {
         let diverged = match error {
@@ -115,7 +154,7 @@ impl Session {
 
 /// The evaluation of samples by the features that their first `blocks` blocks made.
 fn from_features(inference: &Inference, features: &FeatureSet, blocks: usize) -> Result<Evaluation> {
-    let mut scores = Scores::new(Inference::TASK);
+    let mut scores = inference.scores();
     for places in features.in_order(BATCH) {
         let batch = features.batch(&places, 0)?;
         let Some(rows) = batch.features_of(Some(features.made_by()?))? else { continue };
