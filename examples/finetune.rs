@@ -18,6 +18,8 @@ mod choice;
 mod folders;
 #[path = "support/job.rs"]
 mod job;
+#[path = "support/regularise.rs"]
+mod regularise;
 #[path = "support/run.rs"]
 mod run;
 

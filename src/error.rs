@@ -1,11 +1,13 @@
 //! The crate's one error type. Each variant names what is wrong and how to fix it.
 
 mod candle;
+mod divergence;
 mod hub;
 mod images;
 mod mismatch;
 mod text;
 
+pub use divergence::Divergence;
 pub use hub::HubErrorKind;
 #[cfg(feature = "image")]
 pub(crate) use images::unsupported;
@@ -16,7 +18,7 @@ use candle::quiet;
 use mismatch::known_archs;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use text::{SHOWN, audit_remedy, because, listed, some};
+use text::{SHOWN, because, listed, some};
 
 /// An error of a dependency, opaque so that dependencies can change without breaking users.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -72,33 +74,23 @@ pub enum Error {
 
     /// The audit found that training does not follow the plan.
     #[error(
-        "the audit of phase {phase} failed:{}{}{}{}",
+        "the audit of phase {phase} failed:{}{} every trainable parameter must contribute to the loss, and nothing may \
+         write to a backbone's tensors",
         listed(" no gradient reached", unreached, SHOWN),
-        listed(" gradients are not finite", not_finite, SHOWN),
-        listed(" frozen but changed", changed, SHOWN),
-        audit_remedy(not_finite)
+        listed(" frozen but changed", changed, SHOWN)
     )]
     Audit {
         /// The phase, from 1.
         phase: usize,
         /// Learning parameters that the backward pass did not reach.
         unreached: Vec<String>,
-        /// Parameters whose gradients hold infinities or NaNs.
-        not_finite: Vec<String>,
         /// Frozen tensors that changed.
         changed: Vec<String>,
     },
 
-    /// The loss became infinite or NaN, in training or on the validation data.
-    #[error("the {what} is {loss} at step {step}: lower the learning rate, clip the gradients, or check the images")]
-    Diverged {
-        /// The loss that diverged: "training loss" or "validation loss".
-        what: &'static str,
-        /// The optimizer step, from 1.
-        step: usize,
-        /// Its value.
-        loss: f64,
-    },
+    /// The loss or gradients became infinite or NaN, in training or on the validation data.
+    #[error("{0}")]
+    Diverged(Box<Divergence>),
 
     /// A network computed infinities or NaNs.
     #[error(
@@ -380,6 +372,11 @@ impl Error {
     /// An [`Error::Unsupported`].
     pub(crate) fn unsupported(network: impl Into<String>, what: &'static str, why: impl Into<String>) -> Self {
         Self::Unsupported { network: network.into(), what, why: why.into() }
+    }
+
+    /// An [`Error::Diverged`].
+    pub(crate) fn diverged(divergence: Divergence) -> Self {
+        Self::Diverged(Box::new(divergence))
     }
 
     /// An [`Error::BadSample`].

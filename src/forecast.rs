@@ -29,7 +29,8 @@ use std::fmt;
 pub struct Forecast {
     /// All weights, including the head's.
     pub weights: usize,
-    /// The optimizer's moments.
+    /// The optimizer's moments, and with them averages of the weights, gradients that wait for their step, and the weights
+    /// that L2-SP pulls back to, as far as the plan has them.
     pub moments: usize,
     /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with
     /// custom layers ([`Layer::custom`](crate::Layer::custom)).
@@ -124,6 +125,9 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let learns = rehearsal.learns();
     let learning: usize = learns.iter().sum();
 
+    // Averages, the weights that a penalty pulls back to, and gradients that wait are as large as what is trained.
+    let beside = usize::from(plan.ema.is_some()) + usize::from(plan.l2_sp > 0.0) + usize::from(plan.grad_accum > 1);
+    let beside = beside * learning * size;
     let moments = phase.moments() * learning * size;
     let (height, width) = spec.size;
     let images = [spec.channels, height, width, size].into_iter().try_fold(plan.batch_size, usize::checked_mul);
@@ -132,7 +136,7 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
         return Err(Error::invalid("plan: batch_size", problem));
     };
     if blueprint.is_opaque() {
-        return Ok(Forecast { weights: all * size, moments, step: None, multiply_adds: None });
+        return Ok(Forecast { weights: all * size, moments: moments + beside, step: None, multiply_adds: None });
     }
     let step = |before: Option<&StepMemory>, moments: &[usize]| -> Result<StepMemory> {
         Ok(rehearsal.run(plan.batch_size, before)?.logits.backward(moments))
@@ -148,5 +152,6 @@ fn of_phase(plan: &Plan, phase: &Phase, backbone: &Backbone, head: Head, classes
     let step = step.max((learning * size).saturating_sub(moments));
     let of_image = |all: u64| all / plan.batch_size as u64;
     let multiply_adds = MultiplyAdds { forward: of_image(first.forward), backward: of_image(first.backward) };
+    let moments = moments + beside;
     Ok(Forecast { weights: all * size, moments, step: Some(step), multiply_adds: Some(multiply_adds) })
 }

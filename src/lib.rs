@@ -64,7 +64,7 @@ pub use data::{
 };
 #[cfg(feature = "image")]
 pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
-pub use error::{BoxError, Error, HubErrorKind, Result, WeightsMismatch};
+pub use error::{BoxError, Divergence, Error, HubErrorKind, Result, WeightsMismatch};
 pub use features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
 pub use forecast::{Forecast, MultiplyAdds};
 pub use freeze::{BatchNormMode, FreezePolicy};

@@ -17,6 +17,7 @@ mod head_fit;
 mod learner;
 mod listener;
 mod lr_curve;
+mod memory;
 mod model;
 mod pending;
 mod phase;

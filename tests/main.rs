@@ -5,6 +5,7 @@ mod advice;
 mod api;
 mod audit;
 mod datasets;
+mod failures;
 #[cfg(feature = "image")]
 mod folder_layout;
 mod forecast;

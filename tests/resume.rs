@@ -257,12 +257,12 @@ fn files_of_states() {
 
     // A newer format is refused before anything else is looked at.
     let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();
-    let version = b"\\\"run_state\\\":2";
+    let version = b"\\\"run_state\\\":3";
     let mut newer = file.clone();
     newer[find(&file, version) + version.len() - 1] = b'7';
     std::fs::write(&path, &newer).unwrap();
     let error = RunState::from_file(&path).unwrap_err();
-    assert!(matches!(error, Error::NewerFormat { found: 7, known: 2, .. }), "{error}");
+    assert!(matches!(error, Error::NewerFormat { found: 7, known: 3, .. }), "{error}");
     assert!(error.to_string().contains("update the crate") && error.to_string().contains("state.safetensors"));
 
     newer[find(&file, version) + version.len() - 1] = b'1';

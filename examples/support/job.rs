@@ -2,6 +2,7 @@
 
 use crate::choice::Choice;
 use crate::folders::Folders;
+use crate::regularise::Regularise;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
@@ -66,6 +67,8 @@ pub struct Job {
     /// Hidden units of a two-layer head
     #[arg(long)]
     hidden: Option<usize>,
+    #[command(flatten)]
+    regularise: Regularise,
     /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -128,6 +131,7 @@ pub fn finetune(
     let splits = open(options)?;
     let Splits { train, valid, test, .. } = &splits;
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
+    let head = options.regularise.dropout.into_iter().fold(head, Head::dropout);
     let cache = FeatureCache::new();
     let given = given_plan(options, &backbone)?;
     let advisor = Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).valid(valid.len());
@@ -302,5 +306,5 @@ fn edited(options: &Job, mut plan: Plan) -> Result<Plan, Failure> {
     if let Some(batch_size) = options.batch_size {
         plan.batch_size = batch_size;
     }
-    Ok(plan)
+    options.regularise.apply(plan)
 }

@@ -95,15 +95,6 @@ pub(super) fn first_of(mut items: Vec<String>, separator: &str) -> String {
     items.join(separator)
 }
 
-/// The remedy for a failed audit.
-pub(super) fn audit_remedy(not_finite: &[String]) -> &'static str {
-    if not_finite.is_empty() {
-        " every trainable parameter must contribute to the loss, and nothing may write to a backbone's tensors"
-    } else {
-        " lower the learning rate, clip the gradients, or check the loss and the images"
-    }
-}
-
 /// The end of a message that has a cause.
 pub(super) fn because(cause: Option<&BoxError>) -> String {
     cause.map_or_else(String::new, |cause| format!(": {}", tamed(&cause.to_string(), 1000)))

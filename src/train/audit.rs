@@ -1,4 +1,4 @@
-//! Checks that trainable parameters get finite gradients and frozen tensors do not change.
+//! Checks that trainable parameters get gradients and frozen tensors do not change.
 
 use super::learner::Learners;
 use crate::backbone::Network;
@@ -26,36 +26,22 @@ impl Audit {
         Ok(Self { phase, frozen, folded: None })
     }
 
-    /// After the first backward pass: every trainable parameter got a finite gradient. Returns those whose
-    /// gradient is exactly zero.
+    /// After the first backward pass: every trainable parameter got a gradient. Returns those whose gradient is exactly
+    /// zero.
     pub fn gradients(&self, learners: &Learners, gradients: &Gradients) -> Result<Vec<String>> {
-        let (mut unreached, mut not_finite, mut zero) = (vec![], vec![], vec![]);
+        let (mut unreached, mut zero) = (vec![], vec![]);
         for learner in learners.iter() {
             let name = || learner.name.clone();
             match learner.gradient(gradients) {
                 None => unreached.push(name()),
-                Some(gradient) => match gradient.square_sum()? {
-                    0.0 => zero.push(name()),
-                    sum if !sum.is_finite() => not_finite.push(name()),
-                    _ => {}
-                },
+                Some(gradient) if gradient.square_sum()? == 0.0 => zero.push(name()),
+                Some(_) => {}
             }
         }
-        if unreached.is_empty() && not_finite.is_empty() {
+        if unreached.is_empty() {
             return Ok(zero);
         }
-        Err(Error::Audit { phase: self.phase, unreached, not_finite, changed: vec![] })
-    }
-
-    /// The error for gradients of these parameters that are not finite.
-    pub fn not_finite(&self, not_finite: Vec<String>) -> Error {
-        Error::Audit { phase: self.phase, unreached: vec![], not_finite, changed: vec![] }
-    }
-
-    /// Refuses gradients that are not finite.
-    pub fn check_finite(&self, learners: &Learners, gradients: &Gradients) -> Result<()> {
-        let names = learners.not_finite(gradients)?;
-        if names.is_empty() { Ok(()) } else { Err(self.not_finite(names)) }
+        Err(Error::Audit { phase: self.phase, unreached, changed: vec![] })
     }
 
     /// Before the first step: notes the checksums of the folded copies that the forward pass has made.
@@ -75,7 +61,7 @@ impl Audit {
         if changed.is_empty() {
             return Ok(());
         }
-        Err(Error::Audit { phase: self.phase, unreached: vec![], not_finite: vec![], changed })
+        Err(Error::Audit { phase: self.phase, unreached: vec![], changed })
     }
 }
 

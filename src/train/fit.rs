@@ -214,6 +214,9 @@ impl FineTuner {
     ) -> Result<(Session, bool)> {
         let mut session = self.resumed(train, keeper)?;
         session.note_valid(valid, keeper.dir.is_some())?;
+        if keeper.dir.is_some() {
+            session.keep_before();
+        }
         let cancelled = match train_on(&mut session, valid, keeper) {
             Err(error) if session.survives(&error) => false,
             trained => trained?,

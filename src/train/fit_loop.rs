@@ -20,8 +20,8 @@ pub(super) fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>, keeper: 
         }
         let features = session.valid_features(valid)?;
         while session.next_epoch()? {
-            while let Some(batch) = session.next_batch()? {
-                session.step(&batch)?;
+            while let Some(batch) = session.next_batch().map_err(|error| keeper.ended_by(error, session))? {
+                session.step(&batch).map_err(|error| keeper.failed(error, session, &batch))?;
                 if keeper.after(session)? {
                     return Ok(true);
                 }

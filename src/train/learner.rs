@@ -66,6 +66,14 @@ impl Learner {
     }
 }
 
+/// What a step has found.
+pub(super) struct Stepped {
+    /// The Euclidean norm of all gradients, before clipping.
+    pub norm: f64,
+    /// The parameters whose gradients are zero.
+    pub silent: Vec<String>,
+}
+
 /// All trainable parameters, in the order of their names, and the optimizer state of those that pause.
 #[derive(Default)]
 pub(super) struct Learners {
@@ -100,8 +108,7 @@ impl Learners {
         self.iter().map(|learner| (learner.name.as_str(), learner.variable.id()))
     }
 
-    /// One step of every parameter that has a gradient; `factor` is the schedule's. Returns the norm of all gradients
-    /// before clipping.
+    /// One step of every parameter that has a gradient; `factor` is the schedule's.
     ///
     /// # Errors
     /// With the names of the parameters whose gradients are not finite, through `not_finite`; no step is made then.
@@ -112,8 +119,18 @@ impl Learners {
         factor: f64,
         clip: Option<f64>,
         not_finite: impl FnOnce(Vec<String>) -> Error,
-    ) -> Result<f64> {
-        let norm = global_norm(self.iter().filter_map(|learner| learner.gradient(gradients)))?;
+    ) -> Result<Stepped> {
+        let (mut sum, mut silent) = (0.0, vec![]);
+        for learner in self.iter() {
+            if let Some(gradient) = learner.gradient(gradients) {
+                let squares = gradient.square_sum()?;
+                sum += squares;
+                if squares == 0.0 {
+                    silent.push(learner.name.clone());
+                }
+            }
+        }
+        let norm = f64::sqrt(sum);
         if !norm.is_finite() {
             return Err(not_finite(self.not_finite(gradients)?));
         }
@@ -123,7 +140,7 @@ impl Learners {
                 learner.step(optimizer, gradient, factor, scale)?;
             }
         }
-        Ok(norm)
+        Ok(Stepped { norm, silent })
     }
 
     /// The names of the parameters whose gradients are not finite.
@@ -172,15 +189,6 @@ impl Learners {
         self.paused = restored;
         Ok(())
     }
-}
-
-/// The Euclidean norm over all gradients.
-fn global_norm<'a>(gradients: impl Iterator<Item = &'a Gradient>) -> Result<f64> {
-    let mut sum = 0.0;
-    for gradient in gradients {
-        sum += gradient.square_sum()?;
-    }
-    Ok(sum.sqrt())
 }
 
 #[cfg(test)]

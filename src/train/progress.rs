@@ -5,6 +5,12 @@ use crate::report::EpochReport;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
+/// Steps of an epoch from which a loss that does not move tells something.
+const FEW: usize = 8;
+
+/// A loss that is as low as this has nowhere to go.
+const NOTHING: f64 = 1e-3;
+
 /// The sums of the epoch so far.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Progress {
@@ -26,6 +32,10 @@ pub(super) struct Progress {
     correct: usize,
     loss: f64,
     norm: f64,
+    /// The lowest and the highest loss of a step, with rounding left out.
+    losses: Option<(f64, f64)>,
+    /// Parameters whose gradients were zero in every step.
+    silent: Option<Vec<String>>,
 }
 
 impl Progress {
@@ -42,6 +52,8 @@ impl Progress {
             correct: 0,
             loss: 0.0,
             norm: 0.0,
+            losses: None,
+            silent: None,
         }
     }
 
@@ -76,14 +88,48 @@ impl Progress {
         let samples = std::mem::take(&mut self.pending).max(1);
         self.weight += samples;
         self.loss += loss * samples as f64;
+        let (low, high) = self.losses.unwrap_or((loss, loss));
+        self.losses = Some((low.min(loss), high.max(loss)));
         samples
     }
 
-    /// A step; `norm` is that of its gradients.
-    pub fn step(&mut self, norm: f64) {
+    /// A step; `norm` is that of its gradients, `silent` the parameters whose gradients are zero.
+    pub fn step(&mut self, norm: f64, silent: Vec<String>) {
+        self.silent = Some(match self.silent.take() {
+            Some(before) => before.into_iter().filter(|name| silent.contains(name)).collect(),
+            None => silent,
+        });
         self.steps += 1;
         self.norm += norm;
         self.seconds = self.before + self.started.elapsed().as_secs_f64();
+    }
+
+    /// What is probably wrong with an epoch that has had many steps: a loss that does not move, or parameters of the head
+    /// that get no gradient.
+    pub fn problems(&self, heads: &[String]) -> Vec<String> {
+        if self.steps < FEW {
+            return vec![];
+        }
+        let mut problems = vec![];
+        if let Some((low, high)) = self.losses.filter(|(low, high)| *low > NOTHING && high - low <= 1e-6 * high) {
+            problems.push(format!(
+                "the training loss stays at {low:.6} in all {} steps, up to {:.0e}: raise the learning rate, or check that \
+                 the labels differ",
+                self.steps,
+                high - low
+            ));
+        }
+        let silent: Vec<&str> =
+            self.silent.iter().flatten().filter(|name| heads.contains(name)).map(String::as_str).collect();
+        if !silent.is_empty() {
+            problems.push(format!(
+                "the gradient of {} is zero in all {} steps, so the head does not learn: its hidden units are dead; lower the \
+                 learning rate, or use another seed",
+                silent.join(", "),
+                self.steps
+            ));
+        }
+        problems
     }
 
     pub fn steps(&self) -> usize {
@@ -120,18 +166,41 @@ mod tests {
         let mut progress = Progress::new();
         progress.hand_out(32);
         progress.gradients(1.0);
-        progress.step(2.0);
+        progress.step(2.0, vec!["a".into(), "b".into()]);
         // Two batches before one step.
         progress.hand_out(32);
         progress.hand_out(32);
         assert_eq!(progress.gradients(2.0), 64);
-        progress.step(4.0);
+        progress.step(4.0, vec!["b".into()]);
         progress.hand_out(4);
         progress.gradients(10.0);
-        progress.step(6.0);
+        progress.step(6.0, vec!["b".into(), "c".into()]);
+        assert_eq!(progress.silent, Some(vec!["b".to_string()]));
         let report = progress.report(1, 1, 0.1, None);
         assert!((report.train_loss - (32.0 + 64.0 * 2.0 + 4.0 * 10.0) / 100.0).abs() < 1e-12);
         assert!((report.gradient_norm - 4.0).abs() < 1e-12);
         assert!((report.images_per_second * report.seconds - 100.0).abs() < 1e-6 || report.seconds < 1e-9);
+    }
+
+    #[test]
+    fn a_loss_that_stays_and_a_dead_head_are_told() {
+        let heads = vec!["head.weight".to_string()];
+        let problems = |losses: [f64; 9], silent: &str, steps: usize| {
+            let mut progress = Progress::new();
+            for loss in &losses[..steps] {
+                progress.hand_out(4);
+                progress.gradients(*loss);
+                progress.step(1.0, vec![silent.to_string()]);
+            }
+            progress.problems(&heads)
+        };
+        let moving = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
+        assert!(problems(moving, "conv.bias", 9).is_empty());
+        assert!(problems([2.3; 9], "head.weight", 7).is_empty(), "too few steps");
+        assert!(problems([0.0; 9], "conv.bias", 9).is_empty(), "all is learned");
+        let found = problems([2.3; 9], "conv.bias", 9);
+        assert!(found.len() == 1 && found[0].contains("2.3"), "{found:?}");
+        let found = problems(moving, "head.weight", 8);
+        assert!(found.len() == 1 && found[0].contains("head.weight"), "{found:?}");
     }
 }

@@ -84,9 +84,7 @@ pub(super) fn or_first(
 ) -> Result<Fitted> {
     match second {
         Ok(second) => with_report(second, first.report, validation),
-        Err(
-            error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. } | Error::Cancelled { .. }),
-        ) => {
+        Err(error @ (Error::Diverged(_) | Error::NotFinite { .. } | Error::Audit { .. } | Error::Cancelled { .. })) => {
             let stopped =
                 format!("the training on all samples stopped: {error}; the weights are those of the first one");
             tracing::warn!("{stopped}");
@@ -101,6 +99,7 @@ pub(super) fn or_first(
 mod tests {
     use super::*;
     use crate::data::Joined;
+    use crate::error::Divergence;
     use crate::train::waves::waves;
     use crate::{Backbone, FineTuner, Optimizer, Phase, Plan, Schedule};
     use candle_core::Device;
@@ -146,7 +145,7 @@ mod tests {
         let data = waves(8, 2);
         let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]);
         let first = FineTuner::new(backbone).plan(plan).fit(&data, &data.clone()).unwrap();
-        let diverged = || Error::Diverged { what: "training loss", step: 3, loss: f64::NAN };
+        let diverged = || Error::diverged(Divergence::of_loss("training loss", 3, f64::NAN, None));
         let kept = or_first(Err(diverged()), first.clone(), String::new()).unwrap();
         let stopped = kept.report.stopped.as_deref().unwrap();
         assert!(stopped.contains("on all samples stopped") && stopped.contains("step 3"), "{stopped}");

@@ -5,8 +5,10 @@ use super::event::Event;
 use super::fitted::Fitted;
 use super::run_state::RunState;
 use super::session::Session;
-use crate::error::{Error, Result};
+use crate::data::Batch;
+use crate::error::{Divergence, Error, Result};
 use crate::weights::{Disk, Os, TEMPORARY, write_text};
+use serde_json::json;
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,8 @@ impl Pace {
 const LOCK: &str = "lock";
 const BEST: &str = "best.safetensors";
 const REPORT: &str = "report.json";
+/// The folder of a step that failed, with the state before it and a description.
+const FAILED: (&str, &str, &str) = ("failed", "state.safetensors", "step.json");
 const CHECKPOINT: (&str, &str) = ("checkpoint-", ".safetensors");
 
 impl RunDir {
@@ -173,6 +177,23 @@ impl RunDir {
         Ok(())
     }
 
+    /// Keeps what a step that failed can be repeated from: the state before it, and its batch. Returns the folder.
+    fn keep_failure(&self, error: &Divergence, session: &Session, batch: &Batch) -> Result<Option<PathBuf>> {
+        let Some(state) = session.state_before()? else { return Ok(None) };
+        let folder = self.path.join(FAILED.0);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        state.save(folder.join(FAILED.1))?;
+        let names = session.sample_names(&batch.indices);
+        let samples: Vec<_> =
+            batch.indices.iter().zip(names).map(|(i, name)| json!({"index": i, "name": name})).collect();
+        let step = json!({
+            "what": error.what, "step": error.step, "loss": error.loss.to_string(), "lr": error.lr,
+            "tensors": error.tensors, "phase": session.phase(), "epoch": session.epoch(), "samples": samples,
+        });
+        write_text(&folder.join(FAILED.2), &format!("{step:#}\n"))?;
+        Ok(Some(folder))
+    }
+
     /// Writes predictor and report of the run that has ended.
     pub fn finish(&self, fitted: &Fitted) -> Result<()> {
         fitted.predictor.save(self.path.join(BEST))?;
@@ -223,6 +244,28 @@ impl Keeper {
             None => {}
         }
         Ok(cancelled)
+    }
+
+    /// The error of a step, after keeping what it can be repeated from if the training has diverged.
+    pub fn failed(&self, error: Error, session: &Session, batch: &Batch) -> Error {
+        let Some(dir) = &self.dir else { return error };
+        let Error::Diverged(mut divergence) = error else { return error };
+        match dir.keep_failure(&divergence, session, batch) {
+            Ok(folder) => divergence.kept = folder,
+            // The first error matters more.
+            Err(error) => tracing::warn!("the failed step cannot be kept: {error}"),
+        }
+        Error::Diverged(divergence)
+    }
+
+    /// The error of a sample that cannot be read, after a checkpoint: the run goes on there when the sample is back.
+    pub fn ended_by(&mut self, error: Error, session: &mut Session) -> Error {
+        if let Some(dir) = &mut self.dir
+            && let Err(error) = dir.save(session)
+        {
+            tracing::warn!("no checkpoint can be written: {error}");
+        }
+        error
     }
 
     pub fn is_cancelled(&self) -> bool {

@@ -117,6 +117,11 @@ impl RunState {
         file::read(path.as_ref())
     }
 
+    /// The head that is trained.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
     /// The report so far.
     pub fn report(&self) -> &Report {
         &self.report

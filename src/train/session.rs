@@ -1,5 +1,6 @@
 //! Step-by-step training; `fit` uses it.
 
+mod before;
 mod epochs;
 mod finish;
 mod head_fit;
@@ -27,6 +28,7 @@ use crate::loss::Loss;
 use crate::metrics::Evaluation;
 use crate::plan::Plan;
 use crate::report::Report;
+use before::Before;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use std::cell::OnceCell;
@@ -94,6 +96,9 @@ pub struct Session {
     averages_valid: Option<Evaluation>,
     counters: Counters,
     phase: Option<RunningPhase>,
+    /// Whether what a failed step can be repeated from is kept, and what it is.
+    keeps_before: bool,
+    before: Option<Before>,
     /// Where each phase ends, if not with its epochs.
     stops: Option<Vec<Stop>>,
     /// Whether the next call of `next_phase` or `next_epoch` continues the phase or epoch of a resumed state.

@@ -114,7 +114,7 @@ impl Advisor {
             .and_then(|(mut session, _)| session.evaluate_restored(valid));
         let (evaluation, problem) = match evaluated {
             Ok(evaluation) => (Some(evaluation), None),
-            Err(error @ (Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. })) => {
+            Err(error @ (Error::Diverged(_) | Error::NotFinite { .. } | Error::Audit { .. })) => {
                 (None, Some(error.to_string()))
             }
             Err(error) => return Err(error),

@@ -2,7 +2,7 @@
 
 use super::{Session, no_phase};
 use crate::data::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Divergence, Error, Result};
 use crate::metrics::Evaluation;
 use crate::report::{Averaged, Report};
 use crate::train::event::Event;
@@ -58,6 +58,7 @@ impl Session {
     /// # Errors
     /// If no epoch has begun, or a sample cannot be read.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        self.note_before()?;
         let epoch = self.counters.epochs;
         match &mut self.phase {
             Some(phase) => phase.next_batch(epoch),
@@ -144,7 +145,8 @@ impl Session {
                                fitted head)";
                 return Err(Error::invalid("session", problem));
             };
-            return Err(Error::Diverged { what: "validation loss", step: self.counters.steps, loss });
+            let step = self.counters.steps;
+            return Err(Error::diverged(Divergence::of_loss("validation loss", step, loss, None)));
         };
         self.report.best_epoch = Some(best.number);
         self.report.averaged = best.averaged;
@@ -186,6 +188,17 @@ impl Session {
         let Some(epoch) = phase.epoch.take().filter(|epoch| epoch.sampler.taken() > 0) else { return Ok(false) };
         let mut report = epoch.progress.report(phase.state.index + 1, phase.state.epoch + 1, phase.lr(), valid);
         self.report.seconds.train += report.seconds;
+        for problem in epoch.progress.problems(&self.model.head_names()) {
+            let warning = format!("phase {} epoch {}: {problem}", phase.state.index + 1, phase.state.epoch + 1);
+            // Once per phase, however many epochs it lasts.
+            let known = |old: &String| {
+                old.starts_with(&format!("phase {} ", phase.state.index + 1)) && old.contains(kind(&problem))
+            };
+            if !self.report.warnings.iter().any(known) {
+                tracing::warn!("{warning}");
+                self.report.warnings.push(warning);
+            }
+        }
         if let Some(valid) = valid {
             let number = self.report.epochs.len() + 1;
             report.valid_metric = Some(self.report.metric.value(valid));
@@ -214,4 +227,9 @@ impl Session {
         }
         Ok(best)
     }
+}
+
+/// The beginning of a warning, without its figures.
+fn kind(problem: &str) -> &str {
+    problem.split(|c: char| c.is_ascii_digit()).next().unwrap_or(problem)
 }

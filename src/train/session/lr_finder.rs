@@ -63,7 +63,7 @@ impl Session {
             match self.step(&batch) {
                 Ok(loss) if curve.add(lr, loss) => break,
                 Ok(_) => {}
-                Err(Error::Diverged { .. } | Error::NotFinite { .. } | Error::Audit { .. }) if step > 0 => break,
+                Err(Error::Diverged(_) | Error::NotFinite { .. }) if step > 0 => break,
                 Err(error) => return Err(error),
             }
         }

@@ -130,7 +130,7 @@ impl Session {
         let like = |name: &str| self.model.slots.get(name).map(Slot::detached);
         self.learners.restore(&state.learners, like)?;
         self.averages = Averages { tensors: state.averages };
-        self.averages_valid = None;
+        (self.averages_valid, self.before) = (None, None);
         self.pending = Pending::restored(state.pending.0, &state.pending.1, like)?;
         if let Some(epoch) = state.position.epoch {
             self.begin_epoch(epoch.taken, epoch.progress.resumed())?;

@@ -11,6 +11,7 @@ use crate::train::averages::Averages;
 use crate::train::best::Best;
 use crate::train::event::Event;
 use crate::train::learner::Learners;
+use crate::train::memory;
 use crate::train::model::Model;
 use crate::train::pending::Pending;
 use crate::train::position::Counters;
@@ -53,6 +54,8 @@ impl Session {
         let model = Model::start(&backbone, head, labels, task, &plan, seed)?;
         let anchors = (plan.l2_sp > 0.0).then(|| Anchors::new(backbone.tensors()));
         let warnings = plan.warnings(&backbone);
+        // Of this moment on this machine: no part of the report, which equal runs share.
+        let tight = memory::check(&plan, &backbone, head, (data.len(), model.labels.len()))?;
         let (computed, reused) = (cache.computed(), cache.reused());
         let base_model = backbone.inner.profile.origin.name.clone().filter(|_| plan.init == Init::Pretrained);
         drop(backbone);
@@ -60,7 +63,7 @@ impl Session {
         let report = Report { base_model, strategy, overrides, warnings, ..report(&plan, &model, seed, &data) };
         let seconds = Timings { advice: advice_seconds, ..Timings::default() };
         let report = Report { metric, seconds, ..report };
-        report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        report.warnings.iter().chain(&tight).for_each(|warning| tracing::warn!("{warning}"));
         listener.tell(&Event::Start(&report));
         Ok(Self {
             plan,
@@ -82,6 +85,8 @@ impl Session {
             averages_valid: None,
             counters: Counters::default(),
             phase: None,
+            keeps_before: false,
+            before: None,
             stops,
             continues: Continues::default(),
             best: Best::new(metric),

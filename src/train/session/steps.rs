@@ -2,10 +2,12 @@
 
 use super::{Session, no_phase};
 use crate::data::{Batch, Targets};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Divergence, Error, Result, nearest};
 use crate::nn::{DropPath, with_drop_path};
 use crate::ops::{Gradient, Gradients, backward};
 use crate::train::event::Event;
+use crate::train::learner::Stepped;
+use crate::train::phase::RunningPhase;
 use candle_core::{DType, Device, Tensor};
 
 impl Session {
@@ -64,9 +66,9 @@ impl Session {
     /// by the samples handed out before each, and the last one of an epoch always makes it.
     ///
     /// # Errors
-    /// [`Error::Diverged`] for a loss that is not finite, [`Error::Audit`] if a gradient is not finite or, in the first
-    /// step of a phase, a parameter was not reached or something frozen has changed. No step is
-    /// made on error, except when a frozen tensor has changed. (A forward pass with batch statistics has updated the
+    /// [`Error::Diverged`] for a loss or gradients that are not finite, [`Error::Audit`] if in the first step of a phase a
+    /// parameter was not reached or something frozen has changed. No step is made on error, except when a frozen tensor
+    /// has changed. (A forward pass with batch statistics has updated the
     /// running ones already.)
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<f64> {
         let value = loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
@@ -130,6 +132,10 @@ impl Session {
     /// # Errors
     /// As [`Session::forward`] and [`Session::backward_step`].
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
+        self.whole_step(batch).map_err(|error| out_of_memory(error, batch.len()))
+    }
+
+    fn whole_step(&mut self, batch: &Batch) -> Result<f64> {
         let logits = self.forward(batch)?;
         let loss = self.loss.forward(&logits, &batch.targets)?;
         let (correct, of) = self.model.task.correct(&logits, &batch.targets)?;
@@ -144,7 +150,8 @@ impl Session {
         if loss.is_finite() {
             return Ok(());
         }
-        Err(Error::Diverged { what: "training loss", step: self.counters.steps + 1, loss })
+        let lr = self.phase.as_ref().map(RunningPhase::lr);
+        Err(Error::diverged(Divergence::of_loss("training loss", self.counters.steps + 1, loss, lr)))
     }
 
     /// Adds gradients to those that wait, and makes the step if it is due. The norm of its gradients, or 0.
@@ -155,7 +162,10 @@ impl Session {
             return self.apply(gradients, loss, samples);
         }
         // What is not finite would spoil the gradients that wait.
-        phase.audit.check_finite(&self.learners, &gradients)?;
+        let names = self.learners.not_finite(&gradients)?;
+        if !names.is_empty() {
+            return Err(diverged(names, self.counters.steps + 1, loss, phase.lr()));
+        }
         let samples = phase.epoch.as_mut().map_or(1, |epoch| epoch.progress.gradients(loss));
         self.pending.add(gradients, samples, loss)?;
         let last = phase.epoch.as_ref().is_some_and(|epoch| epoch.sampler.is_done()) || phase.is_stopped();
@@ -191,14 +201,16 @@ impl Session {
             gradients = gradients.into_iter().map(cut).collect::<Result<_>>()?;
         }
         let (factor, clip) = (phase.factor(), self.plan.clip);
-        let not_finite = |names| phase.audit.not_finite(names);
-        let norm = self.learners.step(&gradients, &phase.optimizer(), factor, clip, not_finite)?;
+        let step = self.counters.steps + 1;
+        let not_finite = |names| diverged(names, step, loss, phase.lr());
+        let Stepped { norm, silent } = self.learners.step(&gradients, &phase.optimizer(), factor, clip, not_finite)?;
         drop(gradients);
         if phase.state.audit_pending {
             phase.audit.frozen(&self.model.slots, &phase.network)?;
             phase.state.audit_pending = false;
         }
         self.counters.steps += 1;
+        self.before = None;
         if let Some(decay) = self.plan.ema {
             self.averages.update(&self.model.slots, decay, self.counters.steps)?;
         }
@@ -209,11 +221,47 @@ impl Session {
         let (lr, steps, epoch_number) =
             (phase.lr(), phase.steps_per_epoch(self.plan.grad_accum), phase.state.epoch + 1);
         if let Some(epoch) = &mut phase.epoch {
-            epoch.progress.step(norm);
+            epoch.progress.step(norm, silent);
             let step = epoch.progress.steps();
             let _ = samples;
             self.listener.tell(&Event::Step { epoch: epoch_number, step, steps, loss, lr, gradient_norm: norm });
         }
         Ok(norm)
+    }
+}
+
+/// The error for gradients of these parameters.
+fn diverged(tensors: Vec<String>, step: usize, loss: f64, lr: f64) -> Error {
+    let divergence = Divergence::of_loss("gradients", step, loss, Some(lr));
+    Error::diverged(Divergence { tensors, ..divergence })
+}
+
+/// An error of a device that has no memory left, with the remedy; other errors as they are.
+fn out_of_memory(error: Error, samples: usize) -> Error {
+    let Error::Candle(cause) = &error else { return error };
+    let text = cause.to_string().to_lowercase();
+    if !["out of memory", "out_of_memory", "failed to allocate"].iter().any(|sign| text.contains(sign)) {
+        return error;
+    }
+    let half = (samples / 2).max(1);
+    let problem = format!(
+        "a step with {samples} samples does not fit the device's memory ({cause}); use a batch size of {half} with \
+         grad_accum 2, smaller images, or freeze more blocks"
+    );
+    Error::invalid("plan: batch_size", problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_memory_is_told_with_the_remedy() {
+        let full =
+            || Error::from(candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into()));
+        let text = out_of_memory(full(), 64).to_string();
+        assert!(text.contains("batch size of 32") && text.contains("64 samples"), "{text}");
+        let other = out_of_memory(Error::from(candle_core::Error::Msg("shape mismatch".into())), 64);
+        assert!(matches!(other, Error::Candle(_)));
     }
 }

@@ -118,13 +118,7 @@ impl Session {
 
     /// Whether the training has diverged after an epoch worth keeping; the report says so then.
     pub(in crate::train) fn survives(&mut self, error: &Error) -> bool {
-        let diverged = match error {
-            Error::Diverged { .. } | Error::NotFinite { .. } => true,
-            Error::Audit { unreached, not_finite, changed, .. } => {
-                unreached.is_empty() && changed.is_empty() && !not_finite.is_empty()
-            }
-            _ => false,
-        };
+        let diverged = matches!(error, Error::Diverged(_) | Error::NotFinite { .. });
         if !diverged || self.best.winner().is_none() {
             return false;
         }
