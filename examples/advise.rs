@@ -11,6 +11,8 @@
 //! each stage of the frozen network, the strategy, why, the minutes and the memory of each strategy, and the plan; with
 //! --json the same as JSON. --budget and --memory exclude strategies that take more. It trains nothing.
 
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/pretrained.rs"]
@@ -21,17 +23,13 @@ mod run;
 use candle_finetune::{Advisor, Dataset};
 use clap::Parser;
 use run::Failure;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Measures a folder of images against a backbone, and advises a strategy
 #[derive(Parser)]
 struct Options {
-    /// Folder of images: CLASS/*, or {train,valid,test}/CLASS/*
-    #[arg(long)]
-    data: PathBuf,
     #[command(flatten)]
-    folders: folders::Folders,
+    data: data::Data,
     #[command(flatten)]
     backbone: pretrained::Pretrained,
     /// Random seed: of the split, and of the sample that is looked at
@@ -55,7 +53,7 @@ fn main() -> ExitCode {
 
 fn advise(options: &Options) -> Result<(), Failure> {
     let backbone = options.backbone.load()?;
-    let splits = options.folders.options().splits(&options.data, options.seed)?;
+    let splits = options.data.splits(options.seed)?;
     let mut advisor = Advisor::new(&backbone).seed(options.seed).valid(splits.valid.len());
     if let Some(minutes) = options.budget {
         advisor = advisor.budget(minutes);

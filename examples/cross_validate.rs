@@ -4,13 +4,16 @@
 //! cargo run --release --example cross_validate -- --data DIR --arch resnet18 --weights resnet18.safetensors --folds 5
 //! ```
 //!
-//! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders; the training and validation images together are
-//! split into folds. Without --strategy each fold measures its images and chooses one. Prints each fold, the accuracy over
-//! all predictions with its 95 % interval, and how many features were computed and reused; with --json the same as JSON.
-//! With --out it then trains on all of the images, for as many steps as were best, and saves the predictor.
+//! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders, or is a table (CSV) as for `finetune`; the
+//! training and validation images together are split into folds, which split no group of a table. Without --strategy each
+//! fold measures its images and chooses one. Prints each fold, the accuracy over all predictions with its 95 % interval, and
+//! how many features were computed and reused; with --json the same as JSON. With --out it then trains on all of the
+//! images, for as many steps as were best, and saves the predictor.
 
 #[path = "support/choice.rs"]
 mod choice;
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/pretrained.rs"]
@@ -28,11 +31,8 @@ use std::process::ExitCode;
 /// Cross-validates a fine-tuning
 #[derive(Parser)]
 struct Options {
-    /// Folder of images: CLASS/*, or {train,valid,test}/CLASS/*
-    #[arg(long)]
-    data: PathBuf,
     #[command(flatten)]
-    folders: folders::Folders,
+    data: data::Data,
     #[command(flatten)]
     backbone: pretrained::Pretrained,
     /// Strategy by name, or auto, which lets each fold choose
@@ -68,7 +68,7 @@ fn cross_validate(options: &Options) -> Result<(), Failure> {
         run::check_outputs(&[out], options.backbone.file().as_slice())?;
     }
     let backbone = options.backbone.load()?;
-    let splits = options.folders.options().splits(&options.data, options.seed)?;
+    let splits = options.data.splits(options.seed)?;
     let data = Joined::new(&splits.train, &splits.valid)?;
     let mut tuner = FineTuner::new(backbone.clone()).seed(options.seed);
     if let Choice::Named(strategy) = options.strategy {

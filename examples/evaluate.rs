@@ -6,10 +6,12 @@
 //! cargo run --release --example evaluate -- --data DIR --hub timm/resnet18.a1_in1k
 //! ```
 //!
-//! DIR holds CLASS/*.jpg, or test/ (else valid/) with such folders. The folders are named after the network's labels.
-//! For a pretrained classifier they may be class indices instead ("7", "0007_tench"). Prints the accuracy last: `top1
-//! 0.9412 144/153`.
+//! DIR holds CLASS/*.jpg, or test/ (else valid/) with such folders; or it is a table (CSV), as for `finetune`. The classes
+//! are named after the network's labels. For a pretrained classifier they may be class indices instead ("7",
+//! "0007_tench"). Prints the accuracy last: `top1 0.9412 144/153`.
 
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/run.rs"]
@@ -20,17 +22,13 @@ mod which;
 use candle_finetune::Dataset;
 use clap::Parser;
 use run::Failure;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Evaluates a network on a folder of labelled images
 #[derive(Parser)]
 struct Options {
-    /// Folder of images
-    #[arg(long)]
-    data: PathBuf,
     #[command(flatten)]
-    folders: folders::Folders,
+    data: data::Data,
     #[command(flatten)]
     which: which::Which,
     /// Print the confusion matrix: how often each class is predicted as which
@@ -54,7 +52,7 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
     let Some(predictor) = options.which.load(&device)? else {
         return Err("no network is given; use --predictor, --weights with --arch, --dir or --hub".into());
     };
-    let data = options.folders.options().eval_part(&options.data)?;
+    let data = options.data.eval_part()?;
     // The labels of a predictor that this crate trained may be numbers, so its folders are always matched by name.
     let original = !options.which.is_predictor() && predictor.report()?.is_none();
     let known = data.classes().iter().all(|class| predictor.labels().contains(class));

@@ -4,16 +4,23 @@
 //! cargo run --release --example finetune -- --data DIR --arch resnet18 --weights resnet18.safetensors \
 //!     --strategy small-similar --out tuned.safetensors --report report.json
 //! cargo run --release --example finetune -- --data DIR --embedded --strategy intermediate
+//! cargo run --release --example finetune -- --data labels.csv --images DIR --label-column breed --group-column dog \
+//!     --embedded
 //! ```
 //!
 //! DIR holds CLASS/*.jpg, or train/, valid/ and test/ with such folders. Without valid/, 15 % of train/ are split off.
 //! Without --strategy it measures the images and chooses one.
+//!
+//! A table (CSV) has a row per image with its file and its label, and may have the part and a group. Usual names of
+//! columns are found (`image_id`, `label`, `split`, `patient_id` ...), others are named by options.
 //!
 //! Prints the data, the plan, a line per epoch, a summary and, last, the accuracy on test/ (without test/, on the
 //! validation images): `top1 0.9412 144/153`. With --dry-run it trains nothing.
 
 #[path = "support/choice.rs"]
 mod choice;
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/job.rs"]

@@ -12,6 +12,8 @@
 
 #[path = "support/choice.rs"]
 mod choice;
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/job.rs"]

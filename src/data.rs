@@ -25,7 +25,7 @@ pub use augment::Augment;
 pub use batch::{Batch, Targets};
 pub(crate) use batch::{Inputs, batch_count, batch_end, largest};
 #[cfg(feature = "image")]
-pub use folder::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
+pub use folder::{CsvOptions, Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use image::Image;
 pub use info::SampleInfo;
 pub use joined::Joined;

@@ -280,21 +280,21 @@ pub enum Error {
     },
 
     /// A class has no samples.
-    #[error("class {class:?} has no images that can be read in {}; add some or remove the folder", path.display())]
+    #[error("class {class:?} has no images that can be read in {}; add some or remove the class", path.display())]
     EmptyClass {
         /// The class.
         class: String,
-        /// Its folder.
+        /// Its folder, or the table that names it.
         path: PathBuf,
     },
 
-    /// Class folders have names that are not among the known classes.
+    /// Classes have names that are not among the known classes.
     #[error(
-        "{} has unknown classes: {}; the known classes are {}; rename or remove the folders",
+        "{} has unknown classes: {}; the known classes are {}; rename or remove them",
         path.display(), images::unknown_classes(unknown, known), some(known.iter().map(|name| shown(name)))
     )]
     UnknownClasses {
-        /// The folder that holds the class folders.
+        /// The folder that holds the class folders, or the table.
         path: PathBuf,
         /// The unknown classes.
         unknown: Vec<String>,

@@ -63,7 +63,7 @@ pub use data::{
     TensorDataset, Transform, VecDataset, k_fold, split,
 };
 #[cfg(feature = "image")]
-pub use data::{Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
+pub use data::{CsvOptions, Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use error::{BoxError, Divergence, Error, HubErrorKind, Result, WeightsMismatch};
 pub use features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
 pub use forecast::{Forecast, MultiplyAdds};

@@ -34,6 +34,8 @@ mod saved;
 mod session;
 mod sharing;
 mod support;
+#[cfg(feature = "image")]
+mod tables;
 mod training;
 mod untrusted;
 #[cfg(feature = "zoo")]

@@ -8,13 +8,13 @@ use clap::Args;
 pub struct Folders {
     /// Read the folders in DATA as parts (train, valid, test) or as classes, if their names allow both
     #[arg(long)]
-    layout: Option<FolderLayout>,
+    pub layout: Option<FolderLayout>,
     /// Skip and count images that cannot be read, instead of stopping
     #[arg(long)]
     pub skip_broken: bool,
     /// Maximum number of pixels of an image
     #[arg(long)]
-    max_pixels: Option<u64>,
+    pub max_pixels: Option<u64>,
 }
 
 impl Folders {

@@ -1,7 +1,7 @@
 //! Fine-tuning on a folder of images, as several examples do it: the options, the training, the results.
 
 use crate::choice::Choice;
-use crate::folders::Folders;
+use crate::data::Data;
 use crate::regularise::Regularise;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
@@ -16,11 +16,8 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of the command line
 pub struct Job {
-    /// Folder of images: CLASS/*, or {train,valid,test}/CLASS/*
-    #[arg(long)]
-    data: PathBuf,
     #[command(flatten)]
-    folders: Folders,
+    data: Data,
     /// Strategy: small-similar, small-different, large-similar, large-different, intermediate, probe-then-tune, or
     /// auto, which measures the images
     #[arg(long, default_value = "auto")]
@@ -233,14 +230,14 @@ fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
 
 /// Opens the parts, reads every image once, and prints what was found.
 fn open(options: &Job) -> Result<Splits, Failure> {
-    let splits = options.folders.options().splits(&options.data, options.seed)?;
+    let splits = options.data.splits(options.seed)?;
     println!("{splits}");
     let parts = [Some(&splits.train), Some(&splits.valid), splits.test.as_ref()];
     let skipped = parts.into_iter().flatten().flat_map(ImageFolder::skipped);
     for (file, problem) in skipped.take(SKIPPED_SHOWN) {
         println!("skipped: {}: {problem}", file.display());
     }
-    if !options.folders.skip_broken {
+    if !options.data.folders.skip_broken {
         for part in parts.into_iter().flatten() {
             part.check()?;
         }

@@ -1,8 +1,10 @@
-//! Images in folders, one folder per class.
+//! Images in folders, one folder per class or described by a table.
 
 mod check;
 mod classes;
+mod csv;
 mod duplicates;
+mod file;
 mod labels;
 mod layout;
 mod options;
@@ -10,15 +12,17 @@ mod part;
 mod splits;
 mod tree;
 
+pub use csv::CsvOptions;
 pub use duplicates::Duplicates;
 pub use layout::FolderLayout;
 pub use options::FolderOptions;
 pub use splits::Splits;
 
 use super::decode;
-use super::{Dataset, Sample, SampleInfo, Target};
+use super::{Dataset, Sample, SampleInfo};
 use crate::fingerprint::Fingerprint;
 use crate::{Error, Result};
+use file::{File, Origin, counts};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +53,9 @@ use std::time::SystemTime;
 ///
 /// Opening reads file names only; [`check`](Self::check) decodes all images. A clone is cheap.
 ///
+/// **A table (CSV)** may describe the images instead, with a row per image: [`csv`](Self::csv). Then the folders mean
+/// nothing, and an image may have several labels.
+///
 /// ```no_run
 /// use candle_finetune::ImageFolder;
 ///
@@ -60,6 +67,8 @@ use std::time::SystemTime;
 #[derive(Clone)]
 pub struct ImageFolder {
     root: PathBuf,
+    /// The table that describes the images; without one, their folders do.
+    origin: Option<Arc<Origin>>,
     classes: Arc<[String]>,
     files: Arc<[File]>,
     /// Skipped images, with what is wrong.
@@ -69,18 +78,23 @@ pub struct ImageFolder {
     every_class: bool,
 }
 
-/// An image file.
-#[derive(Debug, Clone)]
-struct File {
-    path: PathBuf,
-    class: u32,
-    group: Option<u32>,
-}
-
 impl ImageFolder {
     /// Options for opening a folder: its layout, the limit on pixels, broken images, groups.
     pub fn options() -> FolderOptions {
         FolderOptions::default()
+    }
+
+    /// Options for opening the images that a table describes, as the data sets of competitions have them: its columns,
+    /// the folder of its images.
+    ///
+    /// ```no_run
+    /// use candle_finetune::ImageFolder;
+    ///
+    /// let splits = ImageFolder::csv().images("data/images").splits("data/labels.csv", 42)?;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn csv() -> CsvOptions {
+        CsvOptions::default()
     }
 
     /// The images of `root/CLASS/*`, or of `root/train/CLASS/*` where `root` has parts, with default options.
@@ -158,10 +172,18 @@ impl ImageFolder {
     /// To skip unsupported formats too, or before a part is split off, use [`FolderOptions::skip_broken`].
     ///
     /// # Errors
-    /// [`Error::EmptyClass`] for a class without readable images, unless the classes come from
+    /// [`Error::EmptyClass`] for a class without readable images (each label counts), unless the classes come from
     /// [`labels`](Self::labels).
     pub fn skip_broken(self) -> Result<Self> {
         let unreadable = check::unreadable(&self.files, self.max_pixels);
+        self.without(unreadable)
+    }
+
+    /// As [`skip_broken`](Self::skip_broken), with the unsupported formats that opening found.
+    fn without_broken(mut self) -> Result<Self> {
+        let mut unreadable = std::mem::take(&mut self.skipped).to_vec();
+        unreadable.extend(check::unreadable(&self.files, self.max_pixels));
+        unreadable.sort();
         self.without(unreadable)
     }
 
@@ -169,11 +191,9 @@ impl ImageFolder {
     fn without(mut self, unreadable: Vec<(PathBuf, String)>) -> Result<Self> {
         let is_out = |file: &File| unreadable.binary_search_by(|(path, _)| path.cmp(&file.path)).is_ok();
         let kept: Vec<File> = self.files.iter().filter(|file| !is_out(file)).cloned().collect();
-        let mut counts = vec![0usize; self.classes.len()];
-        kept.iter().for_each(|file| counts[file.class as usize] += 1);
+        let counts = counts(&kept, self.classes.len());
         if let Some(class) = counts.iter().position(|&count| count == 0).filter(|_| self.every_class) {
-            let class = self.classes[class].clone();
-            return Err(Error::EmptyClass { path: self.root.join(&class), class });
+            return Err(self.empty_class(class));
         }
         if kept.is_empty() {
             return Err(Error::NoImages { path: self.root, expected: decode::FORMATS });
@@ -185,6 +205,18 @@ impl ImageFolder {
         self.files = kept.into();
         self.skipped = self.skipped.iter().cloned().chain(unreadable).collect();
         Ok(self)
+    }
+
+    /// The error for a class without images.
+    fn empty_class(&self, class: usize) -> Error {
+        let class = self.classes[class].clone();
+        let path = self.origin.as_ref().map_or_else(|| self.root.join(&class), |origin| origin.table.clone());
+        Error::EmptyClass { class, path }
+    }
+
+    /// What describes the images: the table, or the folder that holds the class folders.
+    fn described_by(&self) -> &Path {
+        self.origin.as_ref().map_or(&self.root, |origin| &origin.table)
     }
 
     /// The images that were skipped because they cannot be read, each with what is wrong and the remedy.
@@ -200,7 +232,7 @@ impl ImageFolder {
         &self.files[i].path
     }
 
-    /// The folder that holds the class folders.
+    /// The folder that holds the class folders; for a table, the folder of its images.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -220,8 +252,8 @@ impl Dataset for ImageFolder {
     }
 
     fn info(&self, i: usize) -> SampleInfo<'_> {
-        let File { path, class, group } = &self.files[i];
-        let mut info = SampleInfo::new(i, Target::Class(*class)).name(path.to_string_lossy());
+        let File { path, label, group } = &self.files[i];
+        let mut info = SampleInfo::new(i, label.target()).name(path.to_string_lossy());
         info.group = *group;
         info
     }
@@ -251,7 +283,7 @@ impl Dataset for ImageFolder {
 
 impl std::fmt::Debug for ImageFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (root, classes) = (self.root.display(), self.classes.len());
+        let (root, classes) = (self.described_by().display(), self.classes.len());
         write!(f, "ImageFolder({root}: {} images of {classes} classes)", self.files.len())
     }
 }

@@ -92,7 +92,10 @@ impl std::fmt::Debug for Subset {
 ///
 /// Each class of two or more samples is in both parts. Whole groups go to one part or the other, and classes are
 /// balanced as well as groups allow. The same seed gives the same parts. A sample with a soft target counts as its most
-/// probable class; one with a list of labels counts as its smallest label alone, so other labels are not balanced.
+/// probable class. One with several labels counts as its rarest label alone: the one that the fewest samples have, of
+/// equal ones the first. Rare labels are the ones that chance would spread unevenly (Sechidis, Tsoumakas and Vlahavas
+/// 2011, "On the Stratification of Multi-Label Data"); the other labels of its samples are not balanced. Samples without
+/// labels are balanced among themselves.
 ///
 /// # Errors
 /// If `fraction` is not between 0 and 1, or the samples and groups cannot be split.
@@ -219,11 +222,25 @@ struct Units {
 impl Units {
     fn new(dataset: &dyn Dataset, seed: u64) -> Self {
         let strata = dataset.classes().len() + 1;
-        let stratum = |target: Target| {
+        let infos: Vec<(Target, Option<u32>)> = (0..dataset.len())
+            .map(|i| {
+                let SampleInfo { target, group, .. } = dataset.info(i);
+                (target, group)
+            })
+            .collect();
+        // How many samples have each label; labels that no class has are the loader's to refuse.
+        let mut having = vec![0usize; strata];
+        for (target, _) in &infos {
+            let Target::Labels(labels) = target else { continue };
+            labels.iter().for_each(|&label| having[(label as usize).min(strata - 1)] += 1);
+        }
+        let stratum = |target: &Target| {
             let class = match target {
-                Target::Class(class) => Some(class),
-                Target::Soft(p) => Some(largest(&p) as u32),
-                Target::Labels(labels) => labels.iter().min().copied(),
+                Target::Class(class) => Some(*class),
+                Target::Soft(p) => Some(largest(p) as u32),
+                Target::Labels(labels) => {
+                    labels.iter().copied().min_by_key(|&label| (having[(label as usize).min(strata - 1)], label))
+                }
             };
             class.map_or(strata - 1, |class| (class as usize).min(strata - 1))
         };
@@ -231,13 +248,12 @@ impl Units {
         let mut class_sizes = vec![0; strata];
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         let mut units: Vec<Vec<usize>> = Vec::new();
-        for i in 0..dataset.len() {
-            let SampleInfo { target, group, .. } = dataset.info(i);
+        for (i, (target, group)) in infos.iter().enumerate() {
             let stratum = stratum(target);
             stratum_of.push(stratum);
             class_sizes[stratum] += 1;
             match group {
-                Some(group) => groups.entry(group).or_default().push(i),
+                Some(group) => groups.entry(*group).or_default().push(i),
                 None => units.push(vec![i]),
             }
         }

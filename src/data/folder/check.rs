@@ -1,6 +1,7 @@
 //! Decodes all files, to find those that cannot be read.
 
-use super::{File, decode};
+use super::decode;
+use super::file::File;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

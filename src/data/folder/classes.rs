@@ -36,8 +36,8 @@ pub(super) fn read(root: &Folder, accept: Accept) -> Result<Classes> {
     let with_images = root.with_images();
     if root.has_own_images() {
         let problem = if with_images.is_empty() {
-            "where one folder per class is expected. Labels are not read from tables: sort the images into class \
-             folders, or move the folder away if its images have no labels"
+            "where one folder per class is expected. If tables hold their labels, open the table (`ImageFolder::csv`); \
+             otherwise sort the images into class folders, or move the folder away if its images have no labels"
         } else {
             "beside class folders; move each into one"
         };

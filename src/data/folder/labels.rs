@@ -1,4 +1,4 @@
-//! Assigns class ids to the folders of an image folder.
+//! Assigns class ids to the classes of an image folder, by their names.
 
 use super::ImageFolder;
 use super::tree::nfc;
@@ -6,8 +6,8 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 impl ImageFolder {
-    /// Maps the folder names onto this list of labels, say those of a saved predictor. This list becomes the classes,
-    /// whether or not each has images.
+    /// Maps the names of the classes onto this list of labels, say those of a saved predictor. This list becomes the
+    /// classes, whether or not each has images.
     ///
     /// Names are compared in composed Unicode (NFC). A folder `3` means the label `3`, never the index 3; for indices
     /// use [`class_indices`](Self::class_indices).
@@ -22,16 +22,17 @@ impl ImageFolder {
             self.classes.iter().map(|name| ids.get(name).map_or(&[][..], |ids| ids.as_slice())).collect();
         if let Some((name, ids)) = self.classes.iter().zip(&found).find(|(_, ids)| ids.len() > 1) {
             let problem = format!(
-                "the labels have this name {} times, as classes {ids:?}, so the folder could be any of them; number the \
-                 folders and use `class_indices`",
+                "the labels have this name {} times, as classes {ids:?}, so it could be any of them; number the classes \
+                 and use `class_indices`",
                 ids.len()
             );
-            return Err(Error::invalid(format!("class folder {name:?} of {}", self.root.display()), problem));
+            return Err(Error::invalid(format!("class {name:?} of {}", self.described_by().display()), problem));
         }
         let unknown = self.classes.iter().zip(&found).filter(|(_, ids)| ids.is_empty());
         let unknown: Vec<String> = unknown.map(|(name, _)| name.clone()).collect();
         if !unknown.is_empty() {
-            return Err(Error::UnknownClasses { path: self.root, unknown, known: labels.to_vec() });
+            let path = self.described_by().to_path_buf();
+            return Err(Error::UnknownClasses { path, unknown, known: labels.to_vec() });
         }
         let ids: Vec<u32> = found.concat();
         Ok(self.renumbered(&ids, labels.to_vec()))
@@ -49,7 +50,8 @@ impl ImageFolder {
         let mut ids = Vec::with_capacity(self.classes.len());
         for name in self.classes.iter() {
             let digits = name.split('_').next().unwrap_or_default();
-            let folder = || format!("folder {name:?} of {}", self.root.display());
+            let kind = if self.origin.is_some() { "class" } else { "folder" };
+            let folder = || format!("{kind} {name:?} of {}", self.described_by().display());
             let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
             let Some(id) = all_digits.then(|| digits.parse::<u64>().ok()).flatten() else {
                 return Err(Error::invalid(folder(), "its name does not start with the number of a class"));
@@ -68,7 +70,7 @@ impl ImageFolder {
     fn renumbered(mut self, ids: &[u32], classes: Vec<String>) -> Self {
         let mut files = self.files.to_vec();
         for file in &mut files {
-            file.class = ids[file.class as usize];
+            file.label = file.label.renumbered(ids);
         }
         self.files = files.into();
         self.classes = classes.into();

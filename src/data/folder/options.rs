@@ -1,10 +1,11 @@
 //! Options for opening a folder of images.
 
+use super::ImageFolder;
 use super::classes::{self, Accept};
+use super::file::{File, Label};
 use super::layout::{self, FolderLayout, Parts, Tree};
 use super::splits::{self, Splits};
 use super::tree::Folder;
-use super::{File, ImageFolder, check};
 use crate::data::Dataset;
 use crate::data::decode::MAX_PIXELS;
 use crate::{Error, Result};
@@ -99,7 +100,7 @@ impl FolderOptions {
         let valid = parts.valid.map(other).transpose()?;
         let test = parts.test.map(other).transpose()?;
         let ignored = parts.ignored.iter().map(|folder| folder.path.clone()).collect();
-        splits::join(train, valid, test, ignored, seed)
+        splits::join(train, valid, test, ignored, 0, seed)
     }
 
     /// Opens the part of `root` to evaluate on: test, else valid, else train, or `root` itself if it has no parts.
@@ -134,10 +135,11 @@ impl FolderOptions {
         let (mut names, mut files) = (Vec::with_capacity(classes.len()), Vec::new());
         for (class, id) in classes.into_iter().zip(0..) {
             names.push(class.name);
-            files.extend(class.images.into_iter().map(|path| File { path, class: id, group: None }));
+            files.extend(class.images.into_iter().map(|path| File { path, label: Label::Class(id), group: None }));
         }
         Ok(ImageFolder {
             root: folder.path.clone(),
+            origin: None,
             classes: names.into(),
             files: files.into(),
             skipped: unread.into(),
@@ -147,13 +149,8 @@ impl FolderOptions {
     }
 
     /// Skips broken images and makes groups, once it is known which classes must have images.
-    fn end(&self, mut part: ImageFolder) -> Result<ImageFolder> {
-        if self.skip_broken {
-            let mut unreadable = std::mem::take(&mut part.skipped).to_vec();
-            unreadable.extend(check::unreadable(&part.files, part.max_pixels));
-            unreadable.sort();
-            part = part.without(unreadable)?;
-        }
+    fn end(&self, part: ImageFolder) -> Result<ImageFolder> {
+        let part = if self.skip_broken { part.without_broken()? } else { part };
         Ok(match &self.group {
             Some(group) => part.group_by(|path| group(path)),
             None => part,

@@ -2,11 +2,11 @@
 
 use super::ImageFolder;
 use super::duplicates::{self, Duplicates};
+use super::file::counts;
 use crate::Result;
 use crate::data::Dataset;
 use crate::data::split::split_indices;
 use crate::error::shown_list;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -18,7 +18,8 @@ const SHOWN: usize = 10;
 
 /// The parts of an image folder, with the same classes.
 ///
-/// `Display` prints how many images each part has, which folders they come from, and which classes valid or test lack.
+/// `Display` prints how many images each part has, which folders or table they come from, and which classes valid or
+/// test lack.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Splits {
@@ -30,14 +31,16 @@ pub struct Splits {
     pub test: Option<ImageFolder>,
     valid_is_split: bool,
     ignored: Vec<PathBuf>,
+    unlisted: usize,
 }
 
-/// Joins the parts; splits valid off train if there is none.
+/// Joins the parts; splits valid off train if there is none. `ignored` are folders, `unlisted` counts images.
 pub(super) fn join(
     train: ImageFolder,
     valid: Option<ImageFolder>,
     test: Option<ImageFolder>,
     ignored: Vec<PathBuf>,
+    unlisted: usize,
     seed: u64,
 ) -> Result<Splits> {
     let valid_is_split = valid.is_none();
@@ -49,7 +52,7 @@ pub(super) fn join(
             (train.only(&kept), ImageFolder { skipped: [].into(), every_class: false, ..train.only(&split_off) })
         }
     };
-    let splits = Splits { train, valid, test, valid_is_split, ignored };
+    let splits = Splits { train, valid, test, valid_is_split, ignored, unlisted };
     for (part, missing) in splits.missing() {
         tracing::warn!(part, classes = shown_list(missing), "classes without images");
     }
@@ -57,7 +60,7 @@ pub(super) fn join(
 }
 
 impl Splits {
-    /// Whether valid was split off train because there is no folder for it.
+    /// Whether valid was split off train because there is no folder for it, and no row of a table.
     pub fn valid_is_split(&self) -> bool {
         self.valid_is_split
     }
@@ -67,6 +70,12 @@ impl Splits {
         &self.ignored
     }
 
+    /// How many images in the folder of a table ([`ImageFolder::csv`]) no row names. Without a table it is 0: a folder's
+    /// images are all used, or an error.
+    pub fn unlisted(&self) -> usize {
+        self.unlisted
+    }
+
     /// Finds images that are in more than one part, byte for byte: an image that was trained on tells nothing about
     /// accuracy on new images. Only files of equal length are read.
     ///
@@ -74,6 +83,15 @@ impl Splits {
     /// [`Error::Io`](crate::Error::Io) for a file that cannot be read.
     pub fn duplicates(&self) -> Result<Duplicates> {
         duplicates::find(&self.train, &self.valid, self.test.as_ref())
+    }
+
+    /// The folders of the parts.
+    fn folders(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "; train is {}", self.train.root().display())?;
+        if !self.valid_is_split {
+            write!(f, ", valid {}", self.valid.root().display())?;
+        }
+        self.test.iter().try_for_each(|test| write!(f, ", test {}", test.root().display()))
     }
 
     /// The classes that valid and test lack.
@@ -86,8 +104,8 @@ impl Splits {
 
 /// The classes without an image.
 fn missing(part: &ImageFolder) -> Vec<&str> {
-    let ids: BTreeSet<u32> = part.files.iter().map(|file| file.class).collect();
-    part.classes.iter().zip(0..).filter(|(_, id)| !ids.contains(id)).map(|(name, _)| name.as_str()).collect()
+    let counts = counts(&part.files, part.classes.len());
+    part.classes.iter().zip(counts).filter(|(_, count)| *count == 0).map(|(name, _)| name.as_str()).collect()
 }
 
 impl fmt::Display for Splits {
@@ -102,12 +120,12 @@ impl fmt::Display for Splits {
         }
         let classes = train.classes();
         write!(f, " images of {} classes: {}", classes.len(), first(classes.iter().map(String::as_str)))?;
-        write!(f, "; train is {}", train.root().display())?;
-        if !self.valid_is_split {
-            write!(f, ", valid {}", valid.root().display())?;
-        }
-        if let Some(test) = test {
-            write!(f, ", test {}", test.root().display())?;
+        match &train.origin {
+            Some(origin) => {
+                let (table, columns) = (origin.table.display(), &origin.columns);
+                write!(f, "; the table is {table} ({columns}), its images are in {}", train.root().display())?;
+            }
+            None => self.folders(f)?,
         }
         for (part, missing) in self.missing() {
             write!(f, "; {part} lacks {}", first(missing))?;
@@ -115,6 +133,9 @@ impl fmt::Display for Splits {
         let skipped = train.skipped().len() + valid.skipped().len() + test.as_ref().map_or(0, |t| t.skipped().len());
         if skipped > 0 {
             write!(f, "; {skipped} images that cannot be read are skipped")?;
+        }
+        if self.unlisted > 0 {
+            write!(f, "; {} images in the folder are not in the table", self.unlisted)?;
         }
         if !self.ignored.is_empty() {
             let ignored: Vec<String> = self.ignored.iter().map(|path| path.display().to_string()).collect();

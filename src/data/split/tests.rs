@@ -141,3 +141,57 @@ fn groups_larger_than_the_part_are_still_split() {
     // One group holds a class whole, so nothing can be held out.
     assert!(split(&Labels::new(&[3], |_| Some(0)), 0.3, 0).is_err());
 }
+
+/// Lists of labels without images.
+#[derive(Clone)]
+struct Lists {
+    classes: Vec<String>,
+    of_sample: Vec<Vec<u32>>,
+    groups: Vec<Option<u32>>,
+}
+
+impl Dataset for Lists {
+    fn len(&self) -> usize {
+        self.of_sample.len()
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn info(&self, i: usize) -> SampleInfo<'_> {
+        let mut info = SampleInfo::new(i, Target::Labels(self.of_sample[i].clone()));
+        info.group = self.groups[i];
+        info
+    }
+    fn sample(&self, i: usize) -> Result<Sample> {
+        Err(Error::bad_sample(self.info(i).to_string(), "has no image"))
+    }
+}
+
+#[test]
+fn the_rarest_label_of_a_list_counts() {
+    // All have label 1, 20 of them label 0 too, 4 of these label 2 too; 12 have none.
+    let labels = |i: usize| match i {
+        0..4 => vec![1, 0, 2],
+        4..20 => vec![0, 1],
+        20..100 => vec![1],
+        _ => vec![],
+    };
+    let of_sample: Vec<Vec<u32>> = (0..112).map(labels).collect();
+    let classes = ["0", "1", "2"].map(String::from).to_vec();
+    let data = Lists { classes, groups: vec![None; of_sample.len()], of_sample };
+    let of = |part: &Subset, list: &[u32]| {
+        (0..part.len()).filter(|&i| part.info(i).target == Target::Labels(list.to_vec())).count()
+    };
+    for seed in 0..10 {
+        let (train, valid) = split(&data, 0.25, seed).unwrap();
+        let counts = [&[1u32, 0, 2][..], &[0, 1], &[1], &[]].map(|list| (of(&train, list), of(&valid, list)));
+        assert_eq!(counts, [(3, 1), (12, 4), (60, 20), (9, 3)]);
+        for (_, valid) in k_fold(&data, 4, seed).unwrap() {
+            assert_eq!([&[1u32, 0, 2][..], &[0, 1], &[1], &[]].map(|list| of(&valid, list)), [1, 4, 20, 3]);
+        }
+    }
+    let grouped = Lists { groups: (0..112).map(|i| Some(i / 2)).collect(), ..data };
+    let (train, valid) = split(&grouped, 0.25, 0).unwrap();
+    assert!(groups_of(&train).is_disjoint(&groups_of(&valid)));
+    assert!((1..=3).contains(&of(&valid, &[1, 0, 2])) && of(&valid, &[]) > 0);
+}
