@@ -77,7 +77,7 @@ pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
 pub use plan::{HeadStart, Init, Phase, Plan, Recipe};
 #[cfg(feature = "plots")]
-pub use plots::{PictureGrid, TopActivations};
+pub use plots::{PictureGrid, ReportPage, TopActivations};
 pub use predict::{GradCam, Mistake, Prediction, Predictor};
 pub use report::{
     EpochReport, FeatureCounts, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters, Timings,
