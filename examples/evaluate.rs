@@ -37,6 +37,9 @@ struct Options {
     /// Print precision, recall and F1 of each class
     #[arg(long)]
     per_class: bool,
+    /// Print the N wrong predictions with the highest probabilities: images with wrong labels are often among them
+    #[arg(long, value_name = "N")]
+    mistakes: Option<usize>,
     /// Device: cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -84,6 +87,14 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
         for of in evaluation.per_class() {
             let label = predictor.labels().get(of.class as usize).map_or("", String::as_str);
             println!("{label}, {}, {:.4}, {:.4}, {:.4}", of.samples, of.precision, of.recall, of.f1);
+        }
+    }
+    if let Some(most) = options.mistakes {
+        println!("file, true class, predicted class, probability:");
+        let label = |class: u32| predictor.labels().get(class as usize).map_or("", String::as_str);
+        for wrong in predictor.mistakes(&data, most)? {
+            let (truth, predicted) = (label(wrong.truth), label(wrong.predicted));
+            println!("{}, {truth}, {predicted}, {:.4}", wrong.name, wrong.probability);
         }
     }
     if evaluation.not_finite > 0 {

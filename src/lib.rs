@@ -77,8 +77,8 @@ pub use optim::{Optimizer, OptimizerRule};
 pub use params::TensorInit;
 pub use plan::{HeadStart, Init, Phase, Plan, Recipe, Sampling};
 #[cfg(feature = "plots")]
-pub use plots::{PictureGrid, TopActivations};
-pub use predict::{GradCam, Prediction, Predictor};
+pub use plots::{PictureGrid, ReportPage, TopActivations};
+pub use predict::{GradCam, Mistake, Prediction, Predictor};
 pub use report::{
     Averaged, EpochReport, FeatureCounts, HeadFit, ParameterCounts, Refit, Report, SampleCounts, StageParameters,
     Timings,

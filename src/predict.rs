@@ -3,9 +3,11 @@
 mod calibrate;
 mod folder;
 mod grad_cam;
+mod mistakes;
 mod saved;
 
 pub use grad_cam::GradCam;
+pub use mistakes::Mistake;
 
 use crate::backbone::Backbone;
 use crate::blueprint::Blueprint;

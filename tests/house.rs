@@ -43,8 +43,8 @@ const FLOORS: &[&[(&str, &str)]] = &[
     &[("advisor", "measures a dataset and advises a strategy")],
     &[("inference", "a frozen network over data"), ("report", "the results of a run")],
     &[("predict", "predictors: labels for images, saved and loaded")],
-    &[("plots", "pictures of what a network has learned")],
     &[("train", "the training loop, its state and its audit")],
+    &[("plots", "pictures of what a network has learned, and the page of a run")],
     &[("lib", "the public names"), ("bench", "what the benchmarks call"), ("fuzzing", "what the fuzzers call")],
 ];
 

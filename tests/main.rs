@@ -20,6 +20,7 @@ mod image_files;
 #[cfg(feature = "image")]
 mod image_folder;
 mod loading;
+mod mistakes;
 mod own_network;
 mod parity;
 mod plans;

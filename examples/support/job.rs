@@ -4,6 +4,8 @@ use crate::choice::Choice;
 use crate::data::Data;
 use crate::regularise::Regularise;
 use crate::run::{self, Failure};
+#[cfg(feature = "plots")]
+use candle_finetune::ReportPage;
 use candle_finetune::candle_core;
 use candle_finetune::{
     Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, LrRange,
@@ -90,7 +92,20 @@ pub struct Job {
     /// File to write the report to, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
+    /// File to write the report to, as a page with the most confident mistakes on test/ (without it, the validation
+    /// images)
+    #[cfg(feature = "plots")]
+    #[arg(long, value_name = "FILE", conflicts_with = "find_lr")]
+    html: Option<PathBuf>,
+    /// File to draw the loss by the learning rate to, as PNG
+    #[cfg(feature = "plots")]
+    #[arg(long, value_name = "FILE", requires = "find_lr")]
+    plot: Option<PathBuf>,
 }
+
+/// How many mistakes are on the page.
+#[cfg(feature = "plots")]
+const MISTAKES_SHOWN: usize = 24;
 
 /// How many skipped images are listed; all are counted.
 const SKIPPED_SHOWN: usize = 10;
@@ -111,7 +126,10 @@ pub fn finetune(
     (source, weights): (Source, Option<&Path>),
     before: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Option<(Fitted, String)>, Failure> {
-    let outputs: Vec<&Path> = [&options.out, &options.report].into_iter().flatten().map(PathBuf::as_path).collect();
+    let outputs = [&options.out, &options.report];
+    #[cfg(feature = "plots")]
+    let outputs = [&options.out, &options.report, &options.html, &options.plot];
+    let outputs: Vec<&Path> = outputs.into_iter().flatten().map(PathBuf::as_path).collect();
     run::check_outputs(&outputs, weights.as_slice())?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
@@ -163,7 +181,12 @@ pub fn finetune(
     before()?;
     if options.find_lr {
         let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache);
-        print!("{}", tuner.find_lr(train, LrRange::default())?);
+        let curve = tuner.find_lr(train, LrRange::default())?;
+        print!("{curve}");
+        #[cfg(feature = "plots")]
+        if let Some(path) = &options.plot {
+            curve.draw()?.save_png(path)?;
+        }
         return Ok(None);
     }
     let tuner = FineTuner::new(backbone).plan(plan).head(head).seed(options.seed).cache(&cache).refit(options.refit);
@@ -203,12 +226,19 @@ pub fn finetune(
         }
         None => tuned.report.valid.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
+    #[cfg(feature = "plots")]
+    if let Some(path) = &options.html {
+        page(&tuned, test.as_ref().unwrap_or(valid))?.save(path)?;
+    }
     println!();
     if options.table {
         println!("{}", tuned.report.table());
     }
     print!("{}", tuned.report);
-    for (what, path) in [("predictor", &options.out), ("report", &options.report)] {
+    let saved = [("predictor", &options.out), ("report", &options.report)];
+    #[cfg(feature = "plots")]
+    let saved = [saved[0], saved[1], ("page", &options.html)];
+    for (what, path) in saved {
         if let Some(path) = path {
             println!("  {what} saved: {}", path.display());
         }
@@ -226,6 +256,20 @@ fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
         std::fs::write(path, tuned.report.to_json()?).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// The page of the run, with the mistakes on this data.
+#[cfg(feature = "plots")]
+fn page(tuned: &Fitted, data: &ImageFolder) -> Result<ReportPage, Failure> {
+    let page = ReportPage::new(&tuned.report);
+    match page.clone().mistakes(&tuned.predictor, data, MISTAKES_SHOWN) {
+        Ok(page) => Ok(page),
+        // The figures are worth a page anyway.
+        Err(error) => {
+            println!("no mistakes on the page: {error}");
+            Ok(page)
+        }
+    }
 }
 
 /// Opens the parts, reads every image once, and prints what was found.

@@ -24,6 +24,11 @@ impl Image {
     /// # Errors
     /// [`Error::Invalid`] for another number of channels, and if the file cannot be written.
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_bytes(path.as_ref(), &self.png()?)
+    }
+
+    /// The bytes of a PNG file.
+    fn png(&self) -> Result<Vec<u8>> {
         let wrong = |problem: String| Error::invalid("PNG", problem);
         let colour = match self.channels() {
             1 => ExtendedColorType::L8,
@@ -43,6 +48,22 @@ impl Image {
         };
         // Differences of neighbours are small in photographs, and repetitions common in drawings.
         let (photograph, drawing) = (encode(FilterType::Adaptive)?, encode(FilterType::NoFilter)?);
-        write_bytes(path.as_ref(), if drawing.len() < photograph.len() { &drawing } else { &photograph })
+        Ok(if drawing.len() < photograph.len() { drawing } else { photograph })
+    }
+
+    /// The smaller of a PNG and a JPEG file of an RGB image, with its media type.
+    #[cfg(feature = "plots")]
+    pub(crate) fn encoded(&self) -> Result<(&'static str, Vec<u8>)> {
+        let wrong = |problem: String| Error::invalid("JPEG", problem);
+        let (Ok(width), Ok(height)) = (u16::try_from(self.width()), u16::try_from(self.height())) else {
+            return Err(wrong(format!("{} x {} pixels are too many for JPEG", self.height(), self.width())));
+        };
+        let mut jpeg = vec![];
+        let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 85);
+        let colour = ExtendedColorType::Rgb8;
+        let written = encoder.write_image(self.bytes(), width.into(), height.into(), colour);
+        written.map_err(|error| wrong(error.to_string()))?;
+        let png = self.png()?;
+        Ok(if png.len() <= jpeg.len() { ("image/png", png) } else { ("image/jpeg", jpeg) })
     }
 }

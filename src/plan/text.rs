@@ -17,6 +17,15 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// The lines of its text, however long they are.
+    #[cfg(feature = "plots")]
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = self.describe(&mut text);
+        text.lines().map(|line| line.trim().to_string()).collect()
+    }
+
     fn describe(&self, f: &mut String) -> fmt::Result {
         for reason in &self.reasons {
             writeln!(f, "  because {reason}")?;

@@ -1,148 +1,132 @@
-//! The accuracy of the probes after each stage, as lines.
+//! Lines, points and texts over two axes, as an image.
 
-use super::canvas::{Canvas, Colour, LINE, TEXT, fitted, text_width};
-use crate::advisor::{Evidence, StageProbe};
+use super::canvas::{Canvas, Colour, LINE, TEXT, text_width};
 use crate::data::{Image, resized};
 use crate::error::{Error, Result};
 use crate::input_spec::Interpolation;
-use plotters::prelude::{
-    BitMapBackend, ChartBuilder, Circle, Color, IntoDrawingArea, LineSeries, PathElement, RGBColor,
-};
+use plotters::coord::Shift;
+use plotters::prelude::{BitMapBackend, Circle, Color, DrawingArea, IntoDrawingArea, PathElement, RGBColor};
 
-/// The height of the picture and the least width of the lines, in pixels.
-const HEIGHT: usize = 380;
-const LEAST_WIDTH: usize = 500;
+/// The height of a chart in pixels.
+pub(super) const HEIGHT: usize = 380;
 
-/// Margins: top, right, bottom, left.
-const MARGINS: [usize; 4] = [44, 216, 34, 44];
+pub(super) const BLUE: Colour = [31, 119, 180];
+pub(super) const ORANGE: Colour = [214, 96, 20];
+pub(super) const GRAY: Colour = [150; 3];
 
-/// The width of a stage is at most this, and longer names are cut.
-const WIDEST_STAGE: usize = 130;
+/// Lines of the grid.
+pub(super) const PALE: Colour = [225; 3];
 
 /// Lines are drawn so many times larger, and then shrunk: that smooths them. Texts are drawn at their size.
 const FINER: usize = 3;
 
-const GRAY: Colour = [150; 3];
+/// A chart that is being drawn.
+pub(super) struct Chart {
+    width: usize,
+    /// Around the axes: top, right, bottom, left.
+    margins: [usize; 4],
+    /// The values at the ends of the axes.
+    x: (f64, f64),
+    y: (f64, f64),
+    bytes: Vec<u8>,
+    /// With top and left in pixels.
+    texts: Vec<(String, usize, usize, Colour)>,
+}
 
-/// A line of the chart: what it is, its colour, whether its points are filled, and its value for a stage.
-type Series = (&'static str, Colour, bool, fn(&StageProbe) -> f64);
+impl Chart {
+    pub fn new(width: usize, margins: [usize; 4], x: (f64, f64), y: (f64, f64)) -> Self {
+        Self { width, margins, x, y, bytes: vec![255; HEIGHT * width * 3 * FINER * FINER], texts: vec![] }
+    }
 
-const SERIES: [Series; 4] = [
-    ("ridge, 4 x 4 cells", [31, 119, 180], false, |stage| stage.grid.ridge),
-    ("ridge, mean", [31, 119, 180], true, |stage| stage.mean.ridge),
-    ("neighbours, 4 x 4 cells", [214, 96, 20], false, |stage| stage.grid.neighbours),
-    ("neighbours, mean", [214, 96, 20], true, |stage| stage.mean.neighbours),
-];
+    /// Where a point is, in pixels from the left and from the top.
+    pub fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        let [top, right, bottom, left] = self.margins;
+        let (width, height) = (self.width - left - right, HEIGHT - top - bottom);
+        let share = |value: f64, (from, to): (f64, f64)| (value - from) / (to - from);
+        (left as f64 + width as f64 * share(x, self.x), top as f64 + height as f64 * (1.0 - share(y, self.y)))
+    }
 
-/// The texts of the chart with their places: top and left in pixels.
-type Texts = Vec<(String, usize, usize, Colour)>;
+    /// A line through points, so many pixels thick.
+    pub fn line(&mut self, points: impl IntoIterator<Item = (f64, f64)>, colour: Colour, thick: usize) -> Result<()> {
+        let places: Vec<(i32, i32)> = points.into_iter().map(|point| fine(self.place(point))).collect();
+        let stroke = paint(colour).stroke_width((thick * FINER) as u32);
+        self.area().draw(&PathElement::new(places, stroke)).map_err(failed)
+    }
 
-impl Evidence {
-    /// The accuracy of the probes after each stage as a line plot, 380 pixels high and 760 wide, or more for many
-    /// stages: ridge regression and nearest neighbours, each on the mean over all pixels (filled points) and on the means
-    /// over 4 x 4 cells (hollow ones). The gray line is the accuracy of always naming the largest class.
-    ///
-    /// Lines that rise to the last stage say that the network's features fit the images; a peak before it, that later
-    /// stages are specialised on other images.
-    ///
-    /// ```
-    /// use candle_finetune::{Advisor, Backbone, ImageFolder, candle_core::Device};
-    ///
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/fashion/train");
-    /// let data = ImageFolder::open(folder)?;
-    /// let advice = Advisor::new(&Backbone::embedded(&Device::Cpu)?).advise(&data)?;
-    /// let picture = advice.evidence.draw_probes()?;
-    /// // picture.save_png("probes.png")?;
-    /// # assert_eq!((picture.height(), picture.width()), (380, 760));
-    /// # Ok::<(), candle_finetune::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if nothing was measured.
-    pub fn draw_probes(&self) -> Result<Image> {
-        if self.stages.is_empty() {
-            return Err(Error::invalid("probes", "there are none; the evidence has no stages"));
+    /// A line from side to side at this height, with its label left of the axis.
+    pub fn level(&mut self, y: f64, label: &str, colour: Colour) -> Result<()> {
+        let ends = [self.x.0, self.x.1];
+        self.line(ends.map(|x| (x, y)), colour, 1)?;
+        let left = self.margins[3].saturating_sub(text_width(label) + 8);
+        self.text(label, self.beside(y), left, TEXT);
+        Ok(())
+    }
+
+    /// A point at a place in pixels from the left and from the top; hollow if it is not filled.
+    pub fn dot(&mut self, place: (f64, f64), colour: Colour, filled: bool) -> Result<()> {
+        let (at, size, inner) = (fine(place), 4 * FINER as i32, if filled { colour } else { [255; 3] });
+        let area = self.area();
+        area.draw(&Circle::new(at, size, paint(colour).filled())).map_err(failed)?;
+        area.draw(&Circle::new(at, size - FINER as i32 * 3 / 2, paint(inner).filled())).map_err(failed)
+    }
+
+    /// A text, with its top and left in pixels.
+    pub fn text(&mut self, text: &str, top: usize, left: usize, colour: Colour) {
+        self.texts.push((text.to_string(), top, left, colour));
+    }
+
+    /// A text below the horizontal axis, around the value `x`.
+    pub fn below(&mut self, text: &str, x: f64) {
+        let (at, bottom) = self.place((x, self.y.0));
+        self.text(text, bottom as usize + 8, (at as usize).saturating_sub(text_width(text) / 2), TEXT);
+    }
+
+    /// The names of lines right of the axis, each at the height of its line's end or below the one above it. `filled`:
+    /// whether the line has points, and which.
+    pub fn names(&mut self, mut ends: Vec<(f64, &str, Colour, Option<bool>)>) -> Result<()> {
+        ends.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (from, mut free) = (self.width - self.margins[1] + 12, 0);
+        for (y, name, colour, filled) in ends {
+            let at = self.beside(y).max(free);
+            free = at + LINE;
+            if let Some(filled) = filled {
+                self.dot((from as f64, (at + LINE / 2 + 1) as f64), colour, filled)?;
+            }
+            self.text(name, at, from + 10, colour);
         }
-        let longest = self.stages.iter().map(|stage| text_width(&stage.stage)).max().unwrap_or(0);
-        let room = (longest + 16).min(WIDEST_STAGE);
-        let (height, width) = (HEIGHT, MARGINS[1] + MARGINS[3] + LEAST_WIDTH.max(room * self.stages.len()));
-        let mut bytes = vec![255; height * width * 3 * FINER * FINER];
-        let mut texts = vec![];
-        self.draw_lines(width, &mut bytes, &mut texts).map_err(|problem| Error::invalid("probes", problem))?;
-        let fine = Image::new(height * FINER, width * FINER, 3, bytes)?;
-        let mut canvas = Canvas::over(resized(&fine, height, width, Interpolation::Bilinear))?;
-        for (text, top, left, colour) in texts {
+        Ok(())
+    }
+
+    /// The top of a text beside a height.
+    fn beside(&self, y: f64) -> usize {
+        (self.place((self.x.0, y)).1 as usize).saturating_sub(LINE / 2)
+    }
+
+    fn area(&mut self) -> DrawingArea<BitMapBackend<'_>, Shift> {
+        let size = ((self.width * FINER) as u32, (HEIGHT * FINER) as u32);
+        BitMapBackend::with_buffer(&mut self.bytes, size).into_drawing_area()
+    }
+
+    pub fn into_image(self) -> Result<Image> {
+        let drawn = Image::new(HEIGHT * FINER, self.width * FINER, 3, self.bytes)?;
+        let mut canvas = Canvas::over(resized(&drawn, HEIGHT, self.width, Interpolation::Bilinear))?;
+        for (text, top, left, colour) in self.texts {
             canvas.text(&text, top, left, colour);
         }
         canvas.into_image()
     }
+}
 
-    /// Draws the lines into `bytes`, and notes the texts.
-    fn draw_lines(&self, width: usize, bytes: &mut [u8], texts: &mut Texts) -> std::result::Result<(), String> {
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let fine = |pixels: usize| (pixels * FINER) as u32;
-        let [top, right, bottom, left] = MARGINS;
-        let root = BitMapBackend::with_buffer(bytes, (fine(width), fine(HEIGHT))).into_drawing_area();
-        let count = self.stages.len();
-        // Without label areas: plotters has no letters here.
-        let mut chart = ChartBuilder::on(&root)
-            .margin_top(fine(top))
-            .margin_right(fine(right))
-            .margin_bottom(fine(bottom))
-            .margin_left(fine(left))
-            .build_cartesian_2d(-0.5..count as f64 - 0.5, 0.0..1.0)
-            .map_err(|e| failed(&e))?;
-        let colour = |[r, g, b]: Colour| RGBColor(r, g, b);
-        let span = [-0.5, count as f64 - 0.5];
+/// A place in the pixels that are shrunk.
+fn fine((x, y): (f64, f64)) -> (i32, i32) {
+    let pixel = |at: f64| (at * FINER as f64).round() as i32;
+    (pixel(x), pixel(y))
+}
 
-        for tenths in [0, 2, 4, 6, 8, 10] {
-            let y = f64::from(tenths) / 10.0;
-            let line = PathElement::new(span.map(|x| (x, y)), colour([225; 3]).stroke_width(FINER as u32));
-            chart.draw_series([line]).map_err(|e| failed(&e))?;
-            let at = chart.backend_coord(&(span[0], y)).1 as usize / FINER;
-            texts.push((format!("{y:.1}"), at - LINE / 2, left - text_width("0.0") - 8, TEXT));
-        }
-        let guess = self.size.most as f64 / self.size.samples.max(1) as f64;
-        let line = PathElement::new(span.map(|x| (x, guess)), colour(GRAY).stroke_width(FINER as u32));
-        chart.draw_series([line]).map_err(|e| failed(&e))?;
+fn paint([r, g, b]: Colour) -> RGBColor {
+    RGBColor(r, g, b)
+}
 
-        let room = (width - left - right) / count;
-        for (i, stage) in self.stages.iter().enumerate() {
-            let (x, y) = chart.backend_coord(&(i as f64, 0.0));
-            let name = fitted(&stage.stage, room.saturating_sub(8));
-            let middle = x as usize / FINER;
-            texts.push((name.clone(), y as usize / FINER + 8, middle.saturating_sub(text_width(&name) / 2), TEXT));
-        }
-
-        let dot = |at: (i32, i32), paint: Colour, filled: bool| {
-            let size = 4 * FINER as i32;
-            let inner = if filled { paint } else { [255; 3] };
-            root.draw(&Circle::new(at, size, colour(paint).filled()))
-                .and_then(|()| root.draw(&Circle::new(at, size - FINER as i32 * 3 / 2, colour(inner).filled())))
-                .map_err(|e| failed(&e))
-        };
-        let mut ends = vec![(guess, "largest class", GRAY, None)];
-        for (name, paint, filled, value) in SERIES {
-            let points: Vec<(f64, f64)> = self.stages.iter().enumerate().map(|(i, s)| (i as f64, value(s))).collect();
-            ends.extend(points.last().map(|(_, y)| (*y, name, paint, Some(filled))));
-            let stroke = colour(paint).stroke_width(2 * FINER as u32);
-            chart.draw_series(LineSeries::new(points.iter().copied(), stroke)).map_err(|e| failed(&e))?;
-            points.iter().try_for_each(|at| dot(chart.backend_coord(at), paint, filled))?;
-        }
-        // Each line's name stands at its end, or below the one above it.
-        ends.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut free = 0;
-        for (y, name, paint, filled) in ends {
-            let at = (chart.backend_coord(&(span[1], y)).1 as usize / FINER).saturating_sub(LINE / 2).max(free);
-            free = at + LINE;
-            let from = width - right + 12;
-            if let Some(filled) = filled {
-                dot(((from * FINER) as i32, ((at + LINE / 2 + 1) * FINER) as i32), paint, filled)?;
-            }
-            texts.push((name.to_string(), at, from + 10, paint));
-        }
-        let title = format!("Accuracy of probes after each stage ({} images)", self.samples);
-        texts.push((title, 12, left, TEXT));
-        root.present().map_err(|e| failed(&e))
-    }
+fn failed(problem: impl std::fmt::Display) -> Error {
+    Error::invalid("chart", problem.to_string())
 }

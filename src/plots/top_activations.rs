@@ -2,11 +2,11 @@
 
 use super::canvas::Canvas;
 use super::grid::PictureGrid;
+use super::thumbnail::{input_image, scaled};
 use crate::backbone::Backbone;
-use crate::data::{Dataset, Image, Sample, Transform, resized};
+use crate::data::{Dataset, Image, Sample, Transform};
 use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
-use crate::input_spec::{InputSpec, Interpolation};
 use crate::ops::no_grad;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -152,7 +152,7 @@ fn add_thumbnails(found: &mut [TopActivations], backbone: &Backbone, data: &dyn 
             Sample::Image(image) => transform.apply(&image, 0, 0, 0)?,
             Sample::Tensor(tensor) => tensor,
         };
-        let thumbnail = thumbnail(&input, spec)?;
+        let thumbnail = scaled(&input_image(&input, spec)?, THUMBNAIL);
         let network = &backbone.inner.network;
         let profile = &backbone.inner.profile;
         let images = input.unsqueeze(0)?.to_device(&profile.device)?.to_dtype(profile.dtype)?;
@@ -196,26 +196,6 @@ fn brightest(map: &Tensor, channel: usize, thumbnail: &Image) -> Result<Option<[
     Ok(Some([top, left, height, width]))
 }
 
-/// The network's input (C, H, W) as a small RGB image.
-fn thumbnail(input: &Tensor, spec: &InputSpec) -> Result<Image> {
-    let (channels, height, width) = input.dims3()?;
-    if ![1, 3].contains(&channels) {
-        let problem = format!("have {channels} channels; only gray and RGB can be drawn");
-        return Err(Error::invalid("images", problem));
-    }
-    let planes = input.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
-    let mut bytes = Vec::with_capacity(channels * height * width);
-    for at in 0..height * width {
-        for ((plane, mean), std) in planes.iter().zip(&spec.mean).zip(&spec.std) {
-            bytes.push(((plane[at] * std + mean) * 255.0).round().clamp(0.0, 255.0) as u8);
-        }
-    }
-    let image = Image::new(height, width, channels, bytes)?.to_channels(3)?;
-    let scale = THUMBNAIL as f64 / height.max(width) as f64;
-    let side = |pixels: usize| ((pixels as f64 * scale).round() as usize).max(1);
-    Ok(resized(&image, side(height), side(width), Interpolation::Bicubic))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,18 +216,5 @@ mod tests {
         assert_eq!(around(1, 1, 0), None);
         let map = Tensor::zeros((2, 4, 4), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(brightest(&map, 2, &thumbnail).unwrap(), None);
-    }
-
-    #[test]
-    fn thumbnails_are_the_inputs_without_their_normalisation() {
-        let spec = InputSpec::new(64).normalize(&[0.5, 0.4, 0.3], &[0.2, 0.3, 0.4]);
-        let image = Image::from_rgb8(64, 64, (0..64 * 64 * 3).map(|i| (i % 251) as u8).collect()).unwrap();
-        let spec = spec.crop_pct(1.0);
-        let input = Transform::eval(&spec).unwrap().apply(&image, 0, 0, 0).unwrap();
-        assert!(thumbnail(&input, &spec).unwrap() == image);
-        let gray = Tensor::zeros((1, 32, 16), DType::F32, &Device::Cpu).unwrap();
-        let gray = thumbnail(&gray, &InputSpec::new(32).normalize(&[0.5], &[0.2])).unwrap();
-        assert_eq!((gray.height(), gray.width(), gray.pixel(3, 3)), (64, 32, [128; 3].as_slice()));
-        assert!(thumbnail(&Tensor::zeros((2, 8, 8), DType::F32, &Device::Cpu).unwrap(), &InputSpec::new(8)).is_err());
     }
 }

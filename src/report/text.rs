@@ -70,7 +70,7 @@ impl Report {
     }
 
     /// Which epoch was kept, and why.
-    fn best(&self) -> String {
+    pub(crate) fn kept(&self) -> String {
         let count = self.epochs.len();
         if self.best_epoch == Some(0) && count == 0 {
             return "the fitted head".into();
@@ -137,7 +137,7 @@ impl fmt::Display for Report {
         let all = self.parameters.learning + self.parameters.frozen;
         let percent = 100.0 * self.parameters.learning as f64 / all.max(1) as f64;
         writeln!(f, "  trained {} of {all} parameters ({percent:.1} %)", self.parameters.learning)?;
-        f.write_str(&wrapped(&format!("  kept {}", self.best())))?;
+        f.write_str(&wrapped(&format!("  kept {}", self.kept())))?;
         let parts = [("validation", &self.valid), ("test", &self.test)];
         if parts.iter().any(|(_, e)| e.is_some()) {
             writeln!(f, "  part        top1        correct    95 % interval  largest class  loss")?;
