@@ -8,6 +8,8 @@
 //! run. Prints the largest logit and the loss of each sample of the batch, the largest gradients, and last the error of the
 //! step, or `the step is finite` if it is not repeated.
 
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/folders.rs"]
 mod folders;
 #[path = "support/run.rs"]
@@ -25,11 +27,9 @@ struct Options {
     /// Folder of the run
     #[arg(long)]
     run_dir: PathBuf,
-    /// Folder of images that the run was trained on
-    #[arg(long)]
-    data: PathBuf,
+    /// The images that the run was trained on
     #[command(flatten)]
-    folders: folders::Folders,
+    data: data::Data,
     /// File of pretrained weights that the run began with
     #[arg(long, conflicts_with = "embedded", required_unless_present = "embedded")]
     weights: Option<PathBuf>,
@@ -56,7 +56,7 @@ fn replay(options: &Options) -> Result<(), run::Failure> {
     let (height, width) = state.report().input_size;
     let backbone = Backbone::load(source, &Device::Cpu)?.for_input_size(height, width)?;
     let report = state.report().clone();
-    let train = options.folders.options().splits(&options.data, report.seed)?.train;
+    let train = options.data.splits(report.seed)?.train;
     let tuner = FineTuner::new(backbone).plan(report.plan).head(state.head()).seed(report.seed).metric(report.metric);
     let mut session = tuner.resume(&state).session(&train)?;
     session.next_phase()?;

@@ -62,7 +62,7 @@ impl Predictor {
     fn most_confident(&self, data: &Arc<dyn Dataset>, most: usize) -> Result<Vec<Mistake>> {
         let (mut worst, mut done) = (vec![], 0);
         self.inference.each(data, None, |logits, targets| {
-            if matches!(targets, Targets::Labels(_)) {
+            if matches!(targets, Targets::Labels(_)) || self.task() == Task::Labels {
                 let problem = "are lists of labels; mistakes are found where each sample has one class";
                 return Err(Error::invalid("targets", problem));
             }
