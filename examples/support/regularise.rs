@@ -100,7 +100,8 @@ impl Regularise {
             None => {}
         }
         if self.mixup.is_some() || self.cutmix.is_some() {
-            let (mixup, cutmix) = (self.mixup.unwrap_or(plan.augment.mixup), self.cutmix.unwrap_or(plan.augment.cutmix));
+            let (mixup, cutmix) =
+                (self.mixup.unwrap_or(plan.augment.mixup), self.cutmix.unwrap_or(plan.augment.cutmix));
             plan.augment = plan.augment.mixup(mixup).cutmix(cutmix);
         }
         plan.drop_path = self.drop_path.unwrap_or(plan.drop_path);

@@ -1,8 +1,8 @@
 //! Reports as text, at most 80 columns wide.
 
-use super::{EpochReport, FeatureCounts, HeadFit, Refit, Report, Timings};
+use super::{Averaged, EpochReport, FeatureCounts, HeadFit, Refit, Report, Timings};
 use crate::error::wrapped;
-use crate::metrics::{Evaluation, Metric};
+use crate::metrics::{Evaluation, Metric, Task};
 use crate::strategy::Strategy;
 use std::fmt::{self, Write as _};
 
@@ -69,6 +69,10 @@ impl Report {
         text
     }
 
+    fn task(&self) -> Task {
+        self.valid.as_ref().or(self.test.as_ref()).map_or(Task::Classes, Evaluation::task)
+    }
+
     /// Which epoch was kept, and why.
     pub(crate) fn kept(&self) -> String {
         let count = self.epochs.len();
@@ -79,11 +83,17 @@ impl Report {
         let fitted = self.head_fit.as_ref().and_then(|fit| fit.valid_top1);
         let Some((best, top1)) = self.best_epoch.and_then(|best| match best {
             0 => Some((best, fitted)),
+            _ if self.averaged => Some((best, epoch(best)?.averaged.map(|averaged| averaged.top1))),
             _ => Some((best, epoch(best)?.valid_top1)),
         }) else {
+            if self.averaged {
+                return format!("the averaged weights at the end of {count} epochs");
+            }
             return format!("the weights at the end of {count} epochs");
         };
-        let most = self.epochs.iter().filter_map(|e| e.valid_top1).chain(fitted).fold(0.0, f64::max);
+        let averaged = self.epochs.iter().filter_map(|e| e.averaged).map(|averaged| averaged.top1);
+        let most = self.epochs.iter().filter_map(|e| e.valid_top1).chain(averaged).chain(fitted).fold(0.0, f64::max);
+        let weights = if self.averaged { "the averaged weights of " } else { "" };
         let reason = if self.metric != Metric::Top1 {
             format!("the best validation {}", self.metric.name().replace('_', " "))
         } else if top1 == Some(most) {
@@ -93,10 +103,10 @@ impl Report {
         };
         match epoch(best).filter(|_| self.plan.phases.len() > 1) {
             Some(epoch) => {
-                format!("epoch {} of phase {} ({best} of {count} in all): {reason}", epoch.epoch, epoch.phase)
+                format!("{weights}epoch {} of phase {} ({best} of {count} in all): {reason}", epoch.epoch, epoch.phase)
             }
             None if best == 0 => format!("the fitted head, before {count} epochs of training: {reason}"),
-            None => format!("epoch {best} of {count}: {reason}"),
+            None => format!("{weights}epoch {best} of {count}: {reason}"),
         }
     }
 }
@@ -140,12 +150,26 @@ impl fmt::Display for Report {
         f.write_str(&wrapped(&format!("  kept {}", self.kept())))?;
         let parts = [("validation", &self.valid), ("test", &self.test)];
         if parts.iter().any(|(_, e)| e.is_some()) {
-            writeln!(f, "  part        top1        correct    95 % interval  largest class  loss")?;
+            let share = if self.task() == Task::Labels { "exact" } else { "top1 " };
+            writeln!(f, "  part        {share}       correct    95 % interval  largest class  loss")?;
         }
         for (part, evaluation) in parts {
             if let Some(evaluation) = evaluation {
                 writeln!(f, "{}", row(part, evaluation))?;
             }
+        }
+        for (part, evaluation) in parts {
+            if let Some(e) = evaluation.as_ref().filter(|e| e.task() == Task::Labels) {
+                let precision = optional(e.average_precision());
+                writeln!(f, "  {part:<10}  macro F1 {:.4}, average precision {precision}", e.macro_f1())?;
+            }
+        }
+        if let Some(thresholds) = &self.thresholds {
+            let (low, high) = thresholds.iter().fold((1f32, 0f32), |(low, high), &t| (low.min(t), high.max(t)));
+            let text = format!(
+                "  a threshold for each label, {low:.2} to {high:.2}, by the highest F1 on the validation data"
+            );
+            f.write_str(&wrapped(&text))?;
         }
         if let Some(refit) = &self.refit {
             f.write_str(&wrapped(&format!("  {refit}")))?;
@@ -207,6 +231,9 @@ impl fmt::Display for EpochReport {
         }
         if let (Some(loss), Some(top1)) = (self.valid_loss, self.valid_top1) {
             write!(f, "  valid loss {loss:.4} top1 {top1:.4}")?;
+        }
+        if let Some(Averaged { loss, top1, .. }) = self.averaged {
+            write!(f, "  averaged loss {loss:.4} top1 {top1:.4}")?;
         }
         if self.best { write!(f, "  best") } else { Ok(()) }
     }

@@ -35,11 +35,11 @@ use std::path::PathBuf;
 /// | set on the tuner | set on the plan |
 /// |---|---|
 /// | `strategy`, `plan` or `advice` | `phases`: what is frozen, epochs, schedule ... |
-/// | `head` | `optimizer`, `loss`, `clip` |
-/// | `seed`, `workers` | `batch_size`, `augment`, `views` |
-/// | `cache`, `audit`, `metric`, `refit` | `patience` |
+/// | `head` | `optimizer`, `loss`, `clip`, `clip_value`, `grad_accum` |
+/// | `seed`, `workers` | `batch_size`, `sampling`, `augment`, `views` |
+/// | `cache`, `audit`, `metric`, `refit` | `patience`, `watch` |
 /// | `on_event`, `progress`, `cancel` | `init`, `head_start` |
-/// | `run_dir`, `checkpoints`, `resume` | |
+/// | `run_dir`, `checkpoints`, `resume` | `drop_path`, `l2_sp`, `ema` |
 ///
 /// ```
 /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Strategy, TensorDataset};
