@@ -73,8 +73,16 @@ fn rows_that_are_wrong_are_named_by_their_line() {
 fn rows_without_an_image_are_listed_together() {
     let rows: String = (0..15).map(|i| format!("no{i}.png,x\n")).collect();
     let table = format!("file,label\na,x\nout/b.png,x\n{rows}");
-    let named =
-        ["16 rows", "line 3: out/b.png", "but there is ", "/b.png)", "line 4: no0.png", "6 more", "`images`", "--images"];
+    let named = [
+        "16 rows",
+        "line 3: out/b.png",
+        "but there is ",
+        "/b.png)",
+        "line 4: no0.png",
+        "6 more",
+        "`images`",
+        "--images",
+    ];
     refusal(table, &ImageFolder::csv(), &named);
     let data = Data::new("file,label\na,x\n", &[]);
     fs::create_dir(data.root.path().join("empty")).unwrap();
