@@ -37,6 +37,7 @@ pub struct Data {
     group_column: Option<String>,
 }
 
+#[allow(dead_code)] // an example opens all parts or one
 impl Data {
     /// Opens all parts.
     pub fn splits(&self, seed: u64) -> Result<Splits, Failure> {

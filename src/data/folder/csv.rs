@@ -199,7 +199,7 @@ impl CsvOptions {
         let beside = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let root = self.images.clone().unwrap_or_else(|| beside.to_path_buf());
         let images = Images::read(&root)?;
-        if images.images.is_empty() {
+        if images.files.is_empty() {
             let problem = "there are no images in this folder; set that of the images with `images` (`--images`)";
             return Err(Error::invalid(root.display().to_string(), problem));
         }
@@ -224,7 +224,7 @@ impl CsvOptions {
 
     /// The images of a part, or of all rows, with the classes that they have, or with all.
     fn part(&self, table: &Table, part: Option<Part>, all_classes: bool) -> Result<ImageFolder> {
-        let rows = || table.rows.rows.iter().filter(|row| part.is_none() || row.part == part);
+        let rows = || table.rows.list.iter().filter(|row| part.is_none() || row.part == part);
         let classes = &table.rows.classes;
         let mut used = vec![all_classes; classes.len()];
         rows().flat_map(|row| row.label.ids()).for_each(|&class| used[class as usize] = true);
@@ -237,7 +237,7 @@ impl CsvOptions {
         }
         let (mut files, mut unread) = (Vec::new(), Vec::new());
         for Row { image, label, group, .. } in rows() {
-            let image = &table.images.images[*image];
+            let image = &table.images.files[*image];
             match &image.problem {
                 Some(problem) => unread.push((image.path.clone(), problem.clone())),
                 None => files.push(File { path: image.path.clone(), label: label.renumbered(&ids), group: *group }),
@@ -267,7 +267,7 @@ impl CsvOptions {
 impl Table {
     /// Whether rows are of this part.
     fn has(&self, part: Part) -> bool {
-        self.rows.rows.iter().any(|row| row.part == Some(part))
+        self.rows.list.iter().any(|row| row.part == Some(part))
     }
 
     /// Refuses a label column that is 0 in all rows of train.

@@ -28,7 +28,7 @@ pub(super) enum Miss {
 /// An image is looked up by its path from the end, "3.png/cats/train", so that one sorted list serves whole paths, their
 /// ends, and bare names.
 pub(super) struct Images {
-    pub images: Vec<Image>,
+    pub files: Vec<Image>,
     /// The names of the folders that lead to the root, the last one first.
     root: Vec<String>,
     /// The paths from the end, sorted, with the image.
@@ -42,19 +42,19 @@ impl Images {
         let tree = Folder::read(root)?;
         let mut folders = Vec::new();
         tree.all(&mut folders);
-        let mut images = Vec::new();
+        let mut files = Vec::new();
         for folder in folders {
             let image = |path: &PathBuf, problem: Option<&String>, is_document| Image {
                 path: path.clone(),
                 problem: problem.cloned(),
                 is_document,
             };
-            images.extend(folder.images.iter().map(|path| image(path, None, false)));
-            images.extend(folder.unread.iter().map(|(path, problem)| image(path, Some(problem), false)));
-            images.extend(folder.documents.iter().map(|(path, problem)| image(path, Some(problem), true)));
+            files.extend(folder.images.iter().map(|path| image(path, None, false)));
+            files.extend(folder.unread.iter().map(|(path, problem)| image(path, Some(problem), false)));
+            files.extend(folder.documents.iter().map(|(path, problem)| image(path, Some(problem), true)));
         }
-        let (mut paths, mut stems) = (Vec::with_capacity(images.len()), Vec::with_capacity(images.len()));
-        for (i, image) in images.iter().enumerate() {
+        let (mut paths, mut stems) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
+        for (i, image) in files.iter().enumerate() {
             let inner = image.path.strip_prefix(root).unwrap_or(&image.path);
             paths.push((from_the_end(inner), i));
             stems.push((from_the_end(&inner.with_extension("")), i));
@@ -63,7 +63,7 @@ impl Images {
         stems.sort();
         let real = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
         let root = from_the_end(&real).split('/').map(String::from).collect();
-        Ok(Self { images, root, paths, stems })
+        Ok(Self { files, root, paths, stems })
     }
 
     /// The image that a name of the table stands for: a path relative to the folder; else the unique image whose path

@@ -31,7 +31,7 @@ pub(super) struct Row {
 pub(super) struct Rows {
     /// The classes, in the order of their ids.
     pub classes: Vec<String>,
-    pub rows: Vec<Row>,
+    pub list: Vec<Row>,
     /// How many images no row names.
     pub unlisted: usize,
 }
@@ -73,7 +73,7 @@ pub(super) fn read(
         splits: Names::default(),
         split_of: Vec::new(),
         rows: Vec::new(),
-        lines: vec![0; images.images.len()],
+        lines: vec![0; images.files.len()],
         missing: Vec::new(),
         missing_count: 0,
     };
@@ -143,7 +143,7 @@ impl Reading<'_> {
 
     /// The image of a row; `None` if there is no such file, which is told after all rows are read.
     fn image(&mut self, line: usize, name: &str) -> Result<Option<usize>> {
-        let path = |image: usize| self.images.images[image].path.display();
+        let path = |image: usize| self.images.files[image].path.display();
         match self.images.find(name) {
             Ok(image) => match std::mem::replace(&mut self.lines[image], line) {
                 0 => Ok(Some(image)),
@@ -194,14 +194,14 @@ impl Reading<'_> {
             return Err(self.invalid("there are no rows below the header".into()));
         }
         self.assign_parts()?;
-        let is_unlisted = |(image, line): &(usize, &usize)| **line == 0 && !self.images.images[*image].is_document;
+        let is_unlisted = |(image, line): &(usize, &usize)| **line == 0 && !self.images.files[*image].is_document;
         let unlisted = self.lines.iter().enumerate().filter(is_unlisted).count();
         if matches!(self.columns.label, LabelColumns::Flags(_)) {
-            return Ok(Rows { classes: self.classes.iter().map(String::from).collect(), rows: self.rows, unlisted });
+            return Ok(Rows { classes: self.classes.iter().map(String::from).collect(), list: self.rows, unlisted });
         }
         let (classes, ids) = self.classes.sorted().map_err(|problem| self.invalid(problem))?;
         self.rows.iter_mut().for_each(|row| row.label = row.label.renumbered(&ids));
-        Ok(Rows { classes, rows: self.rows, unlisted })
+        Ok(Rows { classes, list: self.rows, unlisted })
     }
 
     /// Gives each row the part that its split means.

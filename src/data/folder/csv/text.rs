@@ -14,7 +14,7 @@ const SHOWN: usize = 60;
 /// A table in memory.
 pub(super) struct Text {
     path: PathBuf,
-    text: String,
+    content: String,
     delimiter: u8,
 }
 
@@ -34,12 +34,12 @@ impl Text {
             }
         }
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let text = decoded(bytes).map_err(&invalid)?;
+        let content = decoded(bytes).map_err(&invalid)?;
         let delimiter = match delimiter {
             Some(delimiter) => delimiter,
-            None => found_delimiter(&text, separator).map_err(&invalid)?,
+            None => found_delimiter(&content, separator).map_err(&invalid)?,
         };
-        Ok(Self { path: path.to_path_buf(), text, delimiter })
+        Ok(Self { path: path.to_path_buf(), content, delimiter })
     }
 
     pub fn path(&self) -> &Path {
@@ -52,7 +52,7 @@ impl Text {
         reader.has_headers(false).flexible(true).delimiter(self.delimiter);
         Records {
             table: self,
-            reader: reader.from_reader(self.text.as_bytes()),
+            reader: reader.from_reader(self.content.as_bytes()),
             record: StringRecord::new(),
             lines: Lines::default(),
             width: None,
@@ -88,7 +88,7 @@ impl Records<'_> {
         if !found {
             return Ok(None);
         }
-        let raw = table.text.get(start..self.reader.position().byte() as usize).unwrap_or_default();
+        let raw = table.content.get(start..self.reader.position().byte() as usize).unwrap_or_default();
         let content = raw.trim_start_matches(['\r', '\n']);
         self.lines.pass(&raw[..raw.len() - content.len()]);
         let line = self.lines.line();
@@ -189,9 +189,8 @@ fn wrong_quotes(record: &[u8], delimiter: u8) -> Option<&'static str> {
     let mut at = At::Start;
     for &byte in record {
         at = match (at, byte) {
-            (At::Start, b'"') | (At::Quote, b'"') => At::Quoted,
             (At::Quoted, b'"') => At::Quote,
-            (At::Quoted, _) => At::Quoted,
+            (At::Start | At::Quote, b'"') | (At::Quoted, _) => At::Quoted,
             (_, byte) if byte == delimiter => At::Start,
             (At::Quote, b'\r' | b'\n') => At::Plain,
             (At::Quote, _) => return Some("text follows a closing quote, or the quote before it is not closed"),
@@ -208,7 +207,7 @@ mod tests {
     /// The line and the fields of each record.
     fn read(text: &str) -> Result<Vec<(usize, String)>> {
         let delimiter = found_delimiter(text, None).unwrap();
-        let text = Text { path: "t.csv".into(), text: text.into(), delimiter };
+        let text = Text { path: "t.csv".into(), content: text.into(), delimiter };
         let (mut records, mut all) = (text.records(), vec![]);
         while let Some((line, record)) = records.next()? {
             all.push((line, record.iter().collect::<Vec<_>>().join("/")));
