@@ -1,4 +1,5 @@
 //! The data of an example: a folder of images, or a table (CSV) of them.
+#![allow(dead_code)] // each example uses its part
 
 use crate::folders::Folders;
 use crate::run::Failure;
@@ -10,8 +11,8 @@ use std::path::PathBuf;
 #[derive(Args)]
 pub struct Data {
     /// Folder of images: CLASS/*, or {train,valid,test}/CLASS/*; or a table (CSV) with a row per image
-    #[arg(long, value_name = "DIR|FILE.csv")]
-    data: PathBuf,
+    #[arg(long = "data", value_name = "DIR|FILE.csv")]
+    path: PathBuf,
     #[command(flatten)]
     pub folders: Folders,
     /// Folder of a table's images, if it is not the table's own
@@ -42,24 +43,24 @@ impl Data {
     /// Opens all parts.
     pub fn splits(&self, seed: u64) -> Result<Splits, Failure> {
         Ok(match self.table()? {
-            Some(table) => table.splits(&self.data, seed)?,
-            None => self.folders.options().splits(&self.data, seed)?,
+            Some(table) => table.splits(&self.path, seed)?,
+            None => self.folders.options().splits(&self.path, seed)?,
         })
     }
 
     /// Opens the part to evaluate on.
     pub fn eval_part(&self) -> Result<ImageFolder, Failure> {
         Ok(match self.table()? {
-            Some(table) => table.eval_part(&self.data)?,
-            None => self.folders.options().eval_part(&self.data)?,
+            Some(table) => table.eval_part(&self.path)?,
+            None => self.folders.options().eval_part(&self.path)?,
         })
     }
 
     /// The options of a table, if the data is one.
     fn table(&self) -> Result<Option<CsvOptions>, Failure> {
         let named =
-            self.data.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
-        if self.data.is_dir() || (!named && !self.data.is_file()) {
+            self.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+        if self.path.is_dir() || (!named && !self.path.is_file()) {
             let of_tables = [
                 ("--images", self.images.is_some()),
                 ("--file-column", self.file_column.is_some()),
@@ -71,13 +72,13 @@ impl Data {
             ];
             return match of_tables.into_iter().find(|(_, given)| *given) {
                 Some((option, _)) => {
-                    Err(format!("{option} has no effect: {} is a folder, not a table", self.data.display()).into())
+                    Err(format!("{option} has no effect: {} is a folder, not a table", self.path.display()).into())
                 }
                 None => Ok(None),
             };
         }
         if self.folders.layout.is_some() {
-            return Err(format!("--layout has no effect: {} is a table", self.data.display()).into());
+            return Err(format!("--layout has no effect: {} is a table", self.path.display()).into());
         }
         let table = ImageFolder::csv().skip_broken(self.folders.skip_broken);
         let table = self.folders.max_pixels.into_iter().fold(table, CsvOptions::max_pixels);

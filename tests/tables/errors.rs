@@ -71,7 +71,7 @@ fn rows_that_are_wrong_are_named_by_their_line() {
 
 #[test]
 fn rows_without_an_image_are_listed_together() {
-    let rows: String = (0..15).map(|i| format!("no{i}.png,x\n")).collect();
+    let rows: String = (0..15).map(|i| format!("no{i}.png,x\n")).collect::<Vec<_>>().concat();
     let table = format!("file,label\na,x\nout/b.png,x\n{rows}");
     let named = [
         "16 rows",
@@ -104,12 +104,12 @@ fn splits_that_mean_nothing_are_listed() {
     refusal(rows(&["train", "val", "dev"]), &default, &["val and dev both mean valid"]);
     // A column of many values is none of parts.
     let root = tempfile::tempdir().unwrap();
-    let mut table = String::from("file,label,set\n");
+    let mut table = vec![String::from("file,label,set")];
     for i in 0..60 {
         put(root.path(), &format!("{i}.png"));
-        table += &format!("{i},x,s{i}\n");
+        table.push(format!("{i},x,s{i}"));
     }
-    fs::write(root.path().join("t.csv"), table).unwrap();
+    fs::write(root.path().join("t.csv"), table.join("\n")).unwrap();
     let text = default.open(root.path().join("t.csv")).unwrap_err().to_string();
     assert!(text.contains("s0, s1") && text.contains("more"), "{text}");
     // Test alone can be evaluated on.

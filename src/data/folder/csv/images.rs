@@ -53,6 +53,11 @@ impl Images {
             files.extend(folder.unread.iter().map(|(path, problem)| image(path, Some(problem), false)));
             files.extend(folder.documents.iter().map(|(path, problem)| image(path, Some(problem), true)));
         }
+        Ok(Self::new(root, files))
+    }
+
+    /// These files, which are under `root`.
+    fn new(root: &Path, files: Vec<Image>) -> Self {
         let (mut paths, mut stems) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
         for (i, image) in files.iter().enumerate() {
             let inner = image.path.strip_prefix(root).unwrap_or(&image.path);
@@ -63,7 +68,7 @@ impl Images {
         stems.sort();
         let real = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
         let root = from_the_end(&real).split('/').map(String::from).collect();
-        Ok(Self { files, root, paths, stems })
+        Self { files, root, paths, stems }
     }
 
     /// The image that a name of the table stands for: a path relative to the folder; else the unique image whose path
@@ -122,4 +127,26 @@ fn below<'a>(sorted: &'a [(String, usize)], path: &str) -> &'a [(String, usize)]
     let from = sorted.partition_point(|(entry, _)| *entry < start);
     let count = sorted[from..].partition_point(|(entry, _)| entry.starts_with(&start));
     &sorted[from..from + count]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn many_files_of_one_name_are_found_in_no_quadratic_time() {
+        let file =
+            |i: usize| Image { path: format!("/data/images/{i}/view.png").into(), problem: None, is_document: false };
+        let begun = Instant::now();
+        let images = Images::new(Path::new("/data/images"), (0..200_000).map(file).collect());
+        for i in (0..200_000).step_by(2) {
+            for name in [format!("{i}/view.png"), format!("{i}/view"), format!("images/{i}/view.png")] {
+                assert!(matches!(images.find(&name), Ok(found) if found == i), "{name}");
+            }
+        }
+        assert!(matches!(images.find("view.png"), Err(Miss::Ambiguous(..))));
+        // Comparing each of 300 000 names with each file would take minutes.
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    }
 }
