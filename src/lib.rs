@@ -2,6 +2,7 @@
 // the repository, which mean nothing on docs.rs: of two definitions of a link the first one counts.
 #![doc = "[probes]: https://raw.githubusercontent.com/candle-finetune/candle-finetune/HEAD/docs/probes.png"]
 #![doc = "[grad-cam]: https://raw.githubusercontent.com/candle-finetune/candle-finetune/HEAD/docs/grad_cam.png"]
+#![doc = "[report]: https://raw.githubusercontent.com/candle-finetune/candle-finetune/HEAD/docs/report.png"]
 #![doc = ""]
 #![cfg_attr(all(feature = "hub", feature = "image"), doc = include_str!("../README.md"))]
 #![cfg_attr(

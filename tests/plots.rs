@@ -1,5 +1,7 @@
 //! Pictures of what a network has learned: their sizes, and the pixels that can be computed otherwise.
 
+mod page;
+
 use crate::support::{CPU, class_names, images, tensors};
 use candle_finetune::candle_core::Tensor;
 use candle_finetune::{

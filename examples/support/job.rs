@@ -118,6 +118,21 @@ enum Augmentation {
     Strong,
 }
 
+impl Job {
+    /// The files that are asked for, each with what it is.
+    fn outputs(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let outputs = [
+            ("predictor", &self.out),
+            ("report", &self.report),
+            #[cfg(feature = "plots")]
+            ("page", &self.html),
+            #[cfg(feature = "plots")]
+            ("plot", &self.plot),
+        ];
+        outputs.into_iter().filter_map(|(what, path)| Some((what, path.as_deref()?)))
+    }
+}
+
 /// Trains by the options, prints the summary, saves the results and returns them with the last line to print: the
 /// accuracy. Returns `None` after a dry run. `weights` is the file of weights, if they come from one. `before` is a
 /// further check, after all others and before the training.
@@ -126,10 +141,7 @@ pub fn finetune(
     (source, weights): (Source, Option<&Path>),
     before: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Option<(Fitted, String)>, Failure> {
-    let outputs = [&options.out, &options.report];
-    #[cfg(feature = "plots")]
-    let outputs = [&options.out, &options.report, &options.html, &options.plot];
-    let outputs: Vec<&Path> = outputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let outputs: Vec<&Path> = options.outputs().map(|(_, path)| path).collect();
     run::check_outputs(&outputs, weights.as_slice())?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
@@ -235,13 +247,8 @@ pub fn finetune(
         println!("{}", tuned.report.table());
     }
     print!("{}", tuned.report);
-    let saved = [("predictor", &options.out), ("report", &options.report)];
-    #[cfg(feature = "plots")]
-    let saved = [saved[0], saved[1], ("page", &options.html)];
-    for (what, path) in saved {
-        if let Some(path) = path {
-            println!("  {what} saved: {}", path.display());
-        }
+    for (what, path) in options.outputs() {
+        println!("  {what} saved: {}", path.display());
     }
     // The caller prints the accuracy last.
     let accuracy = format!("accuracy on {} data:\n{accuracy}", if test.is_some() { "test" } else { "validation" });

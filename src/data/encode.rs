@@ -51,7 +51,7 @@ impl Image {
         Ok(if drawing.len() < photograph.len() { drawing } else { photograph })
     }
 
-    /// The smaller of a PNG and a JPEG file of an RGB image, with its media type.
+    /// A small file of an RGB image, with its media type: PNG, or JPEG where that is less than half as large.
     #[cfg(feature = "plots")]
     pub(crate) fn encoded(&self) -> Result<(&'static str, Vec<u8>)> {
         let wrong = |problem: String| Error::invalid("JPEG", problem);
@@ -64,6 +64,6 @@ impl Image {
         let written = encoder.write_image(self.bytes(), width.into(), height.into(), colour);
         written.map_err(|error| wrong(error.to_string()))?;
         let png = self.png()?;
-        Ok(if png.len() <= jpeg.len() { ("image/png", png) } else { ("image/jpeg", jpeg) })
+        Ok(if png.len() <= 2 * jpeg.len() { ("image/png", png) } else { ("image/jpeg", jpeg) })
     }
 }

@@ -111,3 +111,65 @@ impl LrCurve {
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mean that falls from 3 to 1 over the rates from 1e-5 to 1e-1 and rises to 2, and batches around it.
+    fn curve() -> LrCurve {
+        let point = |i: u32| {
+            let smooth = if i <= 80 { 3.0 - 0.025 * f64::from(i) } else { 1.0 + 0.05 * f64::from(i - 80) };
+            LrPoint {
+                lr: 10f64.powf(f64::from(i) / 20.0 - 5.0),
+                loss: smooth + if i % 2 == 0 { 0.2 } else { -0.2 },
+                smooth,
+            }
+        };
+        LrCurve { points: (0..=100).map(point).collect(), valley: Some(1e-3), steep: Some(1e-4), minimum: Some(1e-2) }
+    }
+
+    /// Where the axes of [`curve`] are: labels of three letters at the left, ticks from 0.5 to 3.5.
+    fn place(lr: f64, loss: f64) -> (usize, usize) {
+        let left = (text_width("0.5") + 24) as f64;
+        let x = left + (WIDTH as f64 - left - 128.0) * (lr.log10() + 5.0) / 5.0;
+        (x.round() as usize, (100.0 + 246.0 * (3.5 - loss) / 3.0).round() as usize)
+    }
+
+    #[test]
+    fn the_mean_and_the_suggestions_are_at_their_rates() {
+        let picture = curve().draw().unwrap();
+        assert_eq!((picture.height(), picture.width()), (380, 760));
+        // Between the grid's lines and the suggestions.
+        for i in [5u32, 30, 50, 70, 95] {
+            let point = curve().points[i as usize];
+            let (x, y) = place(point.lr, point.smooth);
+            let near = picture.pixel(y, x).iter().zip(BLUE).all(|(a, b)| a.abs_diff(b) < 25);
+            assert!(near, "{i}: {:?}", picture.pixel(y, x));
+        }
+        for lr in [1e-4, 1e-3, 1e-2] {
+            let (x, y) = place(lr, 3.4);
+            let orange = (x - 1..=x + 1).filter(|&x| picture.pixel(y, x)[2] < 160).count();
+            assert!(orange > 0, "no line at {lr}");
+        }
+        let (x, y) = place(3e-3, 3.4);
+        assert_eq!(picture.pixel(y, x), [255; 3]);
+    }
+
+    #[test]
+    fn curves_with_gaps_or_of_one_step_are_drawn_and_none_is_refused() {
+        let mut gaps = curve();
+        gaps.points[10].loss = f64::NAN;
+        gaps.points[11].loss = f64::INFINITY;
+        gaps.points[99].loss = 1e30;
+        gaps.points[100].smooth = f64::INFINITY;
+        gaps.valley = Some(1e6);
+        gaps.draw().unwrap();
+        let one = LrCurve { points: curve().points[..1].to_vec(), valley: None, steep: None, minimum: None };
+        assert_eq!(one.draw().unwrap().width(), 760);
+        for points in [vec![], vec![LrPoint { lr: 1e-3, loss: f64::NAN, smooth: f64::NAN }]] {
+            let error = LrCurve { points, valley: None, steep: None, minimum: None }.draw().unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        }
+    }
+}

@@ -21,7 +21,11 @@ impl Ticks {
     /// `most` steps from the first to the last of `low` and `high`.
     pub fn new(low: f64, high: f64, most: usize) -> Self {
         // One value alone is in the middle.
-        let room = if high > low { 0.0 } else { (0.1 * low.abs()).max(0.5) };
+        let room = match high > low {
+            true => 0.0,
+            false if low == 0.0 => 0.5,
+            false => 0.1 * low.abs(),
+        };
         let (low, high) = (low - room, high + room);
         let least = (high - low) / most.max(1) as f64;
         let power = least.log10().floor() as i32;

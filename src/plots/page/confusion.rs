@@ -44,10 +44,10 @@ fn matrix(confusion: &Confusion, samples: &BTreeMap<u32, usize>, classes: &[Stri
     let level = widest + 8.0 <= side;
     let (left, top) = (widest + 12.0, if level { 24.0 } else { widest * 0.71 + 18.0 });
     let all = side * classes.len() as f64;
-    let (width, height) = (left + all + if level { 4.0 } else { widest * 0.71 }, top + all + 26.0);
+    let (width, height) = (left + all + if level { 4.0 } else { widest * 0.71 }, top + all);
     let mut svg = format!(
-        "<div class=\"scroll\"><svg class=\"matrix\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-         style=\"max-width:{width:.0}px;min-width:{:.0}px\" role=\"img\" aria-label=\"Confusion matrix\">\n",
+        "<div class=\"whole\"><div class=\"scroll\"><svg class=\"matrix\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         style=\"width:{width:.0}px;min-width:{:.0}px\" role=\"img\" aria-label=\"Confusion matrix\">\n",
         0.6 * width
     );
     let middle = side / 2.0 + LETTER.0 * 0.35;
@@ -90,11 +90,7 @@ fn matrix(confusion: &Confusion, samples: &BTreeMap<u32, usize>, classes: &[Stri
             svg += "</g>\n";
         }
     }
-    let below = top + all + 18.0;
-    svg += &format!(
-        "<text class=\"soft-text\" x=\"{left:.1}\" y=\"{below:.1}\">Rows: true class. Columns: predicted class.</text>\n"
-    );
-    svg + "</svg></div>\n"
+    svg + "</svg></div>\n<p class=\"soft\">Rows: true class. Columns: predicted class.</p></div>\n"
 }
 
 /// The most frequent confusions.

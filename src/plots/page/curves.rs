@@ -79,26 +79,30 @@ pub(super) fn curves(report: &Report) -> String {
     }
     let rate = vec![Series { name: "", class: "blue", points: over(&|e| Some(e.lr), None) }];
     charts.push(Chart { bounds: (0.0, f64::INFINITY), jumps: true, ..chart("Learning rate of the head", rate) });
-    format!("<div class=\"charts\">\n{}</div>\n", charts.iter().map(Chart::draw).collect::<Vec<_>>().concat())
+    let four = if charts.len() == 4 { " four" } else { "" };
+    format!("<div class=\"charts{four}\">\n{}</div>\n", charts.iter().map(Chart::draw).collect::<Vec<_>>().concat())
 }
 
 impl Chart<'_> {
     fn draw(&self) -> String {
         let values = || {
             let lines = self.series.iter().flat_map(|s| s.points.iter().map(|(_, value)| *value));
-            lines.filter(|value| drawable(*value))
+            lines.chain(self.band.iter().flat_map(|(_, low, high)| [*low, *high])).filter(|value| drawable(*value))
         };
         if self.series.iter().all(|s| s.points.is_empty()) {
             return String::new();
         }
         let mut ticks = Ticks::new(0.0, 1.0, 4);
-        if let Some(low) = values().reduce(f64::min) {
-            ticks = Ticks::new(low, values().fold(low, f64::max), 5);
-            ticks.values.retain(|tick| (self.bounds.0..=self.bounds.1).contains(tick));
+        match values().reduce(f64::min) {
+            Some(low) => ticks = Ticks::new(low, values().fold(low, f64::max), 5),
+            // All values are crosses.
+            None => ticks.values.clear(),
         }
+        ticks.values.retain(|tick| (self.bounds.0..=self.bounds.1).contains(tick));
         let title = escape(&self.title);
+        let note = if self.band.is_empty() { "" } else { " <small>with its 95\u{a0}% interval</small>" };
         let mut svg = format!(
-            "<figure><h3>{title}</h3>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title} over \
+            "<figure><h3>{title}{note}</h3>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title} over \
              the epochs\">\n"
         );
         svg += &self.axes(&ticks);
@@ -161,9 +165,10 @@ impl Chart<'_> {
             if at > 0 {
                 svg += &format!("<line class=\"phase\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"6\" y2=\"{BOTTOM}\"/>\n");
             }
-            let names = [format!("phase {}", run[0].phase), run[0].phase.to_string()];
-            if let Some(name) = names.iter().find(|name| name.len() as f64 * LETTER + 5.0 < to - from) {
-                svg += &text(from + if at > 0 { 5.0 } else { 0.0 }, 14.0, "start", "soft-text", name);
+            // A name without room is left out: those of its neighbours tell it.
+            let name = format!("phase {}", run[0].phase);
+            if name.len() as f64 * LETTER + 8.0 < to - from {
+                svg += &text(from + if at > 0 { 5.0 } else { 0.0 }, 14.0, "start", "soft-text", &name);
             }
             at += run.len();
         }
@@ -189,7 +194,7 @@ impl Chart<'_> {
             .chain(lower)
             .map(|(epoch, value)| format!("{:.1},{:.1}", self.x(epoch as f64), Self::y(ticks, value)))
             .collect();
-        format!("<polygon class=\"band\" points=\"{}\"><title>95 % interval</title></polygon>\n", places.join(" "))
+        format!("<polygon class=\"band\" points=\"{}\"/>\n", places.join(" "))
     }
 
     /// The lines of a series. A value that cannot be drawn interrupts them, and has a cross at the top.
@@ -251,6 +256,9 @@ impl Chart<'_> {
                 let value = series.points.iter().find(|point| point.0 == epoch).map(|point| point.1);
                 let name = if series.name.is_empty() { "rate" } else { series.name };
                 lines.extend(value.map(|value| format!("{name} {}{}", self.value(value), self.unit)));
+            }
+            if let Some((_, low, high)) = self.band.iter().find(|interval| interval.0 == epoch) {
+                lines.push(format!("95 % interval {low:.1}\u{2013}{high:.1}{}", self.unit));
             }
             svg += &format!(
                 "<rect class=\"hover\" x=\"{from:.1}\" width=\"{:.1}\" y=\"{TOP}\" height=\"{}\"><title>{}</title>\

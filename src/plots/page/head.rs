@@ -40,7 +40,7 @@ fn card(title: &str, top1: Option<f64>, evaluation: Option<&Evaluation>) -> Stri
         let open =
             format!("Balanced accuracy {}, loss {}", percent(e.balanced_accuracy()), super::markup::figure(e.loss));
         format!(
-            "{}<p><b>{} of {}</b> correct, 95\u{a0}% interval {interval}</p>\n<p class=\"soft\">{open}. Always naming \
+            "{}<p><b>{} of {}</b> correct, 95\u{a0}% interval <span class=\"range\">{interval}</span></p>\n<p class=\"soft\">{open}. Always naming \
              the largest class: {}.</p>\n",
             strip(e),
             count(e.correct),
@@ -97,7 +97,7 @@ fn facts(report: &Report) -> String {
     });
     let mut rows = vec![
         ("Kept", "the weights of".to_string(), String::new()),
-        ("Trained", share, format!("{} of {} parameters", count(learning), count(all))),
+        ("Parameters trained", count(learning), format!("of {}, {share}", count(all))),
         ("Samples", samples, String::new()),
         ("Seed", report.seed.to_string(), String::new()),
     ];

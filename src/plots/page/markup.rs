@@ -73,7 +73,7 @@ pub(super) fn memory(megabytes: f64) -> String {
 
 /// A horizontal bar, as long as this share of its cell.
 pub(super) fn bar(share: f64, class: &str, tooltip: &str) -> String {
-    let width = 100.0 * share.clamp(0.0, 1.0);
+    let width = if share.is_finite() { 100.0 * share.clamp(0.0, 1.0) } else { 0.0 };
     format!(
         "<svg class=\"bar\" role=\"img\" aria-label=\"{0}\"><title>{0}</title><rect class=\"track\" width=\"100%\" \
          height=\"100%\"/><rect class=\"{class}\" width=\"{width:.2}%\" height=\"100%\"/></svg>",
@@ -118,6 +118,6 @@ mod tests {
             ["4.2 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
         );
         assert_eq!([517.2, 1930.0].map(memory).map(plain), ["517 MB", "1.9 GB"]);
-        assert!(bar(f64::NAN, "blue", "").contains("width=\"NaN%\"") == false, "no bar of NaN");
+        assert!(bar(f64::NAN, "blue", "").contains("class=\"blue\" width=\"0.00%\""));
     }
 }

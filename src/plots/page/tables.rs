@@ -36,7 +36,7 @@ pub(super) fn epochs(report: &Report) -> String {
     let metric =
         if open { format!("<th>Valid {}</th>", report.metric.name().replace('_', " ")) } else { String::new() };
     format!(
-        "<details><summary>Table of all {} epochs</summary>\n<div class=\"scroll\"><table class=\"epochs\">\n<thead><tr>\
+        "<details><summary>Table of the epochs ({})</summary>\n<div class=\"scroll\"><table class=\"epochs\">\n<thead><tr>\
          <th>Phase</th><th>Epoch</th><th>Rate</th><th>Train loss</th><th>Train acc.</th><th>Valid loss</th><th>Valid \
          acc.</th>{metric}<th>Gradient</th><th>Seconds</th><th></th></tr></thead>\n<tbody>\n{}</tbody></table></div>\n\
          </details>\n",

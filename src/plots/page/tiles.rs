@@ -93,8 +93,8 @@ pub(super) fn mistakes(tiles: &[Tile]) -> String {
     };
     let tiles: Vec<String> = tiles.iter().map(tile).collect();
     format!(
-        "<p class=\"soft\">The wrong predictions with the highest probabilities, as <i>true class</i> as <i>predicted \
-         class</i>. Wrong labels and images of several classes are often among them.</p>\n<div class=\"tiles\">\n{}\
+        "<p class=\"soft\">The wrong predictions with the highest probabilities: the true class, and in orange the \
+         predicted one. Images with wrong labels, and images of several classes, are often among them.</p>\n<div class=\"tiles\">\n{}\
          </div>\n",
         tiles.concat()
     )
