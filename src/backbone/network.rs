@@ -141,10 +141,10 @@ impl Network {
 
     /// The blocks from number `from` on, and the pooling.
     fn rest(&self, x: FeatureMap, from: usize) -> Result<Tensor> {
-        let numbered = self.layers.iter().enumerate().skip(from);
-        let x = numbered.fold(Ok(x), |x: Result<FeatureMap>, (i, layer)| {
+        let mut numbered = self.layers.iter().enumerate().skip(from);
+        let x = numbered.try_fold(x, |x, (i, layer)| {
             at_block(i, self.layers.len());
-            layer.forward(&x?)
+            layer.forward(&x)
         })?;
         self.features_of(x)
     }
