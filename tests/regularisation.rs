@@ -400,6 +400,7 @@ fn evaluations_of_labels_have_scikit_learns_figures() {
         scores.evaluation()
     };
     // All at once, and from two parts.
+    #[allow(clippy::single_range_in_vec_init)] // one part
     for e in [scored(&[0..n]), scored(&[0..7, 7..n])] {
         let close = |name: &str, value: f64| {
             let expected = all[name].as_f64().unwrap();

@@ -241,6 +241,6 @@ mod tests {
         let data = crate::TensorDataset::from_targets(images.unwrap(), labels, names).unwrap();
         let weights = Weights::of(&Sampling::Balanced, &data).unwrap().unwrap();
         let third = 1.0 / 3.0;
-        assert_eq!(weights.samples, [(third, 0), (third, 0), (1.0, 1), ((1.0 + third) / 2.0, u32::MAX)]);
+        assert_eq!(weights.samples, [(third, 0), (third, 0), (1.0, 1), (f64::midpoint(1.0, third), u32::MAX)]);
     }
 }
