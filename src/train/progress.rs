@@ -71,14 +71,16 @@ impl Progress {
     }
 
     /// A step on the samples handed out since the last one; `loss` is their mean. A further step on the same samples
-    /// weighs as one sample.
-    pub fn step(&mut self, loss: f64, norm: f64) {
-        let samples = std::mem::take(&mut self.pending).max(1);
+    /// weighs as one sample. Returns the samples.
+    pub fn step(&mut self, loss: f64, norm: f64) -> usize {
+        let handed_out = std::mem::take(&mut self.pending);
+        let samples = handed_out.max(1);
         self.steps += 1;
         self.weight += samples;
         self.loss += loss * samples as f64;
         self.norm += norm;
         self.seconds = self.before + self.started.elapsed().as_secs_f64();
+        handed_out
     }
 
     pub fn steps(&self) -> usize {
@@ -112,16 +114,17 @@ mod tests {
     fn losses_weigh_by_samples_and_rates_count_what_was_handed_out() {
         let mut progress = Progress::new();
         progress.hand_out(32);
-        progress.step(1.0, 2.0);
+        assert_eq!(progress.step(1.0, 2.0), 32);
         // Two batches before one step.
         progress.hand_out(32);
         progress.hand_out(32);
-        progress.step(2.0, 4.0);
+        assert_eq!(progress.step(2.0, 4.0), 64);
         progress.hand_out(4);
-        progress.step(10.0, 6.0);
+        assert_eq!(progress.step(10.0, 6.0), 4);
         let report = progress.report(1, 1, 0.1, None);
         assert!((report.train_loss - (32.0 + 64.0 * 2.0 + 4.0 * 10.0) / 100.0).abs() < 1e-12);
         assert!((report.gradient_norm - 4.0).abs() < 1e-12);
         assert!((report.images_per_second * report.seconds - 100.0).abs() < 1e-6 || report.seconds < 1e-9);
+        assert_eq!(progress.step(1.0, 1.0), 0, "no further sample");
     }
 }

@@ -104,6 +104,7 @@ impl Session {
     /// # Errors
     /// As [`Session::forward`] and [`Session::backward_step`].
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
+        let _span = tracing::debug_span!("step", step = self.counters.steps + 1).entered();
         let logits = self.forward(batch)?;
         let loss = self.plan.loss.forward(&logits, &batch.targets)?;
         let (correct, of) = Inference::TASK.correct(&logits, &batch.targets)?;
@@ -146,9 +147,10 @@ impl Session {
         phase.state.steps += 1;
         let (lr, steps, epoch_number) = (phase.lr(), phase.per_epoch, phase.state.epoch + 1);
         if let Some(epoch) = &mut phase.epoch {
-            epoch.progress.step(loss, norm);
-            let step = epoch.progress.steps();
-            self.listener.tell(&Event::Step { epoch: epoch_number, step, steps, loss, lr, gradient_norm: norm });
+            let samples = epoch.progress.step(loss, norm);
+            let (step, run_step) = (epoch.progress.steps(), self.counters.steps);
+            let (epoch, gradient_norm) = (epoch_number, norm);
+            self.listener.tell(&Event::Step { epoch, step, steps, loss, lr, gradient_norm, run_step, samples });
         }
         Ok(norm)
     }
