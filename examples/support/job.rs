@@ -5,11 +5,13 @@ use crate::folders::Folders;
 use crate::run::{self, Failure};
 use candle_finetune::candle_core;
 use candle_finetune::{
-    Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, LrRange,
-    Metric, Plan, Recipe, Schedule, Source, Splits,
+    Advisor, Augment, Backbone, Dataset, Event, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder,
+    LrRange, Metric, Plan, Recipe, Schedule, Source, Splits, csv_lines, json_lines, tensorboard,
 };
 use clap::{Args, ValueEnum};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The data, the training, and the outputs.
 #[derive(Args)]
@@ -55,7 +57,7 @@ pub struct Job {
     #[arg(long, conflicts_with = "refit")]
     calibrate: bool,
     /// Print the loss by the learning rate of the last phase, with suggestions, and save nothing
-    #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table"])]
+    #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table", "log", "tensorboard"])]
     find_lr: bool,
     /// Height and width of the network's input in pixels
     #[arg(long)]
@@ -87,9 +89,43 @@ pub struct Job {
     /// Folder that keeps the run: the same command goes on there after an interruption (Ctrl-C ends it after a step)
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    /// File to log the run to: .csv gets a row per epoch, .jsonl or .ndjson a JSON object per event. A run that goes on
+    /// (--run-dir) is appended
+    #[arg(long, value_name = "FILE")]
+    log: Option<Log>,
+    /// Folder to write scalars for TensorBoard to
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// File to write the report to, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
+}
+
+/// A log, by the extension of its file.
+#[derive(Clone)]
+enum Log {
+    Csv(PathBuf),
+    JsonLines(PathBuf),
+}
+
+impl Log {
+    fn path(&self) -> &PathBuf {
+        let (Self::Csv(path) | Self::JsonLines(path)) = self;
+        path
+    }
+}
+
+impl FromStr for Log {
+    type Err = String;
+
+    fn from_str(path: &str) -> Result<Self, String> {
+        let path = PathBuf::from(path);
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => Ok(Self::Csv(path)),
+            Some("jsonl" | "ndjson") => Ok(Self::JsonLines(path)),
+            _ => Err("the name ends neither with .csv nor with .jsonl or .ndjson".into()),
+        }
+    }
 }
 
 /// How many skipped images are listed; all are counted.
@@ -111,7 +147,8 @@ pub fn finetune(
     (source, weights): (Source, Option<&Path>),
     before: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Option<(Fitted, String)>, Failure> {
-    let outputs: Vec<&Path> = [&options.out, &options.report].into_iter().flatten().map(PathBuf::as_path).collect();
+    let outputs = [options.out.as_ref(), options.report.as_ref(), options.log.as_ref().map(Log::path)];
+    let outputs: Vec<&Path> = outputs.into_iter().flatten().map(PathBuf::as_path).collect();
     run::check_outputs(&outputs, weights.as_slice())?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
@@ -170,6 +207,7 @@ pub fn finetune(
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served
     let tuner = options.run_dir.iter().fold(tuner, FineTuner::run_dir);
     let tuner = options.metric.into_iter().fold(tuner, FineTuner::metric);
+    let tuner = logged(options, tuner)?;
     let cancel = run::cancelled_by_ctrl_c()?;
     let mut tuned = tuner.cancel(&cancel).on_event(run::progress()).fit(train, valid)?;
     if cancel.is_cancelled() {
@@ -207,7 +245,8 @@ pub fn finetune(
         println!("{}", tuned.report.table());
     }
     print!("{}", tuned.report);
-    for (what, path) in [("predictor", &options.out), ("report", &options.report)] {
+    let log = options.log.as_ref().map(Log::path);
+    for (what, path) in [("predictor", options.out.as_ref()), ("report", options.report.as_ref()), ("log", log)] {
         if let Some(path) = path {
             println!("  {what} saved: {}", path.display());
         }
@@ -215,6 +254,34 @@ pub fn finetune(
     // The caller prints the accuracy last.
     let accuracy = format!("accuracy on {} data:\n{accuracy}", if test.is_some() { "test" } else { "validation" });
     Ok(Some((tuned, accuracy)))
+}
+
+/// The tuner with the listeners that write logs.
+fn logged(options: &Job, mut tuner: FineTuner) -> Result<FineTuner, Failure> {
+    if let Some(log) = &options.log {
+        let path = log.path();
+        // A run directory that is there may hold a run, which goes on with its log.
+        let goes_on = options.run_dir.as_ref().is_some_and(|folder| folder.is_dir());
+        let mut open = File::options();
+        let open = if goes_on { open.append(true) } else { open.write(true).truncate(true) };
+        let file = open.create(true).open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let has_header = file.metadata().is_ok_and(|about| about.len() > 0);
+        tuner = match log {
+            Log::Csv(_) => {
+                let mut lines = csv_lines(file);
+                tuner.on_event(move |event| {
+                    if !(has_header && matches!(event, Event::Start(_))) {
+                        lines(event);
+                    }
+                })
+            }
+            Log::JsonLines(_) => tuner.on_event(json_lines(file)),
+        };
+    }
+    if let Some(folder) = &options.tensorboard {
+        tuner = tuner.on_event(tensorboard(folder)?);
+    }
+    Ok(tuner)
 }
 
 fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
