@@ -18,6 +18,8 @@ mod data;
 mod folders;
 #[path = "support/job.rs"]
 mod job;
+#[path = "support/logs.rs"]
+mod logs;
 #[path = "support/regularise.rs"]
 mod regularise;
 #[path = "support/run.rs"]

@@ -89,9 +89,11 @@ pub use source::Source;
 #[cfg(feature = "hub")]
 pub use source::{HubDownload, HubUpload};
 pub use strategy::{DataSize, Similarity, Strategy};
+#[cfg(feature = "progress")]
+pub use train::progress_bars;
 pub use train::{
     Cancel, CrossValidation, Event, FineTuner, Fitted, Fold, Folds, LrCurve, LrPoint, LrRange, RunState, Session,
-    progress_lines,
+    csv_lines, json_lines, progress_lines, tensorboard,
 };
 #[cfg(feature = "zoo")]
 pub use zoo::ZooModel;

@@ -16,6 +16,7 @@ mod fitted;
 mod head_fit;
 mod learner;
 mod listener;
+mod logs;
 mod lr_curve;
 mod memory;
 mod model;
@@ -36,9 +37,12 @@ mod waves;
 
 pub use cancel::Cancel;
 pub use cross_validation::{CrossValidation, Fold, Folds};
-pub use event::{Event, progress_lines};
+pub use event::Event;
 pub use fine_tuner::FineTuner;
 pub use fitted::Fitted;
+#[cfg(feature = "progress")]
+pub use logs::progress_bars;
+pub use logs::{csv_lines, json_lines, progress_lines, tensorboard};
 pub use lr_curve::{LrCurve, LrPoint, LrRange};
 pub use run_state::RunState;
 pub use session::Session;

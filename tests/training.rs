@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 mod events;
+mod logs;
 
 pub type Bits = BTreeMap<String, Vec<u64>>;
 

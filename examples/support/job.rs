@@ -2,6 +2,7 @@
 
 use crate::choice::Choice;
 use crate::data::Data;
+use crate::logs::{Log, logged};
 use crate::regularise::Regularise;
 use crate::run::{self, Failure};
 #[cfg(feature = "plots")]
@@ -55,7 +56,7 @@ pub struct Job {
     #[arg(long, conflicts_with = "refit")]
     calibrate: bool,
     /// Print the loss by the learning rate of the last phase, with suggestions, and save nothing
-    #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table"])]
+    #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table", "log", "tensorboard"])]
     find_lr: bool,
     /// Height and width of the network's input in pixels
     #[arg(long)]
@@ -89,6 +90,13 @@ pub struct Job {
     /// Folder that keeps the run: the same command goes on there after an interruption (Ctrl-C ends it after a step)
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    /// File to log the run to: .csv gets a row per epoch, .jsonl or .ndjson a JSON object per event. A run that goes on
+    /// (--run-dir) is appended
+    #[arg(long, value_name = "FILE")]
+    log: Option<Log>,
+    /// Folder to write scalars for TensorBoard to
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// File to write the report to, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
@@ -122,14 +130,15 @@ impl Job {
     /// The files that are asked for, each with what it is.
     fn outputs(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let outputs = [
-            ("predictor", &self.out),
-            ("report", &self.report),
+            ("predictor", self.out.as_ref()),
+            ("report", self.report.as_ref()),
+            ("log", self.log.as_ref().map(Log::path)),
             #[cfg(feature = "plots")]
-            ("page", &self.html),
+            ("page", self.html.as_ref()),
             #[cfg(feature = "plots")]
-            ("plot", &self.plot),
+            ("plot", self.plot.as_ref()),
         ];
-        outputs.into_iter().filter_map(|(what, path)| Some((what, path.as_deref()?)))
+        outputs.into_iter().filter_map(|(what, path)| Some((what, path?.as_path())))
     }
 }
 
@@ -206,6 +215,7 @@ pub fn finetune(
     drop(cache); // the tuner's is the last handle, so that it drops features when they have served
     let tuner = options.run_dir.iter().fold(tuner, FineTuner::run_dir);
     let tuner = options.metric.into_iter().fold(tuner, FineTuner::metric);
+    let tuner = logged((options.log.as_ref(), options.tensorboard.as_deref()), options.run_dir.as_deref(), tuner)?;
     let cancel = run::cancelled_by_ctrl_c()?;
     let mut tuned = tuner.cancel(&cancel).on_event(run::progress()).fit(train, valid)?;
     if cancel.is_cancelled() {

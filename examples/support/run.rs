@@ -3,11 +3,14 @@
 
 use candle_finetune::candle_core::Device;
 use candle_finetune::{Cancel, Evaluation, Event, progress_lines};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// The bars of the library's feature `progress`, for builds without it too.
+#[path = "../../src/train/logs/bars.rs"]
+mod bars;
 
 /// Any error of an example.
 pub type Failure = Box<dyn std::error::Error>;
@@ -112,40 +115,16 @@ pub fn cancelled_by_ctrl_c() -> Result<Cancel, Failure> {
 
 /// A listener that prints the plan and a line per epoch on standard error, with a progress bar on a terminal.
 pub fn progress() -> impl FnMut(&Event<'_>) + Send + 'static {
-    let bar = ProgressBar::new(1);
-    if let Ok(style) = ProgressStyle::with_template("{msg:40} [{bar:30}] {pos}/{len}") {
-        bar.set_style(style);
-    }
-    let hidden = bar.is_hidden();
-    let mut lines = progress_lines(std::io::stderr());
-    let mut phase_text = String::new();
-    move |event| {
-        match event {
-            Event::Phase { phase, phases, frozen_blocks } => {
-                phase_text = format!("phase {phase}/{phases}, {frozen_blocks} blocks frozen");
-            }
-            Event::Features { done, total } => {
-                bar.set_message("features of the frozen blocks");
-                bar.set_length(*total as u64);
-                bar.set_position(*done as u64);
-            }
-            Event::Step { epoch, step, steps, loss, .. } => {
-                bar.set_message(format!("{phase_text}, epoch {epoch}, loss {loss:.3}"));
-                bar.set_length(*steps as u64);
-                bar.set_position(*step as u64);
-            }
-            _ => {}
-        }
-        // `suspend` hides the bar while a line is printed.
-        if hidden { lines(event) } else { bar.suspend(|| lines(event)) }
-    }
+    bars::progress_bars()
 }
 
 /// A listener that shows the progress of downloads on standard error, if that is a terminal.
 #[cfg(feature = "hub")]
 pub fn downloads() -> impl Fn(&candle_finetune::HubDownload) + Send + Sync + 'static {
-    let bar = ProgressBar::new(1);
-    if let Ok(style) = ProgressStyle::with_template("{msg:40} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
+    let bar = indicatif::ProgressBar::new(1);
+    if let Ok(style) =
+        indicatif::ProgressStyle::with_template("{msg:40} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}")
+    {
         bar.set_style(style);
     }
     move |download| {

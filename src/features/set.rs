@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::ops::is_finite;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
+use tracing::info_span;
 
 /// The features of samples from a frozen network, at one or more cuts and for each of the fixed views, in memory or in
 /// a file.
@@ -78,6 +79,7 @@ impl FeatureSet {
         cache: &FeatureCache,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Option<Self>> {
+        let _span = info_span!("features", samples = indices.len(), views).entered();
         cache.check()?;
         if views == 0 || (views > 1 && !extractor.is_random()) {
             let problem = format!("{views}; at least 1, and more than 1 only with random augmentation");

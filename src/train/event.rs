@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::report::{EpochReport, HeadFit, Report};
-use std::io::Write;
 
 /// Something that happened in a run, for progress bars and logs.
 #[derive(Debug, Clone)]
@@ -42,8 +41,14 @@ pub enum Event<'a> {
         lr: f64,
         /// The norm of all gradients before clipping.
         gradient_norm: f64,
+        /// The optimizer step of the run, over all phases, from 1.
+        run_step: usize,
+        /// Samples of the step's batches; 0 for a further step on the same batch.
+        samples: usize,
     },
-    /// The run goes on from a checkpoint of its run directory, after this many steps.
+    /// Something in the run that is probably a mistake.
+    Warning(&'a str),
+    /// The run goes on from a checkpoint, after this many steps.
     Resumed {
         /// Steps made before.
         step: usize,
@@ -61,32 +66,4 @@ pub enum Event<'a> {
         /// The accuracy on the fold, in [0, 1].
         top1: f64,
     },
-}
-
-/// A listener that writes the plan, then a line per epoch.
-///
-/// A line that cannot be written is dropped; the run continues.
-///
-/// ```
-/// # use candle_finetune::{Arch, Backbone, candle_core::Device};
-/// use candle_finetune::{FineTuner, progress_lines};
-/// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
-/// let tuner = FineTuner::new(backbone).on_event(progress_lines(std::io::stderr()));
-/// # let _ = tuner;
-/// # Ok::<(), candle_finetune::Error>(())
-/// ```
-pub fn progress_lines(mut out: impl Write + Send + 'static) -> impl FnMut(&Event<'_>) + Send + 'static {
-    move |event| {
-        // A closed pipe is no reason to lose the training.
-        let _ = match event {
-            Event::Start(report) => writeln!(out, "{}", report.header()),
-            Event::Features { done, total } if done == total => writeln!(out, "features of {total} samples computed"),
-            Event::HeadFit(fit) => writeln!(out, "{fit}"),
-            Event::Epoch(report) => writeln!(out, "{report}"),
-            Event::Resumed { step } => writeln!(out, "resumed at step {step}"),
-            Event::SkippedCheckpoint(error) => writeln!(out, "a damaged checkpoint is skipped: {error}"),
-            Event::Fold { number, folds, top1 } => writeln!(out, "fold {number} of {folds}: top1 {top1:.4}"),
-            _ => Ok(()),
-        };
-    }
 }

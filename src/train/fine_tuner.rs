@@ -53,7 +53,7 @@ use std::path::PathBuf;
 /// # Ok::<(), candle_finetune::Error>(())
 /// ```
 ///
-/// A clone has the same settings, and shares cache and listener.
+/// A clone has the same settings, and shares cache and listeners.
 #[derive(Clone)]
 pub struct FineTuner {
     pub(super) backbone: Backbone,
@@ -176,16 +176,28 @@ impl FineTuner {
         self
     }
 
-    /// Sets a listener, for progress bars and logs.
+    /// Adds a listener, for progress bars and logs. Each call adds one; all are told, in this order.
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, candle_core::Device};
+    /// use candle_finetune::{FineTuner, csv_lines, progress_lines};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("epochs.csv");
+    /// let file = std::fs::File::create(path).unwrap();
+    /// let tuner = FineTuner::new(backbone).on_event(progress_lines(std::io::stderr())).on_event(csv_lines(file));
+    /// # let _ = tuner;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     pub fn on_event(mut self, listener: impl FnMut(&Event<'_>) + Send + 'static) -> Self {
-        self.listener = Listener::new(listener);
+        self.listener.add(listener);
         self
     }
 
-    /// Prints the plan and a line per epoch on standard error: [`progress_lines`](crate::progress_lines) as the
+    /// Prints the plan and a line per epoch on standard error: adds [`progress_lines`](crate::progress_lines) as a
     /// listener.
     pub fn progress(self) -> Self {
-        self.on_event(super::event::progress_lines(std::io::stderr()))
+        self.on_event(super::logs::progress_lines(std::io::stderr()))
     }
 
     /// Continues the run that `state` was taken from, instead of starting a new one. Backbone, plan, seed, head and

@@ -1,6 +1,5 @@
 //! Runs a fine-tuning: the advice, the session, its run directory, the training on all samples at the end.
 
-use super::event::Event;
 use super::fine_tuner::FineTuner;
 use super::fit_loop::{same_classes, train_on};
 use super::fitted::Fitted;
@@ -188,18 +187,12 @@ impl FineTuner {
 
     /// A session at the newest checkpoint of the run directory, or at the start.
     fn resumed(mut self, train: Arc<dyn Dataset>, keeper: &Keeper) -> Result<Session> {
-        let listener = self.listener.clone();
-        if let Some(state) = keeper.latest(|event| listener.tell(event))? {
+        if let Some(state) = keeper.latest(|event| self.listener.tell(event))? {
             if self.chooses() && self.advice.is_none() {
                 // What was advised then.
                 (self.plan, self.strategy) = (Some(state.report().plan.clone()), state.report().strategy);
             }
-            let step = state.steps();
             self.state = Some(state);
-            // Told when the state has turned out to be that of this run.
-            let session = self.start(train)?;
-            listener.tell(&Event::Resumed { step });
-            return Ok(session);
         }
         self.start(train)
     }

@@ -5,6 +5,7 @@ use super::session::Session;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use std::sync::Arc;
+use tracing::info_span;
 
 /// Trains by the plan, with a validation after each epoch, and of a fitted head before the first. Returns whether it was
 /// cancelled.
@@ -15,11 +16,13 @@ pub(super) fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>, keeper: 
         session.offer_start(&evaluation)?;
     }
     while session.next_phase()? {
+        let _phase = session.phase_span().entered();
         if keeper.after(session)? {
             return Ok(true);
         }
         let features = session.valid_features(valid)?;
         while session.next_epoch()? {
+            let _epoch = info_span!("epoch", epoch = session.epoch()).entered();
             while let Some(batch) = session.next_batch().map_err(|error| keeper.ended_by(error, session))? {
                 session.step(&batch).map_err(|error| keeper.failed(error, session, &batch))?;
                 if keeper.after(session)? {

@@ -11,6 +11,7 @@ use crate::features::FeatureSet;
 use crate::optim::Optimizer;
 use crate::plan::Phase;
 use candle_core::{Device, Tensor};
+use tracing::Span;
 
 /// A phase in progress.
 pub(super) struct RunningPhase {
@@ -36,6 +37,8 @@ pub(super) struct RunningPhase {
     pub searched: Option<f64>,
     pub state: PhaseState,
     pub epoch: Option<RunningEpoch>,
+    /// The phase in traces: entered where it begins, and by the loop over its epochs.
+    pub span: Span,
 }
 
 /// An epoch in progress.

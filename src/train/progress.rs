@@ -180,6 +180,7 @@ mod tests {
         assert!((report.train_loss - (32.0 + 64.0 * 2.0 + 4.0 * 10.0) / 100.0).abs() < 1e-12);
         assert!((report.gradient_norm - 4.0).abs() < 1e-12);
         assert!((report.images_per_second * report.seconds - 100.0).abs() < 1e-6 || report.seconds < 1e-9);
+        assert_eq!(progress.gradients(1.0), 1, "no further sample");
     }
 
     #[test]

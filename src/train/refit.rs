@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::predict::Predictor;
 use crate::report::{Refit, Report, Timings};
 use crate::schedule::ScheduleShape;
+use tracing::info_span;
 
 /// The steps that a run made in each phase until its best epoch.
 pub(super) fn stops(report: &Report) -> Vec<Stop> {
@@ -38,7 +39,9 @@ pub(super) fn stops(report: &Report) -> Vec<Stop> {
 /// [`Error::Cancelled`], and those of a training.
 pub(super) fn train(mut session: Session, chosen: &Report, keeper: &mut Keeper) -> Result<(Predictor, Refit, Timings)> {
     while session.next_phase()? {
+        let _phase = session.phase_span().entered();
         while session.next_epoch()? {
+            let _epoch = info_span!("epoch", epoch = session.epoch()).entered();
             while let Some(batch) = session.next_batch()? {
                 session.step(&batch)?;
                 if keeper.after(&mut session)? {

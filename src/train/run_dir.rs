@@ -13,6 +13,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tracing::info_span;
 
 /// The folder of a run, locked while the run uses it.
 pub(super) struct RunDir {
@@ -157,6 +158,7 @@ impl RunDir {
 
     /// As [`RunDir::save`], with every system call going through `disk`.
     fn save_through(&mut self, disk: &mut impl Disk, session: &mut Session) -> Result<()> {
+        let _span = info_span!("checkpoint", step = session.steps()).entered();
         let begun = Instant::now();
         if let Some(number) = session.best_number().filter(|&number| self.best != Some(number)) {
             if let Some(predictor) = session.best_predictor()? {

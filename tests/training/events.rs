@@ -15,9 +15,9 @@ fn events_come_in_order() {
             }
             Event::Phase { phase, phases, frozen_blocks } => format!("phase {phase}/{phases} {frozen_blocks}"),
             Event::Features { done, total } => format!("features {done}/{total}"),
-            Event::Step { epoch, step, steps, loss, lr, gradient_norm } => {
+            Event::Step { epoch, step, steps, loss, lr, gradient_norm, run_step, samples } => {
                 assert!(loss.is_finite() && *lr == 2e-3 && *gradient_norm > 0.0);
-                format!("step {epoch} {step}/{steps}")
+                format!("step {epoch} {step}/{steps}, {run_step} of {samples}")
             }
             Event::Epoch(report) => format!("epoch {}.{}", report.phase, report.epoch),
             other => panic!("{other:?}"),
@@ -26,10 +26,15 @@ fn events_come_in_order() {
     });
     tuner.fit(&train, &valid).unwrap();
     let mut expected = vec!["start".to_string()];
+    let mut run_step = 0;
     for (phase, frozen) in [(1, 10), (2, 8)] {
         expected.extend([format!("phase {phase}/2 {frozen}"), "features 21/21".into(), "features 12/12".into()]);
         for epoch in 1..=2 {
-            expected.extend((1..=3).map(|step| format!("step {epoch} {step}/3")));
+            // 21 samples in batches of 8.
+            for (step, samples) in [(1, 8), (2, 8), (3, 5)] {
+                run_step += 1;
+                expected.push(format!("step {epoch} {step}/3, {run_step} of {samples}"));
+            }
             expected.push(format!("epoch {phase}.{epoch}"));
         }
     }

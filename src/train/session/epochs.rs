@@ -196,6 +196,7 @@ impl Session {
             };
             if !self.report.warnings.iter().any(known) {
                 tracing::warn!("{warning}");
+                self.listener.tell(&Event::Warning(&warning));
                 self.report.warnings.push(warning);
             }
         }

@@ -10,6 +10,7 @@ use crate::plan::HeadStart;
 use crate::train::event::Event;
 use crate::train::head_fit::{Fitted, Samples};
 use std::time::Instant;
+use tracing::info_span;
 
 impl Session {
     /// Fits the head in closed form to the features of the frozen network, if the plan says so
@@ -51,6 +52,7 @@ impl Session {
         if self.plan.head_start == HeadStart::Random || self.counters.head_fitted {
             return Ok(false);
         }
+        let _span = info_span!("head_fit", samples = self.dataset.len()).entered();
         let begun = Instant::now();
         let network = Network::build(self.model.blueprint(), &AllFrozen(&self.model.slots))?;
         let extractor = FeatureExtractor::over(&network, &self.model.profile, self.model.weights())?;

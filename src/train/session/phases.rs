@@ -11,6 +11,7 @@ use crate::train::phase::RunningPhase;
 use crate::train::position::PhaseState;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::{Span, info_span};
 
 /// The purpose of cached features.
 enum Purpose {
@@ -61,6 +62,8 @@ impl Session {
         self.report.parameters = entered.counts;
         let frozen_blocks = entered.frozen_blocks;
         self.listener.tell(&Event::Phase { phase: state.index + 1, phases, frozen_blocks });
+        let span = info_span!("phase", phase = state.index + 1, phases, frozen_blocks);
+        let _entered = span.clone().entered();
         let augment = if phase.augmented { self.plan.augment.clone() } else { Augment::none() };
         let transform = Transform::train(&self.model.profile.spec, &augment)?;
         let loader = Loader::new(&self.dataset, transform).batch_size(self.plan.batch_size).seed(self.seed);
@@ -84,6 +87,7 @@ impl Session {
             searched: None,
             state,
             epoch: None,
+            span,
         };
         running.features = self.cached(&self.dataset.clone(), &running, Purpose::Training(augment))?;
         if let Some(features) = &running.features {
@@ -92,6 +96,11 @@ impl Session {
         }
         self.phase = Some(running);
         Ok(())
+    }
+
+    /// The span of the phase in progress.
+    pub(in crate::train) fn phase_span(&self) -> Span {
+        self.phase.as_ref().map_or_else(Span::none, |phase| phase.span.clone())
     }
 
     /// Leaves the phase in progress, after a last check of its frozen tensors.

@@ -8,6 +8,7 @@ use crate::fingerprint::Fingerprint;
 use crate::params::Slot;
 use crate::train::anchors::Anchors;
 use crate::train::averages::Averages;
+use crate::train::event::Event;
 use crate::train::learner::Learners;
 use crate::train::pending::Pending;
 use crate::train::phase::RunningPhase;
@@ -85,8 +86,9 @@ impl Session {
     /// [`Dataset::fingerprint`](crate::Dataset::fingerprint), if the dataset has them. Cached features are looked up or
     /// computed again.
     ///
-    /// The next [`Session::next_phase`] and [`Session::next_epoch`] continue the phase and the epoch that the state was
-    /// taken in, so the usual loops resume in the middle:
+    /// Listeners are told [`Event::Resumed`](crate::Event::Resumed). The next [`Session::next_phase`] and
+    /// [`Session::next_epoch`] continue the phase and the epoch that the state was taken in, so the usual loops resume in
+    /// the middle:
     ///
     /// ```
     /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
@@ -136,6 +138,7 @@ impl Session {
             self.begin_epoch(epoch.taken, epoch.progress.resumed())?;
             self.continues.epoch = true;
         }
+        self.listener.tell(&Event::Resumed { step: self.counters.steps });
         Ok(())
     }
 }

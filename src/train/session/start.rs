@@ -65,6 +65,7 @@ impl Session {
         let report = Report { metric, seconds, ..report };
         report.warnings.iter().chain(&tight).for_each(|warning| tracing::warn!("{warning}"));
         listener.tell(&Event::Start(&report));
+        tight.iter().for_each(|warning| listener.tell(&Event::Warning(warning)));
         Ok(Self {
             plan,
             seed,

@@ -132,6 +132,7 @@ impl Session {
     /// # Errors
     /// As [`Session::forward`] and [`Session::backward_step`].
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
+        let _span = tracing::debug_span!("step", step = self.counters.steps + 1).entered();
         self.whole_step(batch).map_err(|error| out_of_memory(error, batch.len()))
     }
 
@@ -222,9 +223,9 @@ impl Session {
             (phase.lr(), phase.steps_per_epoch(self.plan.grad_accum), phase.state.epoch + 1);
         if let Some(epoch) = &mut phase.epoch {
             epoch.progress.step(norm, silent);
-            let step = epoch.progress.steps();
-            let _ = samples;
-            self.listener.tell(&Event::Step { epoch: epoch_number, step, steps, loss, lr, gradient_norm: norm });
+            let (step, run_step) = (epoch.progress.steps(), self.counters.steps);
+            let (epoch, gradient_norm) = (epoch_number, norm);
+            self.listener.tell(&Event::Step { epoch, step, steps, loss, lr, gradient_norm, run_step, samples });
         }
         Ok(norm)
     }

@@ -10,6 +10,7 @@ use crate::metrics::Evaluation;
 use crate::plan::Phase;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::info_span;
 
 impl Session {
     /// Runs the network as it is over labelled data, frozen and in evaluation mode.
@@ -32,6 +33,7 @@ impl Session {
     /// that they had, and their features are cached.
     pub(in crate::train) fn evaluate_restored(&mut self, data: &Arc<dyn Dataset>) -> Result<Evaluation> {
         Inference::check(&self.model.labels, data)?;
+        let _span = info_span!("validation", samples = data.len()).entered();
         let begun = Instant::now();
         let inference = self.model.inference()?;
         let heads = self.model.head_names();
@@ -63,6 +65,7 @@ impl Session {
         valid: &Arc<dyn Dataset>,
         features: Option<&FeatureSet>,
     ) -> Result<Evaluation> {
+        let _span = info_span!("validation", samples = valid.len()).entered();
         let begun = Instant::now();
         let inference = self.model.inference()?;
         let evaluation = match (features, &self.phase) {
