@@ -41,6 +41,11 @@ mod simd;
 mod update;
 mod value;
 
+/// The name of the instruction set that the kernels use.
+pub(crate) fn instruction_set() -> &'static str {
+    simd::Level::chosen().name()
+}
+
 #[cfg(test)]
 mod tests;
 

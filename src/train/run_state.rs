@@ -68,6 +68,8 @@ pub struct RunState {
     pub(super) pending: (PendingSums, BTreeMap<String, Tensor>),
     /// The validation samples in their order, if they were known.
     pub(super) valid: Option<u64>,
+    /// The instruction set of the kernels that the run used.
+    pub(super) instructions: String,
     /// In a state that was read from a file: checksums of the initial weights that the file leaves out.
     pub(super) initial: BTreeMap<String, u64>,
 }

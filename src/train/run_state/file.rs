@@ -46,6 +46,7 @@ struct Description {
     best: Vec<BestEpoch>,
     pending: PendingSums,
     valid: Option<u64>,
+    instructions: String,
     /// Checksums of the initial weights that are not in the file.
     initial: BTreeMap<String, u64>,
 }
@@ -107,6 +108,7 @@ pub(super) fn write(state: &RunState, path: &Path, disk: &mut impl Disk) -> Resu
         best: state.best.kept.iter().map(of_epoch).collect(),
         pending: *sums,
         valid: state.valid,
+        instructions: state.instructions.clone(),
         initial,
     };
     let json = |error| Error::weights_from(path, "the state cannot be written as JSON", error);
@@ -178,6 +180,7 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
         averages: snapshot(&mut rest, AVERAGE).tensors,
         pending: (description.pending, snapshot(&mut rest, PENDING).tensors),
         valid: description.valid,
+        instructions: description.instructions,
         initial: description.initial,
     })
 }

@@ -5,6 +5,7 @@ use crate::backbone::Profile;
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
+use crate::ops::instruction_set;
 use crate::params::Slot;
 use crate::train::anchors::Anchors;
 use crate::train::averages::Averages;
@@ -42,6 +43,7 @@ impl Session {
             averages: self.averages.tensors.clone(),
             pending: (self.pending.sums, self.pending.state(|name| self.model.slots.get(name).map(Slot::detached))?),
             valid: self.valid_identity,
+            instructions: instruction_set().to_string(),
             initial: BTreeMap::new(),
         })
     }
@@ -118,6 +120,16 @@ impl Session {
     /// If the state is that of another run; then the session is unchanged. After any other error it is unusable.
     pub fn resume(&mut self, state: &RunState) -> Result<()> {
         state.check(&self.report, self.model.head, &self.setting()?)?;
+        if state.instructions != instruction_set() {
+            let warning = format!(
+                "the run was begun with the kernels for {} and goes on with those for {}, which round differently: it ends in \
+                 other bytes than without the interruption",
+                state.instructions,
+                instruction_set()
+            );
+            tracing::warn!("{warning}");
+            self.listener.tell(&Event::Warning(&warning));
+        }
         let state = state.completed(&self.model.profile.device, || self.model.snapshot())?;
         (self.phase, self.continues, self.learners) = (None, Continues::default(), Learners::default());
         self.model.reset(&state.model)?;
@@ -147,4 +159,33 @@ impl Session {
 pub(super) fn identity(data: &dyn Dataset) -> Option<u64> {
     let prints: Option<Vec<u64>> = (0..data.len()).map(|i| data.fingerprint(i)).collect();
     prints.map(|prints| prints.into_iter().fold(Fingerprint::new("samples"), Fingerprint::number).finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::train::waves::waves;
+    use crate::{Backbone, Event, FineTuner, Optimizer, Phase, Plan};
+    use candle_core::Device;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn another_instruction_set_is_told() {
+        let backbone = Backbone::embedded(&Device::Cpu).unwrap();
+        let plan = Plan::new(vec![Phase::new(1, Optimizer::sgd(0.01))]).batch_size(4);
+        let told = Arc::new(Mutex::new(vec![]));
+        let heard = Arc::clone(&told);
+        let tuner = FineTuner::new(backbone).plan(plan).on_event(move |event| {
+            if let Event::Warning(text) = event {
+                heard.lock().unwrap().push((*text).to_string());
+            }
+        });
+        let mut session = tuner.session(&waves(8, 2)).unwrap();
+        let mut state = session.state().unwrap();
+        session.resume(&state).unwrap();
+        assert!(told.lock().unwrap().iter().all(|text| !text.contains("kernels")));
+        state.instructions = "another".into();
+        session.resume(&state).unwrap();
+        let told = told.lock().unwrap();
+        assert!(told.last().is_some_and(|text| text.contains("kernels for another")), "{told:?}");
+    }
 }
