@@ -250,7 +250,7 @@ pub fn finetune(
     };
     #[cfg(feature = "plots")]
     if let Some(path) = &options.html {
-        page(&tuned, test.as_ref().unwrap_or(valid))?.save(path)?;
+        page(&tuned, test.as_ref().unwrap_or(valid)).save(path)?;
     }
     println!();
     if options.table {
@@ -277,16 +277,13 @@ fn save(options: &Job, tuned: &Fitted) -> Result<(), Failure> {
 
 /// The page of the run, with the mistakes on this data.
 #[cfg(feature = "plots")]
-fn page(tuned: &Fitted, data: &ImageFolder) -> Result<ReportPage, Failure> {
+fn page(tuned: &Fitted, data: &ImageFolder) -> ReportPage {
     let page = ReportPage::new(&tuned.report);
-    match page.clone().mistakes(&tuned.predictor, data, MISTAKES_SHOWN) {
-        Ok(page) => Ok(page),
+    page.clone().mistakes(&tuned.predictor, data, MISTAKES_SHOWN).unwrap_or_else(|error| {
         // The figures are worth a page anyway.
-        Err(error) => {
-            println!("no mistakes on the page: {error}");
-            Ok(page)
-        }
-    }
+        println!("no mistakes on the page: {error}");
+        page
+    })
 }
 
 /// Opens the parts, reads every image once, and prints what was found.

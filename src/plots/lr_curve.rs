@@ -16,6 +16,9 @@ const MARGINS: [usize; 3] = [100, 128, 34];
 /// The colour of the losses of batches.
 const PALE_BLUE: Colour = [168, 198, 222];
 
+/// A line: its value for a step, its colour, and its pixels.
+type Series = (fn(&LrPoint) -> f64, Colour, usize);
+
 /// The losses of batches are cut where they are further from the smoothed ones than this part of their range.
 const BEYOND: f64 = 0.25;
 
@@ -86,9 +89,7 @@ impl LrCurve {
             chart.text(&text, above - LINE * (i + 1) - 2, from, ORANGE);
         }
 
-        let loss = |point: &LrPoint| point.loss;
-        let smooth = |point: &LrPoint| point.smooth;
-        let series: [(fn(&LrPoint) -> f64, Colour, usize); 2] = [(loss, PALE_BLUE, 1), (smooth, BLUE, 2)];
+        let series: [Series; 2] = [(|point| point.loss, PALE_BLUE, 1), (|point| point.smooth, BLUE, 2)];
         for (value, colour, thick) in series {
             // What is not finite is a gap.
             for run in points.split(|point| !drawable(value(point))) {
@@ -122,7 +123,7 @@ mod tests {
             let smooth = if i <= 80 { 3.0 - 0.025 * f64::from(i) } else { 1.0 + 0.05 * f64::from(i - 80) };
             LrPoint {
                 lr: 10f64.powf(f64::from(i) / 20.0 - 5.0),
-                loss: smooth + if i % 2 == 0 { 0.2 } else { -0.2 },
+                loss: smooth + if i.is_multiple_of(2) { 0.2 } else { -0.2 },
                 smooth,
             }
         };
@@ -144,8 +145,8 @@ mod tests {
         for i in [5u32, 30, 50, 70, 95] {
             let point = curve().points[i as usize];
             let (x, y) = place(point.lr, point.smooth);
-            let near = picture.pixel(y, x).iter().zip(BLUE).all(|(a, b)| a.abs_diff(b) < 25);
-            assert!(near, "{i}: {:?}", picture.pixel(y, x));
+            let near = |pixel: &[u8]| pixel.iter().zip(BLUE).all(|(a, b)| a.abs_diff(b) < 25);
+            assert!((y - 1..=y + 1).any(|y| near(picture.pixel(y, x))), "{i}");
         }
         for lr in [1e-4, 1e-3, 1e-2] {
             let (x, y) = place(lr, 3.4);

@@ -15,6 +15,7 @@ use crate::predict::Predictor;
 use crate::report::Report;
 use crate::weights::write_text;
 use markup::{escape, section};
+use std::fmt::Write as _;
 use std::path::Path;
 use tiles::Tile;
 
@@ -101,7 +102,8 @@ impl ReportPage {
         body += &head::plan(report);
         body += &tables::parameters(report);
         let version = if report.version.is_empty() { String::new() } else { format!(" {}", escape(&report.version)) };
-        body += &format!("<footer>Trained with candle-finetune{version}</footer>\n");
+        // Writing into a String cannot fail.
+        let _ = writeln!(body, "<footer>Trained with candle-finetune{version}</footer>");
         Ok(format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
              content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"Content-Security-Policy\" \

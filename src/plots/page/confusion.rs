@@ -3,6 +3,7 @@
 use super::markup::{bar, count, cut, escape, percent};
 use crate::metrics::{Confusion, Evaluation};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// More classes than this have no matrix.
 const MATRIX: usize = 25;
@@ -56,8 +57,10 @@ fn matrix(confusion: &Confusion, samples: &BTreeMap<u32, usize>, classes: &[Stri
         let (y, x) = (top + at + middle, left + at + side / 2.0);
         let title = escape(full);
         let name = escape(name);
-        svg += &format!(
-            "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\"><title>{title}</title>{name}</text>\n",
+        // Writing into a String cannot fail.
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\"><title>{title}</title>{name}</text>",
             left - 8.0
         );
         let turned = if level {
@@ -65,7 +68,7 @@ fn matrix(confusion: &Confusion, samples: &BTreeMap<u32, usize>, classes: &[Stri
         } else {
             format!("transform=\"rotate(-45 {x:.1} {:.1})\"", top - 8.0)
         };
-        svg += &format!("<text x=\"{x:.1}\" y=\"{:.1}\" {turned}><title>{title}</title>{name}</text>\n", top - 8.0);
+        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" {turned}><title>{title}</title>{name}</text>", top - 8.0);
     }
     for (truth, row) in classes.iter().enumerate() {
         let of_row = samples.get(&(truth as u32)).copied().unwrap_or(0);
@@ -75,7 +78,8 @@ fn matrix(confusion: &Confusion, samples: &BTreeMap<u32, usize>, classes: &[Stri
             let (x, y) = (left + side * predicted as f64, top + side * truth as f64);
             let tooltip = format!("{row} as {column}: {cell} of {of_row} ({})", percent(share));
             let own = if truth == predicted { " own" } else { "" };
-            svg += &format!(
+            let _ = write!(
+                svg,
                 "<g><title>{}</title><rect class=\"cell{own}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{1:.1}\" \
                  height=\"{1:.1}\"/><rect class=\"blue\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{1:.1}\" height=\"{1:.1}\" \
                  opacity=\"{share:.3}\"/>",
@@ -85,7 +89,7 @@ fn matrix(confusion: &Confusion, samples: &BTreeMap<u32, usize>, classes: &[Stri
             if cell > 0 {
                 let over = if share > 0.55 { " class=\"on-blue\"" } else { "" };
                 let (x, y) = (x + side / 2.0 - 1.0, y + middle - 1.0);
-                svg += &format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\"{over}>{cell}</text>");
+                let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\"{over}>{cell}</text>");
             }
             svg += "</g>\n";
         }

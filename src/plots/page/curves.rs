@@ -4,6 +4,7 @@ use super::markup::{escape, figure};
 use crate::metrics::Metric;
 use crate::plots::ticks::{Ticks, drawable};
 use crate::report::{EpochReport, Report};
+use std::fmt::Write as _;
 
 /// The size of a chart. It is shown about as large as this: one to three in a row.
 const WIDTH: f64 = 380.0;
@@ -125,7 +126,7 @@ impl Chart<'_> {
     fn x(&self, epoch: f64) -> f64 {
         let (first, last) = self.span();
         if first == last {
-            return (LEFT + RIGHT) / 2.0;
+            return f64::midpoint(LEFT, RIGHT);
         }
         LEFT + (RIGHT - LEFT) * (epoch - first as f64) / (last - first) as f64
     }
@@ -139,16 +140,15 @@ impl Chart<'_> {
         let mut svg = String::new();
         for &tick in &ticks.values {
             let y = Self::y(ticks, tick);
-            svg += &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n");
+            // Writing into a String cannot fail.
+            let _ = writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
             let label = format!("{}{}", ticks.label(tick), self.unit);
             svg += &text(LEFT - 7.0, y + 4.0, "end", "soft-text", &label);
         }
         let (first, last) = self.span();
-        let epochs = Ticks::new(first as f64, last as f64, 6);
-        // Ends that no tick names would leave the reader counting.
-        let whole = epochs.values.iter().filter(|v| v.fract() == 0.0 && (first as f64..=last as f64).contains(*v));
-        let whole: Vec<f64> = if first == last { vec![first as f64] } else { whole.copied().collect() };
-        for epoch in whole {
+        let mut epochs = Ticks::new(first as f64, last as f64, 6).values;
+        epochs.retain(|epoch| epoch.fract() == 0.0 && (first as f64..=last as f64).contains(epoch));
+        for epoch in epochs {
             svg += &text(self.x(epoch), BOTTOM + 17.0, "middle", "soft-text", &format!("{epoch}"));
         }
         svg
@@ -163,7 +163,8 @@ impl Chart<'_> {
             let from = self.x((at as f64 + 0.5).max(first as f64));
             let to = self.x(((at + run.len()) as f64 + 0.5).min(last as f64));
             if at > 0 {
-                svg += &format!("<line class=\"phase\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"6\" y2=\"{BOTTOM}\"/>\n");
+                let _ =
+                    writeln!(svg, "<line class=\"phase\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"6\" y2=\"{BOTTOM}\"/>");
             }
             // A name without room is left out: those of its neighbours tell it.
             let name = format!("phase {}", run[0].phase);
@@ -174,8 +175,8 @@ impl Chart<'_> {
         }
         if let Some(kept) = self.report.best_epoch.filter(|kept| (first..=last).contains(kept)) {
             let x = self.x(kept as f64);
-            svg +=
-                &format!("<line class=\"kept\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{BOTTOM}\"/>\n", TOP - 5.0);
+            let from = TOP - 5.0;
+            let _ = writeln!(svg, "<line class=\"kept\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{from}\" y2=\"{BOTTOM}\"/>");
             let middle = x.clamp(LEFT + 12.0, RIGHT + 20.0);
             svg += &text(middle, TOP - 9.0, "middle", "kept-text", "kept");
         }
@@ -214,10 +215,10 @@ impl Chart<'_> {
                 continue;
             }
             let places: Vec<String> = run.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            svg += &format!("<polyline class=\"line {class}-line\" points=\"{}\"/>\n", places.join(" "));
+            let _ = writeln!(svg, "<polyline class=\"line {class}-line\" points=\"{}\"/>", places.join(" "));
             if points.len() <= POINTED || run.len() == 1 {
                 for (x, y) in run.iter().map(place) {
-                    svg += &format!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.4\"/>\n");
+                    let _ = writeln!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.4\"/>");
                 }
             }
         }
@@ -260,9 +261,10 @@ impl Chart<'_> {
             if let Some((_, low, high)) = self.band.iter().find(|interval| interval.0 == epoch) {
                 lines.push(format!("95 % interval {low:.1}\u{2013}{high:.1}{}", self.unit));
             }
-            svg += &format!(
+            let _ = writeln!(
+                svg,
                 "<rect class=\"hover\" x=\"{from:.1}\" width=\"{:.1}\" y=\"{TOP}\" height=\"{}\"><title>{}</title>\
-                 </rect>\n",
+                 </rect>",
                 to - from,
                 BOTTOM - TOP,
                 lines.join("\n")
