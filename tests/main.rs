@@ -19,6 +19,7 @@ mod hub;
 mod image_files;
 #[cfg(feature = "image")]
 mod image_folder;
+mod labels;
 mod loading;
 mod mistakes;
 mod own_network;

@@ -33,7 +33,7 @@ fn several_listeners_hear_the_same_run() {
     let table = fs::read_to_string(&table).unwrap();
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows.len(), 1 + report.epochs.len());
-    assert!(rows.iter().all(|row| row.len() == 13), "{table}");
+    assert!(rows.iter().all(|row| row.len() == 15), "{table}");
     let column = |name: &str| rows[0].iter().position(|column| *column == name).unwrap();
     for (i, (row, epoch)) in rows[1..].iter().zip(&report.epochs).enumerate() {
         let number = |name: &str| row[column(name)].parse::<f64>().unwrap();

@@ -1,0 +1,149 @@
+//! Lists of labels (multi-label): training, thresholds, prediction and figures.
+
+use crate::regularisation::last_blocks;
+use crate::support::{CPU, class_names, images};
+use crate::training::backbone;
+use candle_finetune::{
+    Augment, Backbone, ClassWeights, Evaluation, FineTuner, Loss, Metric, Optimizer, Predictor, Sampling, Strategy,
+    Target, Targets, Task, TensorDataset, candle_core::Tensor,
+};
+use std::collections::BTreeMap;
+
+/// Images with a bright left half, a bright right half, both or neither.
+fn labelled(n: usize, seed: u64) -> TensorDataset {
+    let noise = images(n, 3, 32, seed);
+    let mut lights = vec![];
+    let mut targets = vec![];
+    for i in 0..n {
+        let (left, right) = (i % 2 == 0, i % 3 == 0);
+        for _ in 0..3 * 32 {
+            lights.extend((0..32).map(|x| if (x < 16 && left) || (x >= 16 && right) { 1.5f32 } else { 0.0 }));
+        }
+        let labels = [(0, left), (2, right)].into_iter().filter(|(_, on)| *on).map(|(label, _)| label);
+        targets.push(Target::Labels(labels.collect()));
+    }
+    let lights = Tensor::from_vec(lights, (n, 3, 32, 32), &CPU).unwrap();
+    let names = ["left", "never", "right"].map(String::from).to_vec();
+    TensorDataset::from_targets((noise * 0.5).unwrap().add(&lights).unwrap(), targets, names).unwrap()
+}
+
+#[test]
+fn lists_of_labels_are_learned_saved_and_predicted() {
+    let (train, valid, test) = (labelled(60, 1), labelled(30, 2), labelled(30, 3));
+    let backbone = Backbone::embedded(&CPU).unwrap();
+    let mut plan = Strategy::LargeSimilar.plan(&backbone, 60).batch_size(10);
+    plan.phases.iter_mut().for_each(|phase| phase.epochs = 6);
+    plan = plan.augment(Augment::none());
+    let tuner = FineTuner::new(backbone).plan(plan.clone()).seed(1);
+    let mut fitted = tuner.fit(&train, &valid).unwrap();
+    assert_eq!((fitted.report.metric, fitted.predictor.task()), (Metric::AveragePrecision, Task::Labels));
+    let evaluation = fitted.test(&test).unwrap();
+    assert!(evaluation.macro_f1() > 0.9 && evaluation.top1() > 0.8, "{evaluation}");
+    let scores = evaluation.per_class();
+    assert_eq!(scores.iter().map(|c| (c.class, c.samples)).collect::<Vec<_>>(), [(0, 15), (2, 10)]);
+    assert_eq!(evaluation.confusion.samples(), BTreeMap::new());
+    let thresholds = fitted.predictor.thresholds().unwrap();
+    assert_eq!(thresholds[1], 0.5, "no sample has it");
+    assert_eq!(fitted.report.thresholds, Some(thresholds.clone()));
+
+    // Saved and loaded, it predicts the same.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fitted.predictor.save(file.path()).unwrap();
+    let loaded = Predictor::from_file(file.path(), &CPU).unwrap();
+    assert_eq!((loaded.task(), loaded.thresholds()), (Task::Labels, Some(thresholds.clone())));
+    assert_eq!(loaded.evaluate(&test).unwrap(), evaluation);
+    let report = loaded.report().unwrap().unwrap();
+    assert_eq!(report.thresholds, Some(thresholds.clone()));
+    let image = candle_finetune::Image::new(32, 32, 3, vec![128; 32 * 32 * 3]).unwrap();
+    let prediction = loaded.predict(&image).unwrap();
+    let reached = |(p, t): (&f32, &f32)| p >= t;
+    let expected = prediction.probabilities.iter().zip(&thresholds).map(reached).collect::<Vec<_>>();
+    let classes: Vec<u32> = (0..3u32).filter(|&c| expected[c as usize]).collect();
+    assert_eq!(prediction.classes, classes);
+    assert!((prediction.probabilities.iter().sum::<f32>() - 1.0).abs() > 1e-3, "sigmoids do not add up to 1");
+
+    // Of another kind of targets nothing can be said.
+    let classes = TensorDataset::new(images(2, 3, 32, 1), vec![0, 1], loaded.labels().to_vec()).unwrap();
+    let error = loaded.evaluate(&classes).unwrap_err().to_string();
+    assert!(error.contains("one class per sample"), "{error}");
+    let error = loaded.calibrated(&test).unwrap_err().to_string();
+    assert!(error.contains("threshold"), "{error}");
+}
+
+#[test]
+fn lists_of_labels_train_with_everything_else() {
+    let (train, valid) = (labelled(24, 1), labelled(12, 2));
+    let loss = Loss::cross_entropy().label_smoothing(0.1).focal(1.5).class_weights(ClassWeights::Balanced);
+    let mut plan = last_blocks(Optimizer::adamw(1e-3)).loss(loss).sampling(Sampling::Balanced).ema(0.9).grad_accum(2);
+    plan = plan.augment(Augment::none().mixup(0.3));
+    let tuner = FineTuner::new(backbone()).plan(plan.clone()).refit(true);
+    let fitted = tuner.fit(&train, &valid).unwrap();
+    assert!(fitted.report.refit.is_some() && fitted.predictor.thresholds().is_some());
+    let folds = FineTuner::new(backbone()).plan(plan).cross_validate(&train, 3).unwrap();
+    assert_eq!((folds.evaluation.total, folds.evaluation.task()), (24, Task::Labels));
+    // A mixture of targets is refused.
+    let targets = vec![Target::Labels(vec![0]), Target::Class(1)];
+    let mixed = TensorDataset::from_targets(images(2, 3, 32, 1), targets, class_names(2)).unwrap();
+    let error = FineTuner::new(backbone()).plan(last_blocks(Optimizer::sgd(0.1))).session(&mixed).err().unwrap();
+    assert!(error.to_string().contains("list of labels"), "{error}");
+    // Neither the advisor nor a closed form knows lists of labels yet, and both say so.
+    let error = FineTuner::new(backbone()).fit(&train, &valid).unwrap_err().to_string();
+    assert!(error.contains("label"), "{error}");
+}
+
+#[test]
+fn evaluations_of_labels_have_scikit_learns_figures() {
+    // tests/reference/metrics.py writes the fixture.
+    let text = include_str!("fixtures/metrics.json");
+    let fixture: serde_json::Value = serde_json::from_str(text).unwrap();
+    let all = &fixture["labels"];
+    let rows = |name: &str| -> Vec<f32> {
+        let rows = all[name].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap());
+        rows.map(|v| v.as_f64().unwrap() as f32).collect()
+    };
+    let (logits, truths) = (rows("logits"), rows("truths"));
+    let n = logits.len() / 4;
+    let scored = |parts: &[std::ops::Range<usize>]| -> Evaluation {
+        let mut scores = candle_finetune::Scores::new(Task::Labels);
+        for range in parts {
+            let part =
+                |v: &[f32]| Tensor::from_slice(&v[4 * range.start..4 * range.end], (range.len(), 4), &CPU).unwrap();
+            scores.add(&part(&logits), &Targets::Labels(part(&truths))).unwrap();
+        }
+        scores.evaluation()
+    };
+    // All at once, and from two parts.
+    #[allow(clippy::single_range_in_vec_init)] // one part
+    for e in [scored(&[0..n]), scored(&[0..7, 7..n])] {
+        let close = |name: &str, value: f64| {
+            let expected = all[name].as_f64().unwrap();
+            assert!((value - expected).abs() < 1e-6, "{name}: {value}, not {expected}");
+        };
+        close("exact_match", e.top1());
+        close("loss", e.loss);
+        close("macro_f1", e.macro_f1());
+        close("weighted_f1", e.weighted_f1());
+        close("macro_precision", e.macro_precision());
+        close("macro_recall", e.balanced_accuracy());
+        close("roc_auc", e.roc_auc().unwrap());
+        close("average_precision", e.average_precision().unwrap());
+        assert!(e.calibration_error().is_nan() && e.top_k(1).is_none());
+        for (found, expected) in e.best_thresholds().unwrap().iter().zip(all["best_f1"].as_array().unwrap()) {
+            // The F1 at the threshold is the highest of any threshold.
+            let class = all["best_f1"].as_array().unwrap().iter().position(|v| v == expected).unwrap();
+            let taken = (0..n).filter(|i| 1.0 / (1.0 + (-logits[4 * i + class]).exp()) >= *found);
+            let taken: Vec<usize> = taken.collect();
+            let hits = taken.iter().filter(|&&i| truths[4 * i + class] > 0.5).count();
+            let positives = (0..n).filter(|i| truths[4 * i + class] > 0.5).count();
+            let f1 = 2.0 * hits as f64 / (taken.len() + positives) as f64;
+            assert!((f1 - expected.as_f64().unwrap()).abs() < 1e-9);
+        }
+        // A report keeps the figures.
+        let back: Evaluation = serde_json::from_str(&serde_json::to_string(&e).unwrap()).unwrap();
+        assert_eq!(
+            (back.task(), back.roc_auc(), back.best_thresholds()),
+            (Task::Labels, e.roc_auc(), e.best_thresholds())
+        );
+        assert_eq!(back.to_string(), e.to_string());
+    }
+}
