@@ -16,7 +16,9 @@ mod folders;
 mod run;
 
 use candle_finetune::candle_core::{DType, Device, Tensor};
-use candle_finetune::{Arch, Backbone, Dataset, Error, FineTuner, RunState, Source, Targets};
+use candle_finetune::{
+    Arch, Backbone, Batch, Dataset, Error, FineTuner, ImageFolder, RunState, Session, Source, Targets,
+};
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,10 +60,8 @@ fn replay(options: &Options) -> Result<(), run::Failure> {
     let report = state.report().clone();
     let train = options.data.splits(report.seed)?.train;
     let tuner = FineTuner::new(backbone).plan(report.plan).head(state.head()).seed(report.seed).metric(report.metric);
-    let mut session = tuner.resume(&state).session(&train)?;
-    session.next_phase()?;
-    session.next_epoch()?;
-    let Some(batch) = session.next_batch()? else { return Err("the state is at the end of an epoch".into()) };
+    let tuner = tuner.resume(&state);
+    let (mut session, batch) = at_the_step(&tuner, &train)?;
     println!("step {} at learning rate {:.2e}", state.steps() + 1, session.lr().unwrap_or(f64::NAN));
 
     // In evaluation mode nothing changes.
@@ -86,15 +86,22 @@ fn replay(options: &Options) -> Result<(), run::Failure> {
     println!("{:>12}  gradient of (the {SHOWN} largest)", "norm");
     norms.iter().take(SHOWN).for_each(|(norm, name)| println!("{norm:>12.4e}  {name}"));
 
-    session.resume(&state)?;
-    session.next_phase()?;
-    session.next_epoch()?;
-    let Some(batch) = session.next_batch()? else { return Err("the state is at the end of an epoch".into()) };
+    // From the state again: the forward pass has moved running statistics.
+    let (mut session, batch) = at_the_step(&tuner, &train)?;
     match session.step(&batch) {
         Ok(loss) => println!("the step is finite, with the loss {loss:.4}"),
         Err(error) => println!("{error}"),
     }
     Ok(())
+}
+
+/// A session before the step, and the step's batch.
+fn at_the_step(tuner: &FineTuner, train: &ImageFolder) -> Result<(Session, Batch), run::Failure> {
+    let mut session = tuner.clone().session(train)?;
+    session.next_phase()?;
+    session.next_epoch()?;
+    let Some(batch) = session.next_batch()? else { return Err("the state is at the end of an epoch".into()) };
+    Ok((session, batch))
 }
 
 /// The target of one sample.
