@@ -7,7 +7,8 @@
 //! cargo run --release --example predict -- --hub timm/resnet18.a1_in1k dog.jpg
 //! ```
 //!
-//! Prints a line per image: the file, the label and its probability. `--top5` adds the five most likely labels. `--csv`
+//! Prints a line per image: the file, the label and its probability; of a predictor of several labels per image, every label
+//! that reaches its threshold. `--top5` adds the five most likely labels. `--csv`
 //! writes a table with the probability of every label.
 
 #[path = "support/run.rs"]
@@ -15,7 +16,7 @@ mod run;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::{Image, ImageFolder, Prediction, Predictor};
+use candle_finetune::{Image, ImageFolder, Prediction, Predictor, Task};
 use clap::Parser;
 use run::Failure;
 use std::io::Write;
@@ -89,7 +90,10 @@ fn predict(options: &Options) -> Result<(), Failure> {
         })?;
         predicted += predictions.len();
         for (path, prediction) in paths.iter().zip(predictions) {
-            println!("{} {} {:.4}", path.display(), prediction.label, prediction.probability);
+            match predictor.task() {
+                Task::Labels => println!("{} {}", path.display(), reached(&prediction, predictor.labels())),
+                _ => println!("{} {} {:.4}", path.display(), prediction.label, prediction.probability),
+            }
             if options.top5 {
                 for (label, probability) in likeliest(&prediction, predictor.labels(), 5) {
                     println!("  {label} {probability:.4}");
@@ -147,4 +151,11 @@ impl Table {
 /// Quotes a field if it contains a separator of fields or lines.
 fn field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
+}
+
+/// The labels of an image that may have several, each with its probability.
+fn reached(prediction: &Prediction, labels: &[String]) -> String {
+    let of = |&class: &u32| format!("{} {:.4}", labels[class as usize], prediction.probabilities[class as usize]);
+    let all: Vec<String> = prediction.classes.iter().map(of).collect();
+    if all.is_empty() { "no label".into() } else { all.join(" ") }
 }

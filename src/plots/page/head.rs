@@ -1,7 +1,7 @@
 //! The head of a page: accuracies, facts, warnings and the plan.
 
 use super::markup::{count, duration, escape, memory, percent, section};
-use crate::metrics::{Evaluation, Metric};
+use crate::metrics::{Evaluation, Metric, Task};
 use crate::report::Report;
 use crate::strategy::Strategy;
 
@@ -20,8 +20,10 @@ pub(super) fn subtitle(report: &Report) -> String {
 
 /// The accuracies with their intervals, and the facts of the run.
 pub(super) fn figures(report: &Report) -> String {
-    let test = card("Test accuracy", report.top1, report.test.as_ref());
-    let valid = card("Validation accuracy", report.valid_top1, report.valid.as_ref());
+    let is_of_labels = |e: &Option<Evaluation>| e.as_ref().is_some_and(|e| e.task() == Task::Labels);
+    let share = if is_of_labels(&report.test) || is_of_labels(&report.valid) { "exact matches" } else { "accuracy" };
+    let test = card(&format!("Test {share}"), report.top1, report.test.as_ref());
+    let valid = card(&format!("Validation {share}"), report.valid_top1, report.valid.as_ref());
     let mut cards = test + &valid;
     if cards.is_empty() {
         cards = "<div class=\"card\"><h3>Accuracy</h3><p>Not measured: the report has neither a validation nor a \
@@ -37,15 +39,23 @@ fn card(title: &str, top1: Option<f64>, evaluation: Option<&Evaluation>) -> Stri
     let details = evaluation.map(|e| {
         let (low, high) = e.interval();
         let interval = format!("{:.1}\u{2013}{}", 100.0 * low, percent(high));
-        let open =
-            format!("Balanced accuracy {}, loss {}", percent(e.balanced_accuracy()), super::markup::figure(e.loss));
+        let loss = super::markup::figure(e.loss);
+        let open = match e.task() {
+            Task::Labels => {
+                let precision = e.average_precision().map_or("unknown".into(), percent);
+                format!("Macro F1 {}, average precision {precision}, loss {loss}", percent(e.macro_f1()))
+            }
+            _ => format!(
+                "Balanced accuracy {}, loss {loss}. Always naming the largest class: {}",
+                percent(e.balanced_accuracy()),
+                percent(e.largest_class())
+            ),
+        };
         format!(
-            "{}<p><b>{} of {}</b> correct, 95\u{a0}% interval <span class=\"range\">{interval}</span></p>\n<p class=\"soft\">{open}. Always naming \
-             the largest class: {}.</p>\n",
+            "{}<p><b>{} of {}</b> correct, 95\u{a0}% interval <span class=\"range\">{interval}</span></p>\n<p class=\"soft\">{open}.</p>\n",
             strip(e),
             count(e.correct),
-            count(e.total),
-            percent(e.largest_class())
+            count(e.total)
         )
     });
     format!(
