@@ -4,6 +4,7 @@ use crate::data::Targets;
 use crate::error::{Error, Result};
 use crate::metrics::Task;
 use crate::ops::{LossTerms, cross_entropy, weighted_loss};
+use crate::schedule::is_zero;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -39,11 +40,6 @@ pub struct Loss {
     /// The weights of the classes.
     #[serde(default, skip_serializing_if = "ClassWeights::is_even")]
     pub class_weights: ClassWeights,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
 }
 
 /// How much the classes count in the loss.
@@ -167,11 +163,12 @@ impl Loss {
         }
     }
 
-    /// The same with weights in numbers: `counts` are the samples of each class, of `samples` in all.
-    pub(crate) fn resolved(&self, task: Task, counts: &[f64], samples: usize) -> Self {
+    /// The same with weights in numbers: `counts` gives the samples of each class, of `samples` in all.
+    pub(crate) fn resolved(&self, task: Task, counts: impl FnOnce() -> Vec<f64>, samples: usize) -> Self {
         if self.class_weights != ClassWeights::Balanced {
             return self.clone();
         }
+        let counts = counts();
         let (samples, present) = (samples as f64, counts.iter().filter(|count| **count > 0.0).count() as f64);
         // A class without samples has no terms that a weight could scale.
         let weight = |&count: &f64| match task {
@@ -232,7 +229,7 @@ mod tests {
     #[test]
     fn balanced_weights_are_scikit_learns() {
         let balanced = Loss::cross_entropy().class_weights(ClassWeights::Balanced);
-        let given = |task, counts: &[f64]| balanced.resolved(task, counts, 10).class_weights;
+        let given = |task, counts: &[f64]| balanced.resolved(task, || counts.to_vec(), 10).class_weights;
         let expected = vec![10.0 / 18.0, 10.0 / 9.0, 10.0 / 3.0];
         assert_eq!(given(Task::Classes, &[6.0, 3.0, 1.0]), ClassWeights::Given(expected));
         assert_eq!(given(Task::Labels, &[5.0, 2.0, 0.0, 10.0]), ClassWeights::Given(vec![1.0, 4.0, 1.0, 1.0]));

@@ -22,6 +22,7 @@ use crate::freeze::FreezePolicy;
 use crate::loss::Loss;
 use crate::metrics::Metric;
 use crate::optim::Optimizer;
+use crate::schedule::is_zero;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
@@ -131,11 +132,6 @@ fn loss() -> Metric {
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_one(count: &usize) -> bool {
     *count == 1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)]

@@ -5,6 +5,7 @@ mod text;
 use crate::data::Dataset;
 use crate::metrics::{Evaluation, Metric, any_float, any_float_option};
 use crate::plan::Plan;
+use crate::schedule::is_zero;
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
@@ -278,11 +279,6 @@ pub struct StageParameters {
     pub learning: usize,
     /// Parameters that are frozen.
     pub frozen: usize,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
-fn is_zero(seconds: &f64) -> bool {
-    *seconds == 0.0
 }
 
 impl FeatureCounts {

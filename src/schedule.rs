@@ -31,8 +31,9 @@ pub struct Schedule {
     pub least: f64,
 }
 
+/// Whether a setting is 0, as is usual; then it is not written.
 #[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
-fn is_zero(value: &f64) -> bool {
+pub(crate) fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 

@@ -267,7 +267,7 @@ fn files_of_states() {
 
     newer[find(&file, version) + version.len() - 1] = b'1';
     std::fs::write(&path, &newer).unwrap();
-    assert!(RunState::from_file(&path).unwrap_err().to_string().contains("start the run anew"));
+    assert!(RunState::from_file(&path).unwrap_err().to_string().contains("start the run from the beginning"));
 
     // A description that is damaged, a tensor that has another name or value, other files.
     let mut damaged = file.clone();

@@ -91,12 +91,12 @@ impl FineTuner {
             return Err(Error::invalid("repeats", "0; use at least 1"));
         }
         if self.state.is_some() {
-            let problem = "of one training cannot continue a cross-validation, which trains anew for each fold; \
+            let problem = "of one training cannot continue a cross-validation, which trains once per fold; \
                            call cross_validate on a tuner without resume";
             return Err(Error::invalid("run state", problem));
         }
         if self.run_dir.is_some() {
-            let problem = "holds one training, and a cross-validation trains anew for each fold; call cross_validate on \
+            let problem = "holds one training, and a cross-validation trains once per fold; call cross_validate on \
                            a tuner without run_dir";
             return Err(Error::invalid("run directory", problem));
         }

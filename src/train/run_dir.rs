@@ -125,7 +125,7 @@ impl RunDir {
             None => Ok(None),
             Some((path, error)) => {
                 let problem = format!(
-                    "no checkpoint of the run is whole, and the newest one cannot be read ({error}); to start anew, \
+                    "no checkpoint of the run is whole, and the newest one cannot be read ({error}); to start from the beginning, \
                      delete the folder or name another one"
                 );
                 Err(Error::weights(path, problem))

@@ -7,7 +7,7 @@ use crate::train::event::Event;
 use serde::Serialize;
 use std::io::Write;
 
-/// An event as it is written.
+/// An event as it is written: a form of its own, so that a change of [`Event`] does not change the files.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {

@@ -27,8 +27,8 @@ use std::time::SystemTime;
 /// values as f32.
 ///
 /// A run that resumes writes a further file into the same folder. The file begins with a record that makes readers
-/// discard the steps that the run repeats, as TensorFlow's do (`SessionLog.START`). So does that of a run that starts
-/// anew: of an earlier run in the same folder, TensorBoard then shows nothing. Use a folder for each run.
+/// discard the steps that the run repeats, as TensorFlow's do (`SessionLog.START`). So does that of a new run:
+/// of an earlier run in the same folder, TensorBoard then shows nothing. Use a folder for each run.
 ///
 /// If the listener hears of several runs, folds for example or a training on all samples at the end, the second one goes
 /// to the folder `run_2` in this one, the third to `run_3`.

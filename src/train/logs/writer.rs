@@ -18,7 +18,7 @@ impl<W: Write> LineWriter<W> {
     /// Writes a line. One that cannot be written is dropped, with a warning the first time: a full disk is no reason to
     /// lose the training.
     pub fn line(&mut self, line: &str) {
-        // After a torn line the next one begins anew.
+        // After a torn line the next one starts on a line of its own.
         let text = format!("{}{line}\n", if self.torn { "\n" } else { "" });
         let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
         self.torn = written.is_err();

@@ -145,7 +145,9 @@ pub(super) fn read(path: &Path) -> Result<RunState> {
         return Err(Error::NewerFormat { path: path.to_path_buf(), what, found, known: VERSION });
     }
     if found < VERSION {
-        let problem = format!("it has format {found} of a run's state, which is no longer read; start the run anew");
+        let problem = format!(
+            "it has format {found} of a run's state, which is no longer read; start the run from the beginning"
+        );
         return Err(Error::weights(path, problem));
     }
     let sealed: Sealed = serde_json::from_str(text).map_err(damaged)?;

@@ -49,7 +49,7 @@ impl Session {
         let task = Task::of_data(&data)?;
         let metric = metric.unwrap_or(Metric::of_task(task));
         let weights = Weights::of(&plan.sampling, &data)?;
-        let loss = plan.loss.resolved(task, &counts(&data), data.len());
+        let loss = plan.loss.resolved(task, || counts(&data), data.len());
         loss.check_classes(labels.len())?;
         let model = Model::start(&backbone, head, labels, task, &plan, seed)?;
         let anchors = (plan.l2_sp > 0.0).then(|| Anchors::new(backbone.tensors()));
