@@ -8,7 +8,7 @@
 //!
 //! DIR holds CLASS/*.jpg, or test/ (else valid/) with such folders; or it is a table (CSV), as for `finetune`. The classes
 //! are named after the network's labels. For a pretrained classifier they may be class indices instead ("7",
-//! "0007_tench"). Prints the accuracy last: `top1 0.9412 144/153`.
+//! "0007_tench"). Prints the accuracy last: `top1 0.9412 144/153`, or of several labels per image the exact matches.
 
 #[path = "support/data.rs"]
 mod data;

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A run with --run-dir that diverges keeps the state before the step in RUN/failed. Give the data and the weights of that
-//! run. Prints the largest logit and the loss of each sample of the batch, the largest gradients, and last the error of the
-//! step, or `the step is finite` if it is not repeated.
+//! run. Prints the largest logit and the loss of each sample of the first batch, the largest gradients, and last the error
+//! of the step, or `the step is finite` if it is not repeated.
 
 #[path = "support/data.rs"]
 mod data;
@@ -86,12 +86,20 @@ fn replay(options: &Options) -> Result<(), run::Failure> {
     println!("{:>12}  gradient of (the {SHOWN} largest)", "norm");
     norms.iter().take(SHOWN).for_each(|(norm, name)| println!("{norm:>12.4e}  {name}"));
 
-    // From the state again: the forward pass has moved running statistics.
+    // From the state again: the forward pass has moved running statistics. A step may have several batches.
     let (mut session, batch) = at_the_step(&tuner, &train)?;
-    match session.step(&batch) {
-        Ok(loss) => println!("the step is finite, with the loss {loss:.4}"),
-        Err(error) => println!("{error}"),
+    let mut next = Some(batch);
+    while let Some(batch) = next {
+        match session.step(&batch) {
+            Ok(loss) => println!("a batch is finite, with the loss {loss:.4}"),
+            Err(error) => {
+                println!("{error}");
+                return Ok(());
+            }
+        }
+        next = if session.waits() { session.next_batch()? } else { None };
     }
+    println!("the step is finite");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ mod network;
 
 pub(crate) use init::{random_tensors, uniform as init_uniform};
 use network::check_size;
-pub(crate) use network::{Network, spatial_blocks};
+pub(crate) use network::{Network, residual_branches, spatial_blocks};
 
 use crate::arch::{Arch, Naming};
 use crate::blueprint::Blueprint;

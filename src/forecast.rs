@@ -29,8 +29,8 @@ use std::fmt;
 pub struct Forecast {
     /// All weights, including the head's.
     pub weights: usize,
-    /// The optimizer's moments, and with them averages of the weights, gradients that wait for their step, and the weights
-    /// that L2-SP pulls back to, as far as the plan has them.
+    /// The optimizer's moments, and as far as the plan has them averages of the weights, gradients that wait for their step,
+    /// and the weights that L2-SP pulls back to: of what is trained in that phase.
     pub moments: usize,
     /// Images, activations, gradients and packed weights at the step's peak; `None` for a network with
     /// custom layers ([`Layer::custom`](crate::Layer::custom)).
@@ -64,8 +64,8 @@ impl fmt::Display for Forecast {
 
 impl Plan {
     /// The memory of a step of this plan, from a dry run in which the layers pass on sizes instead of images. Measured
-    /// processes take within 15 % of it. The same run counts the multiply-adds of an image. `classes` is the dataset's number of classes, as in
-    /// [`FineTuner::session`](crate::FineTuner::session).
+    /// processes take within 15 % of it. The same run counts the multiply-adds of an image. `classes` is the dataset's
+    /// number of classes, as in [`FineTuner::session`](crate::FineTuner::session).
     ///
     /// ```
     /// use candle_finetune::{Arch, Backbone, Head, Strategy};

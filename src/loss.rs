@@ -163,7 +163,7 @@ impl Loss {
         }
     }
 
-    /// The same with weights in numbers: `counts` gives the samples of each class, of `samples` in all.
+    /// The same with weights computed from the data: `counts` gives the samples of each class, of `samples` in all.
     pub(crate) fn resolved(&self, task: Task, counts: impl FnOnce() -> Vec<f64>, samples: usize) -> Self {
         if self.class_weights != ClassWeights::Balanced {
             return self.clone();

@@ -78,7 +78,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// Samples per batch.
     pub batch_size: usize,
-    /// Batches whose gradients are averaged for one step: large batches in little memory.
+    /// Batches whose gradients are averaged for one step, weighted by their samples: large batches in little memory. (Class
+    /// weights divide each batch by the sum of its own weights.)
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub grad_accum: usize,
     /// How an epoch draws its samples.

@@ -63,7 +63,11 @@ impl Dataset for Spoiled {
 }
 
 fn tuner(run_dir: &Path) -> FineTuner {
-    FineTuner::new(backbone()).plan(learning()).seed(3).workers(0).cache(&FeatureCache::off()).run_dir(run_dir)
+    tuner_of(learning()).run_dir(run_dir)
+}
+
+fn tuner_of(plan: Plan) -> FineTuner {
+    FineTuner::new(backbone()).plan(plan).seed(3).workers(0).cache(&FeatureCache::off())
 }
 
 #[test]
@@ -100,6 +104,56 @@ fn a_step_that_diverges_is_kept_and_can_be_repeated() {
         let sum = tensor.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(sum.is_finite(), "{name}");
     }
+}
+
+/// Of a step of several batches all are repeated; and what was kept is gone when the run has passed the step.
+#[test]
+fn a_step_of_several_batches_is_repeated_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let valid = tensors(6, 32, 3, 2);
+    let plan = learning().grad_accum(2);
+    let tuner = || tuner_of(plan.clone()).run_dir(dir.path());
+    for sample in 0..18 {
+        let folder = dir.path().join("failed");
+        let (train, run) = (Spoiled::new(Some(sample), None), tuner());
+        let Error::Diverged(found) = run.fit(&train, &valid).unwrap_err() else { panic!("no divergence") };
+        let text = std::fs::read_to_string(folder.join("step.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let samples: Vec<usize> =
+            json["samples"].as_array().unwrap().iter().map(|s| s["index"].as_u64().unwrap() as usize).collect();
+        assert!(samples.contains(&sample));
+        let state = RunState::from_file(folder.join("state.safetensors")).unwrap();
+        let mut session = tuner_of(plan.clone()).resume(&state).session(&train).unwrap();
+        assert!(session.next_phase().unwrap() && session.next_epoch().unwrap());
+        let mut taken = vec![];
+        let again = loop {
+            let batch = session.next_batch().unwrap().unwrap();
+            taken.extend_from_slice(&batch.indices);
+            if let Err(error) = session.step(&batch) {
+                break error;
+            }
+        };
+        let Error::Diverged(again) = again else { panic!("{again}") };
+        assert_eq!((taken, again.step, again.what), (samples, found.step, found.what), "sample {sample}");
+        if sample == 17 {
+            tuner().fit(&Spoiled::new(None, None), &valid).unwrap();
+            assert!(!folder.exists());
+        }
+    }
+}
+
+#[test]
+fn a_cut_by_value_hides_no_endless_gradient() {
+    let plan = learning().clip_value(1.0);
+    let mut session = tuner_of(plan).session(&Spoiled::new(None, None)).unwrap();
+    session.next_phase().unwrap();
+    session.next_epoch().unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    let logits = session.forward(&batch).unwrap();
+    // A finite loss with an infinite gradient: the square root of zero.
+    let root = (&logits - &logits).unwrap().sqrt().unwrap().sum_all().unwrap();
+    let error = session.backward_step(&root).unwrap_err();
+    assert!(matches!(&error, Error::Diverged(found) if found.what == "gradients"), "{error}");
 }
 
 #[test]

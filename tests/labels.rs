@@ -27,6 +27,10 @@ fn labelled(n: usize, seed: u64) -> TensorDataset {
     TensorDataset::from_targets((noise * 0.5).unwrap().add(&lights).unwrap(), targets, names).unwrap()
 }
 
+fn tuner_of(plan: &candle_finetune::Plan) -> FineTuner {
+    FineTuner::new(Backbone::embedded(&CPU).unwrap()).plan(plan.clone()).seed(1)
+}
+
 #[test]
 fn lists_of_labels_are_learned_saved_and_predicted() {
     let (train, valid, test) = (labelled(60, 1), labelled(30, 2), labelled(30, 3));
@@ -45,6 +49,22 @@ fn lists_of_labels_are_learned_saved_and_predicted() {
     let thresholds = fitted.predictor.thresholds().unwrap();
     assert_eq!(thresholds[1], 0.5, "no sample has it");
     assert_eq!(fitted.report.thresholds, Some(thresholds.clone()));
+
+    // Thresholds are those of the weights that they were chosen for.
+    let mut session = tuner_of(&plan).session(&train).unwrap();
+    session.next_phase().unwrap();
+    session.next_epoch().unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    session.step(&batch).unwrap();
+    let validated = session.evaluate(&valid).unwrap();
+    session.end_epoch(&validated).unwrap();
+    session.restore_best().unwrap();
+    assert!(session.report().thresholds.is_some());
+    session.next_phase().unwrap();
+    session.next_epoch().unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    session.step(&batch).unwrap();
+    assert_eq!(session.finish().unwrap().predictor.thresholds().unwrap(), [0.5; 3]);
 
     // Saved and loaded, it predicts the same.
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -3,8 +3,8 @@
 use crate::support::{CPU, class_names, images, pictures, plan, tensors};
 use crate::training::{backbone, phase};
 use candle_finetune::{
-    Arch, Augment, Backbone, BatchNormMode, ClassWeights, FineTuner, FreezePolicy, Head, Loss, Metric, Optimizer, Plan,
-    Sampling, Session, Targets, TensorDataset, candle_core::Tensor,
+    Arch, Augment, Backbone, BatchNormMode, ClassWeights, FeatureCache, FineTuner, FreezePolicy, Head, Loss, LrRange,
+    Metric, Optimizer, Plan, Sampling, Session, Targets, TensorDataset, candle_core::Tensor,
 };
 use std::collections::BTreeMap;
 
@@ -179,6 +179,75 @@ fn balanced_draws_and_weights_help_rare_classes() {
     assert!(error.contains("1 weights for 2 classes"), "{error}");
 }
 
+/// A sample that an epoch draws again has the next of its fixed views, cached or not.
+#[test]
+fn repeated_samples_have_other_views_cached_or_not() {
+    let train = pictures(16, 40, 2, 1);
+    let mut plan = plan(vec![phase(FreezePolicy::First(8), BatchNormMode::Frozen, 2)], 4);
+    plan.phases[0].augmented = true;
+    plan = plan.augment(Augment::light()).views(3).sampling(Sampling::Weighted(vec![1.0, 7.0]));
+    let of = |cache: FeatureCache| {
+        let mut session = FineTuner::new(backbone()).plan(plan.clone()).seed(3).cache(&cache).session(&train).unwrap();
+        run(&mut session);
+        values(&session.tensors().unwrap())
+    };
+    assert_eq!(distance(&of(FeatureCache::new()), &of(FeatureCache::off())), 0.0);
+    // The two rows of a sample that is drawn twice differ.
+    let mut session =
+        FineTuner::new(backbone()).plan(plan.clone()).cache(&FeatureCache::off()).session(&train).unwrap();
+    session.next_phase().unwrap();
+    session.next_epoch().unwrap();
+    let (mut seen, mut repeated) = (BTreeMap::new(), 0);
+    while let Some(batch) = session.next_batch().unwrap() {
+        for (k, &i) in batch.indices.iter().enumerate() {
+            let image = batch.images().unwrap().get(k).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            if let Some(before) = seen.insert(i, image.clone()) {
+                assert!(before != image, "sample {i}");
+                repeated += 1;
+            }
+        }
+        session.step(&batch).unwrap();
+    }
+    assert!(repeated > 3);
+}
+
+#[test]
+fn an_epoch_that_ends_early_makes_its_step_before_it_is_judged() {
+    let train = tensors(24, 32, 3, 1);
+    let plan = last_blocks(Optimizer::sgd(1e-3)).grad_accum(3);
+    let mut session = FineTuner::new(backbone()).plan(plan).session(&train).unwrap();
+    session.next_phase().unwrap();
+    session.next_epoch().unwrap();
+    let batch = session.next_batch().unwrap().unwrap();
+    session.step(&batch).unwrap();
+    assert!(session.waits());
+    let evaluation = session.evaluate(&train).unwrap();
+    let error = session.end_epoch(&evaluation).unwrap_err().to_string();
+    assert!(error.contains("call flush"), "{error}");
+    assert!(session.flush().unwrap() > 0.0 && !session.waits());
+    let evaluation = session.evaluate(&train).unwrap();
+    session.end_epoch(&evaluation).unwrap();
+    assert_eq!(session.report().epochs[0].steps, 1);
+}
+
+/// Batches of 4, two for a step, search as batches of 8 do.
+#[test]
+fn a_search_of_the_rate_makes_whole_steps() {
+    let train = tensors(32, 32, 3, 1);
+    let small = last_blocks(Optimizer::sgd(1e-3)).grad_accum(2);
+    let mut large = small.clone().grad_accum(1);
+    large.batch_size = 8;
+    let curve = |plan: &Plan| {
+        let tuner = FineTuner::new(backbone()).plan(plan.clone()).seed(3);
+        tuner.find_lr(&train, LrRange::default().rates(1e-6, 1e-3).steps(20)).unwrap()
+    };
+    let (a, b) = (curve(&small), curve(&large));
+    assert_eq!(a.points.len(), b.points.len());
+    for (a, b) in a.points.iter().zip(&b.points) {
+        assert!(a.lr == b.lr && (a.loss - b.loss).abs() < 1e-4 * b.loss, "{}: {} and {}", a.lr, a.loss, b.loss);
+    }
+}
+
 #[test]
 fn mixed_batches_are_soft_and_not_cached() {
     let train = pictures(12, 40, 3, 1);
@@ -227,11 +296,7 @@ fn stochastic_depth_skips_branches_in_training_alone() {
     let mut all = plan.clone().drop_path(0.2);
     all.phases[0].freeze = FreezePolicy::Nothing;
     let vgg = Backbone::random(Arch::VGG11_FEATURES, 1, &CPU).unwrap();
-    let mut session = FineTuner::new(vgg).plan(all).session(&train).unwrap();
-    session.next_phase().unwrap();
-    session.next_epoch().unwrap();
-    let batch = session.next_batch().unwrap().unwrap();
-    let error = session.step(&batch).unwrap_err().to_string();
+    let error = FineTuner::new(vgg).plan(all).session(&train).err().unwrap().to_string();
     assert!(error.contains("no residual branches"), "{error}");
 }
 

@@ -40,7 +40,7 @@ pub struct Job {
     /// Epochs of the last phase
     #[arg(long)]
     epochs: Option<usize>,
-    /// Samples per step
+    /// Samples per batch
     #[arg(long)]
     batch_size: Option<usize>,
     /// Learning rate of the head in the last phase; the backbone's rate scales with it

@@ -2,7 +2,7 @@
 
 use crate::blueprint::Blueprint;
 use crate::error::{Error, Result};
-use crate::nn::{BlockInfo, Builder, Folded, Module, at_block};
+use crate::nn::{BlockInfo, Builder, DropPath, Folded, Module, at_block, with_drop_path};
 use crate::ops::{FeatureMap, Symbolic};
 use crate::params::{Provider, Shapes};
 use candle_core::{DType, Tensor};
@@ -186,6 +186,13 @@ impl Network {
 
 /// Cells on a side, of the grids of a head over all stages.
 const GRID: usize = 4;
+
+/// The number of residual branches that stochastic depth may skip; `None` for a network with closures.
+pub(crate) fn residual_branches(blueprint: &Blueprint) -> Result<Option<usize>> {
+    let settings = DropPath { probability: 0.0, seed: 0, forward: 0, first: 0 };
+    let (maps, branches) = with_drop_path(settings, || spatial_blocks(blueprint));
+    Ok(maps?.map(|_| branches))
+}
 
 /// For each block, whether its map has more than one pixel for images of the blueprint's own size; `None` for a network
 /// with closures, whose sizes no dry run knows.

@@ -15,7 +15,8 @@ use std::fmt;
 /// Random augmentation of training images, as plain data.
 ///
 /// In this order: crop, flips, [TrivialAugment](https://arxiv.org/abs/2103.10158), colour jitter, normalisation (not
-/// random), [erasing](https://arxiv.org/abs/1708.04896), and across a batch mixup and CutMix. Start from a preset and change it:
+/// random), [erasing](https://arxiv.org/abs/1708.04896), and across a batch mixup and CutMix. Start from a preset and
+/// change it:
 ///
 /// ```
 /// use candle_finetune::Augment;

@@ -97,15 +97,15 @@ impl Loader {
     /// An error takes the place of its batch and ends the iteration. Dropping the iterator stops the threads and waits
     /// for them.
     pub fn batches(&self, order: Vec<usize>, epoch: u64, device: &Device) -> Result<Batches> {
-        self.batches_of(order, vec![], epoch, device)
+        self.batches_of(order, &[], epoch, device)
     }
 
-    /// The same for an order with repeated samples: `repeats` says for each place how often its sample comes before, so
-    /// that each time it is augmented in another way. Empty for an order without repeats.
+    /// The same for an order with repeated samples: `views` has the number of the augmentation for each place, in place of
+    /// `epoch`. Empty for an order without repeats.
     pub(crate) fn batches_of(
         &self,
         mut order: Vec<usize>,
-        repeats: Vec<u32>,
+        views: &[u64],
         epoch: u64,
         device: &Device,
     ) -> Result<Batches> {
@@ -120,7 +120,15 @@ impl Loader {
         }
         let ahead = self.batch_size.saturating_mul(2).saturating_add(self.workers);
         let state = Mutex::new(State { next: 0, taken: 0, ready: BTreeMap::new(), stop: false });
-        let job = Arc::new(Job { loader: self.clone(), order, repeats, epoch, ahead, state, changed: Condvar::new() });
+        let job = Arc::new(Job {
+            loader: self.clone(),
+            order,
+            views: views.to_vec(),
+            epoch,
+            ahead,
+            state,
+            changed: Condvar::new(),
+        });
         let mut workers = Vec::new();
         for k in 0..self.workers.min(job.order.len()) {
             let work = Arc::clone(&job);
@@ -149,7 +157,7 @@ pub struct Batches {
 struct Job {
     loader: Loader,
     order: Vec<usize>,
-    repeats: Vec<u32>,
+    views: Vec<u64>,
     epoch: u64,
     /// How many samples may be prepared ahead.
     ahead: usize,
@@ -204,8 +212,7 @@ impl Job {
     /// Makes the sample at a place of the order; a panic in the dataset's code becomes an error.
     fn make(&self, place: usize) -> Result<Item> {
         let (dataset, i) = (&self.loader.dataset, self.order[place]);
-        // Views are counted by epochs, of which there are fewer.
-        let view = self.epoch + (u64::from(self.repeats.get(place).copied().unwrap_or(0)) << 32);
+        let view = self.views.get(place).copied().unwrap_or(self.epoch);
         guarded(dataset, i, || {
             let Loader { dataset, transform, seed, .. } = &self.loader;
             let info = dataset.info(i);

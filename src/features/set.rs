@@ -172,14 +172,21 @@ impl FeatureSet {
     /// # Errors
     /// If there is no such output or sample, and [`Error::Io`] if the cache's file cannot be read.
     pub fn features(&self, output: usize, at: &[usize], view: usize) -> Result<Tensor> {
+        self.rows(output, at, |_| view)
+    }
+
+    /// The same, with the view of each position in `at`.
+    fn rows(&self, output: usize, at: &[usize], view: impl Fn(usize) -> usize) -> Result<Tensor> {
         let gathered = self.gathered(output)?;
-        let first = view % self.views.max(1) * self.len();
         if let Some(beyond) = at.iter().find(|&&k| k >= self.len()) {
             return Err(Error::invalid("features", format!("of sample {beyond} of {}", self.len())));
         }
         // Some rows may be in memory and others in a file, which returns half precision as f32, on the CPU.
-        let row = |k: &usize| Ok(gathered.rows[first + k].tensor()?.to_device(&self.device)?.to_dtype(self.dtype)?);
-        let rows: Vec<Tensor> = at.iter().map(row).collect::<Result<_>>()?;
+        let row = |(position, k): (usize, &usize)| {
+            let first = view(position) % self.views.max(1) * self.len();
+            Ok(gathered.rows[first + k].tensor()?.to_device(&self.device)?.to_dtype(self.dtype)?)
+        };
+        let rows: Vec<Tensor> = at.iter().enumerate().map(row).collect::<Result<_>>()?;
         Ok(Tensor::cat(&rows, 0)?)
     }
 
@@ -188,9 +195,10 @@ impl FeatureSet {
         self.gathered.get(output).ok_or_else(|| Error::invalid("features", format!("of output {output} of {count}")))
     }
 
-    /// The samples at the places `at` as a batch of features at the first output, instead of images.
-    pub(crate) fn batch(&self, at: &[usize], view: usize) -> Result<Batch> {
-        let tensor = self.features(0, at, view)?;
+    /// The samples at the places `at` as a batch of features at the first output, instead of images; `view` gives the view
+    /// of each position in `at`.
+    pub(crate) fn batch(&self, at: &[usize], view: impl Fn(usize) -> usize) -> Result<Batch> {
+        let tensor = self.rows(0, at, view)?;
         let indices: Vec<usize> = at.iter().map(|&k| self.indices[k]).collect();
         let targets: Vec<_> = indices.iter().map(|&i| self.dataset.info(i).target).collect();
         let classes = self.dataset.classes().len();

@@ -214,7 +214,7 @@ impl Gradient {
         })
     }
 
-    /// With elements of at most this absolute value. One that is no number stays none.
+    /// With elements of at most this absolute value; NaN stays NaN.
     pub fn clamped(self, most: f64) -> Result<Self> {
         Ok(match self {
             Self::F32(n) => Self::F32(n.map(|_, v| v.clamp(-most as f32, most as f32))),

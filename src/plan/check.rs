@@ -1,7 +1,7 @@
 //! Validates a plan.
 
 use super::{HeadStart, Init, Phase, Plan, Sampling};
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, residual_branches};
 use crate::error::{Error, Result};
 use crate::freeze::FreezePolicy;
 use crate::head::{Head, HeadKind};
@@ -52,6 +52,9 @@ impl Plan {
         }
         if !(0.0..1.0).contains(&self.drop_path) {
             return wrong("drop_path", format!("{} is not in [0, 1)", self.drop_path));
+        }
+        if self.drop_path > 0.0 && residual_branches(backbone.blueprint())? == Some(0) {
+            return wrong("drop_path", format!("{} has no residual branches to skip; set it to 0", backbone.name()));
         }
         if self.l2_sp > 0.0 && self.init == Init::Random {
             return wrong("l2_sp", "pulls back to random weights; use Init::Pretrained, or 0");

@@ -135,8 +135,7 @@ impl ReportPage {
             return Err(Error::invalid("report", problem));
         }
         for evaluation in [&self.report.valid, &self.report.test].into_iter().flatten() {
-            let counted =
-                evaluation.confusion.samples().into_keys().chain(evaluation.confusion.predictions().into_keys());
+            let counted = evaluation.per_class().into_iter().map(|scores| scores.class);
             if let Some(class) = counted.max().filter(|class| *class as usize >= classes) {
                 let problem = format!("counts samples of class {class}, but has {classes} classes; write it again");
                 return Err(Error::invalid("report", problem));

@@ -36,8 +36,8 @@ impl Predictor {
     /// ```
     ///
     /// # Errors
-    /// As [`Predictor::evaluate`], for a predictor of lists of labels, [`Error::NotFinite`] if the logits are not finite, and if no temperature fits, since
-    /// every sample is right, say.
+    /// As [`Predictor::evaluate`], for a predictor of lists of labels, [`Error::NotFinite`] if the logits are not finite, and
+    /// if no temperature fits, since every sample is right, say.
     pub fn calibrated<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<(Self, f64)> {
         if self.task() == Task::Labels {
             let problem = "a temperature is for one class per sample; lists of labels have a threshold for each class";

@@ -6,20 +6,25 @@ use crate::fingerprint::Fingerprint;
 use crate::nn::checksum;
 use crate::ops::Gradients;
 use candle_core::Tensor;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-/// The backbone's weights as the run began, by name.
-pub(super) struct Anchors(BTreeMap<String, Tensor>);
+/// The backbone's weights as the run began.
+pub(super) struct Anchors {
+    tensors: BTreeMap<String, Tensor>,
+    /// Found out when a state asks for it.
+    fingerprint: OnceCell<u64>,
+}
 
 impl Anchors {
     pub fn new(tensors: &BTreeMap<String, Tensor>) -> Self {
-        Self(tensors.clone())
+        Self { tensors: tensors.clone(), fingerprint: OnceCell::new() }
     }
 
     /// Adds the gradient of the penalty, `strength / 2` times the squared distance.
     pub fn pull(&self, mut gradients: Gradients, learners: &Learners, strength: f64) -> Result<Gradients> {
         for learner in learners.iter() {
-            if let Some(start) = self.0.get(&learner.name)
+            if let Some(start) = self.tensors.get(&learner.name)
                 && let Some(gradient) = gradients.remove(&learner.name)
             {
                 let pulled = gradient.pulled(learner.variable.as_tensor(), start, strength)?;
@@ -31,10 +36,13 @@ impl Anchors {
 
     /// Of all names and values.
     pub fn fingerprint(&self) -> Result<u64> {
+        if let Some(&known) = self.fingerprint.get() {
+            return Ok(known);
+        }
         let begun = Fingerprint::new("anchors");
-        let print = self.0.iter().try_fold(begun, |print, (name, tensor)| -> Result<Fingerprint> {
+        let print = self.tensors.iter().try_fold(begun, |print, (name, tensor)| -> Result<Fingerprint> {
             Ok(print.text(name).number(checksum(tensor)?))
         })?;
-        Ok(print.finish())
+        Ok(*self.fingerprint.get_or_init(|| print.finish()))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
-use crate::metrics::{Evaluation, Metric};
+use crate::metrics::{Evaluation, Metric, Task};
 use serde::{Deserialize, Serialize};
 
 /// The epochs that may still turn out to be the best, with their weights.
@@ -44,7 +44,8 @@ impl Best {
         Self { metric, kept: vec![] }
     }
 
-    /// Whether the epoch is the best so far: its number, and whether its weights are the averages. `weights` is called for an epoch that may turn out to be the best.
+    /// Whether the epoch is the best so far: its number, and whether its weights are the averages. `weights` is called for
+    /// an epoch that may turn out to be the best.
     pub fn offer(
         &mut self,
         (number, averaged): (usize, bool),
@@ -54,6 +55,15 @@ impl Best {
         if !evaluation.is_finite() {
             return Ok(false);
         }
+        // The probabilities of all labels are large, and a summary has what they are needed for.
+        let lean;
+        let evaluation = match evaluation.task() {
+            Task::Labels => {
+                lean = Evaluation { outcomes: evaluation.outcomes.clone(), ..evaluation.summary() };
+                &lean
+            }
+            Task::Classes => evaluation,
+        };
         if self.metric != Metric::Top1 {
             if self.metric.value(evaluation).is_nan() {
                 let problem = format!(

@@ -39,7 +39,7 @@ pub enum Event<'a> {
         loss: f64,
         /// The head's learning rate, after the schedule.
         lr: f64,
-        /// The norm of all gradients before clipping.
+        /// The norm of all gradients, those of penalties included, before clipping by the norm.
         gradient_norm: f64,
         /// The optimizer step of the run, over all phases, from 1.
         run_step: usize,

@@ -194,7 +194,11 @@ impl FineTuner {
             }
             self.state = Some(state);
         }
-        self.start(train)
+        let mut session = self.start(train)?;
+        if keeper.dir.is_some() {
+            session.keep_before();
+        }
+        Ok(session)
     }
 
     /// A session that has trained by the plan, with the weights of the best epoch, and whether it was cancelled; if so
@@ -207,14 +211,11 @@ impl FineTuner {
     ) -> Result<(Session, bool)> {
         let mut session = self.resumed(train, keeper)?;
         session.note_valid(valid, keeper.dir.is_some())?;
-        if keeper.dir.is_some() {
-            session.keep_before();
-        }
         let cancelled = match train_on(&mut session, valid, keeper) {
             Err(error) if session.survives(&error) => false,
             trained => trained?,
         };
-        if !cancelled || session.best_number().is_some() {
+        if !cancelled || session.best_epoch().is_some() {
             session.restore_best()?;
         }
         if cancelled {

@@ -23,11 +23,8 @@ pub(super) fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>, keeper: 
         let features = session.valid_features(valid)?;
         while session.next_epoch()? {
             let _epoch = info_span!("epoch", epoch = session.epoch()).entered();
-            while let Some(batch) = session.next_batch().map_err(|error| keeper.ended_by(error, session))? {
-                session.step(&batch).map_err(|error| keeper.failed(error, session, &batch))?;
-                if keeper.after(session)? {
-                    return Ok(true);
-                }
+            if steps(session, keeper)? {
+                return Ok(true);
             }
             let evaluation = session.validate(valid, features.as_ref())?;
             if let Some(averages) = session.validate_averages(valid, features.as_ref())? {
@@ -40,6 +37,17 @@ pub(super) fn train_on(session: &mut Session, valid: &Arc<dyn Dataset>, keeper: 
         }
     }
     keeper.end(session)?;
+    Ok(false)
+}
+
+/// The steps of an epoch that has begun, up to its end. Returns whether the run was cancelled.
+pub(super) fn steps(session: &mut Session, keeper: &mut Keeper) -> Result<bool> {
+    while let Some(batch) = session.next_batch().map_err(|error| keeper.ended_by(error, session))? {
+        session.step(&batch).map_err(|error| keeper.failed(error, session))?;
+        if keeper.after(session)? {
+            return Ok(true);
+        }
+    }
     Ok(false)
 }
 

@@ -85,13 +85,24 @@ impl RunningPhase {
         self.stop.as_ref().is_some_and(|stop| self.state.batches >= stop.made)
     }
 
-    /// Begins an epoch with the order of `sampler`; `view` is the number of its augmentation.
-    pub fn begin(&mut self, sampler: Sampler, view: usize, progress: Progress, device: &Device) -> Result<()> {
+    /// Begins an epoch with the order of `sampler`; `view` is the number of its augmentation, of `views` fixed ones if there are any.
+    pub fn begin(
+        &mut self,
+        sampler: Sampler,
+        (view, views): (usize, Option<usize>),
+        progress: Progress,
+        device: &Device,
+    ) -> Result<()> {
         let batches = match &self.features {
             Some(_) => None,
             None => {
-                let (order, repeats) = (sampler.rest().to_vec(), sampler.rest_repeats().to_vec());
-                Some(self.loader.batches_of(order, repeats, view as u64, device)?)
+                let of_repeat = |&repeat: &u32| match views {
+                    Some(views) => ((view + repeat as usize) % views) as u64,
+                    // Views are counted by epochs, of which there are fewer.
+                    None => view as u64 + (u64::from(repeat) << 32),
+                };
+                let each: Vec<u64> = sampler.rest_repeats().iter().map(of_repeat).collect();
+                Some(self.loader.batches_of(sampler.rest().to_vec(), &each, view as u64, device)?)
             }
         };
         self.epoch = Some(RunningEpoch { sampler, batches, progress });
@@ -109,7 +120,11 @@ impl RunningPhase {
         }
         let taken = running.sampler.taken();
         let batch = match (&self.features, &mut running.batches) {
-            (Some(features), _) => features.batch(running.sampler.upcoming(), epoch)?,
+            (Some(features), _) => {
+                let repeat =
+                    |place: usize| running.sampler.rest_repeats().get(place).map_or(0, |&repeat| repeat as usize);
+                features.batch(running.sampler.upcoming(), |place| epoch + repeat(place))?
+            }
             (None, Some(batches)) => batches.next().ok_or_else(|| Error::invalid("loader", "ended early"))??,
             (None, None) => return Ok(None),
         };

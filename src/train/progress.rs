@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Steps of an epoch from which a loss that does not move tells something.
 const FEW: usize = 8;
 
-/// A loss that is as low as this has nowhere to go.
+/// A loss below this may stay where it is: everything is learned.
 const NOTHING: f64 = 1e-3;
 
 /// The sums of the epoch so far.

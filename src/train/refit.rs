@@ -1,5 +1,6 @@
 //! Trains once more, on training and validation data together.
 
+use super::fit_loop::steps;
 use super::fitted::Fitted;
 use super::position::Stop;
 use super::run_dir::Keeper;
@@ -42,12 +43,9 @@ pub(super) fn train(mut session: Session, chosen: &Report, keeper: &mut Keeper) 
         let _phase = session.phase_span().entered();
         while session.next_epoch()? {
             let _epoch = info_span!("epoch", epoch = session.epoch()).entered();
-            while let Some(batch) = session.next_batch()? {
-                session.step(&batch)?;
-                if keeper.after(&mut session)? {
-                    let steps = session.steps();
-                    return Err(Error::Cancelled { what: "the training on all samples", steps });
-                }
+            if steps(&mut session, keeper)? {
+                let steps = session.steps();
+                return Err(Error::Cancelled { what: "the training on all samples", steps });
             }
         }
     }

@@ -5,12 +5,11 @@ use super::event::Event;
 use super::fitted::Fitted;
 use super::run_state::RunState;
 use super::session::Session;
-use crate::data::Batch;
 use crate::error::{Divergence, Error, Result};
 use crate::weights::{Disk, Os, TEMPORARY, write_text};
 use serde_json::json;
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tracing::info_span;
@@ -22,7 +21,7 @@ pub(super) struct RunDir {
     keep: usize,
     pace: Pace,
     /// The best epoch whose predictor is in the folder, if this process wrote it.
-    best: Option<usize>,
+    best: Option<(usize, bool)>,
     /// The lock lasts as long as the file is open.
     _lock: File,
 }
@@ -160,11 +159,11 @@ impl RunDir {
     fn save_through(&mut self, disk: &mut impl Disk, session: &mut Session) -> Result<()> {
         let _span = info_span!("checkpoint", step = session.steps()).entered();
         let begun = Instant::now();
-        if let Some(number) = session.best_number().filter(|&number| self.best != Some(number)) {
+        if let Some(best) = session.best_epoch().filter(|&best| self.best != Some(best)) {
             if let Some(predictor) = session.best_predictor()? {
                 predictor.save_through(disk, &self.path.join(BEST))?;
             }
-            self.best = Some(number);
+            self.best = Some(best);
         }
         let state = session.state()?;
         let steps = state.steps();
@@ -179,15 +178,15 @@ impl RunDir {
         Ok(())
     }
 
-    /// Keeps what a step that failed can be repeated from: the state before it, and its batch. Returns the folder.
-    fn keep_failure(&self, error: &Divergence, session: &Session, batch: &Batch) -> Result<Option<PathBuf>> {
-        let Some(state) = session.state_before()? else { return Ok(None) };
+    /// Keeps what a step that failed can be repeated from: the state before it, and its samples. Returns the folder.
+    fn keep_failure(&self, error: &Divergence, session: &Session) -> Result<Option<PathBuf>> {
+        let Some((state, indices)) = session.state_before()? else { return Ok(None) };
+        self.forget_failure()?;
         let folder = self.path.join(FAILED.0);
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         state.save(folder.join(FAILED.1))?;
-        let names = session.sample_names(&batch.indices);
-        let samples: Vec<_> =
-            batch.indices.iter().zip(names).map(|(i, name)| json!({"index": i, "name": name})).collect();
+        let names = session.sample_names(indices);
+        let samples: Vec<_> = indices.iter().zip(names).map(|(i, name)| json!({"index": i, "name": name})).collect();
         let step = json!({
             "what": error.what, "step": error.step, "loss": error.loss.to_string(), "lr": error.lr,
             "tensors": error.tensors, "phase": session.phase(), "epoch": session.epoch(), "samples": samples,
@@ -196,8 +195,20 @@ impl RunDir {
         Ok(Some(folder))
     }
 
-    /// Writes predictor and report of the run that has ended.
+    /// Removes what an earlier failure has left.
+    fn forget_failure(&self) -> Result<()> {
+        let folder = self.path.join(FAILED.0);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &folder)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes predictor and report of the run that has ended. One that has not been stopped has passed every failure.
     pub fn finish(&self, fitted: &Fitted) -> Result<()> {
+        if fitted.report.stopped.is_none() {
+            self.forget_failure()?;
+        }
         fitted.predictor.save(self.path.join(BEST))?;
         write_text(&self.path.join(REPORT), &fitted.report.to_json()?)
     }
@@ -249,10 +260,10 @@ impl Keeper {
     }
 
     /// The error of a step, after keeping what it can be repeated from if the training has diverged.
-    pub fn failed(&self, error: Error, session: &Session, batch: &Batch) -> Error {
+    pub fn failed(&self, error: Error, session: &Session) -> Error {
         let Some(dir) = &self.dir else { return error };
         let Error::Diverged(mut divergence) = error else { return error };
-        match dir.keep_failure(&divergence, session, batch) {
+        match dir.keep_failure(&divergence, session) {
             Ok(folder) => divergence.kept = folder,
             // The first error matters more.
             Err(error) => tracing::warn!("the failed step cannot be kept: {error}"),

@@ -81,7 +81,7 @@ pub struct Session {
     /// The validation samples in their order, of a run with a run directory.
     valid_identity: Option<u64>,
     model: Model,
-    /// The plan's loss, with the weights of the classes in numbers.
+    /// The plan's loss, with the weights of the classes computed from the data.
     loss: Loss,
     /// What each sample weighs in the draws of an epoch; `None` where each is drawn once.
     weights: Option<Weights>,
@@ -170,6 +170,11 @@ impl Session {
     /// The epoch of the phase in progress, from 1; between two epochs, the next.
     pub fn epoch(&self) -> Option<usize> {
         self.phase.as_ref().map(|phase| phase.state.epoch + 1)
+    }
+
+    /// Whether gradients wait for further batches of their step ([`Plan::grad_accum`](crate::Plan::grad_accum)).
+    pub fn waits(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// The head's learning rate for the batch handed out last, after the schedule.

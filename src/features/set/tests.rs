@@ -190,7 +190,7 @@ fn features_of_another_boundary_are_refused() {
     let scene = Scene::new();
     let (cache, extractor) = (FeatureCache::new(), FeatureExtractor::new(&scene.backbone).unwrap());
     let set = scene.gather(&scene.all, &[Cut::Boundary(3)], &cache).unwrap();
-    let batch = set.batch(&[1, 4], 0).unwrap();
+    let batch = set.batch(&[1, 4], |_| 0).unwrap();
     assert_eq!((batch.indices.as_slice(), batch.len()), (&[1, 4][..], 2));
     let at = |k: usize| extractor.made_by(Cut::Boundary(k), &cache).unwrap();
     assert_eq!(batch.features_of(Some(at(3))).unwrap().unwrap().dims(), [2, 16, 32, 32]);

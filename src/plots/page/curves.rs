@@ -3,7 +3,7 @@
 use super::markup::{escape, figure};
 use crate::metrics::Metric;
 use crate::plots::ticks::{Ticks, drawable};
-use crate::report::{EpochReport, Report};
+use crate::report::{Averaged, EpochReport, Report};
 use std::fmt::Write as _;
 
 /// The size of a chart. It is shown about as large as this: one to three in a row.
@@ -56,6 +56,11 @@ pub(super) fn curves(report: &Report) -> String {
     };
     let train = |points| Series { name: "train", class: "orange", points };
     let valid = |points| Series { name: "valid", class: "blue", points };
+    // Of runs that keep averages of the weights.
+    let averaged = |value: &dyn Fn(&Averaged) -> f64| {
+        let points = over(&|e| e.averaged.as_ref().map(value), None);
+        (!points.is_empty()).then_some(Series { name: "averaged", class: "gray", points })
+    };
     let percent = |share: Option<f64>| share.map(|share| 100.0 * share);
     let of_epoch =
         |(i, epoch): (usize, &EpochReport)| epoch.valid_interval.map(|(low, high)| (i + 1, 100.0 * low, 100.0 * high));
@@ -63,14 +68,16 @@ pub(super) fn curves(report: &Report) -> String {
         let bounds = (f64::NEG_INFINITY, f64::INFINITY);
         Chart { report, title: title.to_string(), series, unit: "", bounds, band: vec![], jumps: false }
     };
-    let loss = vec![
+    let mut loss = vec![
         train(over(&|e| Some(e.train_loss), None)),
         valid(over(&|e| e.valid_loss, fit.and_then(|f| f.valid_loss))),
     ];
-    let top1 = vec![
+    let mut top1 = vec![
         train(over(&|e| percent(e.train_top1), None)),
         valid(over(&|e| percent(e.valid_top1), percent(fit.and_then(|fit| fit.valid_top1)))),
     ];
+    loss.extend(averaged(&|averaged| averaged.loss));
+    top1.extend(averaged(&|averaged| 100.0 * averaged.top1));
     let band = report.epochs.iter().enumerate().filter_map(of_epoch).collect();
     let mut charts =
         vec![chart("Loss", loss), Chart { unit: "\u{a0}%", bounds: (0.0, 100.0), band, ..chart("Accuracy", top1) }];

@@ -200,7 +200,10 @@ fn a_damaged_checkpoint_is_skipped_said_and_kept_aside() {
             fs::write(file, "no checkpoint at all").unwrap();
         }
         let error = tuner(5).run_dir(&folder).fit(&train, &valid).map(drop).unwrap_err().to_string();
-        assert!(error.contains("no checkpoint of the run is whole") && error.contains("start from the beginning"), "{error}");
+        assert!(
+            error.contains("no checkpoint of the run is whole") && error.contains("start from the beginning"),
+            "{error}"
+        );
     }
 }
 

@@ -47,7 +47,7 @@ impl Session {
         let sampler = sampler.after(taken)?;
         let view = self.plan.views.map_or(epoch, |views| epoch % views.max(1));
         let phase = self.phase.as_mut().ok_or_else(no_phase)?;
-        phase.begin(sampler, view, progress, &self.model.profile.device)
+        phase.begin(sampler, (view, self.plan.views), progress, &self.model.profile.device)
     }
 
     /// The next batch of the epoch in progress; `None` after its last. Nothing else happens: [`Session::next_epoch`]
@@ -60,11 +60,13 @@ impl Session {
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         self.note_before()?;
         let epoch = self.counters.epochs;
-        match &mut self.phase {
-            Some(phase) => phase.next_batch(epoch),
-            None if self.counters.next_phase == 0 => Err(no_phase()),
-            None => Err(Error::invalid("session", "the phase has ended; call next_phase")),
-        }
+        let batch = match &mut self.phase {
+            Some(phase) => phase.next_batch(epoch)?,
+            None if self.counters.next_phase == 0 => return Err(no_phase()),
+            None => return Err(Error::invalid("session", "the phase has ended; call next_phase")),
+        };
+        batch.iter().for_each(|batch| self.note_samples(&batch.indices));
+        Ok(batch)
     }
 
     /// Ends the epoch: notes its validation in the report, keeps its weights if they may turn out to be the best, and
@@ -102,13 +104,18 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// If no epoch is in progress.
+    /// If no epoch is in progress, or gradients wait for their step ([`Session::flush`]).
     pub fn end_epoch(&mut self, valid: &Evaluation) -> Result<bool> {
         if self.phase.as_ref().is_none_or(|phase| phase.epoch.is_none()) {
             return Err(Error::invalid("session", "no epoch is in progress; call end_epoch after its last batch"));
         }
         if self.phase.as_ref().and_then(|phase| phase.epoch.as_ref()).is_some_and(|epoch| epoch.sampler.taken() == 0) {
             return Err(Error::invalid("session", "the epoch has had no batch; call end_epoch after its last batch"));
+        }
+        if !self.pending.is_empty() {
+            let problem = "gradients wait for further batches, and the evaluation is of the weights without them; call \
+                           flush before the evaluation";
+            return Err(Error::invalid("session", problem));
         }
         self.report.samples.valid = Some(valid.total);
         self.close_epoch(Some(valid))
@@ -167,7 +174,7 @@ impl Session {
             let problem = "has no averages; set Plan::ema, and make a step before use_averages";
             return Err(Error::invalid("session", problem));
         }
-        self.report.averaged = true;
+        (self.report.averaged, self.report.thresholds) = (true, None);
         let averaged = self.model.snapshot_over(&self.averages)?;
         self.model.restore(&averaged)
     }

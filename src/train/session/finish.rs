@@ -62,8 +62,8 @@ impl Session {
         self.predictor_of(best.weights.tensors.clone(), &report).map(Some)
     }
 
-    /// The number of the best epoch so far.
-    pub(in crate::train) fn best_number(&self) -> Option<usize> {
-        self.best.winner().map(|best| best.number)
+    /// The best epoch so far: its number, and whether its weights are the averages.
+    pub(in crate::train) fn best_epoch(&self) -> Option<(usize, bool)> {
+        self.best.winner().map(|best| (best.number, best.averaged))
     }
 }

@@ -46,6 +46,20 @@ impl Session {
         let mut curve = LrCurve::new();
         for step in 0..range.steps {
             let lr = range.rate(step);
+            match self.step_at(lr) {
+                Ok(loss) if curve.add(lr, loss) => break,
+                Ok(_) => {}
+                Err(Error::Diverged(_) | Error::NotFinite { .. }) if step > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(curve.suggested(range.steps))
+    }
+
+    /// A step at this rate, of as many batches as the plan says; the mean of their losses.
+    fn step_at(&mut self, lr: f64) -> Result<f64> {
+        let (before, mut losses) = (self.counters.steps, vec![]);
+        while self.counters.steps == before {
             let batch = loop {
                 if let Some(phase) = &mut self.phase {
                     phase.searched = Some(lr);
@@ -60,14 +74,13 @@ impl Session {
                 }
                 self.begin_epoch(0, Progress::new())?;
             };
-            match self.step(&batch) {
-                Ok(loss) if curve.add(lr, loss) => break,
-                Ok(_) => {}
-                Err(Error::Diverged(_) | Error::NotFinite { .. }) if step > 0 => break,
-                Err(error) => return Err(error),
-            }
+            losses.push((self.step(&batch)?, batch.len() as f64));
         }
-        Ok(curve.suggested(range.steps))
+        if let [(loss, _)] = losses[..] {
+            return Ok(loss);
+        }
+        let samples: f64 = losses.iter().map(|(_, samples)| samples).sum();
+        Ok(losses.into_iter().map(|(loss, samples)| loss * samples).sum::<f64>() / samples)
     }
 }
 

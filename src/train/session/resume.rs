@@ -11,10 +11,11 @@ use crate::train::anchors::Anchors;
 use crate::train::averages::Averages;
 use crate::train::event::Event;
 use crate::train::learner::Learners;
-use crate::train::pending::Pending;
+use crate::train::pending::{Pending, PendingSums};
 use crate::train::phase::RunningPhase;
 use crate::train::position::Position;
 use crate::train::run_state::{RunState, Setting};
+use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -41,11 +42,17 @@ impl Session {
             learners: self.learners.state()?,
             best: self.best.clone(),
             averages: self.averages.tensors.clone(),
-            pending: (self.pending.sums, self.pending.state(|name| self.model.slots.get(name).map(Slot::detached))?),
+            pending: self.pending_state()?,
             valid: self.valid_identity,
             instructions: instruction_set().to_string(),
             initial: BTreeMap::new(),
         })
+    }
+
+    /// The gradients that wait for their step, and their sums.
+    pub(super) fn pending_state(&self) -> Result<(PendingSums, BTreeMap<String, Tensor>)> {
+        let like = |name: &str| self.model.slots.get(name).map(Slot::detached);
+        Ok((self.pending.sums, self.pending.state(like)?))
     }
 
     /// Bytes of a state, about: weights, moments, and the weights of the best epoch.

@@ -24,14 +24,7 @@ impl Session {
         let run = || phase.forward(batch, self.model.profile.dtype);
         let features = if probability > 0.0 && phase.frozen_blocks < phase.network.blocks().len() {
             let settings = DropPath { probability, seed: self.seed, forward, first: phase.frozen_blocks };
-            let (features, branches) = with_drop_path(settings, run);
-            let features = features?;
-            if branches == 0 && phase.frozen_blocks == 0 {
-                let problem =
-                    format!("{} has no residual branches to skip; set it to 0", self.model.blueprint().name());
-                return Err(Error::invalid("plan: drop_path", problem));
-            }
-            features
+            with_drop_path(settings, run).0?
         } else {
             run()?
         };
@@ -173,8 +166,30 @@ impl Session {
         if last || self.pending.sums.batches >= self.plan.grad_accum { self.flush() } else { Ok(0.0) }
     }
 
-    /// A step with the gradients that wait, if there are any.
-    pub(super) fn flush(&mut self) -> Result<f64> {
+    /// Makes the step with the gradients that wait for further batches ([`Plan::grad_accum`](crate::Plan::grad_accum)), if
+    /// there are any. The last batch of an epoch does it by itself; a loop that ends an epoch early calls it before the
+    /// evaluation. Returns the norm of the gradients, or 0 without any.
+    ///
+    /// # Errors
+    /// As [`Session::backward_step`].
+    ///
+    /// ```
+    /// # use candle_finetune::{Arch, Backbone, FineTuner, Optimizer, Phase, Plan, TensorDataset};
+    /// # use candle_finetune::candle_core::{Device, Tensor};
+    /// # let backbone = Backbone::random(Arch::CIFAR_RESNET20, 1, &Device::Cpu)?;
+    /// # let images = (Tensor::arange(0f32, 24576.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((8, 3, 32, 32))?;
+    /// # let train = TensorDataset::new(images, vec![0, 1, 0, 1, 0, 1, 0, 1], vec!["a".into(), "b".into()])?;
+    /// # let plan = Plan::new(vec![Phase::new(1, Optimizer::adamw(1e-3))]).batch_size(2).grad_accum(3);
+    /// # let mut session = FineTuner::new(backbone).plan(plan).session(&train)?;
+    /// # session.next_phase()?;
+    /// # session.next_epoch()?;
+    /// let batch = session.next_batch()?.unwrap();
+    /// session.step(&batch)?; // the first of three batches
+    /// session.flush()?; // and no more of them
+    /// assert_eq!(session.flush()?, 0.0);
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    pub fn flush(&mut self) -> Result<f64> {
         if self.pending.is_empty() {
             return Ok(0.0);
         }
@@ -198,6 +213,11 @@ impl Session {
             gradients = anchors.pull(gradients, &self.learners, self.plan.l2_sp)?;
         }
         if let Some(most) = self.plan.clip_value {
+            // A cut would hide what is infinite.
+            let names = self.learners.not_finite(&gradients)?;
+            if !names.is_empty() {
+                return Err(diverged(names, self.counters.steps + 1, loss, phase.lr()));
+            }
             let cut = |(name, gradient): (String, Gradient)| Ok((name, gradient.clamped(most)?));
             gradients = gradients.into_iter().map(cut).collect::<Result<_>>()?;
         }
@@ -217,7 +237,7 @@ impl Session {
         }
         // These are no longer the weights of an epoch that was restored.
         (self.report.best_epoch, self.report.valid_top1, self.report.valid) = (None, None, None);
-        self.report.averaged = false;
+        (self.report.averaged, self.report.thresholds) = (false, None);
         phase.state.steps += 1;
         let (lr, steps, epoch_number) =
             (phase.lr(), phase.steps_per_epoch(self.plan.grad_accum), phase.state.epoch + 1);

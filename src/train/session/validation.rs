@@ -153,7 +153,7 @@ impl Session {
 fn from_features(inference: &Inference, features: &FeatureSet, blocks: usize) -> Result<Evaluation> {
     let mut scores = inference.scores();
     for places in features.in_order(BATCH) {
-        let batch = features.batch(&places, 0)?;
+        let batch = features.batch(&places, |_| 0)?;
         let Some(rows) = batch.features_of(Some(features.made_by()?))? else { continue };
         scores.add(&inference.logits_from(rows, blocks)?, &batch.targets)?;
     }
