@@ -19,7 +19,7 @@ mod run;
 #[path = "support/which.rs"]
 mod which;
 
-use candle_finetune::Dataset;
+use candle_finetune::{Dataset, Task};
 use clap::Parser;
 use run::Failure;
 use std::process::ExitCode;
@@ -91,22 +91,31 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
     }
     if let Some(most) = options.mistakes {
         println!("file, true class, predicted class, probability:");
-        let label = |class: u32| predictor.labels().get(class as usize).map_or("", String::as_str);
-        for wrong in predictor.mistakes(&data, most)? {
-            let (truth, predicted) = (label(wrong.truth), label(wrong.predicted));
-            println!("{}, {truth}, {predicted}, {:.4}", wrong.name, wrong.probability);
+        let labels = |classes: &[u32]| {
+            let labels = classes.iter().filter_map(|&class| predictor.labels().get(class as usize).map(String::as_str));
+            labels.collect::<Vec<&str>>().join(" + ")
+        };
+        for mistake in predictor.mistakes(&data, most)? {
+            let (truth, predicted) = (labels(&mistake.truth), labels(&mistake.predicted));
+            println!("{}, {truth}, {predicted}, {:.4}", mistake.name, mistake.probability);
         }
     }
     if evaluation.not_finite > 0 {
         println!("warning: the network's output is not finite for {} images", evaluation.not_finite);
     }
-    println!(
-        "loss {:.4}, balanced accuracy {:.4}, macro F1 {:.4}, calibration error {:.4}",
-        evaluation.loss,
-        evaluation.balanced_accuracy(),
-        evaluation.macro_f1(),
-        evaluation.calibration_error()
-    );
+    let (loss, f1) = (evaluation.loss, evaluation.macro_f1());
+    match evaluation.task() {
+        // Its macro F1 is in the last line.
+        Task::Labels => {
+            let figure = |value: Option<f64>| value.map_or("unknown".into(), |value| format!("{value:.4}"));
+            println!("loss {loss:.4}, average precision {}", figure(evaluation.average_precision()));
+        }
+        _ => println!(
+            "loss {loss:.4}, balanced accuracy {:.4}, macro F1 {f1:.4}, calibration error {:.4}",
+            evaluation.balanced_accuracy(),
+            evaluation.calibration_error()
+        ),
+    }
     println!("{}", run::interval(&evaluation));
     println!("{evaluation}");
     Ok(())

@@ -140,10 +140,12 @@ impl Advisor {
     /// Measures the training data and advises a strategy and a plan. The features that are looked at take 256 MB at
     /// most.
     ///
+    /// Images with lists of labels count as their rarest ones ([`Evidence::task`]).
+    ///
     /// A strategy that the network does not support, since it cannot be trained, gives way as for [`Advisor::budget`].
     ///
     /// # Errors
-    /// For data without samples or with one class, for label sets, and if a sample cannot be read;
+    /// For data without samples or with one class, and if a sample cannot be read;
     /// [`Error::NoStrategyFits`](crate::Error::NoStrategyFits) if no strategy fits the limits, and
     /// [`Error::Invalid`](crate::Error::Invalid) for a budget that is no number of minutes.
     pub fn advise<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<Advice> {

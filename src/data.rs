@@ -19,11 +19,12 @@ mod memory;
 mod mix;
 mod resample;
 mod split;
+mod strata;
 mod transform;
 
 pub use augment::Augment;
 pub use batch::{Batch, Targets};
-pub(crate) use batch::{Inputs, batch_count, batch_end, largest};
+pub(crate) use batch::{Inputs, batch_count, batch_end, check_target, largest};
 #[cfg(feature = "image")]
 pub use folder::{CsvOptions, Duplicates, FolderLayout, FolderOptions, ImageFolder, Splits};
 pub use image::Image;
@@ -36,6 +37,7 @@ pub(crate) use mix::mix;
 pub(crate) use resample::resized;
 pub(crate) use split::folds;
 pub use split::{Subset, k_fold, split};
+pub(crate) use strata::strata;
 pub use transform::Transform;
 #[cfg(feature = "plots")]
 pub(crate) use transform::visible;

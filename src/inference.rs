@@ -10,10 +10,11 @@ use crate::blueprint::Blueprint;
 use crate::data::{Dataset, Image, Loader, Targets, Transform};
 use crate::error::{Error, Result};
 use crate::head::{Head, HeadKind};
-use crate::metrics::{Evaluation, Scores, Task};
+use crate::metrics::{Evaluation, Scores, THRESHOLD, Task};
 use crate::ops::no_grad;
 use crate::params::{AllFrozen, Slots};
 use candle_core::{DType, Device, Tensor};
+use std::iter::repeat;
 use std::sync::Arc;
 
 /// Samples per batch. Fixed, because a device's matrix product may round differently for other sizes.
@@ -64,6 +65,17 @@ impl Inference {
     /// Without samples.
     pub fn scores(&self) -> Scores {
         Scores::new(self.task).thresholds(self.thresholds.clone())
+    }
+
+    /// The probability from which each label counts as predicted.
+    pub fn thresholds(&self) -> impl Iterator<Item = f32> {
+        self.thresholds.iter().copied().chain(repeat(THRESHOLD)).take(self.labels.len())
+    }
+
+    /// The labels that these probabilities predict, maybe none.
+    pub fn labels_of(&self, probabilities: &[f32]) -> Vec<u32> {
+        let reaches = (0u32..).zip(probabilities.iter().zip(self.thresholds()));
+        reaches.filter(|(_, (p, threshold))| *p >= threshold).map(|(class, _)| class).collect()
     }
 
     pub fn network(&self) -> &Network {

@@ -16,7 +16,7 @@ pub use evaluation::{ClassScores, Evaluation};
 pub(crate) use float::{any_float, any_float_option};
 pub(crate) use interval::interval_of_units;
 pub use interval::wilson_interval;
-pub(crate) use labels::THRESHOLD;
+pub(crate) use labels::{THRESHOLD, binary_cross_entropy};
 pub use metric::Metric;
 pub use scores::Scores;
 pub use task::Task;

@@ -15,7 +15,7 @@ use crate::data::{Dataset, Image, largest};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::inference::{BATCH, Inference};
-use crate::metrics::{Evaluation, THRESHOLD, Task};
+use crate::metrics::{Evaluation, Task};
 use crate::params::{Slot, Slots};
 use crate::report::Report;
 use crate::source::{Source, imagenet_labels};
@@ -274,11 +274,7 @@ impl Predictor {
         let probability = probabilities.get(class).copied().unwrap_or(0.0);
         let classes = match self.task() {
             Task::Classes => vec![class as u32],
-            Task::Labels => {
-                let thresholds = self.inference.thresholds.iter().copied().chain(std::iter::repeat(THRESHOLD));
-                let reaches = (0u32..).zip(probabilities.iter().zip(thresholds));
-                reaches.filter(|(_, (p, threshold))| *p >= threshold).map(|(class, _)| class).collect()
-            }
+            Task::Labels => self.inference.labels_of(&probabilities),
         };
         Prediction { class: class as u32, label, probability, probabilities, classes }
     }
@@ -292,9 +288,7 @@ impl Predictor {
     /// `None` unless it predicts lists of labels. [`FineTuner::fit`](crate::FineTuner::fit) chooses them on the validation
     /// data, by the highest F1 of each.
     pub fn thresholds(&self) -> Option<Vec<f32>> {
-        let Inference { task, thresholds, labels, .. } = &*self.inference;
-        let chosen = if thresholds.is_empty() { vec![THRESHOLD; labels.len()] } else { thresholds.clone() };
-        (*task == Task::Labels).then_some(chosen)
+        (self.task() == Task::Labels).then(|| self.inference.thresholds().collect())
     }
 
     /// Evaluates on labelled data, whose classes must be the predictor's, in its order.

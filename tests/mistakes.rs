@@ -49,7 +49,8 @@ fn mistakes_are_the_wrong_predictions_by_probability_then_index() {
     assert!(found.windows(2).any(|pair| pair[0].probability == pair[1].probability), "there are ties");
     for mistake in &found {
         let (_, truth, prediction) = expected.iter().find(|(i, ..)| *i == mistake.index).unwrap();
-        assert_eq!((mistake.truth, mistake.predicted), (*truth, prediction.class));
+        assert_eq!((&mistake.truth, &mistake.predicted), (&vec![*truth], &prediction.classes));
+        assert_eq!(mistake.wrong, prediction.class);
         assert_eq!(mistake.name, format!("sample {}", mistake.index));
         assert!((mistake.probability - prediction.probability).abs() < 1e-5);
         assert!((mistake.of_truth - prediction.probabilities[*truth as usize]).abs() < 1e-5);
@@ -72,7 +73,7 @@ fn a_part_has_its_own_indices() {
     assert!(!part.is_empty());
     for mistake in part {
         let whole = all.iter().find(|m| m.index == mistake.index + 30).unwrap();
-        assert_eq!((&mistake.name, mistake.predicted), (&whole.name, whole.predicted));
+        assert_eq!((&mistake.name, &mistake.predicted), (&whole.name, &whole.predicted));
     }
 }
 
@@ -110,7 +111,7 @@ fn data_that_has_no_mistakes_to_find_is_refused() {
     let labels = vec![Target::Labels(vec![0, 3]), Target::Labels(vec![])];
     let many = TensorDataset::from_targets(images.clone(), labels, predictor.labels().to_vec()).unwrap();
     let error = predictor.mistakes(&many, 5).unwrap_err().to_string();
-    assert!(error.contains("lists of labels"), "{error}");
+    assert!(error.contains("lists of labels") && error.contains("one class per sample"), "{error}");
     let other = TensorDataset::new(images, vec![0, 1], class_names(10)).unwrap();
     assert!(matches!(predictor.mistakes(&other, 5), Err(Error::Invalid { .. })));
 }
@@ -126,5 +127,8 @@ fn soft_targets_have_the_class_of_their_largest_probability() {
     let data =
         TensorDataset::from_targets(images, vec![soft(predicted), soft(other)], predictor.labels().to_vec()).unwrap();
     let found = predictor.mistakes(&data, 5).unwrap();
-    assert_eq!(found.iter().map(|m| (m.index, m.truth, m.predicted)).collect::<Vec<_>>(), [(1, other, predicted)]);
+    assert_eq!(
+        found.iter().map(|m| (m.index, m.truth[0], m.predicted[0])).collect::<Vec<_>>(),
+        [(1, other, predicted)]
+    );
 }

@@ -210,6 +210,26 @@ fn the_split_column_makes_parts() {
 }
 
 #[test]
+fn ignored_columns_mean_nothing_whatever_they_are_called() {
+    let images: Vec<String> = (0..8).map(|i| format!("{i}.png")).collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let rows: String =
+        (0..8).map(|i| format!("{i},{},set {},walk {}\n", i % 2, i % 3, i / 4)).collect::<Vec<_>>().concat();
+    let data = Data::new(format!("id,label,set,video\n{rows}"), &images);
+    let error = ImageFolder::csv().splits(data.table(), 0).unwrap_err().to_string();
+    assert!(error.contains("set 1") && error.contains("`ignore` (`--ignore-columns`)"), "{error}");
+    let splits = ImageFolder::csv().ignore(["set"]).splits(data.table(), 0).unwrap();
+    assert_eq!((sizes(&splits), splits.valid_is_split()), ((4, 4, 0), true), "a whole walk is in valid");
+    let splits = ImageFolder::csv().ignore(["set", "video"]).splits(data.table(), 0).unwrap();
+    assert_eq!((sizes(&splits), splits.train.info(0).group), ((6, 2, 0), None));
+    for (columns, word) in [(vec!["fold"], "fold"), (vec!["label"], "twice")] {
+        let options = ImageFolder::csv().label("label").ignore(columns);
+        let error = options.open(data.table()).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
 fn a_valid_that_is_cut_off_is_stratified_and_keeps_groups() {
     let images: Vec<String> = (0..80).map(|i| format!("{i:02}.png")).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();

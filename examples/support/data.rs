@@ -36,6 +36,9 @@ pub struct Data {
     /// Column of a table that groups images, say by patient, if it has no usual name
     #[arg(long, value_name = "NAME")]
     group_column: Option<String>,
+    /// Columns of a table that mean nothing here, though they have usual names
+    #[arg(long, value_name = "A,B,...", value_delimiter = ',')]
+    ignore_columns: Vec<String>,
 }
 
 #[allow(dead_code)] // an example opens all parts or one
@@ -69,6 +72,7 @@ impl Data {
                 ("--label-separator", self.label_separator.is_some()),
                 ("--split-column", self.split_column.is_some()),
                 ("--group-column", self.group_column.is_some()),
+                ("--ignore-columns", !self.ignore_columns.is_empty()),
             ];
             return match of_tables.into_iter().find(|(_, given)| *given) {
                 Some((option, _)) => {
@@ -80,7 +84,7 @@ impl Data {
         if self.folders.layout.is_some() {
             return Err(format!("--layout has no effect: {} is a table", self.path.display()).into());
         }
-        let table = ImageFolder::csv().skip_broken(self.folders.skip_broken);
+        let table = ImageFolder::csv().skip_broken(self.folders.skip_broken).ignore(&self.ignore_columns);
         let table = self.folders.max_pixels.into_iter().fold(table, CsvOptions::max_pixels);
         let table = self.images.iter().fold(table, CsvOptions::images);
         let table = self.file_column.iter().fold(table, CsvOptions::file);

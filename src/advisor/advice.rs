@@ -4,6 +4,7 @@ use super::cost::{StrategyCost, table};
 use super::evidence::{CurvePoint, Evidence, ViewProbe};
 use crate::error::{Error, Result, wrapped};
 use crate::forecast::Forecast;
+use crate::metrics::Task;
 use crate::plan::Plan;
 use crate::strategy::{DataSize, Similarity, Strategy};
 use serde::Serialize;
@@ -119,8 +120,11 @@ impl Advice {
     }
 
     fn describe(&self, f: &mut String) -> fmt::Result {
-        let Evidence { size, samples, stages, together, learning_curve, views, seconds } = &self.evidence;
+        let Evidence { task, size, samples, stages, together, learning_curve, views, seconds } = &self.evidence;
         writeln!(f, "{} images of {} classes, {} to {} of a class", size.samples, size.classes, size.least, size.most)?;
+        if *task == Task::Labels {
+            writeln!(f, "  each counts as the rarest of its labels, or as one class more if it has none")?;
+        }
         writeln!(f, "  {samples} of them went through the frozen network and its probes, in {seconds:.1} s\n")?;
         writeln!(f, "  accuracy of classifiers on the features after each stage, each image judged by the others:")?;
         writeln!(f, "  {:<16} {:>8} {:>11} {:>8} {:>11}", "", "mean", "", "4 x 4", "")?;

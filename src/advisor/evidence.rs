@@ -1,5 +1,6 @@
 //! What was measured.
 
+use crate::metrics::Task;
 use crate::probe::Verdict;
 use serde::Serialize;
 
@@ -8,6 +9,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
+    /// Whether images have one class or lists of labels. An image with a list counts as the rarest of its labels in all
+    /// figures here, or as one class more if it has none.
+    pub task: Task,
     /// How many images there are.
     pub size: SizeFigures,
     /// The number of images that were looked at: all, or of each class the same fraction.

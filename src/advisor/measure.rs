@@ -6,11 +6,9 @@ use crate::backbone::Backbone;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureCache, FeatureExtractor, FeatureSet};
+use crate::metrics::Task;
 use crate::probe::{Classes, Gram, Labels, units};
 use std::sync::Arc;
-
-/// For data whose samples have no single class.
-const REMEDY: &str = "the advisor cannot judge; choose a strategy yourself";
 
 /// Samples of a class below which a part of the data tells nothing.
 const LEAST_OF_PART: usize = 4;
@@ -24,7 +22,7 @@ pub(super) struct Sampled {
 
 /// Takes at most `most` samples, of each class the same fraction, at random.
 pub(super) fn sample(data: &dyn Dataset, most: usize, seed: u64) -> Result<Sampled> {
-    let classes = Classes::of(data, REMEDY)?;
+    let classes = Classes::of(data)?;
     let size = SizeFigures::new(&classes.sizes());
     let (indices, classes) = classes.sample(most, seed, "advice");
     Ok(Sampled { indices, classes, size })
@@ -43,7 +41,9 @@ pub(super) fn measure(
     if data.is_empty() {
         return Err(Error::invalid("dataset", "holds no samples; there is nothing to advise on"));
     }
-    if data.classes().len() < 2 {
+    // One label that some samples have and others do not is enough.
+    let known = Classes::of(data.as_ref())?;
+    if known.sizes().len() < 2 {
         let problem = format!("has only {} class; at least 2 are needed", data.classes().len());
         return Err(Error::invalid("dataset", problem));
     }
@@ -61,7 +61,7 @@ pub(super) fn measure(
         None => FeatureSet::gather(data, &indices, 1, &extractor, &cuts, &own.budget(usize::MAX))?
             .ok_or_else(|| Error::invalid("feature cache", "has no room for the features of the advice"))?,
     };
-    let labels = Labels { classes, count: data.classes().len(), units: units(data.as_ref(), &indices) };
+    let labels = Labels { classes, count: size.classes, units: units(data.as_ref(), &indices) };
     let all: Vec<usize> = (0..indices.len()).collect();
     let judged = |gram: &Gram| -> Result<Probe> { Ok(Probe::new(&gram.ridge(&labels)?, &gram.neighbours(&labels)?)) };
     let mut together: Option<Gram> = None;
@@ -80,7 +80,6 @@ pub(super) fn measure(
         .map(|(at, stage)| Ok(StageProbe { stage, mean: probe(at)?, grid: probe(count + at)? }))
         .collect::<Result<_>>()?;
     let mut learning_curve = vec![];
-    let known = Classes::of(data.as_ref(), REMEDY)?;
     for part in [4, 2] {
         let (some, of_class) = known.sample(indices.len() / part, seed, "advice");
         let rows: Vec<usize> = some.iter().filter_map(|i| indices.binary_search(i).ok()).collect();
@@ -92,5 +91,6 @@ pub(super) fn measure(
     }
     let together = together.as_ref().map(judged).transpose()?;
     learning_curve.extend(together.iter().map(|all| CurvePoint { samples: indices.len(), top1: all.ridge }));
-    Ok(Evidence { size, samples: indices.len(), stages, together, learning_curve, views: None, seconds: 0.0 })
+    let task = Task::of_data(data.as_ref())?;
+    Ok(Evidence { task, size, samples: indices.len(), stages, together, learning_curve, views: None, seconds: 0.0 })
 }

@@ -231,6 +231,7 @@ mod tests {
         };
         let stages = vec![stage("layer1", first), stage("layer2", last)];
         Evidence {
+            task: crate::metrics::Task::Classes,
             size: SizeFigures::new(&[samples / 10; 10]),
             samples: 200,
             stages,

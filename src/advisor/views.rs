@@ -24,8 +24,8 @@ pub(super) fn measure_views(
     if Loader::gives_tensors(data)? {
         return Ok(None);
     }
-    let Sampled { indices, classes, .. } = sample(data.as_ref(), most, seed)?;
-    let labels = Labels { classes, count: data.classes().len(), units: units(data.as_ref(), &indices) };
+    let Sampled { indices, classes, size } = sample(data.as_ref(), most, seed)?;
+    let labels = Labels { classes, count: size.classes, units: units(data.as_ref(), &indices) };
     let all: Vec<usize> = (0..indices.len()).collect();
     let own = FeatureCache::new();
     let features = |augment: Option<Augment>| -> Result<Vec<Tensor>> {

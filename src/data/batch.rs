@@ -221,7 +221,7 @@ pub(super) fn out_of_range(sample: String, label: u32, classes: usize) -> Error 
 }
 
 /// Refuses a target that does not fit the number of classes.
-pub(super) fn check_target(target: &Target, classes: usize, name: impl Fn() -> String) -> Result<()> {
+pub(crate) fn check_target(target: &Target, classes: usize, name: impl Fn() -> String) -> Result<()> {
     match target {
         Target::Class(class) if *class as usize >= classes => Err(out_of_range(name(), *class, classes)),
         Target::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {

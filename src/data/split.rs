@@ -1,7 +1,7 @@
 //! Splits and folds, stratified by class, that keep groups together.
 
-use super::batch::largest;
-use super::{Dataset, Sample, SampleInfo, Target};
+use super::strata::strata;
+use super::{Dataset, Sample, SampleInfo};
 use crate::rng::Seed;
 use crate::{Error, Result};
 use rand::seq::SliceRandom;
@@ -221,39 +221,14 @@ struct Units {
 
 impl Units {
     fn new(dataset: &dyn Dataset, seed: u64) -> Self {
-        let strata = dataset.classes().len() + 1;
-        let infos: Vec<(Target, Option<u32>)> = (0..dataset.len())
-            .map(|i| {
-                let SampleInfo { target, group, .. } = dataset.info(i);
-                (target, group)
-            })
-            .collect();
-        // How many samples have each label; labels that no class has are the loader's to refuse.
-        let mut having = vec![0usize; strata];
-        for (target, _) in &infos {
-            let Target::Labels(labels) = target else { continue };
-            labels.iter().for_each(|&label| having[(label as usize).min(strata - 1)] += 1);
-        }
-        let stratum = |target: &Target| {
-            let class = match target {
-                Target::Class(class) => Some(*class),
-                Target::Soft(p) => Some(largest(p) as u32),
-                Target::Labels(labels) => {
-                    labels.iter().copied().min_by_key(|&label| (having[(label as usize).min(strata - 1)], label))
-                }
-            };
-            class.map_or(strata - 1, |class| (class as usize).min(strata - 1))
-        };
-        let mut stratum_of = Vec::with_capacity(dataset.len());
-        let mut class_sizes = vec![0; strata];
+        let stratum_of = strata(dataset);
+        let mut class_sizes = vec![0; dataset.classes().len() + 1];
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         let mut units: Vec<Vec<usize>> = Vec::new();
-        for (i, (target, group)) in infos.iter().enumerate() {
-            let stratum = stratum(target);
-            stratum_of.push(stratum);
+        for (i, &stratum) in stratum_of.iter().enumerate() {
             class_sizes[stratum] += 1;
-            match group {
-                Some(group) => groups.entry(*group).or_default().push(i),
+            match dataset.info(i).group {
+                Some(group) => groups.entry(group).or_default().push(i),
                 None => units.push(vec![i]),
             }
         }

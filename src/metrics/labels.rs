@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 /// The threshold of a probability where none was chosen.
 pub(crate) const THRESHOLD: f32 = 0.5;
 
+/// The binary cross entropy of a logit x and a target t in nats, softplus(x) - t x, without overflow.
+pub(crate) fn binary_cross_entropy(logit: f64, target: f64) -> f64 {
+    logit.max(0.0) + (-logit.abs()).exp().ln_1p() - target * logit
+}
+
 /// How often one label was predicted, and rightly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct LabelCounts {

@@ -2,7 +2,7 @@
 
 use super::confusion::Confusion;
 use super::evaluation::Evaluation;
-use super::labels::{LabelCounts, THRESHOLD};
+use super::labels::{LabelCounts, THRESHOLD, binary_cross_entropy};
 use super::ranking::Ranking;
 use super::task::Task;
 use crate::data::{Targets, largest};
@@ -64,17 +64,7 @@ impl Scores {
     /// thresholds as classes.
     pub fn add(&mut self, logits: &Tensor, targets: &Targets) -> Result<()> {
         let (n, classes) = logits.dims2()?;
-        match (self.task, Task::of(targets)) {
-            (Task::Classes, Task::Labels) => {
-                let problem = "has lists of labels (multi-label); this network predicts one class per sample";
-                return Err(Error::invalid("targets", problem));
-            }
-            (Task::Labels, Task::Classes) => {
-                let problem = "has one class per sample; this network predicts lists of labels (multi-label)";
-                return Err(Error::invalid("targets", problem));
-            }
-            _ => {}
-        }
+        self.task.check(targets)?;
         if n != targets.len() {
             return Err(Error::invalid("scores", format!("{n} rows of logits and {} targets", targets.len())));
         }
@@ -116,8 +106,7 @@ impl Scores {
                 all_right &= counts.add(predicted, truth[c] > 0.5);
             }
             if finite {
-                // softplus(x) - t x, without overflow.
-                let term = |(x, t): (&f64, &f32)| x.max(0.0) + (-x.abs()).exp().ln_1p() - f64::from(*t) * x;
+                let term = |(x, t): (&f64, &f32)| binary_cross_entropy(*x, (*t).into());
                 self.loss_sum += row.iter().zip(truth).map(term).sum::<f64>() / classes as f64;
                 self.ranking.add_labels(truth, &probabilities);
             } else {

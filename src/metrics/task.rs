@@ -4,10 +4,12 @@ use crate::data::{Dataset, Target, Targets};
 use crate::error::{Error, Result};
 use crate::ops::softmax;
 use candle_core::{Device, Tensor};
+use serde::Serialize;
 
 /// The kind of prediction, which determines how logits become probabilities and what is counted as correct. The targets
 /// of a dataset decide it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Task {
     /// One class of several: softmax, cross entropy, accuracy.
@@ -32,6 +34,14 @@ impl Task {
         }
     }
 
+    /// The task of one sample.
+    pub(crate) fn of_target(target: &Target) -> Self {
+        match target {
+            Target::Class(_) | Target::Soft(_) => Self::Classes,
+            Target::Labels(_) => Self::Labels,
+        }
+    }
+
     /// The task of a dataset: that of all its targets.
     ///
     /// # Errors
@@ -47,10 +57,7 @@ impl Task {
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     pub fn of_data(data: &dyn Dataset) -> Result<Self> {
-        let task = |i: usize| match data.info(i).target {
-            Target::Class(_) | Target::Soft(_) => Self::Classes,
-            Target::Labels(_) => Self::Labels,
-        };
+        let task = |i: usize| Self::of_target(&data.info(i).target);
         let first = if data.is_empty() { Self::Classes } else { task(0) };
         match (1..data.len()).find(|&i| task(i) != first) {
             None => Ok(first),
@@ -63,6 +70,21 @@ impl Task {
                 );
                 Err(Error::invalid("dataset", problem))
             }
+        }
+    }
+
+    /// Refuses targets of another task than the network's.
+    pub(crate) fn check(self, targets: &Targets) -> Result<()> {
+        match (self, Self::of(targets)) {
+            (Self::Classes, Self::Labels) => {
+                let problem = "has lists of labels (multi-label); this network predicts one class per sample";
+                Err(Error::invalid("targets", problem))
+            }
+            (Self::Labels, Self::Classes) => {
+                let problem = "has one class per sample; this network predicts lists of labels (multi-label)";
+                Err(Error::invalid("targets", problem))
+            }
+            _ => Ok(()),
         }
     }
 

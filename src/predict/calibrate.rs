@@ -4,7 +4,7 @@ use super::Predictor;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::head::HeadKind;
-use crate::metrics::Task;
+use crate::metrics::{Task, binary_cross_entropy};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -16,8 +16,9 @@ const PRECISION: f64 = 1.0 + 1e-6;
 
 impl Predictor {
     /// The same predictor with calibrated probabilities, and the temperature that the logits were divided by: the one
-    /// with the least cross entropy on this data (temperature scaling, Guo et al. 2017, arXiv 1706.04599). The most
-    /// probable classes stay as they are, and so does the accuracy.
+    /// with the least cross entropy on this data (temperature scaling, Guo et al. 2017, arXiv 1706.04599), for lists of
+    /// labels with the least binary cross entropy. The most probable classes stay as they are, and so does the accuracy.
+    /// The thresholds of labels are moved with the probabilities.
     ///
     /// Use data that the network was not trained on, the validation data say; the report keeps the figures from before.
     /// The temperature is written into the head's last layer, so that a saved predictor has it.
@@ -36,16 +37,13 @@ impl Predictor {
     /// ```
     ///
     /// # Errors
-    /// As [`Predictor::evaluate`], for a predictor of lists of labels, [`Error::NotFinite`] if the logits are not finite, and
-    /// if no temperature fits, since every sample is right, say.
+    /// As [`Predictor::evaluate`], [`Error::NotFinite`] if the logits are not finite, and if no temperature fits, since
+    /// every sample is right, say.
     pub fn calibrated<D: Dataset + Clone + 'static>(&self, data: &D) -> Result<(Self, f64)> {
-        if self.task() == Task::Labels {
-            let problem = "a temperature is for one class per sample; lists of labels have a threshold for each class";
-            return Err(Error::invalid("calibration", problem));
-        }
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let mut rows: Vec<(Vec<f64>, Vec<f64>)> = vec![];
         self.inference.each(&data, None, |logits, targets| {
+            self.task().check(targets)?;
             let (_, classes) = logits.dims2()?;
             let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
             let dense = targets.dense(classes, &Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
@@ -56,7 +54,7 @@ impl Predictor {
         if rows.iter().any(|(logits, _)| logits.iter().any(|v| !v.is_finite())) {
             return Err(Error::NotFinite { what: "the logits".into() });
         }
-        let temperature = best(|temperature| loss(&rows, temperature));
+        let temperature = best(|temperature| loss(&rows, temperature, self.task()));
         if temperature < 1.01 * RANGE.0 || temperature > 0.99 * RANGE.1 {
             let problem = format!(
                 "no temperature from {} to {} fits: of {} samples all are right, or hardly any is; use more data that the \
@@ -75,7 +73,8 @@ impl Predictor {
         let tensors = self.inference.head_tensors().into_iter().map(scaled).collect::<Result<_>>()?;
         let (head, labels) = (self.inference.head(), self.labels().to_vec());
         let predictor = Self::assemble(self.backbone.clone(), head, tensors, labels, self.report.clone())?;
-        Ok((predictor, temperature))
+        let thresholds = self.inference.thresholds.iter().map(|&threshold| moved(threshold, temperature)).collect();
+        Ok((predictor.for_task(self.task(), thresholds), temperature))
     }
 
     /// The tensors of the head's last layer.
@@ -91,15 +90,25 @@ impl Predictor {
     }
 }
 
-/// The mean cross entropy of logits divided by the temperature.
-fn loss(rows: &[(Vec<f64>, Vec<f64>)], temperature: f64) -> f64 {
+/// The mean cross entropy of logits divided by the temperature; for lists of labels the binary one.
+fn loss(rows: &[(Vec<f64>, Vec<f64>)], temperature: f64, task: Task) -> f64 {
     let of = |(logits, target): &(Vec<f64>, Vec<f64>)| {
+        let both = logits.iter().map(|v| v / temperature).zip(target);
+        if task == Task::Labels {
+            return both.map(|(v, t)| binary_cross_entropy(v, *t)).sum::<f64>() / logits.len().max(1) as f64;
+        }
         let most = logits.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v)) / temperature;
         let log_sum = logits.iter().map(|v| (v / temperature - most).exp()).sum::<f64>().ln() + most;
-        let weighted = logits.iter().zip(target).filter(|(_, t)| **t != 0.0);
-        weighted.map(|(v, t)| t * (log_sum - v / temperature)).sum::<f64>()
+        both.filter(|(_, t)| **t != 0.0).map(|(v, t)| t * (log_sum - v)).sum::<f64>()
     };
     rows.iter().map(of).sum::<f64>() / rows.len().max(1) as f64
+}
+
+/// The threshold of a probability whose logit is divided by the temperature.
+fn moved(threshold: f32, temperature: f64) -> f32 {
+    let p = f64::from(threshold);
+    let logit = (p / (1.0 - p)).ln();
+    (1.0 / (1.0 + (-logit / temperature).exp())) as f32
 }
 
 /// The temperature of the least loss, by golden sections of its logarithm: the loss has a single minimum, since it is
@@ -162,7 +171,7 @@ mod tests {
             (vec![0.5, 1.5, 0.0], vec![0.0, 0.0, 1.0]),
             (vec![-1.0, 3.0, 0.5], vec![0.0, 1.0, 0.0]),
         ];
-        let found = best(|temperature| loss(&rows, temperature));
+        let found = best(|temperature| loss(&rows, temperature, Task::Classes));
         assert!((found - EXPECTED).abs() < 1e-4, "{found}");
     }
 
@@ -171,7 +180,7 @@ mod tests {
     #[test]
     fn samples_that_are_all_right_fit_no_temperature() {
         let right = vec![(vec![2.0, 0.0], vec![1.0, 0.0]), (vec![0.5, 1.5], vec![0.0, 1.0])];
-        assert!(best(|temperature| loss(&right, temperature)) < 1.01 * RANGE.0);
+        assert!(best(|temperature| loss(&right, temperature, Task::Classes)) < 1.01 * RANGE.0);
         let predictor = Predictor::load(Source::embedded(), &Device::Cpu).unwrap();
         let all = data(predictor.labels(), 100);
         let images: Vec<Tensor> = (0..3)

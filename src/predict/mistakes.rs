@@ -1,14 +1,14 @@
 //! The most confident mistakes of a predictor.
 
 use super::Predictor;
-use crate::data::{Dataset, Targets, largest};
+use crate::data::{Dataset, largest};
 use crate::error::{Error, Result};
 use crate::metrics::Task;
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// A sample whose predicted class is not its own. See [`Predictor::mistakes`].
+/// A sample that is predicted wrongly. See [`Predictor::mistakes`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Mistake {
@@ -16,19 +16,25 @@ pub struct Mistake {
     pub index: usize,
     /// The sample's name: its file, or `sample 5` for one without a name.
     pub name: String,
-    /// The true class, an index into the labels; of a soft target the most probable one.
-    pub truth: u32,
-    /// The predicted class.
-    pub predicted: u32,
-    /// The probability of the predicted class, in [0, 1].
+    /// The true class, an index into the labels; of a soft target the most probable one. With lists of labels all that
+    /// the sample has, maybe none.
+    pub truth: Vec<u32>,
+    /// The predicted class; with lists of labels all that are predicted, maybe none.
+    pub predicted: Vec<u32>,
+    /// The wrong class. With lists of labels the one that is wrong most confidently: predicted, though the sample does not
+    /// have it, or not predicted, though it has.
+    pub wrong: u32,
+    /// The probability that the network gives to the mistake, in [0, 1]: that of the wrong class or, of a label that is
+    /// not predicted, one minus its own.
     pub probability: f32,
-    /// The probability of the true class, in [0, 1].
+    /// The probability that the network gives to the truth, in [0, 1]: that of the true class or, with lists of labels,
+    /// one minus the other.
     pub of_truth: f32,
 }
 
 impl Predictor {
-    /// The samples whose predicted class is wrong, by falling probability of the wrong class, and among equal ones by
-    /// index; at most `most` of them. The first ones are often samples with a wrong label, or images that show several
+    /// The samples whose predicted class is wrong, or one of whose labels is, by falling probability of the mistake, and
+    /// among equal ones by index; at most `most` of them. The first ones are often samples with a wrong label, or images that show several
     /// classes.
     ///
     /// All samples pass the network in batches of 32, as in [`Predictor::evaluate`], and only `most` mistakes are kept
@@ -42,15 +48,15 @@ impl Predictor {
     /// let data = TensorDataset::new(images, vec![0, 1, 2, 3], predictor.labels().to_vec())?;
     /// for mistake in predictor.mistakes(&data, 10)? {
     ///     let label = |class: u32| &predictor.labels()[class as usize];
-    ///     println!("{}: {} as {}", mistake.name, label(mistake.truth), label(mistake.predicted));
+    ///     println!("{}: {} as {}", mistake.name, label(mistake.truth[0]), label(mistake.wrong));
     /// }
     /// # assert!(predictor.mistakes(&data, 2)?.len() == 2);
     /// # Ok::<(), candle_finetune::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Predictor::evaluate`]; [`Error::NotFinite`] with the name of a sample whose logits are not finite, since it
-    /// has no predicted class; and [`Error::Invalid`] for lists of labels (multi-label targets).
+    /// As [`Predictor::evaluate`], and [`Error::NotFinite`] with the name of a sample whose logits are not finite, since it
+    /// has no predicted class.
     pub fn mistakes<D: Dataset + Clone + 'static>(&self, data: &D, most: usize) -> Result<Vec<Mistake>> {
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
         let found = self.most_confident(&data, most);
@@ -60,27 +66,23 @@ impl Predictor {
     }
 
     fn most_confident(&self, data: &Arc<dyn Dataset>, most: usize) -> Result<Vec<Mistake>> {
+        let (task, classes) = (self.task(), self.labels().len());
         let (mut worst, mut done) = (vec![], 0);
         self.inference.each(data, None, |logits, targets| {
-            if matches!(targets, Targets::Labels(_)) || self.task() == Task::Labels {
-                let problem = "are lists of labels; mistakes are found where each sample has one class";
-                return Err(Error::invalid("targets", problem));
-            }
-            let rows = |tensor: &candle_core::Tensor| -> Result<Vec<Vec<f32>>> {
+            task.check(targets)?;
+            let rows = |tensor: &Tensor| -> Result<Vec<Vec<f32>>> {
                 Ok(tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2::<f32>()?)
             };
-            let probabilities = rows(&Task::Classes.probabilities(logits)?)?;
-            for ((row, logits), truth) in probabilities.iter().zip(rows(logits)?).zip(targets.classes()?) {
+            let (probabilities, truths) = (rows(&task.probabilities(logits)?)?, targets.dense(classes, &Device::Cpu)?);
+            for ((p, logits), truth) in probabilities.iter().zip(rows(logits)?).zip(rows(&truths)?) {
                 if !logits.iter().all(|v| v.is_finite()) {
                     return Err(Error::NotFinite { what: format!("the logits of {}", data.info(done)) });
                 }
-                // Of the logits, as an evaluation takes it: their probabilities can be equal by rounding.
-                let predicted = largest(&logits) as u32;
-                if predicted != truth {
-                    let of = |class: u32| row.get(class as usize).copied().unwrap_or(0.0);
-                    let (probability, of_truth) = (of(predicted), of(truth));
-                    worst.push(Mistake { index: done, name: String::new(), truth, predicted, probability, of_truth });
-                }
+                let wrong = match task {
+                    Task::Classes => wrong_class(p, &logits, &truth),
+                    Task::Labels => self.wrong_label(p, &truth),
+                };
+                worst.extend(wrong.map(|wrong| Mistake { index: done, ..wrong }));
                 done += 1;
             }
             worst.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.index.cmp(&b.index)));
@@ -90,4 +92,31 @@ impl Predictor {
         worst.iter_mut().for_each(|mistake| mistake.name = data.info(mistake.index).to_string());
         Ok(worst)
     }
+
+    /// The most confident of the wrong labels.
+    fn wrong_label(&self, p: &[f32], truth: &[f32]) -> Option<Mistake> {
+        let truth: Vec<u32> = (0u32..).zip(truth).filter(|(_, t)| **t > 0.5).map(|(class, _)| class).collect();
+        let predicted = self.inference.labels_of(p);
+        let differ = |class: &u32| predicted.contains(class) != truth.contains(class);
+        let of = |class: u32| if predicted.contains(&class) { p[class as usize] } else { 1.0 - p[class as usize] };
+        let all = (0..p.len() as u32).filter(differ).map(|class| (class, of(class)));
+        let (wrong, probability) = all.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+        let (index, name) = (0, String::new());
+        Some(Mistake { index, name, truth, predicted, wrong, probability, of_truth: 1.0 - probability })
+    }
+}
+
+fn wrong_class(p: &[f32], logits: &[f32], truth: &[f32]) -> Option<Mistake> {
+    // Of the logits, as an evaluation takes it: their probabilities can be equal by rounding.
+    let (wrong, truth) = (largest(logits), largest(truth));
+    let ids = |class: usize| vec![class as u32];
+    (wrong != truth).then(|| Mistake {
+        index: 0,
+        name: String::new(),
+        truth: ids(truth),
+        predicted: ids(wrong),
+        wrong: wrong as u32,
+        probability: p[wrong],
+        of_truth: p[truth],
+    })
 }

@@ -4,15 +4,18 @@ use super::columns::Columns;
 use super::matrix::{identity, inverse};
 use super::ridge::{largest, left_out, pairs};
 use crate::error::{Error, Result};
+use crate::metrics::{Task, binary_cross_entropy};
 use candle_core::{DType, Device, Tensor};
 
 /// What a head is fitted to.
 #[derive(Debug, Clone)]
 pub(crate) struct Targets {
-    /// The probability of each class for each row, row by row: 1 and zeros where its class is known.
+    /// The probability of each class for each row, row by row: 1 and zeros where its class is known, and 1 for each label
+    /// of a list.
     pub values: Vec<f64>,
     /// How many classes there are.
     pub count: usize,
+    pub task: Task,
     /// Rows that are left out together: the samples of a group, or one sample. Every row is in one.
     pub units: Vec<Vec<usize>>,
 }
@@ -50,7 +53,8 @@ pub(crate) const MOST_SIDE: usize = 3072;
 /// taken as it is.
 ///
 /// Its answers are estimates of probabilities. As logits they are multiplied by the number for which the cross entropy
-/// of the answers on the rows left out is smallest (Guo et al. 2017, arXiv 1706.04599).
+/// of the answers on the rows left out is smallest (Guo et al. 2017, arXiv 1706.04599). For lists of labels that is the
+/// binary cross entropy, and an answer of a half is the logit 0.
 pub(crate) fn fit(x: &Columns, targets: &Targets, known: Option<Known>) -> Result<Fit> {
     let (n, d) = x.dims();
     if targets.values.len() != n * targets.count {
@@ -73,14 +77,28 @@ pub(crate) fn fit(x: &Columns, targets: &Targets, known: Option<Known>) -> Resul
         Known { penalty, temperature: temperature(&answers, targets), top1: top1(&answers, targets) }
     });
     let scaled = |values: Vec<f64>| values.into_iter().map(|v| v * known.temperature).collect::<Vec<f64>>();
-    let (weight, bias) = x.unscaled(&scaled(solution.weight), &scaled(solution.bias));
+    let bias = solution.bias.iter().map(|bias| bias - middle(targets.task)).collect();
+    let (weight, bias) = x.unscaled(&scaled(solution.weight), &scaled(bias));
     Ok(Fit { weight, bias, known })
 }
 
-/// The fraction of rows whose largest answer is the target's.
+/// The answer whose logit is 0.
+fn middle(task: Task) -> f64 {
+    match task {
+        // A softmax is the same for any.
+        Task::Classes => 0.0,
+        Task::Labels => 0.5,
+    }
+}
+
+/// The fraction of rows whose largest answer is the target's; of lists of labels those whose labels are all right.
 pub(super) fn top1(answers: &[f64], targets: &Targets) -> f64 {
     let rows = || answers.chunks(targets.count).zip(targets.values.chunks(targets.count));
-    rows().filter(|(answer, target)| largest(answer) == largest(target)).count() as f64 / rows().count().max(1) as f64
+    let right = |(answer, target): &(&[f64], &[f64])| match targets.task {
+        Task::Classes => largest(answer) == largest(target),
+        Task::Labels => answer.iter().zip(*target).all(|(a, t)| (*a >= 0.5) == (*t > 0.5)),
+    };
+    rows().filter(right).count() as f64 / rows().count().max(1) as f64
 }
 
 /// The equations of a regression, without the penalty.
@@ -216,8 +234,8 @@ const LOGARITHMS: (f64, f64) = (-4.0, 6.0);
 /// The number for which the cross entropy of the answers times it is smallest: a search by golden sections (Kiefer
 /// 1953) over its logarithm, in which the cross entropy has one minimum.
 ///
-/// The targets are smoothed as if every class had been seen once more (after Platt 1999, "Probabilistic outputs for
-/// support vector machines"): where every answer is right, no number would be too large.
+/// The targets are smoothed as if every class, of a label both outcomes, had been seen once more (after Platt 1999,
+/// "Probabilistic outputs for support vector machines"): where every answer is right, no number would be too large.
 pub(super) fn temperature(answers: &[f64], targets: &Targets) -> f64 {
     let loss = |log: f64| smoothed_loss(answers, targets, log.exp());
     let golden = (5f64.sqrt() - 1.0) / 2.0;
@@ -242,9 +260,20 @@ pub(super) fn temperature(answers: &[f64], targets: &Targets) -> f64 {
 fn smoothed_loss(answers: &[f64], targets: &Targets, scale: f64) -> f64 {
     let count = targets.count;
     let rows = answers.len() / count.max(1);
-    let smooth = |target: &f64| (rows as f64 * target + 1.0) / (rows + count) as f64;
-    let rows = answers.chunks(count).zip(targets.values.chunks(count));
-    rows.map(|(answer, target)| cross_entropy(answer, &target.iter().map(smooth).collect::<Vec<f64>>(), scale)).sum()
+    let outcomes = if targets.task == Task::Labels { 2 } else { count };
+    let smooth = |target: &f64| (rows as f64 * target + 1.0) / (rows + outcomes) as f64;
+    let both = answers.chunks(count).zip(targets.values.chunks(count));
+    both.map(|(answer, target)| {
+        let target: Vec<f64> = target.iter().map(smooth).collect();
+        match targets.task {
+            Task::Classes => cross_entropy(answer, &target, scale),
+            Task::Labels => {
+                let logits = answer.iter().map(|a| (a - middle(Task::Labels)) * scale);
+                logits.zip(target).map(|(logit, target)| binary_cross_entropy(logit, target)).sum()
+            }
+        }
+    })
+    .sum()
 }
 
 /// Of the softmax of scaled answers.

@@ -1,8 +1,9 @@
 //! The samples that a probe looks at.
 
 use super::fit::Targets;
-use crate::data::{Dataset, Target, largest};
+use crate::data::{Dataset, Target, check_target, strata};
 use crate::error::{Error, Result};
+use crate::metrics::Task;
 use crate::rng::Seed;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
@@ -11,24 +12,18 @@ use std::collections::BTreeMap;
 pub(crate) struct Classes(Vec<Vec<usize>>);
 
 impl Classes {
-    /// Of a dataset. A sample with a soft target counts as its most probable class. Lists of labels are refused;
-    /// `remedy` says what to do then.
-    pub fn of(data: &dyn Dataset, remedy: &str) -> Result<Self> {
+    /// Of a dataset. A sample with a soft target counts as its most probable class, and one with a list of labels as the
+    /// rarest of them. Samples without labels are a class of their own, the last, if there are any.
+    pub fn of(data: &dyn Dataset) -> Result<Self> {
         let count = data.classes().len();
-        let mut of_class: Vec<Vec<usize>> = vec![vec![]; count];
         for i in 0..data.len() {
             let info = data.info(i);
-            let class = match &info.target {
-                Target::Class(class) => *class as usize,
-                Target::Soft(p) => largest(p),
-                Target::Labels(_) => {
-                    return Err(Error::invalid("dataset", format!("its samples have label sets, which {remedy}")));
-                }
-            };
-            let Some(members) = of_class.get_mut(class) else {
-                return Err(Error::LabelOutOfRange { sample: info.to_string(), label: class as u64, classes: count });
-            };
-            members.push(i);
+            check_target(&info.target, count, || info.to_string())?;
+        }
+        let mut of_class: Vec<Vec<usize>> = vec![vec![]; count + 1];
+        strata(data).into_iter().enumerate().for_each(|(i, class)| of_class[class].push(i));
+        if of_class[count].is_empty() {
+            of_class.pop();
         }
         Ok(Self(of_class))
     }
@@ -75,20 +70,26 @@ pub(crate) fn units(data: &dyn Dataset, indices: &[usize]) -> Vec<Vec<usize>> {
 /// What a head is fitted to, for the samples `indices`.
 ///
 /// # Errors
-/// For lists of labels, and for soft targets of another number of classes.
+/// For soft targets of another number of classes, and where some samples have lists of labels and others do not.
 pub(crate) fn targets(data: &dyn Dataset, indices: &[usize]) -> Result<Targets> {
     let count = data.classes().len();
+    let mut task = None;
     let mut values = Vec::with_capacity(indices.len() * count);
     for &i in indices {
         let info = data.info(i);
+        check_target(&info.target, count, || info.to_string())?;
+        let own = Task::of_target(&info.target);
+        if *task.get_or_insert(own) != own {
+            let problem = "has a list of labels where others have one class, or the other way round";
+            return Err(Error::bad_sample(info.to_string(), problem));
+        }
+        let row = values.len();
+        values.resize(row + count, 0.0);
         match &info.target {
-            Target::Class(class) => values.extend((0..count).map(|k| f64::from(u8::from(k == *class as usize)))),
-            Target::Soft(p) if p.len() == count => values.extend(p.iter().map(|&p| f64::from(p))),
-            _ => {
-                let problem = format!("its target is not one of {count} classes");
-                return Err(Error::bad_sample(info.to_string(), problem));
-            }
+            Target::Class(class) => values[row + *class as usize] = 1.0,
+            Target::Soft(p) => values[row..].iter_mut().zip(p).for_each(|(value, &p)| *value = f64::from(p)),
+            Target::Labels(labels) => labels.iter().for_each(|&label| values[row + label as usize] = 1.0),
         }
     }
-    Ok(Targets { values, count, units: units(data, indices) })
+    Ok(Targets { values, count, task: task.unwrap_or_default(), units: units(data, indices) })
 }

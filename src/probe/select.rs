@@ -118,6 +118,7 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Task;
     use crate::rng::Seed;
     use rand::RngExt;
 
@@ -134,7 +135,7 @@ mod tests {
         let values: Vec<f32> = (0..n * d).map(|k| value(k / d, k % d)).collect();
         let x = Columns::new(&Tensor::from_vec(values, (n, d), &Device::Cpu).unwrap()).unwrap();
         let values = (0..n).flat_map(|i| [i % 2 == 0, i % 2 == 1]).map(|y| f64::from(u8::from(y))).collect();
-        (x, Targets { values, count: 2, units: (0..n).map(|i| vec![i]).collect() })
+        (x, Targets { values, count: 2, task: Task::Classes, units: (0..n).map(|i| vec![i]).collect() })
     }
 
     #[test]

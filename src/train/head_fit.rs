@@ -57,7 +57,7 @@ impl<'a, P: FnMut(usize, usize)> Samples<'a, P> {
         seed: u64,
         progress: P,
     ) -> Result<Self> {
-        let classes = Classes::of(dataset.as_ref(), "no head is fitted to; use HeadStart::Random")?;
+        let classes = Classes::of(dataset.as_ref())?;
         Ok(Self { dataset, classes, extractor, cache, seed, progress, seconds: 0.0 })
     }
 

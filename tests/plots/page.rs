@@ -1,13 +1,13 @@
 //! The page of a run: whole HTML whatever the report holds, with the report's figures.
 
 use crate::plots::fashion;
-use crate::support::{CPU, pictures, plan};
+use crate::support::{CPU, numbers, pictures, plan};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use candle_finetune::{
     Arch, Backbone, Block, Blueprint, Conv2d, Dataset, Error, Evaluation, FineTuner, Fitted, FreezePolicy, Image,
     InputSpec, Optimizer, Phase, Predictor, Report, ReportPage, Result, Sample, SampleInfo, Source, Strategy, Target,
-    VecDataset,
+    TensorDataset, VecDataset,
 };
 use serde_json::{Value, json};
 
@@ -275,8 +275,11 @@ fn mistakes_are_shown_with_their_pictures() {
             _ => assert_eq!((shown.height(), shown.width()), (120, 160)),
         }
         let (probability, label) = (mistake.probability, |class: u32| &predictor.labels()[class as usize]);
-        let of =
-            format!("<b>{}</b> as <b class=\"orange-text\">{}</b>", label(mistake.truth), label(mistake.predicted));
+        let of = format!(
+            "<b>{}</b> as <b class=\"orange-text\">{}</b>",
+            label(mistake.truth[0]),
+            label(mistake.predicted[0])
+        );
         let tile = between(&html, &of, "</figure>");
         assert!(tile.contains(&format!("{:.1}\u{a0}%", 100.0 * probability)), "{tile}");
         assert!(tile.contains(&mistake.name));
@@ -287,8 +290,39 @@ fn mistakes_are_shown_with_their_pictures() {
     let right = vec![(small.clone(), predictor.predict(&small).unwrap().class)];
     let right = VecDataset::new(right, predictor.labels().to_vec()).unwrap();
     let none = ReportPage::new(&report).mistakes(&predictor, &right, 9).unwrap().html().unwrap();
-    assert!(none.contains("Every sample is predicted as its own class"));
+    assert!(none.contains("Every sample is predicted rightly"));
     assert!(ReportPage::new(&report).save(dir.path().join("nowhere/page.html")).is_err());
+}
+
+/// With lists of labels a tile has all true and all predicted ones, and names the wrong one.
+#[test]
+fn mistakes_of_lists_of_labels_name_the_wrong_label() {
+    let images =
+        candle_finetune::candle_core::Tensor::from_vec(numbers(6 * 3 * 32 * 32, 1), (6, 3, 32, 32), &CPU).unwrap();
+    let lists = |of: fn(usize) -> Vec<u32>| (0..6).map(|i| Target::Labels(of(i))).collect::<Vec<_>>();
+    let names = ["<hat>", "coat", "shoe"].map(String::from).to_vec();
+    let with = |targets| TensorDataset::from_targets(images.clone(), targets, names.clone()).unwrap();
+    let backbone = Backbone::load(Source::embedded(), &CPU).unwrap();
+    let train = with(lists(|i| if i % 2 == 0 { vec![0, 1] } else { vec![] }));
+    let plan = plan(vec![Phase::new(60, Optimizer::adamw(1e-2)).freeze(FreezePolicy::Backbone)], 6);
+    let tuned = FineTuner::new(backbone).plan(plan).fit(&train, &train).unwrap();
+    assert!(tuned.predictor.mistakes(&train, 9).unwrap().is_empty(), "learned by heart");
+    // Other lists for the same images: the first has one label too many, the second one too few.
+    let data = with(lists(|i| match i {
+        0 => vec![0, 1, 2],
+        1 => vec![0],
+        i if i % 2 == 0 => vec![0, 1],
+        _ => vec![],
+    }));
+    let html = ReportPage::new(&tuned.report).mistakes(&tuned.predictor, &data, 9).unwrap().html().unwrap();
+    check(&html);
+    assert_eq!(embedded(&html).len(), 2);
+    let tile =
+        between(&html, "<b>&lt;hat&gt;, coat, shoe</b> as <b class=\"orange-text\">&lt;hat&gt;, coat</b>", "</figure>");
+    assert!(tile.contains("not shoe with "), "{tile}");
+    let tile = between(&html, "<b>&lt;hat&gt;</b> as <b class=\"orange-text\">no label</b>", "</figure>");
+    assert!(tile.contains("not &lt;hat&gt; with "), "{tile}");
+    assert!(html.contains("the true labels, in orange the predicted ones"));
 }
 
 /// One sample of five channels under a name that is HTML.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::Target;
 
 /// Labels and groups without images.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 use super::markup::{escape, percent};
 use crate::data::{Dataset, Image, Sample};
 use crate::error::Result;
+use crate::metrics::Task;
 use crate::plots::thumbnail::{input_image, scaled};
 use crate::predict::{Mistake, Predictor};
 use base64::Engine;
@@ -20,6 +21,7 @@ pub(super) struct Tile {
     mistake: Mistake,
     truth: String,
     predicted: String,
+    wrong: Option<String>,
     picture: Picture,
 }
 
@@ -33,9 +35,18 @@ enum Picture {
 
 /// The mistakes with their pictures.
 pub(super) fn tiles(mistakes: Vec<Mistake>, predictor: &Predictor, data: &dyn Dataset) -> Result<Vec<Tile>> {
-    let label = |class: u32| predictor.labels().get(class as usize).cloned().unwrap_or_default();
+    let names = |classes: &[u32]| {
+        let names = classes.iter().filter_map(|&class| predictor.labels().get(class as usize).map(String::as_str));
+        let names = names.collect::<Vec<&str>>().join(", ");
+        if names.is_empty() { "no label".into() } else { names }
+    };
     let tile = |mistake: Mistake| {
-        let (truth, predicted) = (label(mistake.truth), label(mistake.predicted));
+        let (truth, predicted) = (names(&mistake.truth), names(&mistake.predicted));
+        // Of several labels, the wrong one is named by itself.
+        let wrong = (predictor.task() == Task::Labels).then(|| {
+            let not = if mistake.predicted.contains(&mistake.wrong) { "" } else { "not " };
+            format!("{not}{}", names(&[mistake.wrong]))
+        });
         let picture = match data.sample(mistake.index)? {
             Sample::Image(image) if image.channels() > 4 => Picture::missing(image.channels()),
             Sample::Image(image) => Picture::of(image)?,
@@ -44,7 +55,7 @@ pub(super) fn tiles(mistakes: Vec<Mistake>, predictor: &Predictor, data: &dyn Da
                 channels => Picture::missing(channels),
             },
         };
-        Ok(Tile { mistake, truth, predicted, picture })
+        Ok(Tile { mistake, truth, predicted, wrong, picture })
     };
     mistakes.into_iter().map(tile).collect()
 }
@@ -66,10 +77,10 @@ impl Picture {
 /// The tiles of the section.
 pub(super) fn mistakes(tiles: &[Tile]) -> String {
     if tiles.is_empty() {
-        return "<p>Every sample is predicted as its own class.</p>\n".into();
+        return "<p>Every sample is predicted rightly.</p>\n".into();
     }
     let tile = |tile: &Tile| {
-        let Tile { mistake, truth, predicted, picture } = tile;
+        let Tile { mistake, truth, predicted, wrong, picture } = tile;
         let name = escape(&mistake.name);
         // The file within its folder, as which a class is often named.
         let parts: Vec<&str> = mistake.name.split(['/', '\\']).collect();
@@ -81,21 +92,30 @@ pub(super) fn mistakes(tiles: &[Tile]) -> String {
             }
             Picture::Missing(why) => format!("<p class=\"missing\">{why}</p>"),
         };
+        let (probability, of_truth) = (percent(mistake.probability.into()), percent(mistake.of_truth.into()));
+        let (of_mistake, of_truth) = match wrong {
+            Some(wrong) => (String::new(), format!("{} with {probability}", escape(wrong))),
+            None => (format!(" {probability}"), format!("{of_truth} for the true class")),
+        };
         format!(
-            "<figure>{picture}<figcaption><p class=\"labels\"><b>{}</b> as <b class=\"orange-text\">{}</b> {}</p>\n\
-             <p class=\"soft\">{} for the true class</p>\n<p class=\"file\" title=\"{name}\">{short}</p></figcaption>\
-             </figure>\n",
+            "<figure>{picture}<figcaption><p class=\"labels\"><b>{}</b> as <b class=\"orange-text\">{}</b>{of_mistake}</p>\n\
+             <p class=\"soft\">{of_truth}</p>\n<p class=\"file\" title=\"{name}\">{short}</p></figcaption></figure>\n",
             escape(truth),
             escape(predicted),
-            percent(mistake.probability.into()),
-            percent(mistake.of_truth.into())
         )
     };
-    let tiles: Vec<String> = tiles.iter().map(tile).collect();
+    let all: Vec<String> = tiles.iter().map(tile).collect();
+    let (of, several) = if tiles.iter().any(|tile| tile.wrong.is_some()) {
+        (
+            "the true labels, in orange the predicted ones, and the one that is wrong most confidently",
+            "more than was labelled",
+        )
+    } else {
+        ("the true class, and in orange the predicted one", "several classes")
+    };
     format!(
-        "<p class=\"soft\">The wrong predictions with the highest probabilities: the true class, and in orange the \
-         predicted one. Images with wrong labels, and images of several classes, are often among them.</p>\n<div class=\"tiles\">\n{}\
-         </div>\n",
-        tiles.concat()
+        "<p class=\"soft\">The wrong predictions with the highest probabilities: {of}. Images with wrong labels, and \
+         images that show {several}, are often among them.</p>\n<div class=\"tiles\">\n{}</div>\n",
+        all.concat()
     )
 }

@@ -18,7 +18,7 @@ fn case(n: usize, d: usize) -> (Tensor, Targets) {
     let mut units: Vec<Vec<usize>> = (3..n).map(|i| vec![i]).collect();
     units.push(vec![0, 1, 2]);
     let values = (0..n).flat_map(|i| (0..CLASSES).map(move |k| f64::from(u8::from(i % CLASSES == k)))).collect();
-    (x, Targets { values, count: CLASSES, units })
+    (x, Targets { values, count: CLASSES, task: Task::Classes, units })
 }
 
 /// Scaled columns and a column of ones, in the units of the penalty.
@@ -136,11 +136,39 @@ fn no_scale_is_sure_of_what_few_samples_tell() {
         let values: Vec<f64> =
             (0..n).flat_map(|i| [f64::from(u8::from(i % 2 == 0)), f64::from(u8::from(i % 2 == 1))]).collect();
         let answers: Vec<f64> = values.iter().map(|y| 0.5 + (y - 0.5) * 0.5).collect();
-        temperature(&answers, &Targets { values, count: 2, units: vec![] })
+        temperature(&answers, &Targets { values, count: 2, task: Task::Classes, units: vec![] })
     };
     // The smoothed targets are (n + 1) / (n + 2), and an answer leads by a half.
     for n in [4, 20, 200] {
         let expected = 2.0 * (n as f64 + 1.0).ln();
         assert!((scale(n) - expected).abs() < 1e-3, "{n}: {} {expected}", scale(n));
     }
+}
+
+/// The fit is that of the classes; the scale and the accuracy are of sigmoids, and an answer of a half is the logit 0.
+#[test]
+fn lists_of_labels_have_the_scale_of_least_binary_cross_entropy() {
+    let (x, mut targets) = case(40, 7);
+    let of_classes = fit(&Columns::new(&x).unwrap(), &targets, None).unwrap();
+    targets.task = Task::Labels;
+    let fit = fit(&Columns::new(&x).unwrap(), &targets, None).unwrap();
+    assert_eq!(fit.known.penalty.to_bits(), of_classes.known.penalty.to_bits());
+    let ratio = fit.known.temperature / of_classes.known.temperature;
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-9 * (1.0 + a.abs());
+    assert!(fit.weight.iter().zip(&of_classes.weight).all(|(a, b)| close(*a, b * ratio)));
+    for (bias, of_class) in fit.bias.iter().zip(&of_classes.bias) {
+        assert!(close(*bias, of_class * ratio - 0.5 * fit.known.temperature), "{bias} {of_class}");
+    }
+    // Answers that the targets follow: with the smoothed targets (n + 1) / (n + 2) and an answer of 3/4, the logit is
+    // ln(n + 1).
+    let values: Vec<f64> = (0..60).map(|i| f64::from(u8::from(i % 7 < 3))).collect();
+    let answers: Vec<f64> = values.iter().map(|y| 0.5 + (y - 0.5) * 0.5).collect();
+    let labels = Targets { values, count: 3, task: Task::Labels, units: vec![] };
+    assert!((temperature(&answers, &labels) - 4.0 * 21f64.ln()).abs() < 1e-3);
+    let right = |answers: &[f64]| top1(answers, &labels);
+    let mut answers = answers;
+    assert_eq!(right(&answers).to_bits(), 1f64.to_bits());
+    // One wrong label makes its row wrong.
+    answers[4] = 1.0 - answers[4];
+    assert!((right(&answers) - 0.95).abs() < 1e-12);
 }

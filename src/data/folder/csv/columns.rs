@@ -80,6 +80,8 @@ pub(super) struct Wanted {
     pub separator: Option<char>,
     pub split: Option<String>,
     pub group: Option<String>,
+    /// Columns that have no meaning, whatever they are called.
+    pub ignored: Vec<String>,
 }
 
 /// The columns that are read, by index.
@@ -104,7 +106,7 @@ impl Columns {
     /// Finds the columns in a header of trimmed names. `table` is its name in an error.
     pub fn find(header: &[String], wanted: &Wanted, table: &str) -> Result<Self> {
         let finder = Finder { header, table };
-        let Wanted { file, label, labels, separator, split, group } = wanted;
+        let Wanted { file, label, labels, separator, split, group, ignored } = wanted;
         if labels.is_some() && (label.is_some() || separator.is_some()) {
             let problem = "names columns of 0 and 1, so neither `label` nor `separator` has a meaning; set one of them";
             return Err(Error::invalid("labels", problem));
@@ -113,8 +115,11 @@ impl Columns {
             return Err(Error::invalid("labels", "no columns are named"));
         }
         // A column that was asked for by name has no second meaning.
-        let named: Vec<&String> =
-            [file, label, split, group].into_iter().flatten().chain(labels.iter().flatten()).collect();
+        let one = [file, label, split, group].into_iter().flatten();
+        let named: Vec<&String> = one.chain(labels.iter().flatten()).chain(ignored).collect();
+        for name in ignored {
+            finder.named(name, "`ignore` (`--ignore-columns`)")?;
+        }
         let mut sorted = named.clone();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {

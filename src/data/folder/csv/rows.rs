@@ -253,7 +253,7 @@ impl Reading<'_> {
         let values = shown_list(values.into_iter().map(|value| if value.is_empty() { "(empty)" } else { value }));
         self.invalid(format!(
             "the column {name} has values that name no part: {values}; use train, valid and test, name another column with \
-             `split` (`--split-column`), or rename the column if it does not divide the data"
+             `split` (`--split-column`), or leave it out with `ignore` (`--ignore-columns`) if it does not divide the data"
         ))
     }
 }
