@@ -90,14 +90,12 @@ fn evaluate(options: &Options) -> Result<(), Failure> {
         }
     }
     if let Some(most) = options.mistakes {
-        println!("file, true class, predicted class, probability:");
-        let labels = |classes: &[u32]| {
-            let labels = classes.iter().filter_map(|&class| predictor.labels().get(class as usize).map(String::as_str));
-            labels.collect::<Vec<&str>>().join(" + ")
-        };
+        let several = predictor.task() == Task::Labels;
+        println!("file, true class, predicted class, probability{}:", if several { ", wrong" } else { "" });
         for mistake in predictor.mistakes(&data, most)? {
-            let (truth, predicted) = (labels(&mistake.truth), labels(&mistake.predicted));
-            println!("{}, {truth}, {predicted}, {:.4}", mistake.name, mistake.probability);
+            let [truth, predicted, wrong] = mistake.words(predictor.labels());
+            let wrong = if several { format!(", {wrong}") } else { String::new() };
+            println!("{}, {truth}, {predicted}, {:.4}{wrong}", mistake.name, mistake.probability);
         }
     }
     if evaluation.not_finite > 0 {

@@ -140,7 +140,7 @@ impl Advisor {
     /// Measures the training data and advises a strategy and a plan. The features that are looked at take 256 MB at
     /// most.
     ///
-    /// Images with lists of labels count as their rarest ones ([`Evidence::task`]).
+    /// An image with a list of labels is measured under its rarest label ([`Evidence::task`]).
     ///
     /// A strategy that the network does not support, since it cannot be trained, gives way as for [`Advisor::budget`].
     ///
@@ -177,7 +177,7 @@ impl Advisor {
         // A head is trained on the features of images as they are.
         if !matches!(wanted, Strategy::SmallSimilar | Strategy::Intermediate) {
             evidence.views = views::measure_views(backbone, data, policy.views, &self.cache, self.workers, self.seed)?;
-            let views = evidence.views.as_ref().and_then(|probe| policy.views(probe, data.classes().len()));
+            let views = evidence.views.as_ref().and_then(|probe| policy.views(probe, evidence.size.classes));
             reasons.extend(views.as_ref().map(|(_, reason)| reason.clone()));
             seen.views = views.map(|(views, _)| views);
         }

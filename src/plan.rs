@@ -22,7 +22,7 @@ use crate::freeze::FreezePolicy;
 use crate::loss::Loss;
 use crate::metrics::Metric;
 use crate::optim::Optimizer;
-use crate::schedule::is_zero;
+use crate::schedule::{ScheduleShape, is_zero};
 use crate::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +114,8 @@ pub struct Plan {
     pub ema: Option<f64>,
     /// Epochs without a better [`watch`](Self::watch) that end a phase; `None` runs every phase to its end.
     pub patience: Option<usize>,
-    /// The metric of the validation data that patience and plateaus of the schedule watch.
+    /// The metric of the validation data that patience and plateaus of the schedule watch; with moving averages
+    /// ([`ema`](Self::ema)) the better value of the two.
     #[serde(default = "loss", skip_serializing_if = "is_loss")]
     pub watch: Metric,
     /// The reasons for its settings, as sentences.
@@ -272,6 +273,12 @@ impl Plan {
     pub fn ema(mut self, decay: f64) -> Self {
         self.ema = Some(decay);
         self
+    }
+
+    /// Whether something follows the watched metric: patience, or a plateau of a phase's schedule.
+    pub(crate) fn watches(&self) -> bool {
+        let reacts = |phase: &Phase| matches!(phase.schedule.shape, ScheduleShape::Plateau { .. });
+        self.patience.is_some() || self.phases.iter().any(reacts)
     }
 
     /// Sets the number of epochs without a better value of the watched metric that end a phase.

@@ -63,8 +63,8 @@ pub enum ScheduleShape {
         /// The lowest and the highest momentum, of SGD, or first beta, of AdamW; `None` leaves the optimizer's.
         momentum: Option<(f64, f64)>,
     },
-    /// The rate is multiplied by `factor` when more than `patience` epochs have passed without a validation loss that is
-    /// lower by 0.01 % at least (PyTorch's `ReduceLROnPlateau`). Needs a validation after each epoch.
+    /// The rate is multiplied by `factor` when more than `patience` epochs have passed without a better value, by 0.01 % at
+    /// least, of [`Plan::watch`](crate::Plan::watch) (PyTorch's `ReduceLROnPlateau`). Needs validations.
     Plateau {
         /// In (0, 1).
         factor: f64,

@@ -4,10 +4,12 @@ use crate::regularisation::last_blocks;
 use crate::support::{CPU, class_names, images};
 use crate::training::backbone;
 use candle_finetune::{
-    Advisor, Augment, Backbone, ClassWeights, Dataset, Evaluation, FineTuner, HeadStart, Loss, Metric, Optimizer, Plan,
-    Predictor, Sample, Sampling, Strategy, Target, Targets, Task, TensorDataset, candle_core::Tensor,
+    Advisor, Augment, Backbone, ClassWeights, Dataset, Evaluation, Event, FineTuner, HeadStart, Loss, Metric,
+    Optimizer, Plan, Predictor, Sample, Sampling, Strategy, Target, Targets, Task, TensorDataset, candle_core::Tensor,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Images with a bright left half, a bright right half, both or neither.
 fn labelled(n: usize, seed: u64) -> TensorDataset {
@@ -149,11 +151,11 @@ fn lists_of_labels_are_measured_and_heads_fitted_to_them() {
     let (train, valid, test) = (labelled(60, 1), labelled(30, 2), labelled(45, 3));
     let backbone = Backbone::embedded(&CPU).unwrap();
     let advice = Advisor::new(&backbone).advise(&train).unwrap();
-    // Of 60 images 20 have no label and 10 both, which count as the rarer one.
+    // Of 60 images 20 have no label and 10 both, which count under the rarer one. No image has the third label.
     let size = &advice.evidence.size;
-    assert_eq!((advice.evidence.task, size.samples, size.classes), (Task::Labels, 60, 4));
-    assert_eq!((size.least, size.most), (0, 20));
-    assert!(advice.to_string().contains("the rarest of its labels"));
+    assert_eq!((advice.evidence.task, size.samples, size.classes), (Task::Labels, 60, 3));
+    assert_eq!((size.least, size.most, advice.evidence.learning_curve.len()), (20, 20, 3));
+    assert!(advice.to_string().contains("under its rarest label") && advice.warnings.is_empty(), "{advice}");
     assert!(advice.evidence.stages.iter().any(|stage| stage.grid.ridge > 0.9), "{advice}");
 
     // A head alone in closed form: its features tell left from right.
@@ -174,6 +176,37 @@ fn lists_of_labels_are_measured_and_heads_fitted_to_them() {
     let one: Vec<Target> = (0..24).map(|i| Target::Labels(if i % 3 == 0 { vec![0] } else { vec![] })).collect();
     let one = TensorDataset::from_targets(images(24, 3, 32, 1), one, vec!["hat".into()]).unwrap();
     assert_eq!(Advisor::new(&backbone).advise(&one).unwrap().evidence.size.classes, 2);
+    let fitted = FineTuner::new(backbone).plan(last_blocks(Optimizer::adamw(1e-3))).fit(&one, &one).unwrap();
+    assert_eq!((fitted.report.valid.unwrap().total, fitted.predictor.labels().len()), (24, 1));
+}
+
+#[test]
+fn what_cannot_be_validated_is_refused_before_the_training() {
+    let (train, valid) = (labelled(12, 1), labelled(6, 2));
+    let classes = TensorDataset::new(images(6, 3, 32, 1), vec![0, 1, 2, 0, 1, 2], train.classes().to_vec()).unwrap();
+    let plan = || last_blocks(Optimizer::sgd(0.01));
+    let refused = |tuner: FineTuner, train: &TensorDataset, valid: &TensorDataset, words: &[&str]| {
+        let steps = Arc::new(AtomicUsize::new(0));
+        let made = Arc::clone(&steps);
+        let tuner = tuner.on_event(move |event| {
+            made.fetch_add(usize::from(matches!(event, Event::Step { .. })), Ordering::Relaxed);
+        });
+        let error = tuner.fit(train, valid).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert_eq!(steps.load(Ordering::Relaxed), 0, "{error}");
+    };
+    let tuner = |plan| FineTuner::new(backbone()).plan(plan);
+    refused(tuner(plan()), &train, &classes, &["validation data: has one class per sample", "lists of labels"]);
+    refused(tuner(plan()), &classes, &valid, &["validation data: has lists of labels", "one class per sample"]);
+    refused(tuner(plan()).metric(Metric::Top5), &train, &valid, &["metric: top5 has no value for lists of labels"]);
+    let watched = || plan().watch(Metric::CalibrationError);
+    refused(tuner(watched().patience(2)), &train, &valid, &["plan: watch: calibration_error has no value"]);
+    // Nothing follows it here.
+    tuner(watched()).fit(&train, &valid).unwrap();
+    // A single class in the validation has no ROC curve, which shows after an epoch.
+    let one = TensorDataset::new(images(6, 3, 32, 1), vec![0; 6], train.classes().to_vec()).unwrap();
+    let error = tuner(plan().watch(Metric::RocAuc).patience(2)).fit(&classes, &one).unwrap_err().to_string();
+    assert!(error.contains("plan: watch: roc_auc has no value") && error.contains("several classes"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::folders::Folders;
 use crate::run::Failure;
 use candle_finetune::{CsvOptions, ImageFolder, Splits};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which images, and how they are read.
 #[derive(Args)]
@@ -36,7 +36,7 @@ pub struct Data {
     /// Column of a table that groups images, say by patient, if it has no usual name
     #[arg(long, value_name = "NAME")]
     group_column: Option<String>,
-    /// Columns of a table that mean nothing here, though they have usual names
+    /// Columns of a table to ignore, though they have usual names
     #[arg(long, value_name = "A,B,...", value_delimiter = ',')]
     ignore_columns: Vec<String>,
 }
@@ -57,6 +57,11 @@ impl Data {
             Some(table) => table.eval_part(&self.path)?,
             None => self.folders.options().eval_part(&self.path)?,
         })
+    }
+
+    /// The file of the table, if the data is one.
+    pub fn table_file(&self) -> Option<&Path> {
+        self.path.is_file().then_some(&self.path)
     }
 
     /// The options of a table, if the data is one.

@@ -10,7 +10,7 @@ use candle_finetune::ReportPage;
 use candle_finetune::candle_core;
 use candle_finetune::{
     Advisor, Augment, Backbone, Dataset, FeatureCache, FineTuner, Fitted, FreezePolicy, Head, ImageFolder, LrRange,
-    Metric, Plan, Recipe, Schedule, Source, Splits,
+    Metric, Plan, Recipe, RunState, Schedule, Source, Splits,
 };
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub struct Job {
     #[arg(long)]
     metric: Option<Metric>,
     /// Divide the logits by the temperature that fits the validation images best, so that probabilities are calibrated
-    #[arg(long, conflicts_with = "refit")]
+    #[arg(long, requires = "out", conflicts_with = "refit")]
     calibrate: bool,
     /// Print the loss by the learning rate of the last phase, with suggestions, and save nothing
     #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table", "log", "tensorboard"])]
@@ -151,7 +151,9 @@ pub fn finetune(
     before: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Option<(Fitted, String)>, Failure> {
     let outputs: Vec<&Path> = options.outputs().map(|(_, path)| path).collect();
-    run::check_outputs(&outputs, weights.as_slice())?;
+    let inputs: Vec<&Path> =
+        weights.into_iter().chain(options.plan.as_deref()).chain(options.data.table_file()).collect();
+    run::check_outputs(&outputs, &inputs)?;
     let mut backbone = Backbone::load(source, &run::device(&options.device)?)?;
     if let Some(size) = options.image_size {
         backbone = backbone.for_input_size(size, size)?;
@@ -169,7 +171,11 @@ pub fn finetune(
     let head = options.hidden.map_or_else(Head::linear, Head::mlp);
     let head = options.regularise.dropout.into_iter().fold(head, Head::dropout);
     let cache = FeatureCache::new();
-    let given = given_plan(options, &backbone)?;
+    let given = match given_plan(options, &backbone)? {
+        // What was advised when the run began.
+        None if matches!(options.strategy, Choice::Auto) => plan_of_run(options)?,
+        given => given,
+    };
     let advisor = Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).valid(valid.len());
     let advice = match (options.strategy, options.trial) {
         _ if given.is_some() => None,
@@ -321,6 +327,13 @@ fn given_plan(options: &Job, backbone: &Backbone) -> Result<Option<(String, Plan
     let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
     let plan = serde_json::from_str(&text).map_err(|error| failed(&error))?;
     Ok(Some((file.display().to_string(), plan)))
+}
+
+/// The plan of the run that goes on, with its name.
+fn plan_of_run(options: &Job) -> Result<Option<(String, Plan)>, Failure> {
+    let Some(folder) = &options.run_dir else { return Ok(None) };
+    let state = RunState::newest(folder)?;
+    Ok(state.map(|state| (format!("the plan of the run in {}", folder.display()), state.report().plan.clone())))
 }
 
 /// The plan, changed by the options.

@@ -1,7 +1,7 @@
 //! The options of a training that change a plan's loss, draws and regularisation.
 
 use crate::run::Failure;
-use candle_finetune::{ClassWeights, Metric, Plan, Sampling};
+use candle_finetune::{ClassWeights, FreezePolicy, Metric, Phase, Plan, Sampling, ScheduleShape};
 use clap::Args;
 
 /// The loss, the draws and the regularisation.
@@ -112,6 +112,29 @@ impl Regularise {
         plan.clip_value = self.clip_value.or(plan.clip_value);
         plan.patience = self.patience.or(plan.patience);
         plan.watch = self.watch.unwrap_or(plan.watch);
-        Ok(plan)
+        match self.without_effect(&plan) {
+            Some((option, why)) => Err(format!("{option} has no effect: {why}").into()),
+            None => Ok(plan),
+        }
+    }
+
+    /// An option that this plan leaves without effect, and why.
+    fn without_effect(&self, plan: &Plan) -> Option<(&'static str, &'static str)> {
+        let augmented = plan.phases.iter().any(|phase| phase.augmented);
+        let backbone = plan.phases.iter().any(|phase| phase.freeze != FreezePolicy::Backbone);
+        let plateau = |phase: &Phase| matches!(phase.schedule.shape, ScheduleShape::Plateau { .. });
+        let watched = plan.patience.is_some() || plan.phases.iter().any(plateau);
+        let plain = "no phase of this plan trains on augmented images; add --augment light, or train more than a head";
+        let frozen = "this plan trains a head alone, and the backbone stays as it is";
+        let unwatched = "neither --patience nor a plateau schedule is set";
+        [
+            ("--mixup", self.mixup.is_some() && !augmented, plain),
+            ("--cutmix", self.cutmix.is_some() && !augmented, plain),
+            ("--drop-path", self.drop_path.is_some() && !backbone, frozen),
+            ("--l2-sp", self.l2_sp.is_some() && !backbone, frozen),
+            ("--watch", self.watch.is_some() && !watched, unwatched),
+        ]
+        .into_iter()
+        .find_map(|(option, idle, why)| idle.then_some((option, why)))
     }
 }

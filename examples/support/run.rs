@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each example uses its part
 
 use candle_finetune::candle_core::Device;
-use candle_finetune::{Cancel, Evaluation, Event, progress_lines};
+use candle_finetune::{Cancel, Evaluation, Event, Task, progress_lines};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -38,10 +38,14 @@ pub fn device(name: &str) -> Result<Device, Failure> {
     }
 }
 
-/// The accuracy's 95 % interval, and the fraction of the largest class as a baseline.
+/// The accuracy's 95 % interval and, with one class per image, the fraction of the largest class as a baseline.
 pub fn interval(evaluation: &Evaluation) -> String {
     let (low, high) = evaluation.interval();
-    format!("95 % interval {low:.4} - {high:.4}, fraction of the largest class {:.4}", evaluation.largest_class())
+    let baseline = match evaluation.task() {
+        Task::Labels => String::new(),
+        _ => format!(", fraction of the largest class {:.4}", evaluation.largest_class()),
+    };
+    format!("95 % interval {low:.4} - {high:.4}{baseline}")
 }
 
 /// Refuses an output that cannot be written, or that is the same file as an input or another output.

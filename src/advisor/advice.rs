@@ -123,7 +123,7 @@ impl Advice {
         let Evidence { task, size, samples, stages, together, learning_curve, views, seconds } = &self.evidence;
         writeln!(f, "{} images of {} classes, {} to {} of a class", size.samples, size.classes, size.least, size.most)?;
         if *task == Task::Labels {
-            writeln!(f, "  each counts as the rarest of its labels, or as one class more if it has none")?;
+            writeln!(f, "  each is counted under its rarest label; those without labels form a class of their own")?;
         }
         writeln!(f, "  {samples} of them went through the frozen network and its probes, in {seconds:.1} s\n")?;
         writeln!(f, "  accuracy of classifiers on the features after each stage, each image judged by the others:")?;

@@ -9,8 +9,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
-    /// Whether images have one class or lists of labels. An image with a list counts as the rarest of its labels in all
-    /// figures here, or as one class more if it has none.
+    /// Whether images have one class or lists of labels. In all figures here an image with a list is counted under its
+    /// rarest label alone, and images without labels form a class of their own.
     pub task: Task,
     /// How many images there are.
     pub size: SizeFigures,

@@ -22,10 +22,13 @@ pub(super) struct Sampled {
 
 /// Takes at most `most` samples, of each class the same fraction, at random.
 pub(super) fn sample(data: &dyn Dataset, most: usize, seed: u64) -> Result<Sampled> {
-    let classes = Classes::of(data)?;
+    Ok(sample_of(&Classes::of(data)?, most, seed))
+}
+
+fn sample_of(classes: &Classes, most: usize, seed: u64) -> Sampled {
     let size = SizeFigures::new(&classes.sizes());
     let (indices, classes) = classes.sample(most, seed, "advice");
-    Ok(Sampled { indices, classes, size })
+    Sampled { indices, classes, size }
 }
 
 /// The probes of every stage, on features pooled to one cell and to 4 x 4 cells, of a sample of the data in one pass. The
@@ -41,6 +44,7 @@ pub(super) fn measure(
     if data.is_empty() {
         return Err(Error::invalid("dataset", "holds no samples; there is nothing to advise on"));
     }
+    let task = Task::of_data(data.as_ref())?;
     // One label that some samples have and others do not is enough.
     let known = Classes::of(data.as_ref())?;
     if known.sizes().len() < 2 {
@@ -54,7 +58,7 @@ pub(super) fn measure(
     let own = FeatureCache::new();
     let one = FeatureSet::gather(data, &[0], 1, &extractor, &cuts, &own)?.map_or(0, |one| one.bytes());
     let most = policy.sample.min(policy.bytes / one.max(1)).max(1);
-    let Sampled { indices, classes, size } = sample(data.as_ref(), most, seed)?;
+    let Sampled { indices, classes, size } = sample_of(&known, most, seed);
     let set = match FeatureSet::gather(data, &indices, 1, &extractor, &cuts, cache)? {
         Some(set) => set,
         // A cache without room: the features live for the advice alone.
@@ -91,6 +95,5 @@ pub(super) fn measure(
     }
     let together = together.as_ref().map(judged).transpose()?;
     learning_curve.extend(together.iter().map(|all| CurvePoint { samples: indices.len(), top1: all.ridge }));
-    let task = Task::of_data(data.as_ref())?;
     Ok(Evidence { task, size, samples: indices.len(), stages, together, learning_curve, views: None, seconds: 0.0 })
 }

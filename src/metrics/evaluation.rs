@@ -192,7 +192,7 @@ impl Evaluation {
     }
 
     /// The area under the ROC curve of each class against all others, the mean over the classes, in [0, 1]; `None` for
-    /// more than a million probabilities, and if some are not finite.
+    /// more than a million probabilities, of lists of labels 16 million, and if some are not finite.
     pub fn roc_auc(&self) -> Option<f64> {
         self.ranking.roc_auc()
     }

@@ -1,6 +1,7 @@
 //! Metrics: the values by which evaluations are compared.
 
 use super::evaluation::Evaluation;
+use super::ranking::most_probabilities;
 use super::task::Task;
 use crate::error::{Error, Result, by_name};
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,7 @@ metrics! {
     #[default] Top1, "top1", true, Evaluation::top1;
     /// The mean recall over the classes, in [0, 1].
     BalancedAccuracy, "balanced_accuracy", true, Evaluation::balanced_accuracy;
-    /// Top-5 accuracy, in [0, 1].
+    /// Top-5 accuracy, in [0, 1]; NaN for lists of labels.
     Top5, "top5", true, |evaluation| evaluation.top_k(5).unwrap_or(f64::NAN);
     /// The mean F1 over the classes, in [0, 1].
     MacroF1, "macro_f1", true, Evaluation::macro_f1;
@@ -64,12 +65,12 @@ metrics! {
     /// The mean precision over the classes, in [0, 1].
     MacroPrecision, "macro_precision", true, Evaluation::macro_precision;
     /// The mean area under the ROC curve of each class against all others, in [0, 1]; NaN for more than a million
-    /// probabilities.
+    /// probabilities, of lists of labels 16 million.
     RocAuc, "roc_auc", true, |evaluation| evaluation.roc_auc().unwrap_or(f64::NAN);
     /// The mean average precision of each class against all others, in [0, 1]; NaN for more than a million
-    /// probabilities.
+    /// probabilities, of lists of labels 16 million.
     AveragePrecision, "average_precision", true, |evaluation| evaluation.average_precision().unwrap_or(f64::NAN);
-    /// The expected calibration error, in [0, 1].
+    /// The expected calibration error, in [0, 1]; NaN for lists of labels.
     CalibrationError, "calibration_error", false, Evaluation::calibration_error;
     /// Cross entropy in nats; for lists of labels binary cross entropy.
     Loss, "loss", false, |evaluation| evaluation.loss;
@@ -83,6 +84,35 @@ impl Metric {
             Task::Classes => Self::Top1,
             Task::Labels => Self::AveragePrecision,
         }
+    }
+
+    /// Refuses a metric that has no value for so many samples of so many classes. `what` names the setting.
+    pub(crate) fn check(self, what: &str, task: Task, (samples, classes): (usize, usize)) -> Result<()> {
+        let one_class = matches!(self, Self::Top5 | Self::CalibrationError);
+        if one_class && task == Task::Labels {
+            return Err(Error::invalid(
+                what,
+                format!("{self} has no value for lists of labels; choose another metric"),
+            ));
+        }
+        let (most, probabilities) = (most_probabilities(task), samples.saturating_mul(classes));
+        if matches!(self, Self::RocAuc | Self::AveragePrecision) && probabilities > most {
+            let problem = format!(
+                "{self} has no value for more than {most} probabilities, and {samples} validation samples of {classes} \
+                 classes have {probabilities}; choose another metric, or fewer samples"
+            );
+            return Err(Error::invalid(what, problem));
+        }
+        Ok(())
+    }
+
+    /// The error of a setting whose metric has no value for an evaluation.
+    pub(crate) fn without_value(self, what: &str) -> Error {
+        let problem = format!(
+            "{self} has no value for this validation data, which may lack samples of several classes; choose another \
+             metric"
+        );
+        Error::invalid(what, problem)
     }
 
     /// Compares two values: `Greater` if the first is better. Values that are not finite rank last, as equals.
@@ -113,5 +143,24 @@ impl FromStr for Metric {
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_without_a_value_are_refused() {
+        let check = |metric: Metric, task, size| metric.check("metric", task, size).map_err(|error| error.to_string());
+        for &metric in Metric::all() {
+            assert!(check(metric, Task::Classes, (1000, 1000)).is_ok());
+            let one_class = matches!(metric, Metric::Top5 | Metric::CalibrationError);
+            assert_eq!(check(metric, Task::Labels, (1000, 1000)).is_err(), one_class, "{metric}");
+        }
+        let error = check(Metric::RocAuc, Task::Classes, (25_250, 101)).unwrap_err();
+        assert!(error.contains("1048576") && error.contains("2550250"), "{error}");
+        assert!(check(Metric::AveragePrecision, Task::Labels, (25_250, 101)).is_ok());
+        assert!(check(Metric::AveragePrecision, Task::Labels, (250_250, 101)).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::float::any_float_option;
 use super::labels::{THRESHOLD, best_threshold};
+use super::task::Task;
 use serde::{Deserialize, Serialize};
 
 /// Ranks that are counted: top-k accuracies are known up to this k.
@@ -12,8 +13,12 @@ pub(super) const BINS: usize = 15;
 
 /// Probabilities that are kept for the figures that need all of them, at most: with one class per sample, and with lists
 /// of labels, whose thresholds need them.
-const MOST: usize = 1 << 20;
-const MOST_LABELS: usize = 1 << 24;
+pub(super) fn most_probabilities(task: Task) -> usize {
+    match task {
+        Task::Classes => 1 << 20,
+        Task::Labels => 1 << 24,
+    }
+}
 
 /// Ranks, calibration, and the curves over all thresholds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -72,13 +77,14 @@ impl Ranking {
         (*samples, *sum, *correct) = (*samples + 1, *sum + confidence, *correct + usize::from(rank == 0));
         let row = logits.iter().map(|v| (v - log_sum).exp() as f32);
         let own = (0..logits.len()).map(|class| class == truth);
-        self.all.add(own, row, logits.len(), MOST);
+        self.all.add(own, row, logits.len(), most_probabilities(Task::Classes));
     }
 
     /// Adds a sample with a list of labels by its probabilities.
     pub fn add_labels(&mut self, truth: &[f32], probabilities: &[f32]) {
         let own = truth.iter().map(|t| *t > 0.5);
-        self.all.add(own, probabilities.iter().copied(), probabilities.len(), MOST_LABELS);
+        let most = most_probabilities(Task::Labels);
+        self.all.add(own, probabilities.iter().copied(), probabilities.len(), most);
         self.all.labels = true;
     }
 
@@ -149,7 +155,7 @@ impl All {
     }
 
     fn join(&mut self, other: &Self) {
-        let most = if other.labels { MOST_LABELS } else { MOST };
+        let most = most_probabilities(if other.labels { Task::Labels } else { Task::Classes });
         if self.lost || other.lost || self.rows.len() + other.rows.len() > most {
             *self = Self::lost();
             return;

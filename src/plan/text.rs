@@ -79,9 +79,9 @@ impl Plan {
         }
         if let Some(patience) = self.patience {
             write!(f, ", patience {patience}")?;
-            if self.watch != Metric::Loss {
-                write!(f, " by {}", self.watch)?;
-            }
+        }
+        if self.watches() && self.watch != Metric::Loss {
+            write!(f, ", watching {}", self.watch)?;
         }
         writeln!(f)?;
         for (i, p) in self.phases.iter().enumerate() {

@@ -106,9 +106,10 @@ fn loss(rows: &[(Vec<f64>, Vec<f64>)], temperature: f64, task: Task) -> f64 {
 
 /// The threshold of a probability whose logit is divided by the temperature.
 fn moved(threshold: f32, temperature: f64) -> f32 {
-    let p = f64::from(threshold);
+    let p = f64::from(threshold.min(1.0f32.next_down()));
     let logit = (p / (1.0 - p)).ln();
-    (1.0 / (1.0 + (-logit / temperature).exp())) as f32
+    // Below 1, which no probability may reach.
+    ((1.0 / (1.0 + (-logit / temperature).exp())) as f32).min(1.0f32.next_down())
 }
 
 /// The temperature of the least loss, by golden sections of its logarithm: the loss has a single minimum, since it is
@@ -194,6 +195,18 @@ mod tests {
         let data = TensorDataset::new(images, own, predictor.labels().to_vec()).unwrap();
         let error = predictor.calibrated(&data).unwrap_err().to_string();
         assert!(error.contains("no temperature") && error.contains("3 samples"), "{error}");
+    }
+
+    /// Even where probabilities are 1 by rounding, a threshold can still be reached.
+    #[test]
+    fn a_threshold_is_moved_with_the_probabilities() {
+        assert!((moved(0.5, 3.0) - 0.5).abs() < 1e-7 && (moved(0.8, 2.0) - 2.0 / 3.0).abs() < 1e-6);
+        assert_eq!(moved(0.0, 2.0).to_bits(), 0);
+        for temperature in [0.02, 0.5, 2.0, 50.0] {
+            let threshold = moved(1.0, temperature);
+            let sure = (1.0 / (1.0 + (-18.0 / temperature).exp())) as f32;
+            assert!(threshold < 1.0 && threshold <= sure, "{temperature}: {threshold} {sure}");
+        }
     }
 
     #[test]

@@ -32,10 +32,24 @@ pub struct Mistake {
     pub of_truth: f32,
 }
 
+impl Mistake {
+    /// The true classes, the predicted ones and the wrong one in words, by the labels of the classes: `shirt, coat`,
+    /// `no label`, and for a label that is not predicted `not coat`.
+    pub fn words(&self, labels: &[String]) -> [String; 3] {
+        let names = |classes: &[u32]| {
+            let names = classes.iter().filter_map(|&class| labels.get(class as usize).map(String::as_str));
+            let names = names.collect::<Vec<&str>>().join(", ");
+            if names.is_empty() { "no label".into() } else { names }
+        };
+        let not = if self.predicted.contains(&self.wrong) { "" } else { "not " };
+        [names(&self.truth), names(&self.predicted), format!("{not}{}", names(&[self.wrong]))]
+    }
+}
+
 impl Predictor {
     /// The samples whose predicted class is wrong, or one of whose labels is, by falling probability of the mistake, and
-    /// among equal ones by index; at most `most` of them. The first ones are often samples with a wrong label, or images that show several
-    /// classes.
+    /// among equal ones by index; at most `most` of them. The first ones are often samples with a wrong label, or images
+    /// that show several classes.
     ///
     /// All samples pass the network in batches of 32, as in [`Predictor::evaluate`], and only `most` mistakes are kept
     /// in memory. With `usize::MAX` there are as many as the evaluation counts.
@@ -47,8 +61,8 @@ impl Predictor {
     /// # let images = (Tensor::arange(0f32, 12288.0, &Device::Cpu)? * 0.01)?.sin()?.reshape((4, 3, 32, 32))?;
     /// let data = TensorDataset::new(images, vec![0, 1, 2, 3], predictor.labels().to_vec())?;
     /// for mistake in predictor.mistakes(&data, 10)? {
-    ///     let label = |class: u32| &predictor.labels()[class as usize];
-    ///     println!("{}: {} as {}", mistake.name, label(mistake.truth[0]), label(mistake.wrong));
+    ///     let [truth, predicted, _] = mistake.words(predictor.labels());
+    ///     println!("{}: {truth} as {predicted}", mistake.name);
     /// }
     /// # assert!(predictor.mistakes(&data, 2)?.len() == 2);
     /// # Ok::<(), candle_finetune::Error>(())

@@ -12,8 +12,11 @@ use std::collections::BTreeMap;
 pub(crate) struct Classes(Vec<Vec<usize>>);
 
 impl Classes {
-    /// Of a dataset. A sample with a soft target counts as its most probable class, and one with a list of labels as the
-    /// rarest of them. Samples without labels are a class of their own, the last, if there are any.
+    /// Of a dataset. A sample with a soft target is of its most probable class, and one with a list of labels of the
+    /// rarest of them. Samples without labels are the last class, if there are any.
+    ///
+    /// # Errors
+    /// For a class that is out of range, and if some samples have one class and others a list of labels.
     pub fn of(data: &dyn Dataset) -> Result<Self> {
         let count = data.classes().len();
         for i in 0..data.len() {
@@ -22,8 +25,11 @@ impl Classes {
         }
         let mut of_class: Vec<Vec<usize>> = vec![vec![]; count + 1];
         strata(data).into_iter().enumerate().for_each(|(i, class)| of_class[class].push(i));
-        if of_class[count].is_empty() {
-            of_class.pop();
+        let none = of_class.pop().unwrap_or_default();
+        if Task::of_data(data)? == Task::Labels {
+            // One that is never the rarest of a list is no class here.
+            of_class.push(none);
+            of_class.retain(|members| !members.is_empty());
         }
         Ok(Self(of_class))
     }

@@ -1,7 +1,7 @@
 //! Selects the best epoch.
 
 use super::snapshot::Snapshot;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::{Evaluation, Metric, Task};
 use serde::{Deserialize, Serialize};
 
@@ -66,12 +66,7 @@ impl Best {
         };
         if self.metric != Metric::Top1 {
             if self.metric.value(evaluation).is_nan() {
-                let problem = format!(
-                    "{} has no value for this validation data: it needs samples of several classes, and at most a \
-                     million probabilities; choose another metric",
-                    self.metric
-                );
-                return Err(Error::invalid("metric", problem));
+                return Err(self.metric.without_value("metric"));
             }
             let better = self.winner().is_none_or(|best| self.is_better(evaluation, &best.evaluation));
             if better {

@@ -215,6 +215,9 @@ impl FineTuner {
             Err(error) if session.survives(&error) => false,
             trained => trained?,
         };
+        if cancelled {
+            session.drop_epoch();
+        }
         if !cancelled || session.best_epoch().is_some() {
             session.restore_best()?;
         }

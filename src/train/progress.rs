@@ -72,6 +72,11 @@ impl Progress {
         self.started += time;
     }
 
+    /// Seconds of training until the last step.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
     pub fn hand_out(&mut self, samples: usize) {
         self.seen += samples;
         self.pending += samples;

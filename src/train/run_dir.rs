@@ -66,6 +66,29 @@ const REPORT: &str = "report.json";
 const FAILED: (&str, &str, &str) = ("failed", "state.safetensors", "step.json");
 const CHECKPOINT: (&str, &str) = ("checkpoint-", ".safetensors");
 
+impl RunState {
+    /// The newest sound checkpoint in a run directory ([`FineTuner::run_dir`](crate::FineTuner::run_dir)), with which a run
+    /// there would go on; `None` if there is none. Its [`report`](Self::report) has the plan.
+    ///
+    /// ```
+    /// use candle_finetune::RunState;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let folder = dir.path();
+    /// assert!(RunState::newest(folder)?.is_none());
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while a run uses the directory, and if all its checkpoints are damaged.
+    pub fn newest(run_dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        let path = run_dir.as_ref();
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        RunDir::open(path, 1)?.latest(|_| {})
+    }
+}
+
 impl RunDir {
     /// Opens the folder, or creates it, and removes what a killed run left half written.
     ///

@@ -28,6 +28,7 @@ impl Weights {
                 Target::Labels(labels) => labels,
             }
         };
+        let mut unlabelled = 0.0;
         let weights: Vec<f64> = match sampling {
             Sampling::Shuffled => return Ok(None),
             Sampling::Weighted(weights) if weights.len() != classes => {
@@ -37,19 +38,26 @@ impl Weights {
             Sampling::Weighted(weights) => weights.clone(),
             Sampling::Balanced => {
                 let mut counts = vec![0.0; classes];
-                for label in (0..data.len()).flat_map(labels) {
+                for i in 0..data.len() {
+                    let labels = labels(i);
+                    unlabelled += f64::from(u8::from(labels.is_empty()));
                     // A label out of range is an error when its batch is made.
-                    counts.get_mut(label as usize).into_iter().for_each(|count| *count += 1.0);
+                    let known = labels.into_iter().filter(|&label| (label as usize) < classes);
+                    known.for_each(|label| counts[label as usize] += 1.0);
                 }
                 counts.into_iter().map(|count: f64| 1.0 / count.max(1.0)).collect()
             }
         };
-        // A sample without labels weighs what one of an average class does.
-        let mean = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
+        let of_none = match sampling {
+            // Samples without labels are as often drawn as those of a class.
+            Sampling::Balanced => 1.0 / unlabelled.max(1.0),
+            // Such a sample weighs what one of an average class does.
+            _ => weights.iter().sum::<f64>() / weights.len().max(1) as f64,
+        };
         let weight = |label: u32| weights.get(label as usize).copied().unwrap_or(0.0);
         let heaviest = |i: usize| {
             let all = labels(i).into_iter().map(|label| (weight(label), label));
-            all.reduce(|a, b| if b.0 > a.0 { b } else { a }).unwrap_or((mean, u32::MAX))
+            all.reduce(|a, b| if b.0 > a.0 { b } else { a }).unwrap_or((of_none, u32::MAX))
         };
         let samples: Vec<(f64, u32)> = (0..data.len()).map(heaviest).collect();
         if samples.iter().all(|(weight, _)| *weight == 0.0) {
@@ -235,12 +243,15 @@ mod tests {
 
     #[test]
     fn a_sample_with_several_labels_is_drawn_for_the_rarest() {
-        let images = candle_core::Tensor::zeros((4, 1, 1, 1), candle_core::DType::F32, &candle_core::Device::Cpu);
-        let labels = [vec![0], vec![0], vec![0, 1], vec![]].map(Target::Labels).to_vec();
-        let names = ["a", "b"].map(String::from).to_vec();
+        let images = candle_core::Tensor::zeros((5, 1, 1, 1), candle_core::DType::F32, &candle_core::Device::Cpu);
+        let labels = [vec![0], vec![0], vec![0, 1], vec![], vec![]].map(Target::Labels).to_vec();
+        // No sample has the last one.
+        let names = ["a", "b", "c"].map(String::from).to_vec();
         let data = crate::TensorDataset::from_targets(images.unwrap(), labels, names).unwrap();
-        let weights = Weights::of(&Sampling::Balanced, &data).unwrap().unwrap();
-        let third = 1.0 / 3.0;
-        assert_eq!(weights.samples, [(third, 0), (third, 0), (1.0, 1), (f64::midpoint(1.0, third), u32::MAX)]);
+        let of = |sampling: Sampling| Weights::of(&sampling, &data).unwrap().unwrap().samples;
+        let (third, half, none) = (1.0 / 3.0, 0.5, u32::MAX);
+        assert_eq!(of(Sampling::Balanced), [(third, 0), (third, 0), (1.0, 1), (half, none), (half, none)]);
+        let weights = Sampling::Weighted(vec![1.0, 2.0, 6.0]);
+        assert_eq!(of(weights), [(1.0, 0), (1.0, 0), (2.0, 1), (3.0, none), (3.0, none)]);
     }
 }

@@ -290,7 +290,7 @@ fn mistakes_are_shown_with_their_pictures() {
     let right = vec![(small.clone(), predictor.predict(&small).unwrap().class)];
     let right = VecDataset::new(right, predictor.labels().to_vec()).unwrap();
     let none = ReportPage::new(&report).mistakes(&predictor, &right, 9).unwrap().html().unwrap();
-    assert!(none.contains("Every sample is predicted rightly"));
+    assert!(none.contains("Every sample is predicted correctly"));
     assert!(ReportPage::new(&report).save(dir.path().join("nowhere/page.html")).is_err());
 }
 

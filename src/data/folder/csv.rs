@@ -25,8 +25,8 @@ use text::Text;
 ///
 /// - **Columns** are found by their usual names, in upper or lower case: `file`, `filename`, `image`, `image_id`, `path`,
 ///   `id` ...; `label`, `class`, `category`, `target`, `species`, `breed` ...; `split`, `part`, `set`, `subset`; `group`,
-///   `patient`, `subject`, `video`, these with `_id` as well. If several columns fit, or none, set it by name; one that fits by its name alone
-///   can be left out ([`ignore`](Self::ignore)).
+///   `patient`, `subject`, `video`, these with `_id` as well. If several columns fit, or none, set it by name.
+///   Columns that have such a name but another meaning can be ignored ([`ignore`](Self::ignore)).
 /// - **Files** are paths relative to the folder of the images ([`images`](Self::images)), with either slash. Otherwise
 ///   the path's end decides: `3.png` is the only image of that name at any depth, and `0a1b` the only one of that name
 ///   with an extension.
@@ -127,8 +127,8 @@ impl CsvOptions {
         self
     }
 
-    /// Sets columns that mean nothing here, by their names: a `set` that does not divide the data, or a `video` within which
-    /// images may be split.
+    /// Sets columns to ignore, by their names: a `set` that does not divide the data, or a `video` whose images may be in
+    /// train and in valid.
     pub fn ignore(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.wanted.ignored = columns.into_iter().map(|column| nfc(&column.into())).collect();
         self

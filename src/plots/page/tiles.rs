@@ -35,18 +35,10 @@ enum Picture {
 
 /// The mistakes with their pictures.
 pub(super) fn tiles(mistakes: Vec<Mistake>, predictor: &Predictor, data: &dyn Dataset) -> Result<Vec<Tile>> {
-    let names = |classes: &[u32]| {
-        let names = classes.iter().filter_map(|&class| predictor.labels().get(class as usize).map(String::as_str));
-        let names = names.collect::<Vec<&str>>().join(", ");
-        if names.is_empty() { "no label".into() } else { names }
-    };
     let tile = |mistake: Mistake| {
-        let (truth, predicted) = (names(&mistake.truth), names(&mistake.predicted));
+        let [truth, predicted, wrong] = mistake.words(predictor.labels());
         // Of several labels, the wrong one is named by itself.
-        let wrong = (predictor.task() == Task::Labels).then(|| {
-            let not = if mistake.predicted.contains(&mistake.wrong) { "" } else { "not " };
-            format!("{not}{}", names(&[mistake.wrong]))
-        });
+        let wrong = (predictor.task() == Task::Labels).then_some(wrong);
         let picture = match data.sample(mistake.index)? {
             Sample::Image(image) if image.channels() > 4 => Picture::missing(image.channels()),
             Sample::Image(image) => Picture::of(image)?,
@@ -77,7 +69,7 @@ impl Picture {
 /// The tiles of the section.
 pub(super) fn mistakes(tiles: &[Tile]) -> String {
     if tiles.is_empty() {
-        return "<p>Every sample is predicted rightly.</p>\n".into();
+        return "<p>Every sample is predicted correctly.</p>\n".into();
     }
     let tile = |tile: &Tile| {
         let Tile { mistake, truth, predicted, wrong, picture } = tile;

@@ -84,6 +84,8 @@ fn a_run_that_is_cancelled_after_any_step_ends_in_the_same_bytes() {
         let stopped = first.report.stopped.clone().unwrap();
         assert!(stopped.contains(&format!("cancelled after step {at}")), "{stopped}");
         assert!(first.report.refit.is_none(), "a cancelled run does not train again");
+        assert_eq!(first.report.epochs.len(), (at - 1) / 4, "the epoch in progress is reported when it has ended");
+        assert_eq!(RunState::newest(&folder).unwrap().unwrap().steps(), at);
         let (again, events) = told(tuner(5).run_dir(&folder));
         let again = again.fit(&train, &valid).unwrap();
         assert_eq!(*events.lock().unwrap(), [format!("resumed at step {at}")]);

@@ -6,6 +6,7 @@ use crate::error::{Divergence, Error, Result};
 use crate::metrics::Evaluation;
 use crate::report::{Averaged, Report};
 use crate::train::event::Event;
+use crate::train::pending::Pending;
 use crate::train::progress::Progress;
 use crate::train::sampler::Sampler;
 
@@ -184,6 +185,14 @@ impl Session {
         self.report.thresholds.clone_from(&of.thresholds);
     }
 
+    /// Forgets the epoch in progress, without an event: a run that was cancelled goes on within it, and reports it then.
+    pub(in crate::train) fn drop_epoch(&mut self) {
+        if let Some(epoch) = self.phase.as_mut().and_then(|phase| phase.epoch.take()) {
+            self.report.seconds.train += epoch.progress.seconds();
+        }
+        (self.pending, self.averages_valid, self.continues.epoch) = (Pending::default(), None, false);
+    }
+
     /// Closes the epoch in progress, with its validation if there was one; leaves the phase after its last epoch, or
     /// when the patience is exhausted. Returns whether the epoch is the best so far.
     pub(super) fn close_epoch(&mut self, valid: Option<&Evaluation>) -> Result<bool> {
@@ -221,8 +230,11 @@ impl Session {
                 let other = watch.value(&averaged);
                 watched = if watch.compare(other, watched).is_gt() { other } else { watched };
             }
+            if watched.is_nan() && valid.is_finite() && self.plan.watches() {
+                return Err(watch.without_value("plan: watch"));
+            }
             phase.state.patience.note(watched, watch);
-            phase.state.plateau.note(watch.value(valid), watch.higher_is_better(), &phase.phase.schedule);
+            phase.state.plateau.note(watched, watch.higher_is_better(), &phase.phase.schedule);
         }
         let best = report.best;
         self.listener.tell(&Event::Epoch(&report));

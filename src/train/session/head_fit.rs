@@ -47,7 +47,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// For training data with lists of labels, a sample that cannot be read, and features that are not finite.
+    /// For a sample that cannot be read, and features that are not finite.
     pub fn fit_head(&mut self) -> Result<bool> {
         if self.plan.head_start == HeadStart::Random || self.counters.head_fitted {
             return Ok(false);

@@ -33,8 +33,11 @@ impl Session {
             return Err(Error::invalid("dataset", "holds no samples"));
         }
         let labels = data.classes().to_vec();
-        if labels.len() < 2 {
-            let problem = format!("has only {} class; at least 2 are needed", labels.len());
+        let task = Task::of_data(&data)?;
+        // One label alone is to have or not.
+        let least = if task == Task::Labels { 1 } else { 2 };
+        if labels.len() < least {
+            let problem = format!("has only {} class; at least {least} are needed", labels.len());
             return Err(Error::invalid("dataset", problem));
         }
         head.check_labels(&backbone, &labels)?;
@@ -46,7 +49,6 @@ impl Session {
             let Augment { mixup, cutmix, .. } = plan.augment;
             plan.augment = Augment::none().mixup(mixup).cutmix(cutmix);
         }
-        let task = Task::of_data(&data)?;
         let metric = metric.unwrap_or(Metric::of_task(task));
         let weights = Weights::of(&plan.sampling, &data)?;
         let loss = plan.loss.resolved(task, || counts(&data), data.len());

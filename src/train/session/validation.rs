@@ -6,7 +6,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::features::{Cut, FeatureExtractor, FeatureSet};
 use crate::inference::{BATCH, Inference};
-use crate::metrics::Evaluation;
+use crate::metrics::{Evaluation, Task};
 use crate::plan::Phase;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +19,8 @@ impl Session {
     /// [`Dataset::fingerprint`].
     ///
     /// # Errors
-    /// If the data holds no samples, its classes are not those of the training data, in their order, it has lists of
-    /// labels, or a sample cannot be read.
+    /// If the data holds no samples, its classes are not those of the training data, in their order, its targets are of
+    /// another [`Task`], or a sample cannot be read.
     pub fn evaluate<D: Dataset + Clone + 'static>(&mut self, data: &D) -> Result<Evaluation> {
         Inference::check(&self.model.labels, data)?;
         let data: Arc<dyn Dataset> = Arc::new(data.clone());
@@ -135,8 +135,20 @@ impl Session {
     /// which they are.
     ///
     /// # Errors
-    /// If the run was resumed from a state with other validation data.
+    /// If the run was resumed from a state with other validation data, its targets are of another task, or a metric that
+    /// is needed has no value for it.
     pub(in crate::train) fn note_valid(&mut self, valid: &dyn Dataset, known: bool) -> Result<()> {
+        let (task, size) = (self.model.task, (valid.len(), self.model.labels.len()));
+        if Task::of_data(valid)? != task {
+            let of = |is_labels| if is_labels { "lists of labels" } else { "one class per sample" };
+            let labels = task == Task::Labels;
+            let problem = format!("has {}, and the training data {}; give both the same", of(!labels), of(labels));
+            return Err(Error::invalid("validation data", problem));
+        }
+        self.report.metric.check("metric", task, size)?;
+        if self.plan.watches() {
+            self.plan.watch.check("plan: watch", task, size)?;
+        }
         let identity = if known { identity(valid) } else { None };
         if identity.is_some() && self.valid_identity.is_some() && self.valid_identity != identity {
             let problem = "the saved run differs from this session in: validation data";
