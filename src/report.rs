@@ -34,7 +34,8 @@ pub struct Report {
     /// Settings and circumstances that are probably a mistake.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Why training ended before the end of its plan, if it did: it diverged, and the best epoch so far was kept.
+    /// Why training ended before the end of its plan, if it did: it diverged, it was cancelled, or the training on all
+    /// samples failed. The best epoch so far was kept; without one, the weights as they were.
     #[serde(default)]
     pub stopped: Option<String>,
     /// The random seed.

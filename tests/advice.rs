@@ -165,7 +165,7 @@ fn data_that_cannot_be_judged_is_refused() {
     }
     let sets = Labelled(crate::support::tensors(4, 32, 2, 1));
     let error = Advisor::new(&backbone()).advise(&sets).map(drop).unwrap_err();
-    assert!(matches!(&error, Error::Invalid { problem, .. } if problem.contains("label sets")), "{error}");
+    assert!(matches!(&error, Error::Invalid { problem, .. } if problem.contains("one rarest label")), "{error}");
     // A class of one sample is advised on, and said.
     let images = crate::support::images(7, 3, 32, 1);
     let few = TensorDataset::new(images, vec![0, 0, 0, 1, 1, 1, 2], vec!["a".into(), "b".into(), "c".into()]).unwrap();

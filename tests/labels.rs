@@ -45,6 +45,10 @@ fn lists_of_labels_are_learned_saved_and_predicted() {
     assert_eq!((fitted.report.metric, fitted.predictor.task()), (Metric::AveragePrecision, Task::Labels));
     let evaluation = fitted.test(&test).unwrap();
     assert!(evaluation.macro_f1() > 0.9 && evaluation.top1() > 0.8, "{evaluation}");
+    // The validation's figures are those of the predictor that came out: at its thresholds.
+    let kept = fitted.report.valid.clone().unwrap();
+    let again = fitted.predictor.evaluate(&valid).unwrap();
+    assert_eq!((kept.correct, kept.macro_f1(), kept.loss), (again.correct, again.macro_f1(), again.loss));
     let scores = evaluation.per_class();
     assert_eq!(scores.iter().map(|c| (c.class, c.samples)).collect::<Vec<_>>(), [(0, 15), (2, 10)]);
     assert_eq!(evaluation.confusion.samples(), BTreeMap::new());
@@ -97,6 +101,30 @@ fn unsure() -> Predictor {
     tuner_of(&plan).fit(&labelled(24, 1), &labelled(30, 2)).unwrap().predictor
 }
 
+/// A label that few samples have, which a network is never sure of at first: at a half nothing would be predicted.
+#[test]
+fn f1_of_a_validation_is_that_at_the_best_thresholds() {
+    let of = |i: usize| Target::Labels(if i.is_multiple_of(10) { vec![0] } else { vec![] });
+    let data = |seed| {
+        let targets = (0..40).map(of).collect();
+        TensorDataset::from_targets(images(40, 3, 32, seed), targets, vec!["rare".into(), "none".into()]).unwrap()
+    };
+    let plan = last_blocks(Optimizer::sgd(1e-4)).watch(Metric::MacroF1).patience(3);
+    let fitted = tuner_of(&plan).metric(Metric::MacroF1).fit(&data(1), &data(2)).unwrap();
+    let report = &fitted.report;
+    assert!(report.epochs.iter().all(|epoch| epoch.valid_metric.unwrap() > 0.1), "{report}");
+    let valid = fitted.predictor.evaluate(&data(2)).unwrap();
+    assert_eq!(report.valid.as_ref().unwrap().macro_f1(), valid.macro_f1());
+    // At a half there is none.
+    let mut scores = candle_finetune::Scores::new(Task::Labels);
+    let low = Tensor::full(-3f32, (40, 2), &CPU).unwrap();
+    scores
+        .add(&low, &Targets::Labels(Tensor::ones((40, 2), candle_finetune::candle_core::DType::F32, &CPU).unwrap()))
+        .unwrap();
+    assert_eq!(scores.evaluation().macro_f1(), 0.0);
+    assert!(!report.to_string().contains("largest class"));
+}
+
 #[test]
 fn mistakes_are_the_samples_with_a_wrong_label() {
     let (predictor, data) = (unsure(), labelled(45, 3));
@@ -134,6 +162,7 @@ fn calibrated_labels_have_less_loss_and_the_same_predictions() {
     assert!(after.loss < before.loss - 1e-4, "{} {} at {temperature}", before.loss, after.loss);
     assert_eq!((before.outcomes(), calibrated.task()), (after.outcomes(), Task::Labels));
     let (old, new) = (predictor.thresholds().unwrap(), calibrated.thresholds().unwrap());
+    assert_eq!(calibrated.report().unwrap().unwrap().thresholds, Some(new.clone()));
     for (old, new) in old.iter().zip(&new) {
         let logit = |p: f32| f64::from(p / (1.0 - p)).ln();
         assert!((logit(*new) * temperature - logit(*old)).abs() < 1e-4, "{old} {new}");

@@ -4,7 +4,8 @@ use crate::support::{CPU, pictures, plan, tensors};
 use crate::training::{backbone, phase};
 use candle_finetune::{
     Arch, Augment, Backbone, BatchNormMode, Dataset, Error, FeatureCache, FineTuner, Fitted, FreezePolicy, Head,
-    Metric, Optimizer, Plan, RunState, Schedule, ScheduleShape, Session, TensorDataset, candle_core::DType,
+    Metric, Optimizer, Plan, RunState, Sample, Schedule, ScheduleShape, Session, Target, TensorDataset,
+    candle_core::{DType, Tensor},
 };
 use std::path::Path;
 
@@ -137,6 +138,22 @@ fn data() -> TensorDataset {
     tensors(21, 32, 3, 1)
 }
 
+/// The images of a dataset as one tensor, and the class of a sample.
+fn images_of(data: &TensorDataset) -> Tensor {
+    let image = |i: usize| match data.sample(i).unwrap() {
+        Sample::Tensor(image) => image,
+        other => panic!("{other:?}"),
+    };
+    Tensor::stack(&(0..data.len()).map(image).collect::<Vec<_>>(), 0).unwrap()
+}
+
+fn class_of(data: &TensorDataset, i: usize) -> u32 {
+    match data.info(i).target {
+        Target::Class(class) => class,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn tuner(plan: &Plan) -> FineTuner {
     FineTuner::new(backbone()).plan(plan.clone()).seed(5)
 }
@@ -221,11 +238,16 @@ fn the_state_of_another_run_is_refused() {
         assert!(matches!(&error, Error::Invalid { .. }) && differences.contains(what), "{what}: {text}");
     };
     refused(tuner(&plan).seed(6), &data(), "seed");
-    refused(tuner(&longer), &data(), "plan");
+    refused(tuner(&longer), &data(), "plan (phases.1.epochs 3 (the saved run has 2))");
     refused(tuner(&plan).head(Head::mlp(8)), &data(), "head");
     refused(tuner(&plan), &tensors(22, 32, 3, 1), "number of training samples");
     refused(tuner(&plan), &tensors(21, 32, 2, 1), "list of classes");
     refused(tuner(&plan), &tensors(21, 32, 3, 7), "training data");
+    // The same images with another label for one.
+    let relabelled: Vec<u32> = (0..21).map(|i| if i == 4 { 0 } else { class_of(&data(), i) }).collect();
+    let relabelled = TensorDataset::new(images_of(&data()), relabelled, data().classes().to_vec()).unwrap();
+    assert_eq!((0..21).find(|&i| relabelled.fingerprint(i) != data().fingerprint(i)), None);
+    refused(tuner(&plan), &relabelled, "training data (files, labels or groups)");
     refused(tuner(&plan).metric(Metric::Loss), &data(), "metric");
     let cropped = backbone().for_input_spec(backbone().input_spec().clone().crop_pct(0.5)).unwrap();
     refused(FineTuner::new(cropped).plan(plan.clone()).seed(5), &data(), "input specification");
@@ -257,12 +279,12 @@ fn files_of_states() {
 
     // A newer format is refused before anything else is looked at.
     let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();
-    let version = b"\\\"run_state\\\":3";
+    let version = b"\\\"run_state\\\":4";
     let mut newer = file.clone();
     newer[find(&file, version) + version.len() - 1] = b'7';
     std::fs::write(&path, &newer).unwrap();
     let error = RunState::from_file(&path).unwrap_err();
-    assert!(matches!(error, Error::NewerFormat { found: 7, known: 3, .. }), "{error}");
+    assert!(matches!(error, Error::NewerFormat { found: 7, known: 4, .. }), "{error}");
     assert!(error.to_string().contains("update the crate") && error.to_string().contains("state.safetensors"));
 
     newer[find(&file, version) + version.len() - 1] = b'1';

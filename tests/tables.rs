@@ -210,6 +210,20 @@ fn the_split_column_makes_parts() {
 }
 
 #[test]
+fn groups_in_several_parts_are_told() {
+    let images: Vec<String> = (0..8).map(|i| format!("{i}.png")).collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let part = |i: usize| ["train", "train", "train", "train", "valid", "valid", "test", "train"][i];
+    let row = |i: usize| format!("{i},{},{},{}\n", i % 2, part(i), ["a", "a", "b", "c", "a", "b", "d", ""][i]);
+    let data = Data::new(format!("id,label,split,patient\n{}", (0..8).map(row).collect::<Vec<_>>().concat()), &images);
+    let splits = ImageFolder::csv().splits(data.table(), 0).unwrap();
+    assert_eq!(splits.torn_groups(), 2);
+    assert!(splits.to_string().contains("warning: 2 groups are in several parts"), "{splits}");
+    let splits = ImageFolder::csv().ignore(["patient"]).splits(data.table(), 0).unwrap();
+    assert!(splits.torn_groups() == 0 && !splits.to_string().contains("several parts"));
+}
+
+#[test]
 fn ignored_columns_mean_nothing_whatever_they_are_called() {
     let images: Vec<String> = (0..8).map(|i| format!("{i}.png")).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();

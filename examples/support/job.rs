@@ -53,7 +53,7 @@ pub struct Job {
     #[arg(long)]
     metric: Option<Metric>,
     /// Divide the logits by the temperature that fits the validation images best, so that probabilities are calibrated
-    #[arg(long, requires = "out", conflicts_with = "refit")]
+    #[arg(long, conflicts_with = "refit")]
     calibrate: bool,
     /// Print the loss by the learning rate of the last phase, with suggestions, and save nothing
     #[arg(long, conflicts_with_all = ["run_dir", "out", "report", "refit", "calibrate", "metric", "table", "log", "tensorboard"])]
@@ -67,8 +67,6 @@ pub struct Job {
     /// Hidden units of a two-layer head
     #[arg(long)]
     hidden: Option<usize>,
-    #[command(flatten)]
-    regularise: Regularise,
     /// Random seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -109,6 +107,9 @@ pub struct Job {
     #[cfg(feature = "plots")]
     #[arg(long, value_name = "FILE", requires = "find_lr")]
     plot: Option<PathBuf>,
+    // The last one, since its heading is that of all that follows.
+    #[command(flatten)]
+    regularise: Regularise,
 }
 
 /// How many mistakes are on the page.
@@ -173,7 +174,7 @@ pub fn finetune(
     let cache = FeatureCache::new();
     let given = match given_plan(options, &backbone)? {
         // What was advised when the run began.
-        None if matches!(options.strategy, Choice::Auto) => plan_of_run(options)?,
+        None if matches!(options.strategy, Choice::Auto) => plan_of_run(options, train)?,
         given => given,
     };
     let advisor = Advisor::new(&backbone).head(head).seed(options.seed).cache(&cache).valid(valid.len());
@@ -238,7 +239,11 @@ pub fn finetune(
         match tuned.predictor.calibrated(valid) {
             Ok((predictor, temperature)) => {
                 println!("logits divided by the temperature {temperature:.3}");
+                tuned.report.thresholds = predictor.thresholds();
                 tuned.predictor = predictor;
+                if let (Some(folder), None) = (&options.run_dir, &options.out) {
+                    println!("the predictor in {} is not calibrated; --out saves this one", folder.display());
+                }
             }
             // The training is worth saving anyway.
             Err(error) => println!("not calibrated: {error}"),
@@ -330,10 +335,21 @@ fn given_plan(options: &Job, backbone: &Backbone) -> Result<Option<(String, Plan
 }
 
 /// The plan of the run that goes on, with its name.
-fn plan_of_run(options: &Job) -> Result<Option<(String, Plan)>, Failure> {
+fn plan_of_run(options: &Job, train: &ImageFolder) -> Result<Option<(String, Plan)>, Failure> {
     let Some(folder) = &options.run_dir else { return Ok(None) };
-    let state = RunState::newest(folder)?;
-    Ok(state.map(|state| (format!("the plan of the run in {}", folder.display()), state.report().plan.clone())))
+    let Some(state) = RunState::newest(folder)? else { return Ok(None) };
+    let report = state.report();
+    if report.classes != train.classes() || report.samples.train != train.len() {
+        let (samples, classes) = (report.samples.train, report.classes.len());
+        let problem = "it has a run on other data, with";
+        return Err(format!(
+            "{}: {problem} {samples} samples of {classes} classes; choose another folder",
+            folder.display()
+        )
+        .into());
+    }
+    println!("the run in {} goes on with its own plan, changed by the options of now", folder.display());
+    Ok(Some((format!("the plan of the run in {}", folder.display()), report.plan.clone())))
 }
 
 /// The plan, changed by the options.

@@ -48,7 +48,12 @@ pub(super) fn measure(
     // One label that some samples have and others do not is enough.
     let known = Classes::of(data.as_ref())?;
     if known.sizes().len() < 2 {
-        let problem = format!("has only {} class; at least 2 are needed", data.classes().len());
+        let problem = match task {
+            Task::Classes => format!("has only {} class; at least 2 are needed", data.classes().len()),
+            Task::Labels => {
+                "has one rarest label for all samples, so nothing tells them apart; choose a strategy".into()
+            }
+        };
         return Err(Error::invalid("dataset", problem));
     }
     let extractor = FeatureExtractor::new(backbone)?;

@@ -74,6 +74,24 @@ impl Evaluation {
         self.ranking.thresholds()
     }
 
+    /// The same with the labels counted at their best thresholds instead, if they are known.
+    pub(crate) fn at_best_thresholds(mut self) -> Self {
+        let Some(thresholds) = self.best_thresholds() else { return self };
+        if self.ranking.rows().count() != self.total {
+            return self;
+        }
+        self.labels = vec![LabelCounts::default(); thresholds.len()];
+        let labels = &mut self.labels;
+        let right = |(row, own): (&[f32], &[bool])| {
+            let of = labels.iter_mut().zip(row.iter().zip(&thresholds)).zip(own);
+            // Each is counted, also after a wrong one.
+            of.fold(true, |right, ((counts, (p, threshold)), &own)| counts.add(p >= threshold, own) && right)
+        };
+        self.outcomes = self.ranking.rows().map(right).collect();
+        self.correct = self.outcomes.iter().filter(|&&right| right).count();
+        self
+    }
+
     /// The evaluation of these samples and then those of `other`.
     pub(crate) fn join(mut self, other: &Self) -> Self {
         let total = self.total + other.total;

@@ -96,6 +96,14 @@ impl Ranking {
         Some(self.all.columns().map(|column| best_threshold(&column).unwrap_or(THRESHOLD)).collect())
     }
 
+    /// The probabilities of each sample with a list of labels, in order, each with whether the sample has the label; none
+    /// if they are not known.
+    pub fn rows(&self) -> impl Iterator<Item = (&[f32], &[bool])> {
+        let classes = self.all.classes.max(1);
+        let known = self.all.labels && !self.all.lost;
+        self.all.rows.chunks(classes).zip(self.all.own.chunks(classes)).filter(move |_| known)
+    }
+
     /// Notes a sample without finite logits.
     pub fn lose(&mut self) {
         self.all = All::lost();

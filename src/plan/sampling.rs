@@ -17,10 +17,10 @@ pub enum Sampling {
     #[default]
     Shuffled,
     /// Each class equally often: samples of rare classes are drawn several times, some of frequent classes not at all. A
-    /// sample with several labels counts for the rarest of them.
+    /// sample with several labels counts for the rarest of them, and samples without labels form a class of their own.
     Balanced,
     /// Each sample in proportion to the weight of its class, in the order of the classes; of several labels, the largest
-    /// weight. A class of weight 0 is left out.
+    /// weight. A class of weight 0 is left out. A sample without labels has the mean of the weights.
     Weighted(Vec<f64>),
 }
 

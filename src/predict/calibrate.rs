@@ -18,7 +18,7 @@ impl Predictor {
     /// The same predictor with calibrated probabilities, and the temperature that the logits were divided by: the one
     /// with the least cross entropy on this data (temperature scaling, Guo et al. 2017, arXiv 1706.04599), for lists of
     /// labels with the least binary cross entropy. The most probable classes stay as they are, and so does the accuracy.
-    /// The thresholds of labels are moved with the probabilities.
+    /// The thresholds of labels are moved with the probabilities, in the report too.
     ///
     /// Use data that the network was not trained on, the validation data say; the report keeps the figures from before.
     /// The temperature is written into the head's last layer, so that a saved predictor has it.
@@ -72,8 +72,14 @@ impl Predictor {
         };
         let tensors = self.inference.head_tensors().into_iter().map(scaled).collect::<Result<_>>()?;
         let (head, labels) = (self.inference.head(), self.labels().to_vec());
-        let predictor = Self::assemble(self.backbone.clone(), head, tensors, labels, self.report.clone())?;
-        let thresholds = self.inference.thresholds.iter().map(|&threshold| moved(threshold, temperature)).collect();
+        let thresholds: Vec<f32> = self.inference.thresholds.iter().map(|&t| moved(t, temperature)).collect();
+        let mut report = self.report.clone();
+        if let Some(told) =
+            report.as_mut().and_then(|report| report.get_mut("thresholds")).filter(|told| told.is_array())
+        {
+            *told = thresholds.as_slice().into();
+        }
+        let predictor = Self::assemble(self.backbone.clone(), head, tensors, labels, report)?;
         Ok((predictor.for_task(self.task(), thresholds), temperature))
     }
 

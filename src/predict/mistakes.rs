@@ -33,12 +33,12 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    /// The true classes, the predicted ones and the wrong one in words, by the labels of the classes: `shirt, coat`,
+    /// The true classes, the predicted ones and the wrong one in words, by the labels of the classes: `shirt + coat`,
     /// `no label`, and for a label that is not predicted `not coat`.
     pub fn words(&self, labels: &[String]) -> [String; 3] {
         let names = |classes: &[u32]| {
             let names = classes.iter().filter_map(|&class| labels.get(class as usize).map(String::as_str));
-            let names = names.collect::<Vec<&str>>().join(", ");
+            let names = names.collect::<Vec<&str>>().join(" + ");
             if names.is_empty() { "no label".into() } else { names }
         };
         let not = if self.predicted.contains(&self.wrong) { "" } else { "not " };

@@ -86,10 +86,9 @@ impl Report {
             _ if self.averaged => Some((best, epoch(best)?.averaged.map(|averaged| averaged.top1))),
             _ => Some((best, epoch(best)?.valid_top1)),
         }) else {
-            if self.averaged {
-                return format!("the averaged weights at the end of {count} epochs");
-            }
-            return format!("the weights at the end of {count} epochs");
+            let weights = if self.averaged { "the averaged weights" } else { "the weights" };
+            let whole = if self.stopped.is_some() { " and what was trained after them" } else { "" };
+            return format!("{weights} at the end of {count} epochs{whole}");
         };
         let averaged = self.epochs.iter().filter_map(|e| e.averaged).map(|averaged| averaged.top1);
         let most = self.epochs.iter().filter_map(|e| e.valid_top1).chain(averaged).chain(fitted).fold(0.0, f64::max);
@@ -119,12 +118,12 @@ fn optional(value: Option<f64>) -> String {
 fn row(part: &str, e: &Evaluation) -> String {
     let (low, high) = e.interval();
     let count = format!("{}/{}", e.correct, e.total);
-    format!(
-        "  {part:<10}  {:.4}  {count:>11}  {low:.4} - {high:.4}  {:>13.4}  {:.4}",
-        e.top1(),
-        e.largest_class(),
-        e.loss
-    )
+    // With lists of labels the largest class is no baseline.
+    let largest = match e.task() {
+        Task::Labels => String::new(),
+        Task::Classes => format!("{:>13.4}  ", e.largest_class()),
+    };
+    format!("  {part:<10}  {:.4}  {count:>11}  {low:.4} - {high:.4}  {largest}{:.4}", e.top1(), e.loss)
 }
 
 impl fmt::Display for Report {
@@ -150,8 +149,11 @@ impl fmt::Display for Report {
         f.write_str(&wrapped(&format!("  kept {}", self.kept())))?;
         let parts = [("validation", &self.valid), ("test", &self.test)];
         if parts.iter().any(|(_, e)| e.is_some()) {
-            let share = if self.task() == Task::Labels { "exact" } else { "top1 " };
-            writeln!(f, "  part        {share}       correct    95 % interval  largest class  loss")?;
+            let (share, baseline) = match self.task() {
+                Task::Labels => ("exact", ""),
+                Task::Classes => ("top1 ", "  largest class"),
+            };
+            writeln!(f, "  part        {share}       correct    95 % interval{baseline}  loss")?;
         }
         for (part, evaluation) in parts {
             if let Some(evaluation) = evaluation {

@@ -52,6 +52,8 @@ impl FineTuner {
             // Not reached: without a plan and a strategy there is advice, which names one.
             (None, None) => return Err(Error::invalid("fine-tuner", "neither strategy nor plan nor advice is set")),
         };
+        // A run that goes on has the edits that it began with.
+        let overrides = self.state.as_ref().map_or(overrides, |state| state.report().overrides.clone());
         self.cache.check()?;
         let setup = Setup {
             backbone: self.backbone,

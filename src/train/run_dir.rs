@@ -79,10 +79,12 @@ impl RunState {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InUse`] while a run uses the directory, and if all its checkpoints are damaged.
+    /// [`Error::InUse`] while a run uses the directory, [`Error::Io`] if it cannot be read, and if all its checkpoints are
+    /// damaged or the newest one was written by a newer version.
     pub fn newest(run_dir: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = run_dir.as_ref();
-        if !path.is_dir() {
+        // Another folder is left as it is.
+        if !path.is_dir() || checkpoints(path)?.is_empty() {
             return Ok(None);
         }
         RunDir::open(path, 1)?.latest(|_| {})
@@ -238,13 +240,18 @@ impl RunDir {
 
     /// The checkpoints by their steps, the oldest first.
     fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>> {
-        let (before, after) = CHECKPOINT;
-        let number = |name: &str| name.strip_prefix(before)?.strip_suffix(after)?.parse().ok();
-        let found = entries(&self.path)?.into_iter();
-        let mut found: Vec<(usize, PathBuf)> = found.filter_map(|(name, file)| Some((number(&name)?, file))).collect();
-        found.sort();
-        Ok(found)
+        checkpoints(&self.path)
     }
+}
+
+/// The checkpoints in a folder, by their steps.
+fn checkpoints(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let (before, after) = CHECKPOINT;
+    let number = |name: &str| name.strip_prefix(before)?.strip_suffix(after)?.parse().ok();
+    let found = entries(folder)?.into_iter();
+    let mut found: Vec<(usize, PathBuf)> = found.filter_map(|(name, file)| Some((number(&name)?, file))).collect();
+    found.sort();
+    Ok(found)
 }
 
 fn file_name(steps: usize) -> String {

@@ -83,7 +83,7 @@ pub(super) struct Setting {
     pub input: InputSpec,
     /// The element type of the network, and of cached features.
     pub dtypes: (String, String),
-    /// The samples in their order, if the dataset identifies them all.
+    /// The samples in their order with their targets and groups, if the dataset identifies them all.
     pub data: Option<u64>,
     /// The weights that a penalty pulls back to, if there is one.
     #[serde(default)]
@@ -91,7 +91,7 @@ pub(super) struct Setting {
 }
 
 /// The format of a saved state.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 impl RunState {
     /// Writes the state as one safetensors file, atomically: through a temporary file beside it that is renamed.
@@ -138,6 +138,11 @@ impl RunState {
     /// and `head`.
     pub(super) fn check(&self, report: &Report, head: Head, setting: &Setting) -> Result<()> {
         let (old, new) = (&self.report, report);
+        // With the settings that differ, as far as they have names.
+        let plan = match new.plan.differences(&old.plan, "saved run") {
+            settings if settings.is_empty() => "plan".to_string(),
+            settings => format!("plan ({})", settings.join("; ")),
+        };
         let parts = [
             ("architecture", old.arch == new.arch),
             ("input size", old.input_size == new.input_size),
@@ -146,9 +151,9 @@ impl RunState {
             ("naming", self.setting.naming == setting.naming),
             ("input specification", self.setting.input == setting.input),
             ("element type of weights or cached features", self.setting.dtypes == setting.dtypes),
-            ("training data", self.setting.data == setting.data),
+            ("training data (files, labels or groups)", self.setting.data == setting.data),
             ("weights that L2-SP pulls back to", self.setting.anchors == setting.anchors),
-            ("plan", old.plan.without_reasons() == new.plan.without_reasons()),
+            (&plan, old.plan.without_reasons() == new.plan.without_reasons()),
             ("seed", old.seed == new.seed),
             ("metric", old.metric == new.metric),
             ("list of classes", old.classes == new.classes),

@@ -317,8 +317,11 @@ fn mistakes_of_lists_of_labels_name_the_wrong_label() {
     let html = ReportPage::new(&tuned.report).mistakes(&tuned.predictor, &data, 9).unwrap().html().unwrap();
     check(&html);
     assert_eq!(embedded(&html).len(), 2);
-    let tile =
-        between(&html, "<b>&lt;hat&gt;, coat, shoe</b> as <b class=\"orange-text\">&lt;hat&gt;, coat</b>", "</figure>");
+    let tile = between(
+        &html,
+        "<b>&lt;hat&gt; + coat + shoe</b> as <b class=\"orange-text\">&lt;hat&gt; + coat</b>",
+        "</figure>",
+    );
     assert!(tile.contains("not shoe with "), "{tile}");
     let tile = between(&html, "<b>&lt;hat&gt;</b> as <b class=\"orange-text\">no label</b>", "</figure>");
     assert!(tile.contains("not &lt;hat&gt; with "), "{tile}");

@@ -35,7 +35,7 @@ use text::Text;
 ///   ([`Target::Labels`](crate::Target::Labels)), which may be none. Classes are sorted, as numbers if all are numbers,
 ///   so that the labels 0 to 11 are the class ids. Names are in composed Unicode (NFC).
 /// - **Parts**, where there is a split column, have the names that [`ImageFolder`] knows: `train`, `val`, `Test` ... A
-///   group is never split where valid is cut off train, but a split column may tear one, which is a warning in the log.
+///   group is never split where valid is cut off train, but a split column may tear one ([`Splits::torn_groups`]).
 /// - **The file** is UTF-8, with or without a byte order mark. Fields are separated by the one of comma, semicolon, tab
 ///   and `|` that the header has most often, and quoted as RFC 4180 says. Lines end with LF, CRLF or CR.
 /// - **No row is skipped**: a file that is not there, an empty file or label, two rows for one image, a wrong number of
@@ -180,7 +180,8 @@ impl CsvOptions {
         };
         let (valid, test) = (other(Part::Valid)?, other(Part::Test)?);
         table.check_flags(&train)?;
-        splits::join(train, valid, test, Vec::new(), table.rows.unlisted, seed)
+        let about = (Vec::new(), table.rows.unlisted, table.rows.torn);
+        splits::join(train, valid, test, about, seed)
     }
 
     /// Opens the part to evaluate on: the images of the rows of test, else valid, else train, or of all rows if there is

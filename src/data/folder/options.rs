@@ -100,7 +100,7 @@ impl FolderOptions {
         let valid = parts.valid.map(other).transpose()?;
         let test = parts.test.map(other).transpose()?;
         let ignored = parts.ignored.iter().map(|folder| folder.path.clone()).collect();
-        splits::join(train, valid, test, ignored, 0, seed)
+        splits::join(train, valid, test, (ignored, 0, 0), seed)
     }
 
     /// Opens the part of `root` to evaluate on: test, else valid, else train, or `root` itself if it has no parts.

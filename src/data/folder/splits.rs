@@ -32,15 +32,15 @@ pub struct Splits {
     valid_is_split: bool,
     ignored: Vec<PathBuf>,
     unlisted: usize,
+    torn: usize,
 }
 
-/// Joins the parts; splits valid off train if there is none. `ignored` are folders, `unlisted` counts images.
+/// Joins the parts; splits valid off train if there is none. `ignored` are folders, `unlisted` counts images, `torn` groups.
 pub(super) fn join(
     train: ImageFolder,
     valid: Option<ImageFolder>,
     test: Option<ImageFolder>,
-    ignored: Vec<PathBuf>,
-    unlisted: usize,
+    (ignored, unlisted, torn): (Vec<PathBuf>, usize, usize),
     seed: u64,
 ) -> Result<Splits> {
     let valid_is_split = valid.is_none();
@@ -52,7 +52,7 @@ pub(super) fn join(
             (train.only(&kept), ImageFolder { skipped: [].into(), every_class: false, ..train.only(&split_off) })
         }
     };
-    let splits = Splits { train, valid, test, valid_is_split, ignored, unlisted };
+    let splits = Splits { train, valid, test, valid_is_split, ignored, unlisted, torn };
     for (part, missing) in splits.missing() {
         tracing::warn!(part, classes = shown_list(missing), "classes without images");
     }
@@ -74,6 +74,12 @@ impl Splits {
     /// images are all used, or an error.
     pub fn unlisted(&self) -> usize {
         self.unlisted
+    }
+
+    /// How many groups the split column of a table ([`ImageFolder::csv`]) has put into several parts: what is measured on
+    /// their images is too good.
+    pub fn torn_groups(&self) -> usize {
+        self.torn
     }
 
     /// Finds images that are in more than one part, byte for byte: an image that was trained on tells nothing about
@@ -136,6 +142,9 @@ impl fmt::Display for Splits {
         }
         if self.unlisted > 0 {
             write!(f, "; {} images in the folder are not in the table", self.unlisted)?;
+        }
+        if self.torn > 0 {
+            write!(f, "; warning: {} groups are in several parts", self.torn)?;
         }
         if !self.ignored.is_empty() {
             let ignored: Vec<String> = self.ignored.iter().map(|path| path.display().to_string()).collect();

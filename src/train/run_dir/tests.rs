@@ -132,6 +132,9 @@ fn a_folder_has_one_run_at_a_time() {
     assert!(matches!(&error, Error::InUse { process: Some(id), .. } if *id == std::process::id()), "{error}");
     assert!(error.to_string().contains("in use by another run (process"), "{error}");
     drop(first);
+    // A look into a folder that holds no run leaves it as it is.
+    fs::remove_file(folder.join(LOCK)).unwrap();
+    assert!(RunState::newest(&folder).unwrap().is_none() && names(&folder).is_empty());
     // What a kill left half written goes; other files stay.
     fs::write(folder.join(".candle-finetune-x1.tmp"), "half").unwrap();
     fs::write(folder.join("notes.tmp"), "mine").unwrap();
@@ -375,6 +378,7 @@ fn a_plan_that_was_advised_is_not_advised_again() {
     assert!(bytes(&again) == bytes(&first));
     assert_eq!(cache.computed(), 0, "nothing was looked at again");
     assert_eq!(again.report.strategy, first.report.strategy);
+    assert_eq!(again.report.overrides, first.report.overrides);
     // Nor one that was cancelled on the way.
     let folder = dir.path().join("cancelled");
     let (cancel, mut steps) = (Cancel::new(), 0);

@@ -2,7 +2,7 @@
 
 use super::{Continues, Session};
 use crate::backbone::Profile;
-use crate::data::Dataset;
+use crate::data::{Dataset, Target};
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::ops::instruction_set;
@@ -162,10 +162,23 @@ impl Session {
     }
 }
 
-/// The samples of a dataset in their order, if it identifies them all.
+/// The samples of a dataset in their order with their targets and groups, if it identifies them all.
 pub(super) fn identity(data: &dyn Dataset) -> Option<u64> {
     let prints: Option<Vec<u64>> = (0..data.len()).map(|i| data.fingerprint(i)).collect();
-    prints.map(|prints| prints.into_iter().fold(Fingerprint::new("samples"), Fingerprint::number).finish())
+    let print = prints?.into_iter().fold(Fingerprint::new("samples"), Fingerprint::number);
+    let of = |print: Fingerprint, i: usize| {
+        let info = data.info(i);
+        let (kind, values): (u64, Vec<u64>) = match info.target {
+            Target::Class(class) => (0, vec![class.into()]),
+            Target::Soft(p) => (1, p.into_iter().map(|p| p.to_bits().into()).collect()),
+            Target::Labels(labels) => (2, labels.into_iter().map(u64::from).collect()),
+        };
+        let print = print.number(kind).number(values.len() as u64);
+        let print = values.into_iter().fold(print, Fingerprint::number);
+        // One more than the group, so that 0 is none.
+        print.number(info.group.map_or(0, |group| u64::from(group) + 1))
+    };
+    Some((0..data.len()).fold(print, of).finish())
 }
 
 #[cfg(test)]

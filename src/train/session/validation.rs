@@ -13,7 +13,9 @@ use std::time::Instant;
 use tracing::info_span;
 
 impl Session {
-    /// Runs the network as it is over labelled data, frozen and in evaluation mode.
+    /// Runs the network as it is over labelled data, frozen and in evaluation mode. Lists of labels are counted at the
+    /// thresholds with the highest F1 on this data ([`Evaluation::best_thresholds`]), since a predictor gets those of its
+    /// validation.
     ///
     /// Features of frozen blocks are cached as those of the training data are, if the samples can be told apart by
     /// [`Dataset::fingerprint`].
@@ -56,7 +58,7 @@ impl Session {
             None => inference.evaluate(data, self.workers)?,
         };
         self.report.seconds.valid += begun.elapsed().as_secs_f64();
-        Ok(evaluation)
+        Ok(evaluation.at_best_thresholds())
     }
 
     /// As [`Session::evaluate`], from cached features if there are any.
@@ -77,7 +79,7 @@ impl Session {
         if let Some(epoch) = self.phase.as_mut().and_then(|phase| phase.epoch.as_mut()) {
             epoch.progress.exclude(took);
         }
-        Ok(evaluation)
+        Ok(evaluation.at_best_thresholds())
     }
 
     /// As [`Session::evaluate`], of the moving averages of the weights ([`Plan::ema`](crate::Plan::ema)); `None` if there are
@@ -116,7 +118,7 @@ impl Session {
         if let Some(epoch) = self.phase.as_mut().and_then(|phase| phase.epoch.as_mut()) {
             epoch.progress.exclude(took);
         }
-        Ok(Some(evaluation))
+        Ok(Some(evaluation.at_best_thresholds()))
     }
 
     /// Whether the training has diverged after an epoch worth keeping; the report says so then.
@@ -151,7 +153,7 @@ impl Session {
         }
         let identity = if known { identity(valid) } else { None };
         if identity.is_some() && self.valid_identity.is_some() && self.valid_identity != identity {
-            let problem = "the saved run differs from this session in: validation data";
+            let problem = "the saved run differs from this session in: validation data (files, labels or groups)";
             return Err(Error::invalid("run state", problem));
         }
         self.valid_identity = identity.or(self.valid_identity);

@@ -9,7 +9,7 @@ use crate::data::folder::part::{Part, parts};
 use crate::error::{shown, shown_list};
 use crate::{Error, Result};
 use ::csv::StringRecord;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many rows without an image are listed; all are counted.
 const MISSING_SHOWN: usize = 10;
@@ -34,6 +34,8 @@ pub(super) struct Rows {
     pub list: Vec<Row>,
     /// How many images no row names.
     pub unlisted: usize,
+    /// Groups in several parts.
+    pub torn: usize,
 }
 
 /// Reads the records after the header.
@@ -47,6 +49,8 @@ struct Reading<'a> {
     splits: Names,
     /// The split of each row, as an index into `splits`.
     split_of: Vec<u32>,
+    /// Groups in several parts.
+    torn: usize,
     rows: Vec<Row>,
     /// For each image the line of its row, or 0.
     lines: Vec<usize>,
@@ -72,6 +76,7 @@ pub(super) fn read(
         groups: Names::default(),
         splits: Names::default(),
         split_of: Vec::new(),
+        torn: 0,
         rows: Vec::new(),
         lines: vec![0; images.files.len()],
         missing: Vec::new(),
@@ -197,11 +202,16 @@ impl Reading<'_> {
         let is_unlisted = |(image, line): &(usize, &usize)| **line == 0 && !self.images.files[*image].is_document;
         let unlisted = self.lines.iter().enumerate().filter(is_unlisted).count();
         if matches!(self.columns.label, LabelColumns::Flags(_)) {
-            return Ok(Rows { classes: self.classes.iter().map(String::from).collect(), list: self.rows, unlisted });
+            return Ok(Rows {
+                classes: self.classes.iter().map(String::from).collect(),
+                list: self.rows,
+                unlisted,
+                torn: self.torn,
+            });
         }
         let (classes, ids) = self.classes.sorted().map_err(|problem| self.invalid(problem))?;
         self.rows.iter_mut().for_each(|row| row.label = row.label.renumbered(&ids));
-        Ok(Rows { classes, list: self.rows, unlisted })
+        Ok(Rows { classes, list: self.rows, unlisted, torn: self.torn })
     }
 
     /// Gives each row the part that its split means.
@@ -224,18 +234,19 @@ impl Reading<'_> {
             }
         }
         let mut part_of_group: Vec<Option<Part>> = vec![None; self.groups.len()];
-        let mut torn = None;
+        let mut torn = BTreeSet::new();
         for (row, &split) in self.rows.iter_mut().zip(&self.split_of) {
             row.part = found[split as usize];
             if let Some(group) = row.group {
                 let part = part_of_group[group as usize].get_or_insert(found[split as usize].unwrap_or(Part::Train));
-                torn = torn.or((Some(*part) != row.part).then_some(group));
+                torn.extend((Some(*part) != row.part).then_some(group));
             }
         }
-        if let Some(group) = torn.and_then(|group| self.groups.iter().nth(group as usize)) {
+        if let Some(group) = torn.first().and_then(|&group| self.groups.iter().nth(group as usize)) {
             let table = self.text.path().display();
-            tracing::warn!(%table, group = shown(group), "the table has a group in several parts");
+            tracing::warn!(%table, count = torn.len(), first = shown(group), "the table has groups in several parts");
         }
+        self.torn = torn.len();
         Ok(())
     }
 
@@ -245,7 +256,9 @@ impl Reading<'_> {
 
     fn empty(&self, line: usize, what: &str, column: usize) -> Error {
         let name = shown(&self.header[column]);
-        self.text.invalid(line, format!("the {what} is empty (column {name}); fill it in or remove the row"))
+        let lists =
+            if what == "label" { ", or read lists of labels with `separator` (`--label-separator`)" } else { "" };
+        self.text.invalid(line, format!("the {what} is empty (column {name}); fill it in or remove the row{lists}"))
     }
 
     fn unknown_splits(&self, values: Vec<&str>) -> Error {
