@@ -44,7 +44,7 @@ pub struct Report {
     #[serde(default)]
     pub metric: Metric,
     /// For lists of labels: the probability from which each label counts as predicted, chosen on the validation data, whose
-    /// figures in this report are those of a half.
+    /// figures in this report are those at these thresholds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<Vec<f32>>,
     /// Height and width of the network's input in pixels.
