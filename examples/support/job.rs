@@ -341,12 +341,8 @@ fn plan_of_run(options: &Job, train: &ImageFolder) -> Result<Option<(String, Pla
     let report = state.report();
     if report.classes != train.classes() || report.samples.train != train.len() {
         let (samples, classes) = (report.samples.train, report.classes.len());
-        let problem = "it has a run on other data, with";
-        return Err(format!(
-            "{}: {problem} {samples} samples of {classes} classes; choose another folder",
-            folder.display()
-        )
-        .into());
+        let run = format!("a run on other data, {samples} samples of {classes} classes");
+        return Err(format!("{}: it has {run}; choose another folder", folder.display()).into());
     }
     println!("the run in {} goes on with its own plan, changed by the options of now", folder.display());
     Ok(Some((format!("the plan of the run in {}", folder.display()), report.plan.clone())))

@@ -89,6 +89,7 @@ impl Evaluation {
         };
         self.outcomes = self.ranking.rows().map(right).collect();
         self.correct = self.outcomes.iter().filter(|&&right| right).count();
+        self.ranking.know(thresholds);
         self
     }
 

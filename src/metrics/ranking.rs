@@ -33,7 +33,7 @@ pub(crate) struct Ranking {
     roc_auc: Option<f64>,
     #[serde(with = "any_float_option")]
     average_precision: Option<f64>,
-    /// Of a summary, for lists of labels.
+    /// Of a summary, or where they are known already, for lists of labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     thresholds: Option<Vec<f32>>,
     #[serde(skip, default = "All::lost")]
@@ -94,6 +94,11 @@ impl Ranking {
             return self.thresholds.clone();
         }
         Some(self.all.columns().map(|column| best_threshold(&column).unwrap_or(THRESHOLD)).collect())
+    }
+
+    /// Keeps the thresholds, which take a sort of all probabilities.
+    pub fn know(&mut self, thresholds: Vec<f32>) {
+        self.thresholds = Some(thresholds);
     }
 
     /// The probabilities of each sample with a list of labels, in order, each with whether the sample has the label; none

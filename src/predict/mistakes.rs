@@ -92,11 +92,10 @@ impl Predictor {
                 if !logits.iter().all(|v| v.is_finite()) {
                     return Err(Error::NotFinite { what: format!("the logits of {}", data.info(done)) });
                 }
-                let wrong = match task {
-                    Task::Classes => wrong_class(p, &logits, &truth),
-                    Task::Labels => self.wrong_label(p, &truth),
-                };
-                worst.extend(wrong.map(|wrong| Mistake { index: done, ..wrong }));
+                worst.extend(match task {
+                    Task::Classes => wrong_class(done, p, &logits, &truth),
+                    Task::Labels => wrong_label(done, p, &self.inference.labels_of(p), &truth),
+                });
                 done += 1;
             }
             worst.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.index.cmp(&b.index)));
@@ -106,29 +105,34 @@ impl Predictor {
         worst.iter_mut().for_each(|mistake| mistake.name = data.info(mistake.index).to_string());
         Ok(worst)
     }
-
-    /// The most confident of the wrong labels.
-    fn wrong_label(&self, p: &[f32], truth: &[f32]) -> Option<Mistake> {
-        let truth: Vec<u32> = (0u32..).zip(truth).filter(|(_, t)| **t > 0.5).map(|(class, _)| class).collect();
-        let predicted = self.inference.labels_of(p);
-        let differ = |class: &u32| predicted.contains(class) != truth.contains(class);
-        let of = |class: u32| if predicted.contains(&class) { p[class as usize] } else { 1.0 - p[class as usize] };
-        let all = (0..p.len() as u32).filter(differ).map(|class| (class, of(class)));
-        let (wrong, probability) = all.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        let (index, name) = (0, String::new());
-        Some(Mistake { index, name, truth, predicted, wrong, probability, of_truth: 1.0 - probability })
-    }
 }
 
-fn wrong_class(p: &[f32], logits: &[f32], truth: &[f32]) -> Option<Mistake> {
+/// The most confident of the wrong labels of a sample. Like [`wrong_class`] it leaves the name to those that stay.
+fn wrong_label(index: usize, p: &[f32], predicted: &[u32], truth: &[f32]) -> Option<Mistake> {
+    let mut is_predicted = vec![false; p.len()];
+    predicted.iter().for_each(|&class| is_predicted[class as usize] = true);
+    let wrong = (0..p.len()).filter(|&class| is_predicted[class] != (truth[class] > 0.5));
+    let all = wrong.map(|class| (class, if is_predicted[class] { p[class] } else { 1.0 - p[class] }));
+    let (wrong, probability) = all.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+    Some(Mistake {
+        index,
+        name: String::new(),
+        truth: (0u32..).zip(truth).filter(|(_, t)| **t > 0.5).map(|(class, _)| class).collect(),
+        predicted: predicted.to_vec(),
+        wrong: wrong as u32,
+        probability,
+        of_truth: 1.0 - probability,
+    })
+}
+
+fn wrong_class(index: usize, p: &[f32], logits: &[f32], truth: &[f32]) -> Option<Mistake> {
     // Of the logits, as an evaluation takes it: their probabilities can be equal by rounding.
     let (wrong, truth) = (largest(logits), largest(truth));
-    let ids = |class: usize| vec![class as u32];
     (wrong != truth).then(|| Mistake {
-        index: 0,
+        index,
         name: String::new(),
-        truth: ids(truth),
-        predicted: ids(wrong),
+        truth: vec![truth as u32],
+        predicted: vec![wrong as u32],
         wrong: wrong as u32,
         probability: p[wrong],
         of_truth: p[truth],

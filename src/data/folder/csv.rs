@@ -129,6 +129,19 @@ impl CsvOptions {
 
     /// Sets columns to ignore, by their names: a `set` that does not divide the data, or a `video` whose images may be in
     /// train and in valid.
+    ///
+    /// ```
+    /// use candle_finetune::ImageFolder;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # std::fs::write(dir.path().join("a.png"), [0]).unwrap();
+    /// # std::fs::write(dir.path().join("b.png"), [0]).unwrap();
+    /// # let table = dir.path().join("labels.csv");
+    /// # std::fs::write(&table, "file,label,set\na.png,cat,summer\nb.png,dog,winter\n").unwrap();
+    /// assert!(ImageFolder::csv().open(&table).is_err()); // "summer" and "winter" are no parts
+    /// assert_eq!(ImageFolder::csv().ignore(["set"]).open(&table)?.len(), 2);
+    /// # use candle_finetune::Dataset;
+    /// # Ok::<(), candle_finetune::Error>(())
+    /// ```
     pub fn ignore(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.wanted.ignored = columns.into_iter().map(|column| nfc(&column.into())).collect();
         self
